@@ -1,0 +1,304 @@
+//! Every number and category a model may read, with its unit and the moment
+//! from which it is known. Adding a feature starts with a line here.
+
+use serde::{Deserialize, Serialize};
+
+/// When a value becomes known, in the order of a flight's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownWhen {
+    /// With the published schedule, weeks ahead.
+    Schedule,
+    /// At the prediction time, from what was observed until then.
+    PredictionTime,
+    /// When the flight has left the gate. No feature may use it.
+    Departure,
+    /// When the flight has arrived. No feature may use it.
+    Arrival,
+}
+
+/// How a number is bent before it is standardised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transform {
+    /// As it is.
+    Identity,
+    /// `sign(x) · ln(1 + |x|)`, for heavy tails.
+    SignedLog,
+}
+
+impl Transform {
+    /// Applies the transform.
+    #[must_use]
+    pub fn apply(self, value: f32) -> f32 {
+        match self {
+            Self::Identity => value,
+            Self::SignedLog => value.signum() * value.abs().ln_1p(),
+        }
+    }
+}
+
+macro_rules! numeric_inputs {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $known:ident, $transform:ident, $context:literal;)+) => {
+        /// A number a model may read.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(usize)]
+        pub enum NumericInput { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl NumericInput {
+            /// Every input, in the order of their indexes.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in specs, requests and metrics.
+            #[must_use]
+            pub fn name(self) -> &'static str { match self { $(Self::$variant => $name),+ } }
+
+            /// What the number is, with its unit.
+            #[must_use]
+            pub fn doc(self) -> &'static str { match self { $(Self::$variant => concat!($($doc),+)),+ } }
+
+            /// When it is known.
+            #[must_use]
+            pub fn known_when(self) -> KnownWhen { match self { $(Self::$variant => KnownWhen::$known),+ } }
+
+            /// How it is bent before standardising.
+            #[must_use]
+            pub fn transform(self) -> Transform { match self { $(Self::$variant => Transform::$transform),+ } }
+
+            /// Whether the caller supplies it (weather, operations); the others
+            /// are computed from the schedule.
+            #[must_use]
+            pub fn is_context(self) -> bool { match self { $(Self::$variant => $context),+ } }
+
+            /// The input of that name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|input| input.name() == name)
+            }
+        }
+    };
+}
+
+numeric_inputs! {
+    /// Local time of departure, sine of the daily angle.
+    DepartureTimeSin = "departure_time_sin", Schedule, Identity, false;
+    /// Local time of departure, cosine of the daily angle.
+    DepartureTimeCos = "departure_time_cos", Schedule, Identity, false;
+    /// Local time of departure in hours since midnight.
+    DepartureHour = "departure_hour_local", Schedule, Identity, false;
+    /// Local time of arrival, sine of the daily angle.
+    ArrivalTimeSin = "arrival_time_sin", Schedule, Identity, false;
+    /// Local time of arrival, cosine of the daily angle.
+    ArrivalTimeCos = "arrival_time_cos", Schedule, Identity, false;
+    /// Day of the week at the origin, sine of the weekly angle.
+    WeekdaySin = "weekday_sin", Schedule, Identity, false;
+    /// Day of the week at the origin, cosine of the weekly angle.
+    WeekdayCos = "weekday_cos", Schedule, Identity, false;
+    /// Saturday or Sunday at the origin, 0 or 1.
+    Weekend = "is_weekend", Schedule, Identity, false;
+    /// A holiday at the origin, 0 or 1.
+    Holiday = "is_holiday", Schedule, Identity, false;
+    /// The day before a holiday, 0 or 1.
+    BeforeHoliday = "is_day_before_holiday", Schedule, Identity, false;
+    /// The day after a holiday, 0 or 1.
+    AfterHoliday = "is_day_after_holiday", Schedule, Identity, false;
+    /// Days to the nearest holiday, 0 to 7.
+    HolidayDistance = "days_to_nearest_holiday", Schedule, Identity, false;
+    /// Distance in statute miles.
+    Distance = "distance_miles", Schedule, SignedLog, false;
+    /// Scheduled duration, gate to gate, in minutes.
+    ScheduledDuration = "scheduled_duration_minutes", Schedule, Identity, false;
+    /// Scheduled block speed in miles per hour: little padding shows as a high one.
+    ScheduledSpeed = "scheduled_speed_mph", Schedule, Identity, false;
+
+    /// Temperature at the origin in °C, last observation.
+    Temperature = "temperature_c", PredictionTime, Identity, true;
+    /// Dew point at the origin in °C, last observation.
+    DewPoint = "dew_point_c", PredictionTime, Identity, true;
+    /// Relative humidity at the origin in percent, last observation.
+    Humidity = "humidity_pct", PredictionTime, Identity, true;
+    /// Wind speed at the origin in km/h, last observation.
+    WindSpeed = "wind_speed_kmh", PredictionTime, Identity, true;
+    /// Wind gusts at the origin in km/h, last observation; the wind speed where no gust was told.
+    WindGust = "wind_gust_kmh", PredictionTime, Identity, true;
+    /// Eastward component of where the wind comes from, in km/h.
+    WindFromEast = "wind_from_east_kmh", PredictionTime, Identity, true;
+    /// Northward component of where the wind comes from, in km/h.
+    WindFromNorth = "wind_from_north_kmh", PredictionTime, Identity, true;
+    /// Precipitation of the last hour at the origin in mm.
+    Precipitation = "precipitation_mm", PredictionTime, SignedLog, true;
+    /// Precipitation of the last six hours at the origin in mm.
+    Precipitation6h = "precipitation_6h_mm", PredictionTime, SignedLog, true;
+    /// Sea-level pressure at the origin in hPa.
+    Pressure = "pressure_hpa", PredictionTime, Identity, true;
+    /// Change of that pressure over three hours in hPa.
+    PressureChange = "pressure_change_3h_hpa", PredictionTime, Identity, true;
+    /// Visibility at the origin in km.
+    Visibility = "visibility_km", PredictionTime, Identity, true;
+    /// Lowest visibility at any watched airport in km.
+    VisibilityLowest = "visibility_lowest_km", PredictionTime, Identity, true;
+    /// Highest precipitation of the last hour at any watched airport in mm.
+    PrecipitationHighest = "precipitation_highest_mm", PredictionTime, SignedLog, true;
+    /// Age of the weather observation at the prediction time, in hours.
+    WeatherAge = "weather_age_hours", PredictionTime, SignedLog, true;
+    /// Weather severity, 0 to 1 (see `severity`), computed from the observation.
+    WeatherSeverity = "weather_severity", PredictionTime, Identity, false;
+
+    /// Departures scheduled at the origin within 30 minutes either side.
+    OriginScheduled60 = "origin_scheduled_departures_1h", Schedule, Identity, true;
+    /// Departures scheduled at the origin between the prediction time and this departure.
+    OriginScheduledAhead = "origin_scheduled_departures_ahead", Schedule, Identity, true;
+    /// Arrivals scheduled at the destination from the watched airports within an hour either side.
+    DestScheduledArrivals = "dest_scheduled_arrivals_2h", Schedule, Identity, true;
+
+    /// Flights overdue at all watched airports: scheduled to have left, not gone.
+    AllOverdue = "all_overdue_count", PredictionTime, SignedLog, true;
+    /// Flights overdue by 15 minutes or more at all watched airports.
+    AllOverdue15 = "all_overdue_15min_count", PredictionTime, SignedLog, true;
+    /// Change of the number of overdue flights at all watched airports over an hour.
+    AllOverdueChange = "all_overdue_change_1h", PredictionTime, SignedLog, true;
+    /// Flights overdue at the origin.
+    OriginOverdue = "origin_overdue_count", PredictionTime, SignedLog, true;
+    /// Flights overdue by 60 minutes or more at the origin.
+    OriginOverdue60 = "origin_overdue_60min_count", PredictionTime, SignedLog, true;
+    /// Minutes overdue, mean over the flights overdue at the origin.
+    OriginOverdueMean = "origin_overdue_mean_minutes", PredictionTime, SignedLog, true;
+    /// Change of the number of overdue flights at the origin over an hour.
+    OriginOverdueChange = "origin_overdue_change_1h", PredictionTime, SignedLog, true;
+    /// Flights overdue at the origin, in hours of its present departure rate.
+    OriginBacklog = "origin_backlog_hours", PredictionTime, SignedLog, true;
+    /// Flights of the carrier overdue at all watched airports.
+    CarrierOverdue = "carrier_overdue_count", PredictionTime, SignedLog, true;
+    /// Flights of the carrier overdue at the origin.
+    OriginCarrierOverdue = "origin_carrier_overdue_count", PredictionTime, SignedLog, true;
+    /// Flights to the destination overdue.
+    DestOverdue = "dest_overdue_count", PredictionTime, SignedLog, true;
+
+    /// Share of the last hour's scheduled departures at all watched airports known to be late.
+    AllLate1h = "all_late_share_1h", PredictionTime, Identity, true;
+    /// Share of the last two hours' departures at all watched airports known to be 45 minutes late or more.
+    AllLate45 = "all_late_45min_share_2h", PredictionTime, Identity, true;
+    /// Share of the last hour's scheduled departures at the origin known to be late.
+    OriginLate1h = "origin_late_share_1h", PredictionTime, Identity, true;
+    /// Share of the last three hours' scheduled departures at the origin known to be late.
+    OriginLate3h = "origin_late_share_3h", PredictionTime, Identity, true;
+    /// Share of the last eight hours' scheduled departures at the origin known to be late.
+    OriginLate8h = "origin_late_share_8h", PredictionTime, Identity, true;
+    /// Share of the carrier's last three hours' scheduled departures known to be late.
+    CarrierLate3h = "carrier_late_share_3h", PredictionTime, Identity, true;
+    /// Share of the carrier's last three hours' departures at the origin known to be late.
+    OriginCarrierLate3h = "origin_carrier_late_share_3h", PredictionTime, Identity, true;
+    /// Share of the carrier's last eight hours' departures at the origin known to be late.
+    OriginCarrierLate8h = "origin_carrier_late_share_8h", PredictionTime, Identity, true;
+    /// Share of the last eight hours' departures to the destination known to be late.
+    DestLate8h = "dest_late_share_8h", PredictionTime, Identity, true;
+
+    /// Mean departure delay in minutes at the origin, departures of the last hour.
+    OriginDepartureDelay1h = "origin_departure_delay_mean_1h", PredictionTime, SignedLog, true;
+    /// Mean departure delay in minutes at the origin, departures of the last three hours.
+    OriginDepartureDelay3h = "origin_departure_delay_mean_3h", PredictionTime, SignedLog, true;
+    /// Mean departure delay in minutes of the carrier, departures of the last three hours.
+    CarrierDepartureDelay3h = "carrier_departure_delay_mean_3h", PredictionTime, SignedLog, true;
+    /// Mean departure delay in minutes of the carrier at the origin since local midnight.
+    OriginCarrierDepartureDelayToday = "origin_carrier_departure_delay_mean_today", PredictionTime, SignedLog, true;
+    /// Mean departure delay in minutes on flights to the destination, departures of the last six hours.
+    DestDepartureDelay6h = "dest_departure_delay_mean_6h", PredictionTime, SignedLog, true;
+    /// Cancellations known at the origin in the last six hours.
+    OriginCancelled6h = "origin_cancelled_count_6h", PredictionTime, SignedLog, true;
+
+    /// Mean arrival delay in minutes of all flights that landed in the last 24 hours.
+    AllArrivalDelay24h = "all_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of the carrier's flights at the origin, landed in the last three hours.
+    OriginCarrierArrivalDelay3h = "origin_carrier_arrival_delay_mean_3h", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of the carrier's flights at the origin, landed in the last 24 hours.
+    OriginCarrierArrivalDelay24h = "origin_carrier_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes at the destination, landed in the last 24 hours.
+    DestArrivalDelay24h = "dest_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of the carrier at the destination, landed in the last 24 hours.
+    CarrierDestArrivalDelay24h = "carrier_dest_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of the carrier on the route, landed in the last 24 hours.
+    RouteCarrierArrivalDelay24h = "route_carrier_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings at the destination in the last three hours.
+    DestEnrouteLoss3h = "dest_enroute_loss_mean_3h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings from the origin in the last three hours.
+    OriginEnrouteLoss3h = "origin_enroute_loss_mean_3h", PredictionTime, SignedLog, true;
+
+    /// Share of late arrivals among all flights of the last 7 days.
+    AllLate7d = "all_late_arrival_share_7d", PredictionTime, Identity, true;
+    /// Share of late arrivals of the carrier on the route over the whole history, smoothed.
+    RouteCarrierLateHistory = "route_carrier_late_arrival_share_history", PredictionTime, Identity, true;
+    /// Mean arrival delay in minutes of the carrier, destination and hour of day, last 30 days, smoothed.
+    CarrierDestHourDelay30d = "carrier_dest_hour_arrival_delay_mean_30d", PredictionTime, SignedLog, true;
+    /// Share of late arrivals at the origin's hour of day, last 14 days, smoothed.
+    OriginHourLate14d = "origin_hour_late_arrival_share_14d", PredictionTime, Identity, true;
+    /// Share of late arrivals of the carrier at the destination over the whole history, smoothed.
+    CarrierDestLateHistory = "carrier_dest_late_arrival_share_history", PredictionTime, Identity, true;
+    /// Share of late arrivals of the flight number, last 30 days, smoothed.
+    FlightLate30d = "flight_late_arrival_share_30d", PredictionTime, Identity, true;
+    /// Mean arrival delay in minutes of the flight number's last 10 flights, smoothed.
+    FlightDelayLast10 = "flight_arrival_delay_mean_last_10", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of the flight number's last 30 flights, smoothed.
+    FlightDelayLast30 = "flight_arrival_delay_mean_last_30", PredictionTime, SignedLog, true;
+}
+
+/// A category a model may read; all are known with the schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CategoryInput {
+    /// The carrier.
+    Carrier,
+    /// The origin airport.
+    Origin,
+    /// The destination airport.
+    Dest,
+    /// Origin and destination, `JFK-LAX`.
+    Route,
+    /// Hour of the scheduled departure at the origin's local time, `0` to `23`.
+    DepartureHour,
+    /// Day of the week at the origin, `mon` to `sun`.
+    Weekday,
+}
+
+impl CategoryInput {
+    /// Every category.
+    pub const ALL: &'static [Self] =
+        &[Self::Carrier, Self::Origin, Self::Dest, Self::Route, Self::DepartureHour, Self::Weekday];
+
+    /// The name in specs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Carrier => "carrier",
+            Self::Origin => "origin",
+            Self::Dest => "dest",
+            Self::Route => "route",
+            Self::DepartureHour => "departure_hour",
+            Self::Weekday => "weekday",
+        }
+    }
+
+    /// The category of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|input| input.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_input_has_a_name_of_its_own_and_none_is_known_only_after_departure() {
+        let names: HashSet<_> = NumericInput::ALL.iter().map(|input| input.name()).collect();
+        assert_eq!(names.len(), NumericInput::COUNT);
+        for (index, input) in NumericInput::ALL.iter().enumerate() {
+            assert_eq!(*input as usize, index);
+            assert!(input.known_when() <= KnownWhen::PredictionTime, "{} is known too late", input.name());
+            assert_eq!(NumericInput::from_name(input.name()), Some(*input));
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The fitted transform: what is learnt from a training set before the network is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::calendar::HolidayCalendar;
+use crate::encoder::RawInputs;
+use crate::input::{CategoryInput, KnownWhen, NumericInput, Transform};
+use crate::row::{Airport, FlightRow};
+
+/// Why a spec cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum SpecError {
+    /// The spec was written by an incompatible version.
+    #[error("feature spec has format {found}; this build reads format {expected}")]
+    Format {
+        /// What the spec says.
+        found: u32,
+        /// What this build reads.
+        expected: u32,
+    },
+    /// An input that this build does not know.
+    #[error("feature spec names the input `{0}`, which this build does not know")]
+    UnknownInput(String),
+    /// A time zone that is not in the database.
+    #[error("airport {airport} has the unknown time zone `{time_zone}`")]
+    UnknownTimeZone {
+        /// The airport's code.
+        airport: String,
+        /// The name given.
+        time_zone: String,
+    },
+    /// A scale that cannot divide.
+    #[error("feature `{0}` has a standard deviation that is not a positive number")]
+    Scale(String),
+    /// There is nothing to learn from.
+    #[error("cannot fit features on an empty training set")]
+    Empty,
+}
+
+/// One encoded category: its vocabulary, in index order from 1. Index 0 is the
+/// bucket for values that were not seen often enough in training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CategoryFeature {
+    /// Which category.
+    pub input: CategoryInput,
+    /// The values that have an index of their own, sorted.
+    pub vocabulary: Vec<String>,
+}
+
+/// One standardised number: `clamp((transform(x) - mean) / std, ±limit)`; a
+/// missing value becomes 0, and 1 in its indicator where it has one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumericFeature {
+    /// Name of the input.
+    pub input: String,
+    /// How it is bent first.
+    pub transform: Transform,
+    /// Mean after the transform.
+    pub mean: f32,
+    /// Standard deviation after the transform.
+    pub std: f32,
+    /// Whether a 0/1 column for "missing" follows the number.
+    pub missing_indicator: bool,
+}
+
+/// The whole transform, serialisable and identified by its hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureSpec {
+    /// Format of this structure.
+    pub format: u32,
+    /// Minutes before the scheduled departure at which the delay is predicted.
+    pub horizon_minutes: u32,
+    /// Encoded categories, in column order.
+    pub categories: Vec<CategoryFeature>,
+    /// Encoded numbers, in column order.
+    pub numerics: Vec<NumericFeature>,
+    /// Airports that were known at the fit.
+    pub airports: BTreeMap<String, Airport>,
+    /// Holidays.
+    pub holidays: HolidayCalendar,
+}
+
+/// Choices of a fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FitOptions {
+    /// Which categories.
+    pub categories: Vec<CategoryInput>,
+    /// Which numbers, by name.
+    pub numerics: Vec<String>,
+    /// A value must occur this often to have an index of its own.
+    pub min_category_rows: usize,
+    /// Minutes before departure at which is predicted.
+    pub horizon_minutes: u32,
+}
+
+impl Default for FitOptions {
+    fn default() -> Self {
+        Self {
+            categories: CategoryInput::ALL.to_vec(),
+            numerics: NumericInput::ALL.iter().map(|input| input.name().to_owned()).collect(),
+            min_category_rows: 20,
+            horizon_minutes: 120,
+        }
+    }
+}
+
+/// How a spec differs from an earlier one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SpecDifference {
+    /// Values that are new, by category.
+    pub added_values: BTreeMap<String, Vec<String>>,
+    /// Values that are gone, by category.
+    pub removed_values: BTreeMap<String, Vec<String>>,
+    /// Numbers that are new.
+    pub added_numerics: Vec<String>,
+    /// Numbers that are gone.
+    pub removed_numerics: Vec<String>,
+    /// Shift of each number's mean in old standard deviations, where over 0.1.
+    pub mean_shift: BTreeMap<String, f32>,
+}
+
+/// A number is cut off at this many standard deviations.
+pub(crate) const STANDARDISED_LIMIT: f32 = 5.0;
+
+impl FeatureSpec {
+    /// The format this build writes and reads.
+    pub const FORMAT: u32 = 1;
+
+    /// Learns vocabularies, means and deviations from rows.
+    ///
+    /// # Errors
+    /// When there are no rows, an input's name is unknown, or an airport's time
+    /// zone is.
+    pub fn fit(
+        rows: &[FlightRow],
+        airports: &BTreeMap<String, Airport>,
+        holidays: &HolidayCalendar,
+        options: &FitOptions,
+    ) -> Result<Self, SpecError> {
+        if rows.is_empty() {
+            return Err(SpecError::Empty);
+        }
+        let inputs = options.numerics.iter().map(|name| input_named(name)).collect::<Result<Vec<_>, _>>()?;
+        let tables = crate::encoder::Tables::new(airports, holidays)?;
+        let mut counts: Vec<HashMap<String, usize>> = vec![HashMap::new(); options.categories.len()];
+        let mut moments = vec![Moments::default(); inputs.len()];
+        for row in rows {
+            let raw = RawInputs::of(row, &tables);
+            for (count, category) in counts.iter_mut().zip(&options.categories) {
+                raw.with_category(row, *category, |value| match count.get_mut(value) {
+                    Some(rows) => *rows += 1,
+                    None => {
+                        count.insert(value.to_owned(), 1);
+                    }
+                });
+            }
+            for (moment, input) in moments.iter_mut().zip(&inputs) {
+                moment.add(input.transform().apply(raw.numeric(*input)));
+            }
+        }
+        let categories = options.categories.iter().zip(counts).map(|(input, count)| {
+            let kept = count.into_iter().filter(|(_, rows)| *rows >= options.min_category_rows);
+            let vocabulary: BTreeSet<String> = kept.map(|(value, _)| value).collect();
+            CategoryFeature { input: *input, vocabulary: vocabulary.into_iter().collect() }
+        });
+        let numerics = inputs.iter().zip(moments).map(|(input, moment)| NumericFeature {
+            input: input.name().to_owned(),
+            transform: input.transform(),
+            mean: moment.mean(),
+            std: moment.std(),
+            missing_indicator: moment.missing_share() > 0.001,
+        });
+        Ok(Self {
+            format: Self::FORMAT,
+            horizon_minutes: options.horizon_minutes,
+            categories: categories.collect(),
+            numerics: numerics.collect(),
+            airports: airports.clone(),
+            holidays: holidays.clone(),
+        })
+    }
+
+    /// The spec's identity: SHA-256 of its canonical JSON, in hex.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        hex::encode(Sha256::digest(json))
+    }
+
+    /// Width of the numeric part of an encoded row, indicators included.
+    #[must_use]
+    pub fn numeric_width(&self) -> usize {
+        self.numerics.iter().map(|feature| 1 + usize::from(feature.missing_indicator)).sum()
+    }
+
+    /// How many indexes each category has, the unseen bucket included.
+    #[must_use]
+    pub fn cardinalities(&self) -> Vec<usize> {
+        self.categories.iter().map(|feature| feature.vocabulary.len() + 1).collect()
+    }
+
+    /// Refuses a spec that names what becomes known only after the prediction.
+    ///
+    /// # Errors
+    /// Names the first input that is unknown to this build.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.format != Self::FORMAT {
+            return Err(SpecError::Format { found: self.format, expected: Self::FORMAT });
+        }
+        for feature in &self.numerics {
+            let input = input_named(&feature.input)?;
+            debug_assert!(input.known_when() <= KnownWhen::PredictionTime);
+            if !(feature.std.is_finite() && feature.std > 0.0 && feature.mean.is_finite()) {
+                return Err(SpecError::Scale(feature.input.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What changed since `earlier`.
+    #[must_use]
+    pub fn difference_from(&self, earlier: &Self) -> SpecDifference {
+        let mut difference = SpecDifference::default();
+        for feature in &self.categories {
+            let before = earlier.categories.iter().find(|other| other.input == feature.input);
+            let before: BTreeSet<&String> = before.map(|other| other.vocabulary.iter().collect()).unwrap_or_default();
+            let now: BTreeSet<&String> = feature.vocabulary.iter().collect();
+            let name = feature.input.name().to_owned();
+            let added: Vec<String> = now.difference(&before).map(|value| (*value).clone()).collect();
+            let removed: Vec<String> = before.difference(&now).map(|value| (*value).clone()).collect();
+            if !added.is_empty() {
+                difference.added_values.insert(name.clone(), added);
+            }
+            if !removed.is_empty() {
+                difference.removed_values.insert(name, removed);
+            }
+        }
+        for feature in &self.numerics {
+            match earlier.numerics.iter().find(|other| other.input == feature.input) {
+                None => difference.added_numerics.push(feature.input.clone()),
+                Some(before) => {
+                    let shift = (feature.mean - before.mean) / before.std;
+                    if shift.abs() > 0.1 {
+                        difference.mean_shift.insert(feature.input.clone(), shift);
+                    }
+                }
+            }
+        }
+        let gone = earlier.numerics.iter().filter(|old| self.numerics.iter().all(|new| new.input != old.input));
+        difference.removed_numerics = gone.map(|feature| feature.input.clone()).collect();
+        difference
+    }
+}
+
+pub(crate) fn input_named(name: &str) -> Result<NumericInput, SpecError> {
+    NumericInput::from_name(name).ok_or_else(|| SpecError::UnknownInput(name.to_owned()))
+}
+
+/// Running mean and variance (Welford), skipping what is missing.
+#[derive(Debug, Clone, Default)]
+struct Moments {
+    present: u64,
+    missing: u64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    fn add(&mut self, value: f32) {
+        if !value.is_finite() {
+            self.missing += 1;
+            return;
+        }
+        self.present += 1;
+        let delta = f64::from(value) - self.mean;
+        self.mean += delta / self.present as f64;
+        self.squares += delta * (f64::from(value) - self.mean);
+    }
+
+    fn mean(&self) -> f32 {
+        self.mean as f32
+    }
+
+    fn std(&self) -> f32 {
+        let variance = if self.present > 1 { self.squares / self.present as f64 } else { 0.0 };
+        if variance > 1e-12 { variance.sqrt() as f32 } else { 1.0 }
+    }
+
+    fn missing_share(&self) -> f64 {
+        self.missing as f64 / (self.missing + self.present).max(1) as f64
+    }
+}

@@ -1,0 +1,278 @@
+//! The bundle on disk: written once, verified at every reading.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use delayd_features::{FeatureSpec, SpecError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::calibration::Calibration;
+use crate::golden::{GoldenError, GoldenRow};
+use crate::net::{Architecture, NetError};
+use crate::reference::DriftReference;
+
+const MANIFEST: &str = "manifest.json";
+const FEATURES: &str = "features.json";
+const MODEL: &str = "model.json";
+const WEIGHTS: &str = "weights.safetensors";
+const REFERENCE: &str = "reference.json";
+const GOLDEN: &str = "golden.json";
+const METRICS: &str = "metrics.json";
+const TRAINING: &str = "training.json";
+const CARD: &str = "MODEL_CARD.md";
+
+/// Why a bundle cannot be written or used.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// The file system refused.
+    #[error("bundle file {path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// A file is not what the manifest says.
+    #[error(
+        "bundle file {file} is damaged: its SHA-256 is {found}, the manifest says {expected}; restore the bundle from the registry"
+    )]
+    Damaged {
+        /// Which file.
+        file: String,
+        /// Digest found.
+        found: String,
+        /// Digest expected.
+        expected: String,
+    },
+    /// A file the manifest must list is not listed.
+    #[error("bundle manifest does not list {0}")]
+    Unlisted(String),
+    /// A file cannot be understood.
+    #[error("bundle file {file} cannot be read: {source}")]
+    Json {
+        /// Which file.
+        file: String,
+        /// What is wrong with it, with line and column.
+        source: serde_json::Error,
+    },
+    /// The bundle is of another format.
+    #[error("bundle has format {found}; this build reads format {expected}")]
+    Format {
+        /// What the manifest says.
+        found: u32,
+        /// What this build reads.
+        expected: u32,
+    },
+    /// The feature spec is not the one the manifest names.
+    #[error("bundle's feature spec hashes to {found}, the manifest says {expected}")]
+    FeatureHash {
+        /// Hash found.
+        found: String,
+        /// Hash expected.
+        expected: String,
+    },
+    /// The spec cannot be used.
+    #[error("bundle's feature spec cannot be used")]
+    Spec(#[from] SpecError),
+    /// The weights cannot be used.
+    #[error("bundle's weights cannot be used")]
+    Net(#[from] NetError),
+    /// A golden row does not come out.
+    #[error("bundle fails its golden rows")]
+    Golden(#[from] GoldenError),
+}
+
+/// `model.json`: what stands beside the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFile {
+    /// The network's shape.
+    pub architecture: Architecture,
+    /// Logit to probability.
+    pub calibration: Calibration,
+    /// Probability from which a flight counts as delayed.
+    pub threshold: f32,
+}
+
+/// `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format of the bundle.
+    pub format: u32,
+    /// Hash of the feature spec.
+    pub feature_hash: String,
+    /// SHA-256 in hex and length of every file.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// One file of the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// SHA-256 in hex.
+    pub sha256: String,
+    /// Length in bytes.
+    pub size_bytes: u64,
+}
+
+/// A model version with everything that is needed to serve and to judge it.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// The fitted transform.
+    pub features: FeatureSpec,
+    /// Architecture, calibration, threshold.
+    pub model: ModelFile,
+    /// The safetensors file.
+    pub weights: Vec<u8>,
+    /// What the training set looked like, for drift.
+    pub reference: DriftReference,
+    /// Rows with known answers.
+    pub golden: Vec<GoldenRow>,
+    /// Evaluation (schema in docs/bundle.md).
+    pub metrics: serde_json::Value,
+    /// Parameters, seed, commit, device, library versions.
+    pub training: serde_json::Value,
+    /// For people.
+    pub card: String,
+}
+
+impl Bundle {
+    /// The format this build writes and reads.
+    pub const FORMAT: u32 = 1;
+
+    fn files(&self) -> Result<BTreeMap<&'static str, Vec<u8>>, BundleError> {
+        fn json<T: Serialize>(file: &str, value: &T) -> Result<Vec<u8>, BundleError> {
+            serde_json::to_vec_pretty(value).map_err(|source| BundleError::Json { file: file.to_owned(), source })
+        }
+        Ok(BTreeMap::from([
+            (FEATURES, json(FEATURES, &self.features)?),
+            (MODEL, json(MODEL, &self.model)?),
+            (WEIGHTS, self.weights.clone()),
+            (REFERENCE, json(REFERENCE, &self.reference)?),
+            (GOLDEN, json(GOLDEN, &self.golden)?),
+            (METRICS, json(METRICS, &self.metrics)?),
+            (TRAINING, json(TRAINING, &self.training)?),
+            (CARD, self.card.clone().into_bytes()),
+        ]))
+    }
+
+    fn manifest_of(&self, files: &BTreeMap<&'static str, Vec<u8>>) -> Manifest {
+        let entry = |bytes: &Vec<u8>| FileEntry { sha256: sha256(bytes), size_bytes: bytes.len() as u64 };
+        Manifest {
+            format: Self::FORMAT,
+            feature_hash: self.features.hash(),
+            files: files.iter().map(|(name, bytes)| ((*name).to_owned(), entry(bytes))).collect(),
+        }
+    }
+
+    /// The bundle's digest, `sha256:…`, of its manifest.
+    ///
+    /// # Errors
+    /// When a part cannot be written as JSON.
+    pub fn digest(&self) -> Result<String, BundleError> {
+        Ok(digest_of(&manifest_bytes(&self.manifest_of(&self.files()?))?))
+    }
+
+    /// Writes the bundle to `dir`, which must not exist yet: all of it or nothing.
+    /// Answers the digest.
+    ///
+    /// # Errors
+    /// When the file system refuses; nothing is left behind at `dir` then.
+    pub fn write_to(&self, dir: &Path) -> Result<String, BundleError> {
+        let files = self.files()?;
+        let manifest = manifest_bytes(&self.manifest_of(&files))?;
+        let parent = dir.parent().unwrap_or_else(|| Path::new("."));
+        fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let staging = parent.join(format!(".{name}.partial-{}", std::process::id()));
+        let written = (|| {
+            if staging.exists() {
+                fs::remove_dir_all(&staging).map_err(|source| io(&staging, source))?;
+            }
+            fs::create_dir_all(&staging).map_err(|source| io(&staging, source))?;
+            for (name, bytes) in &files {
+                write_synced(&staging.join(name), bytes)?;
+            }
+            write_synced(&staging.join(MANIFEST), &manifest)?;
+            fs::rename(&staging, dir).map_err(|source| io(dir, source))
+        })();
+        if written.is_err() {
+            // Best effort: the error that matters is the one being returned.
+            let _ = fs::remove_dir_all(&staging);
+        }
+        written.map(|()| digest_of(&manifest))
+    }
+
+    /// Reads a bundle and verifies every file against the manifest. Answers the
+    /// bundle and its digest.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged, of another format or unreadable.
+    pub fn read_from(dir: &Path) -> Result<(Self, String), BundleError> {
+        let manifest_bytes = read(&dir.join(MANIFEST))?;
+        let manifest: Manifest = parse(MANIFEST, &manifest_bytes)?;
+        if manifest.format != Self::FORMAT {
+            return Err(BundleError::Format { found: manifest.format, expected: Self::FORMAT });
+        }
+        let mut files = BTreeMap::new();
+        for (name, entry) in &manifest.files {
+            let bytes = read(&dir.join(name))?;
+            let found = sha256(&bytes);
+            if found != entry.sha256 {
+                return Err(BundleError::Damaged { file: name.clone(), found, expected: entry.sha256.clone() });
+            }
+            files.insert(name.as_str(), bytes);
+        }
+        let mut take = |name: &str| files.remove(name).ok_or_else(|| BundleError::Unlisted(name.to_owned()));
+        let features: FeatureSpec = parse(FEATURES, &take(FEATURES)?)?;
+        let found = features.hash();
+        if found != manifest.feature_hash {
+            return Err(BundleError::FeatureHash { found, expected: manifest.feature_hash });
+        }
+        let bundle = Self {
+            features,
+            model: parse(MODEL, &take(MODEL)?)?,
+            weights: take(WEIGHTS)?,
+            reference: parse(REFERENCE, &take(REFERENCE)?)?,
+            golden: parse(GOLDEN, &take(GOLDEN)?)?,
+            metrics: parse(METRICS, &take(METRICS)?)?,
+            training: parse(TRAINING, &take(TRAINING)?)?,
+            card: String::from_utf8_lossy(&take(CARD)?).into_owned(),
+        };
+        Ok((bundle, digest_of(&manifest_bytes)))
+    }
+}
+
+fn manifest_bytes(manifest: &Manifest) -> Result<Vec<u8>, BundleError> {
+    serde_json::to_vec_pretty(manifest).map_err(|source| BundleError::Json { file: MANIFEST.to_owned(), source })
+}
+
+fn digest_of(manifest: &[u8]) -> String {
+    format!("sha256:{}", sha256(manifest))
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn io(path: &Path, source: std::io::Error) -> BundleError {
+    BundleError::Io { path: path.to_owned(), source }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
+    fs::read(path).map_err(|source| io(path, source))
+}
+
+fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, BundleError> {
+    serde_json::from_slice(bytes).map_err(|source| BundleError::Json { file: file.to_owned(), source })
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+    let mut file = fs::File::create(path).map_err(|source| io(path, source))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| io(path, source))
+}

@@ -1,0 +1,24 @@
+//! The model as an artefact: one immutable bundle with everything that is needed
+//! to serve it, and DelayNet's forward pass in plain Rust.
+//!
+//! A bundle is a folder. `manifest.json` lists every file with its SHA-256, and
+//! the bundle's digest is the SHA-256 of that manifest, so that one digest names
+//! weights, feature spec, threshold, calibration, drift reference and golden rows
+//! together. Rolling back means going back to a bundle as a whole.
+//!
+//! The crate deliberately knows nothing of libtorch: training writes the weights,
+//! and this crate reads them.
+
+mod bundle;
+mod calibration;
+mod golden;
+mod net;
+mod predictor;
+mod reference;
+
+pub use bundle::{Bundle, BundleError, Manifest, ModelFile};
+pub use calibration::Calibration;
+pub use golden::{GoldenError, GoldenRow};
+pub use net::{Architecture, DelayNet, NetError, Scratch};
+pub use predictor::{PredictScratch, Prediction, Predictor};
+pub use reference::{CategoryReference, DriftReference, NumericReference, Sketch, SketchCounter, SketchError};

@@ -1,0 +1,2 @@
+//! The inference service.
+fn main() {}

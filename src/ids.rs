@@ -1,0 +1,169 @@
+//! The names of things: one newtype per kind of identity, so that a dataset can
+//! never be passed where a model is meant.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is not the identifier it was taken for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{given}` is not a {expected}")]
+pub struct InvalidId {
+    /// The text that was given.
+    pub given: String,
+    /// What was expected, with an example.
+    pub expected: &'static str,
+}
+
+macro_rules! sequence_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                text.strip_prefix($prefix)
+                    .and_then(|number| number.parse().ok())
+                    .filter(|number| *number > 0)
+                    .map(Self)
+                    .ok_or_else(|| InvalidId {
+                        given: text.to_owned(),
+                        expected: concat!("name like `", $prefix, "1`"),
+                    })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+sequence_id!(
+    /// One pass of the loop, from ingest to approval: `cycle_1`, `cycle_2`, …
+    CycleId,
+    "cycle_"
+);
+sequence_id!(
+    /// One registered model: `model_v1`, `model_v2`, …
+    ModelVersion,
+    "model_v"
+);
+sequence_id!(
+    /// One training run with its trials: `run_1`, …
+    RunId,
+    "run_"
+);
+sequence_id!(
+    /// One release of a model to the cluster: `deployment_1`, …
+    DeploymentId,
+    "deployment_"
+);
+sequence_id!(
+    /// One recorded decision, explained by `delayd why`: `decision_1`, …
+    DecisionId,
+    "decision_"
+);
+sequence_id!(
+    /// One evaluation of drift: `drift_1`, …
+    DriftReportId,
+    "drift_"
+);
+sequence_id!(
+    /// One alert in the outbox: `alert_1`, …
+    AlertId,
+    "alert_"
+);
+
+/// A SHA-256 digest in the OCI spelling, `sha256:<64 hex digits>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Digest(String);
+
+impl Digest {
+    /// The digest of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes))))
+    }
+
+    /// The 64 hex digits, without the algorithm.
+    #[must_use]
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+
+    /// The first twelve hex digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.hex()[..12]
+    }
+
+    /// The whole text, `sha256:…`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let digits = text.strip_prefix("sha256:").unwrap_or_default();
+        let hex = digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if hex {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId { given: text.to_owned(), expected: "digest like `sha256:` and 64 hex digits" })
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_version_reads_back_from_its_own_text() {
+        assert_eq!("model_v7".parse::<ModelVersion>().unwrap(), ModelVersion(7));
+        assert_eq!(ModelVersion(7).to_string(), "model_v7");
+    }
+
+    #[test]
+    fn a_wrong_name_says_what_was_expected() {
+        let error = "model_7".parse::<ModelVersion>().unwrap_err();
+        assert_eq!(error.to_string(), "`model_7` is not a name like `model_v1`");
+        assert!("model_v0".parse::<ModelVersion>().is_err());
+        assert!("sha256:xyz".parse::<Digest>().is_err());
+    }
+}

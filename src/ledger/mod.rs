@@ -1,0 +1,4 @@
+//! To come.
+/// The ledger.
+#[derive(Clone, Debug)]
+pub struct Ledger;

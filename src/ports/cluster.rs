@@ -1,0 +1,103 @@
+//! Where the inference service runs: local processes, or Kubernetes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PortError;
+use crate::ids::{DeploymentId, Digest, ModelVersion};
+
+/// Everything that defines one release of the service; rolling back means
+/// applying an earlier one as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The release's own identity.
+    pub deployment: DeploymentId,
+    /// The model it serves.
+    pub model: ModelVersion,
+    /// The bundle's digest.
+    pub bundle: Digest,
+    /// The image, by digest.
+    pub image: String,
+    /// The bundle's folder on this machine (the local cluster starts from it).
+    pub bundle_dir: PathBuf,
+    /// How many replicas.
+    pub replicas: u32,
+}
+
+/// How a replica is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaState {
+    /// Started, not ready yet.
+    Starting,
+    /// Answers requests.
+    Ready,
+    /// Finishing its last requests; its sketches can still be fetched.
+    Draining,
+    /// Gone, or going wrong.
+    Failed,
+}
+
+/// One running copy of the service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Unique name: never used again, not even by a later replica.
+    pub name: String,
+    /// The model it serves.
+    pub model: ModelVersion,
+    /// The release that it belongs to.
+    pub deployment: DeploymentId,
+    /// How it is doing.
+    pub state: ReplicaState,
+    /// Base URL of its administrative routes (`/metrics`, `/admin/v1/…`), of this replica alone.
+    pub admin_url: String,
+    /// How often it was restarted.
+    pub restarts: u32,
+    /// Resident memory in bytes, where known.
+    pub memory_bytes: Option<u64>,
+    /// Why it failed, where it did.
+    pub reason: Option<String>,
+}
+
+/// What a rollout says while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutProgress {
+    /// Replicas of the new release that are ready.
+    pub updated: u32,
+    /// Replicas wanted.
+    pub wanted: u32,
+    /// One line for people.
+    pub message: String,
+}
+
+/// A place that runs the service behind one address.
+///
+/// Contract: `apply` of the release that already runs changes nothing and
+/// succeeds; at least the wanted number of replicas stays ready throughout a
+/// rollout (one more is started before an old one drains); when the new release
+/// does not become ready before the deadline, the old replicas still serve and
+/// the error tells the reason.
+#[async_trait]
+pub trait Cluster: Send + Sync + std::fmt::Debug {
+    /// Rolls the service to `release`, replica by replica, and waits until all
+    /// are ready or the deadline has passed. `progress` is called as it goes on.
+    async fn apply(
+        &self,
+        release: &Release,
+        deadline: Duration,
+        progress: &(dyn Fn(RolloutProgress) + Send + Sync),
+    ) -> Result<(), PortError>;
+    /// The release that is applied, if any.
+    async fn current(&self) -> Result<Option<Release>, PortError>;
+    /// All replicas, draining ones too.
+    async fn replicas(&self) -> Result<Vec<Replica>, PortError>;
+    /// Restarts what died and takes over what an earlier daemon started.
+    async fn reconcile(&self) -> Result<(), PortError>;
+    /// The address clients use: base URL of the service.
+    fn service_url(&self) -> String;
+    /// Stops everything (the end of a replay; the undo of a first deployment).
+    async fn tear_down(&self) -> Result<(), PortError>;
+}

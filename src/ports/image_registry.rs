@@ -1,0 +1,43 @@
+//! Where container images go.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PortError;
+use crate::ids::Digest;
+
+/// An image as the registry names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushedImage {
+    /// What a container runtime pulls: `repository@sha256:…`, or for the folder
+    /// layout `oci:<folder>@sha256:…`.
+    pub reference: String,
+    /// The tag, `delay-ml:model_v3`.
+    pub tag: String,
+    /// The digest of the image manifest.
+    pub digest: Digest,
+    /// Bytes of all layers together.
+    pub size_bytes: u64,
+    /// Layers that were uploaded.
+    pub layers_pushed: usize,
+    /// Layers that were there already.
+    pub layers_reused: usize,
+}
+
+/// A registry that takes an image from a local OCI layout folder.
+///
+/// Contract: pushing the same layout twice is the same as once, and the second
+/// time no layer is uploaded; a tag that points at another digest is moved only
+/// by `push`, never by `remove_tag`; `resolve` of an unknown tag is `None`.
+#[async_trait]
+pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
+    /// Pushes the image that `layout` (an OCI image layout folder) holds under
+    /// `repository:tag`.
+    async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError>;
+    /// The digest a tag points at.
+    async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError>;
+    /// Takes a tag away; the undo of a push. A missing tag is no error.
+    async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError>;
+}

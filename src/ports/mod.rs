@@ -1,0 +1,14 @@
+//! What the daemon needs of the outside, each as one small trait. No SDK's type
+//! crosses a port; behaviour such as retry is added by wrapping one.
+
+mod cluster;
+mod image_registry;
+mod notifier;
+mod object_store;
+
+pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
+pub use image_registry::{ImageRegistry, PushedImage};
+pub use notifier::{Alert, Notifier, Severity};
+pub use object_store::{ObjectMeta, ObjectStore};
+
+pub use crate::error::PortError;
