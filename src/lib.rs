@@ -7,6 +7,7 @@ pub mod config;
 pub mod data;
 pub mod env;
 pub mod error;
+pub mod evaluation;
 pub mod ids;
 pub mod ledger;
 pub mod monitoring;

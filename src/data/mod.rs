@@ -1,1 +1,5 @@
 //! To come.
+
+mod example;
+
+pub use example::{Example, Outcome};
