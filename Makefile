@@ -1,0 +1,58 @@
+# delayd. Two commands do all the set-up: `make run` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/delayd
+# Everything that is built lives outside the clone, so that a second clone is quick.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+TRIPLE := x86_64-unknown-linux-gnu
+BIN := $(CARGO_TARGET_DIR)/release/delayd
+SERVICE := $(CARGO_TARGET_DIR)/release/service/delayd-serve
+export DELAYD_DATA := $(CURDIR)/.data/nycflights13
+
+.PHONY: help run build service setup setup-test test lint bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+run: build ## build, and run the loop over ten real months of flights
+	@echo
+	@$(BIN) replay --data .data/nycflights13 --train-from 2013-01-01 --train-until 2013-03-01 --until 2014-01-01 --out var/replay
+
+build: setup service ## the daemon and the inference service
+	@echo "[build] the daemon (the first build takes about ten minutes on two cores)" >&2
+	@cargo build --release --locked --bin delayd
+
+service: ## the inference service, one static binary
+	@echo "[build] the inference service, linked statically" >&2
+	@RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-fuse-ld=mold" \
+	  cargo build --profile image --locked --target $(TRIPLE) -p delayd-serve
+	@mkdir -p $(dir $(SERVICE)) && cp -f $(CARGO_TARGET_DIR)/$(TRIPLE)/image/delayd-serve $(SERVICE).new && mv -f $(SERVICE).new $(SERVICE)
+
+setup:
+	@scripts/setup/packages build
+	@scripts/setup/libtorch
+	@scripts/setup/data
+
+setup-test: setup
+	@scripts/setup/packages test
+
+test: setup-test service ## every test, with the real parts they need
+	@cargo build --release --locked --bin delayd
+	@if command -v cargo-nextest >/dev/null; then \
+	  DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --workspace --no-fail-fast; \
+	else \
+	  echo "[test] cargo-nextest is not installed: using cargo test" >&2; \
+	  DELAYD_SERVE_BIN=$(SERVICE) cargo test --release --locked --workspace --no-fail-fast; \
+	fi
+
+lint: setup ## format and clippy, warnings are errors
+	@cargo fmt --all --check
+	@cargo clippy --release --locked --workspace --all-targets -- -D warnings
+
+bench: build ## every number the README states, measured here
+	@scripts/bench/run
+
+clean: ## forget the state of earlier runs (the caches stay)
+	@rm -rf var

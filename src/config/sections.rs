@@ -1,0 +1,238 @@
+//! The sections that belong to no single stage's policy.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::ParseOptions;
+use crate::monitoring::MonitorPolicy;
+use crate::saga::RetryPolicy;
+
+/// `[daemon]`: the process itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DaemonSettings {
+    /// Where the ledger, bundles, images and datasets are kept.
+    pub state_dir: PathBuf,
+    /// Address of the status endpoint.
+    pub http_listen: String,
+    /// Attempts of a failing step before its cycle is undone.
+    pub step_attempts: u32,
+    /// Seconds before the second attempt; doubled for each later one.
+    pub step_retry_secs: f64,
+    /// Seconds without a sign of life after which an actor counts as hung.
+    pub hang_limit_secs: u64,
+}
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("var/delayd"),
+            http_listen: "127.0.0.1:7070".to_owned(),
+            step_attempts: 4,
+            step_retry_secs: 0.5,
+            hang_limit_secs: 60,
+        }
+    }
+}
+
+impl DaemonSettings {
+    /// How a cycle's steps are tried again.
+    #[must_use]
+    pub fn step_retry(&self) -> RetryPolicy {
+        RetryPolicy {
+            attempts: self.step_attempts,
+            first_pause: Duration::from_secs_f64(self.step_retry_secs),
+            longest_pause: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[ingestion]`: where flights, weather, airports and holidays come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IngestionSettings {
+    /// Folder of the embedded object store; `<state_dir>/store` when empty.
+    pub store_dir: PathBuf,
+    /// Flight logs are the objects under this prefix.
+    pub flights_prefix: String,
+    /// Weather observations: the objects under this prefix.
+    pub weather_prefix: String,
+    /// Airports: one object.
+    pub airports_key: String,
+    /// Extra holidays, an iCalendar object; none when empty.
+    pub holidays_key: String,
+    /// Events, a CSV object (date, name); none when empty.
+    pub events_key: String,
+    /// The data contract; the built-in one when empty.
+    pub contract_path: PathBuf,
+    /// Objects fetched at a time.
+    pub concurrency: usize,
+    /// Seconds between looks for new objects.
+    pub interval_secs: u64,
+    /// Minutes before the scheduled departure at which the delay is predicted.
+    pub horizon_minutes: u32,
+    /// Minutes after its time stamp at which a weather observation is known. The
+    /// default allows for stamps that are cut off to the full hour.
+    pub weather_delay_minutes: u32,
+    /// How logs with other columns are read.
+    pub parse: ParseOptions,
+}
+
+impl Default for IngestionSettings {
+    fn default() -> Self {
+        Self {
+            store_dir: PathBuf::new(),
+            flights_prefix: "flights/".to_owned(),
+            weather_prefix: "weather/".to_owned(),
+            airports_key: "reference/airports.csv".to_owned(),
+            holidays_key: String::new(),
+            events_key: String::new(),
+            contract_path: PathBuf::new(),
+            concurrency: 4,
+            interval_secs: 300,
+            horizon_minutes: 120,
+            weather_delay_minutes: 60,
+            parse: ParseOptions::default(),
+        }
+    }
+}
+
+/// `[holdout]`: rows that no model ever learns from, so that challenger and live
+/// model can be compared on them fairly.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HoldoutSettings {
+    /// Percent of all flights, chosen by a hash of the flight, that stay out of
+    /// training for ever: the frozen seasonal set.
+    pub seasonal_percent: u32,
+    /// The newest days before a retrain: half of their flights stop training
+    /// early and calibrate, the other half are the gate's recent window.
+    pub recent_days: u32,
+}
+
+impl Default for HoldoutSettings {
+    fn default() -> Self {
+        Self { seasonal_percent: 4, recent_days: 6 }
+    }
+}
+
+/// `[tuning]`: the search for better parameters.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TuningSettings {
+    /// Trials per cycle, the present parameters included; 1 searches nothing.
+    pub trials: u32,
+    /// No trial starts after this many seconds.
+    pub budget_secs: u64,
+    /// Trials side by side.
+    pub parallel: usize,
+    /// Tune in the first cycle and then in every n-th.
+    pub every_cycles: u32,
+}
+
+impl Default for TuningSettings {
+    fn default() -> Self {
+        Self { trials: 3, budget_secs: 60, parallel: 1, every_cycles: 4 }
+    }
+}
+
+/// `[packaging]`: the service image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PackagingSettings {
+    /// Repository of the image; the tag is the model's version.
+    pub repository: String,
+    /// The static service binary; looked for beside `delayd` when empty.
+    pub service_binary: PathBuf,
+}
+
+impl Default for PackagingSettings {
+    fn default() -> Self {
+        Self { repository: "delay-ml".to_owned(), service_binary: PathBuf::new() }
+    }
+}
+
+/// `[registry]`: where images go.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySettings {
+    /// Folder of OCI layouts; `<state_dir>/images` when empty.
+    pub layout_dir: PathBuf,
+}
+
+/// `[cluster]`: where the service runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterSettings {
+    /// Copies of the service.
+    pub replicas: u32,
+    /// Port that they share; 0 chooses a free one and keeps it.
+    pub port: u16,
+    /// Seconds until a new release must be ready.
+    pub ready_deadline_secs: u64,
+    /// Seconds a drained replica waits for its last counts to be fetched.
+    pub drain_linger_secs: u64,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self { replicas: 2, port: 0, ready_deadline_secs: 60, drain_linger_secs: 5 }
+    }
+}
+
+/// Who approves a verified release.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalMode {
+    /// The verification.
+    #[default]
+    Automatic,
+    /// An administrator, by `delayd approve`.
+    Manual,
+}
+
+/// `[approval]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApprovalSettings {
+    /// Who approves.
+    pub mode: ApprovalMode,
+}
+
+/// `[monitoring]`: what is watched, and how often.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MonitoringSettings {
+    /// Seconds between looks at the replicas.
+    pub interval_secs: u64,
+    /// Days of traffic that one drift test looks at: whole weeks, so that the mix
+    /// of hours and weekdays is the same as in the reference.
+    pub window_days: u32,
+    /// Thresholds.
+    #[serde(flatten)]
+    pub policy: MonitorPolicy,
+}
+
+impl Default for MonitoringSettings {
+    fn default() -> Self {
+        Self { interval_secs: 60, window_days: 14, policy: MonitorPolicy::default() }
+    }
+}
+
+/// `[notification]`: alerts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NotificationSettings {
+    /// Attempts before an alert is given up.
+    pub attempts: u32,
+    /// Seconds between looks at the outbox.
+    pub interval_secs: u64,
+}
+
+impl Default for NotificationSettings {
+    fn default() -> Self {
+        Self { attempts: 10, interval_secs: 15 }
+    }
+}

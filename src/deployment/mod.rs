@@ -1,0 +1,10 @@
+//! Deployment: rolls a release out, and back as a whole.
+//!
+//! Builds the [`crate::ports::Release`] of a model, has the cluster apply it, and
+//! remembers in the ledger which release came before. It deliberately judges
+//! nothing: whether a release is good is the verification's business.
+
+mod actor;
+pub mod messages;
+
+pub use actor::DeploymentActor;

@@ -1,0 +1,121 @@
+//! What rolling out and rolling back do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::messages::{DeployModel, ModelDeployed, RestoreRelease, RollBackToPrevious};
+use crate::config::Settings;
+use crate::env::Env;
+use crate::error::ErrorKind;
+use crate::ids::{DeploymentId, ModelVersion};
+use crate::ledger::{DeploymentRecord, DeploymentState};
+use crate::ports::Release;
+use crate::registry::BundleStore;
+use crate::saga::StepFailure;
+
+/// The deployment's work, apart from its actor.
+#[derive(Clone)]
+pub struct DeploymentStage {
+    /// Clock, ledger and ports.
+    pub env: Env,
+    /// Configuration.
+    pub settings: Arc<Settings>,
+    /// Bundles on this machine.
+    pub bundles: BundleStore,
+}
+
+impl DeploymentStage {
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(self.settings.cluster.ready_deadline_secs)
+    }
+
+    /// Rolls the service to a model. The release before it is remembered first,
+    /// so that the way back is known whatever happens.
+    pub(super) async fn deploy(&self, message: DeployModel) -> Result<ModelDeployed, StepFailure> {
+        let release = Release {
+            deployment: message.deployment,
+            model: message.model,
+            bundle: message.bundle.clone(),
+            image: message.image,
+            bundle_dir: self.bundles.path_of(&message.bundle),
+            replicas: self.settings.cluster.replicas,
+        };
+        let known = self.env.ledger.deployment(message.deployment).await?;
+        let replaced = match known {
+            Some(record) => record.previous,
+            None => self.env.cluster.current().await?.map(|current| current.deployment),
+        };
+        let record = DeploymentRecord {
+            id: message.deployment,
+            cycle: message.cycle,
+            model: message.model,
+            release: release.clone(),
+            state: DeploymentState::Applying,
+            previous: replaced,
+            at: self.env.now(),
+        };
+        self.env.ledger.put_deployment(&record).await?;
+        self.apply(&release).await?;
+        self.env.ledger.set_deployment_state(message.deployment, DeploymentState::Applied, self.env.now()).await?;
+        Ok(ModelDeployed {
+            deployment: message.deployment,
+            model: message.model,
+            replaced,
+            service_url: self.env.cluster.service_url(),
+        })
+    }
+
+    async fn apply(&self, release: &Release) -> Result<(), StepFailure> {
+        let deployment = release.deployment;
+        let progress = move |progress: crate::ports::RolloutProgress| {
+            tracing::info!(deployment.id = %deployment, replicas.updated = progress.updated, replicas.wanted = progress.wanted,
+                "{}", progress.message);
+        };
+        self.env.cluster.apply(release, self.deadline(), &progress).await?;
+        Ok(())
+    }
+
+    /// Goes back to what ran before `failed`; with nothing before it, the service
+    /// is stopped.
+    pub(super) async fn restore(&self, message: RestoreRelease) -> Result<(), StepFailure> {
+        let Some(failed) = self.env.ledger.deployment(message.failed).await? else {
+            return Ok(());
+        };
+        match failed.previous {
+            Some(previous) => self.apply(&self.release_of(previous).await?).await?,
+            None => self.env.cluster.tear_down().await?,
+        }
+        self.env.ledger.set_deployment_state(message.failed, DeploymentState::RolledBack, self.env.now()).await?;
+        Ok(())
+    }
+
+    /// An administrator's rollback: the `previous` alias becomes live again, as a
+    /// whole release.
+    pub(super) async fn roll_back(&self, message: RollBackToPrevious) -> Result<ModelVersion, StepFailure> {
+        let nothing = |what: &str| StepFailure::new(ErrorKind::NotFound, format!("there is no {what} to roll back to"));
+        let previous = self.env.ledger.alias("previous").await?.ok_or_else(|| nothing("previous model"))?;
+        let deployments = self.env.ledger.deployments_of(previous).await?;
+        let target = deployments.into_iter().find(|record| record.state == DeploymentState::Approved);
+        let target = target.ok_or_else(|| nothing("approved release of the previous model"))?;
+        let current = self.env.cluster.current().await?;
+        self.apply(&target.release).await?;
+        if let Some(current) = current.filter(|current| current.deployment != target.id) {
+            self.env.ledger.set_deployment_state(current.deployment, DeploymentState::RolledBack, self.env.now()).await?;
+        }
+        self.env.ledger.promote(previous, target.id, self.env.now()).await?;
+        tracing::warn!(model.version = %previous, requested_by = message.by, "rolled back to the previous model");
+        Ok(previous)
+    }
+
+    async fn release_of(&self, deployment: DeploymentId) -> Result<Release, StepFailure> {
+        let record = self.env.ledger.deployment(deployment).await?;
+        let record = record.ok_or_else(|| StepFailure::new(ErrorKind::NotFound, format!("{deployment} is not in the ledger")))?;
+        Ok(record.release)
+    }
+
+    /// Restarts dead replicas and adopts running ones.
+    pub(super) async fn reconcile(&self) -> Result<(), StepFailure> {
+        self.env.cluster.reconcile().await?;
+        Ok(())
+    }
+}

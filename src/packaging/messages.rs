@@ -1,0 +1,66 @@
+//! What the packaging stage is asked, and what it answers.
+
+use std::path::PathBuf;
+
+use actix::Message;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, ModelVersion};
+use crate::ports::PushedImage;
+use crate::saga::StepFailure;
+
+/// Build the service image of a model.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<ModelPackaged, StepFailure>")]
+pub struct PackageModel {
+    /// Which model.
+    pub model: ModelVersion,
+    /// Its bundle.
+    pub bundle: Digest,
+    /// What it was trained on, for the image's annotations.
+    pub dataset: Digest,
+}
+
+/// The image lies in a local OCI layout.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModelPackaged {
+    /// The layout folder.
+    pub layout: PathBuf,
+    /// Digest of the image manifest.
+    pub digest: Digest,
+    /// Bytes of all layers.
+    pub size_bytes: u64,
+}
+
+/// Push a packaged image.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<ImagePushed, StepFailure>")]
+pub struct PushImage {
+    /// Which model.
+    pub model: ModelVersion,
+    /// Its image.
+    pub packaged: ModelPackaged,
+}
+
+/// The registry has the image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImagePushed {
+    /// As the registry names it.
+    pub image: PushedImage,
+}
+
+/// Undo of [`PushImage`]: takes the tag away.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), StepFailure>")]
+pub struct WithdrawImage {
+    /// Whose image.
+    pub model: ModelVersion,
+}
+
+/// Undo of [`PackageModel`]: removes the local layout.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), StepFailure>")]
+pub struct DiscardImage {
+    /// Whose image.
+    pub model: ModelVersion,
+}

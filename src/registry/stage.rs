@@ -1,0 +1,104 @@
+//! What registering, promoting and withdrawing a model do.
+
+use bytes::Bytes;
+
+use super::bundle_store::BundleStore;
+use super::messages::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
+use crate::env::Env;
+use crate::error::ErrorKind;
+use crate::ids::Digest;
+use crate::ledger::{CycleReason, ModelRecord};
+use crate::saga::{StepFailure, run_blocking};
+
+/// The registry's work, apart from its actor.
+#[derive(Clone)]
+pub struct RegistryStage {
+    /// Clock, ledger and ports.
+    pub env: Env,
+    /// Bundles on this machine.
+    pub bundles: BundleStore,
+}
+
+impl RegistryStage {
+    /// Takes the run's bundle in, verifies it, and records `model_vN`.
+    pub(super) async fn register(&self, message: RegisterModel) -> Result<ModelRegistered, StepFailure> {
+        let RegisterModel { cycle, trained, dataset } = message;
+        let digest = trained.bundle.clone();
+        let (bundles, from, wanted) = (self.bundles.clone(), trained.path.clone(), digest.clone());
+        let bundle = run_blocking(move || {
+            bundles.take_in(&wanted, &from)?;
+            bundles.read(&wanted)
+        })
+        .await?
+        .map_err(|error| StepFailure::of(error.kind(), &error))?;
+        self.upload(&digest).await?;
+        let parent = self.env.ledger.alias("live").await?;
+        let record = ModelRecord {
+            version: cycle.model,
+            bundle: digest.clone(),
+            dataset,
+            run: cycle.run,
+            cycle: cycle.id,
+            reason: cycle.reason.clone(),
+            drift_report: match &cycle.reason {
+                CycleReason::Drift { report, .. } => Some(*report),
+                _ => None,
+            },
+            parent,
+            trained_rows: trained.trained_rows as u64,
+            metrics: bundle.metrics,
+            bundle_key: object_prefix(&digest),
+            registered_at: self.env.now(),
+        };
+        self.env.ledger.register_model(&record).await?;
+        self.env.ledger.set_alias("candidate", Some(cycle.model), self.env.now()).await?;
+        Ok(ModelRegistered { version: cycle.model, bundle: digest })
+    }
+
+    /// Copies the bundle into the object store; files that are there stay.
+    async fn upload(&self, digest: &Digest) -> Result<(), StepFailure> {
+        let dir = self.bundles.path_of(digest);
+        let files = run_blocking(move || read_files(&dir))
+            .await?
+            .map_err(|error| StepFailure::of(ErrorKind::of_io(&error), &error))?;
+        for (name, body) in files {
+            let key = format!("{}{name}", object_prefix(digest));
+            match self.env.object_store.put_if_absent(&key, body).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn promote(&self, message: PromoteModel) -> Result<(), StepFailure> {
+        self.env.ledger.promote(message.version, message.deployment, self.env.now()).await?;
+        Ok(())
+    }
+
+    pub(super) async fn demote(&self, message: DemoteModel) -> Result<(), StepFailure> {
+        self.env.ledger.demote(message.version, self.env.now()).await?;
+        Ok(())
+    }
+
+    pub(super) async fn withdraw(&self, message: WithdrawModel) -> Result<(), StepFailure> {
+        if self.env.ledger.alias("candidate").await? == Some(message.version) {
+            self.env.ledger.set_alias("candidate", None, self.env.now()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn object_prefix(digest: &Digest) -> String {
+    format!("bundles/{}/", digest.hex())
+}
+
+fn read_files(dir: &std::path::Path) -> std::io::Result<Vec<(String, Bytes)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        files.push((entry.file_name().to_string_lossy().into_owned(), Bytes::from(std::fs::read(entry.path())?)));
+    }
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(files)
+}

@@ -1,0 +1,231 @@
+//! A durable saga: steps that are journaled in the ledger before and after, so
+//! that a cycle goes on where it was after `kill -9`, and is undone in reverse
+//! when a step fails.
+//!
+//! The saga knows nothing of flights or models; `coordinator::cycle` is the one
+//! readable list of steps. Every step must be safe to repeat: ids are minted
+//! before the first effect, and a step that was under way when the process died
+//! is simply done again.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::env::Env;
+use crate::error::{ErrorKind, chain};
+use crate::ids::CycleId;
+use crate::ledger::{LedgerError, StepState};
+
+/// Why a step did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct StepFailure {
+    /// What sort of failure, and so whether trying again may help.
+    pub kind: ErrorKind,
+    /// The whole chain of causes in one line.
+    pub message: String,
+}
+
+impl StepFailure {
+    /// A failure in our own words.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// A failure from an error of a stage.
+    pub fn of(kind: ErrorKind, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { kind, message: chain(error) }
+    }
+}
+
+impl From<LedgerError> for StepFailure {
+    fn from(error: LedgerError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+impl From<crate::ports::PortError> for StepFailure {
+    fn from(error: crate::ports::PortError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+/// Runs blocking work (SQLite, Polars, libtorch, hashing, files) off an actor's thread.
+///
+/// # Errors
+/// When the work panicked.
+pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepFailure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| StepFailure::new(ErrorKind::Internal, format!("blocking work did not finish: {error}")))
+}
+
+/// How often and how patiently a step is tried.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// Attempts in all, at least one.
+    pub attempts: u32,
+    /// Pause before the second attempt; doubled for every later one.
+    pub first_pause: Duration,
+    /// The pause never grows past this.
+    pub longest_pause: Duration,
+}
+
+impl RetryPolicy {
+    /// The pause after the `attempt`-th attempt (from 1) failed.
+    #[must_use]
+    pub fn pause_after(&self, attempt: u32) -> Duration {
+        let factor = 2_u32.saturating_pow(attempt.saturating_sub(1).min(16));
+        self.first_pause.saturating_mul(factor).min(self.longest_pause)
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts: 4, first_pause: Duration::from_millis(500), longest_pause: Duration::from_secs(60) }
+    }
+}
+
+/// Told of every step as it goes, for terminals and logs.
+pub trait StepObserver: Send + Sync {
+    /// A step began.
+    fn started(&self, cycle: CycleId, step: &str);
+    /// A step ended: its wall time, and the failure if there was one.
+    fn finished(&self, cycle: CycleId, step: &str, wall: Duration, failure: Option<&StepFailure>);
+}
+
+/// One cycle's journal.
+#[derive(Clone)]
+pub struct Saga {
+    env: Env,
+    cycle: CycleId,
+    retry: RetryPolicy,
+    observer: Arc<dyn StepObserver>,
+}
+
+impl Saga {
+    /// The journal of a cycle that the ledger already knows.
+    #[must_use]
+    pub fn new(env: Env, cycle: CycleId, retry: RetryPolicy, observer: Arc<dyn StepObserver>) -> Self {
+        Self { env, cycle, retry, observer }
+    }
+
+    /// Does a step, or answers what it produced when it was already done before
+    /// a restart. Retryable failures are tried again, with growing pauses.
+    ///
+    /// # Errors
+    /// The last attempt's failure, journaled.
+    pub async fn step<T, F, Fut>(&self, position: u32, name: &'static str, mut attempt: F) -> Result<T, StepFailure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StepFailure>>,
+    {
+        if let Some(output) = self.output_of(name).await? {
+            tracing::info!(cycle.id = %self.cycle, step.name = name, "step was done before the restart");
+            return Ok(output);
+        }
+        self.observer.started(self.cycle, name);
+        let begun = Instant::now();
+        let mut tries = 0;
+        let result = loop {
+            tries += 1;
+            self.env.ledger.step_started(self.cycle, position, name, self.env.now()).await?;
+            match attempt().await {
+                Err(failure) if failure.kind.is_retryable() && tries < self.retry.attempts => {
+                    let pause = self.retry.pause_after(tries);
+                    tracing::warn!(cycle.id = %self.cycle, step.name = name, attempt = tries, pause_ms = pause.as_millis() as u64,
+                        error = %failure, "step failed and will be tried again");
+                    tokio::time::sleep(pause).await;
+                }
+                other => break other,
+            }
+        };
+        let wall = begun.elapsed();
+        self.observer.finished(self.cycle, name, wall, result.as_ref().err());
+        match result {
+            Ok(output) => {
+                let json = serde_json::to_value(&output).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+                self.env.ledger.step_done(self.cycle, name, &json, self.env.now(), wall).await?;
+                Ok(output)
+            }
+            Err(failure) => {
+                self.env.ledger.step_failed(self.cycle, name, &failure.message, self.env.now(), wall).await?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// What a finished step produced; `None` where it is not done.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read, or holds what this build cannot read.
+    pub async fn output_of<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepFailure> {
+        let steps = self.env.ledger.steps_of(self.cycle).await?;
+        let Some(step) = steps.into_iter().find(|step| step.name == name && step.state == StepState::Done) else {
+            return Ok(None);
+        };
+        let output = step.output.unwrap_or_default();
+        serde_json::from_value(output).map(Some).map_err(|error| {
+            StepFailure::new(ErrorKind::Corrupt, format!("the journal of {} step `{name}` cannot be read: {error}", self.cycle))
+        })
+    }
+
+    /// Whether a step was begun and not undone.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn touched(&self, name: &str) -> Result<bool, StepFailure> {
+        let steps = self.env.ledger.steps_of(self.cycle).await?;
+        Ok(steps.iter().any(|step| step.name == name && !matches!(step.state, StepState::Undone | StepState::Skipped)))
+    }
+
+    /// Undoes a step if it was done (or begun). An undo that keeps failing is
+    /// marked `stuck`, and its failure is answered so that somebody is told.
+    ///
+    /// # Errors
+    /// When the undo could not finish, or the ledger cannot be written.
+    pub async fn undo<F, Fut>(&self, name: &'static str, mut attempt: F) -> Result<(), StepFailure>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<(), StepFailure>>,
+    {
+        if !self.touched(name).await? {
+            return Ok(());
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match attempt().await {
+                Ok(()) => {
+                    self.env.ledger.step_undone(self.cycle, name, self.env.now()).await?;
+                    tracing::info!(cycle.id = %self.cycle, step.name = name, "step undone");
+                    return Ok(());
+                }
+                Err(failure) if tries < self.retry.attempts => {
+                    tracing::warn!(cycle.id = %self.cycle, step.name = name, attempt = tries, error = %failure, "undo failed and will be tried again");
+                    tokio::time::sleep(self.retry.pause_after(tries)).await;
+                }
+                Err(failure) => {
+                    self.env.ledger.step_stuck(self.cycle, name, &failure.message, self.env.now()).await?;
+                    return Err(failure);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_and_stops_growing() {
+        let policy = RetryPolicy { attempts: 9, first_pause: Duration::from_secs(1), longest_pause: Duration::from_secs(5) };
+        let pauses: Vec<u64> = (1..=5).map(|attempt| policy.pause_after(attempt).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 5, 5]);
+    }
+}

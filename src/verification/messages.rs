@@ -1,0 +1,35 @@
+//! What the verification stage is asked, and what it answers.
+
+use actix::Message;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{DeploymentId, Digest, ModelVersion};
+use crate::saga::StepFailure;
+
+/// Judge a release that was just rolled out.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<DeploymentVerified, StepFailure>")]
+pub struct VerifyDeployment {
+    /// Which release.
+    pub deployment: DeploymentId,
+    /// The model that it must serve.
+    pub model: ModelVersion,
+    /// The bundle whose reference the scores are held against.
+    pub bundle: Digest,
+    /// Where held-out rows come from when there is too little live traffic.
+    pub dataset: Digest,
+    /// Rows are taken from before this moment.
+    pub as_of: DateTime<Utc>,
+}
+
+/// The verdict, stored in the ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeploymentVerified {
+    /// Whether every check passed.
+    pub passed: bool,
+    /// One sentence.
+    pub reason: String,
+    /// Requests that were sent for it.
+    pub requests: usize,
+}
