@@ -20,11 +20,11 @@ pub use sections::{
     MonitoringSettings, NotificationSettings, PackagingSettings, RegistrySettings, TuningSettings,
 };
 
-use crate::coordinator::DecisionPolicy;
+use crate::coordinator::decide::RetrainPolicy;
+use crate::coordinator::training_policy::TrainingPolicy;
 use crate::data::ParseOptions;
 use crate::evaluation::gate::GatePolicy;
 use crate::training::TrainingParameters;
-use crate::training::policy::TrainingPolicy;
 use crate::verification::VerificationPolicy;
 
 /// The whole configuration.
@@ -58,7 +58,7 @@ pub struct Settings {
     /// What is watched, and how often.
     pub monitoring: MonitoringSettings,
     /// When to retrain.
-    pub decisions: DecisionPolicy,
+    pub retrain: RetrainPolicy,
     /// Alerts.
     pub notification: NotificationSettings,
 }

@@ -6,7 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::data::ParseOptions;
-use crate::monitoring::MonitorPolicy;
+use crate::monitoring::drift_policy::DriftPolicy;
+use crate::monitoring::errors::ErrorPolicy;
+use crate::monitoring::latency::LatencyPolicy;
+use crate::monitoring::performance::PerformancePolicy;
+use crate::monitoring::scrape::ScrapePolicy;
+use crate::monitoring::skew::SkewPolicy;
+use crate::monitoring::traffic::TrafficPolicy;
 use crate::saga::RetryPolicy;
 
 /// `[daemon]`: the process itself.
@@ -210,14 +216,39 @@ pub struct MonitoringSettings {
     /// Days of traffic that one drift test looks at: whole weeks, so that the mix
     /// of hours and weekdays is the same as in the reference.
     pub window_days: u32,
-    /// Thresholds.
-    #[serde(flatten)]
-    pub policy: MonitorPolicy,
+    /// Where a day begins, in minutes after midnight UTC: with 300, days of New
+    /// York's winter, so that a night's departures stay with their day.
+    pub day_starts_minutes_utc: u32,
+    /// How replicas are asked.
+    pub scrape: ScrapePolicy,
+    /// Drift of inputs and scores.
+    pub drift: DriftPolicy,
+    /// Realised performance.
+    pub performance: PerformancePolicy,
+    /// Error spikes.
+    pub errors: ErrorPolicy,
+    /// Latency.
+    pub latency: LatencyPolicy,
+    /// Drops and surges of traffic.
+    pub traffic: TrafficPolicy,
+    /// Score distribution against the reference.
+    pub skew: SkewPolicy,
 }
 
 impl Default for MonitoringSettings {
     fn default() -> Self {
-        Self { interval_secs: 60, window_days: 14, policy: MonitorPolicy::default() }
+        Self {
+            interval_secs: 60,
+            window_days: 14,
+            day_starts_minutes_utc: 300,
+            scrape: ScrapePolicy::default(),
+            drift: DriftPolicy::default(),
+            performance: PerformancePolicy::default(),
+            errors: ErrorPolicy::default(),
+            latency: LatencyPolicy::default(),
+            traffic: TrafficPolicy::default(),
+            skew: SkewPolicy::default(),
+        }
     }
 }
 

@@ -8,7 +8,6 @@
 //! first cycle has no live model: its gate compares with the lookup table alone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,16 +18,26 @@ use crate::deployment::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::ModelVersion;
-use crate::ledger::{CycleOutcome, CycleRecord};
+use crate::ledger::{Cycle, CycleOutcome};
 use crate::packaging::messages::{DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, WithdrawImage};
 use crate::registry::messages::{ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
-use crate::saga::{RetryPolicy, Saga, StepFailure, StepObserver};
+use crate::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
 use crate::training::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
 
-/// Names of the steps, in order.
-pub const STEPS: [&str; 10] =
-    ["ingest", "dataset", "train", "gate", "register", "package", "push", "deploy", "verify", "approve"];
+const INGEST: StepName = StepName::new(1, "ingest");
+const DATASET: StepName = StepName::new(2, "dataset");
+const TRAIN: StepName = StepName::new(3, "train");
+const GATE: StepName = StepName::new(4, "gate");
+const REGISTER: StepName = StepName::new(5, "register");
+const PACKAGE: StepName = StepName::new(6, "package");
+const PUSH: StepName = StepName::new(7, "push");
+const DEPLOY: StepName = StepName::new(8, "deploy");
+const VERIFY: StepName = StepName::new(9, "verify");
+const APPROVE: StepName = StepName::new(10, "approve");
+
+/// The steps, in order.
+pub const STEPS: [StepName; 10] = [INGEST, DATASET, TRAIN, GATE, REGISTER, PACKAGE, PUSH, DEPLOY, VERIFY, APPROVE];
 
 /// How a cycle ended, or that it waits for a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,7 +78,7 @@ pub struct CycleContext {
 ///
 /// # Errors
 /// Only when the ledger itself fails: everything else is an outcome.
-pub async fn run(context: &CycleContext, cycle: &CycleRecord, approved_by: Option<String>) -> Result<CycleEnd, StepFailure> {
+pub async fn run(context: &CycleContext, cycle: &Cycle, approved_by: Option<String>) -> Result<CycleEnd, StepFailure> {
     let saga = Saga::new(context.env.clone(), cycle.id, context.settings.daemon.step_retry(), context.observer.clone());
     match forward(context, &saga, cycle, approved_by).await {
         Ok(end) => Ok(end),
@@ -97,20 +106,20 @@ pub async fn run(context: &CycleContext, cycle: &CycleRecord, approved_by: Optio
 async fn forward(
     context: &CycleContext,
     saga: &Saga,
-    cycle: &CycleRecord,
+    cycle: &Cycle,
     approved_by: Option<String>,
 ) -> Result<CycleEnd, StepFailure> {
     let stages = &context.stages;
-    let _: FlightsIngested = saga.step(1, "ingest", || stages.data(IngestFlights { at: context.env.now() })).await?;
+    let _: FlightsIngested = saga.step(INGEST, || stages.data(IngestFlights { at: context.env.now() })).await?;
     let dataset: DatasetBuilt =
-        saga.step(2, "dataset", || stages.data(BuildDataset { cycle: cycle.id, as_of: cycle.started_at })).await?;
+        saga.step(DATASET, || stages.data(BuildDataset { cycle: cycle.id, as_of: cycle.started_at })).await?;
     let trained: ModelTrained = saga
-        .step(3, "train", || {
+        .step(TRAIN, || {
             stages.training(TrainModel { cycle: cycle.id, run: cycle.run, dataset: dataset.version.clone(), as_of: cycle.started_at })
         })
         .await?;
     let gate: GateAnswered = saga
-        .step(4, "gate", || {
+        .step(GATE, || {
             stages.training(CompareWithLive {
                 cycle: cycle.id,
                 dataset: dataset.version.clone(),
@@ -124,15 +133,15 @@ async fn forward(
         return Ok(CycleEnd::Finished { outcome: CycleOutcome::KeptLive, detail: gate.reason });
     }
     let registered: ModelRegistered = saga
-        .step(5, "register", || stages.registry(RegisterModel { cycle: cycle.clone(), trained: trained.clone(), dataset: dataset.version.clone() }))
+        .step(REGISTER, || stages.registry(RegisterModel { cycle: cycle.clone(), trained: trained.clone(), dataset: dataset.version.clone() }))
         .await?;
     let packaged: ModelPackaged = saga
-        .step(6, "package", || stages.packaging(PackageModel { model: registered.version, bundle: registered.bundle.clone(), dataset: dataset.version.clone() }))
+        .step(PACKAGE, || stages.packaging(PackageModel { model: registered.version, bundle: registered.bundle.clone(), dataset: dataset.version.clone() }))
         .await?;
     let pushed: ImagePushed =
-        saga.step(7, "push", || stages.packaging(PushImage { model: registered.version, packaged: packaged.clone() })).await?;
+        saga.step(PUSH, || stages.packaging(PushImage { model: registered.version, packaged: packaged.clone() })).await?;
     let deployed: ModelDeployed = saga
-        .step(8, "deploy", || {
+        .step(DEPLOY, || {
             stages.deployment(DeployModel {
                 cycle: cycle.id,
                 deployment: cycle.deployment,
@@ -143,7 +152,7 @@ async fn forward(
         })
         .await?;
     let verified: DeploymentVerified = saga
-        .step(9, "verify", || async {
+        .step(VERIFY, || async {
             let answer: DeploymentVerified = stages
                 .verification(VerifyDeployment {
                     deployment: deployed.deployment,
@@ -162,7 +171,7 @@ async fn forward(
         (ApprovalMode::Manual, None) => return Ok(CycleEnd::WaitingForApproval),
     };
     let approved: Approved = saga
-        .step(10, "approve", || async {
+        .step(APPROVE, || async {
             let promote = PromoteModel { version: registered.version, deployment: deployed.deployment };
             stages.registry(promote).await?;
             Ok(Approved { model: registered.version, by: by.clone() })
@@ -176,7 +185,7 @@ async fn forward(
 
 /// Undoes in reverse what a failed cycle did. Answers whether a release had to
 /// be rolled back.
-async fn undo(context: &CycleContext, saga: &Saga, cycle: &CycleRecord) -> Result<bool, StepFailure> {
+async fn undo(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<bool, StepFailure> {
     let stages = &context.stages;
     let mut stuck = None;
     let mut keep_first = |result: Result<(), StepFailure>| {
@@ -184,13 +193,13 @@ async fn undo(context: &CycleContext, saga: &Saga, cycle: &CycleRecord) -> Resul
             stuck.get_or_insert(failure);
         }
     };
-    let release_touched = saga.touched("deploy").await?;
-    keep_first(saga.undo("approve", || stages.registry(crate::registry::messages::DemoteModel { version: cycle.model })).await);
-    keep_first(saga.undo("deploy", || stages.deployment(RestoreRelease { failed: cycle.deployment })).await);
-    keep_first(saga.undo("push", || stages.packaging(WithdrawImage { model: cycle.model })).await);
-    keep_first(saga.undo("package", || stages.packaging(DiscardImage { model: cycle.model })).await);
-    keep_first(saga.undo("register", || stages.registry(WithdrawModel { version: cycle.model })).await);
-    keep_first(saga.undo("train", || stages.training(DiscardRun { run: cycle.run })).await);
+    let release_touched = saga.touched(DEPLOY).await?;
+    keep_first(saga.undo(APPROVE, || stages.registry(crate::registry::messages::DemoteModel { version: cycle.model })).await);
+    keep_first(saga.undo(DEPLOY, || stages.deployment(RestoreRelease { failed: cycle.deployment })).await);
+    keep_first(saga.undo(PUSH, || stages.packaging(WithdrawImage { model: cycle.model })).await);
+    keep_first(saga.undo(PACKAGE, || stages.packaging(DiscardImage { model: cycle.model })).await);
+    keep_first(saga.undo(REGISTER, || stages.registry(WithdrawModel { version: cycle.model })).await);
+    keep_first(saga.undo(TRAIN, || stages.training(DiscardRun { run: cycle.run })).await);
     stuck.map_or(Ok(release_touched), Err)
 }
 
@@ -198,17 +207,7 @@ async fn undo(context: &CycleContext, saga: &Saga, cycle: &CycleRecord) -> Resul
 ///
 /// # Errors
 /// When an undo is stuck or the ledger fails.
-pub async fn reject(context: &CycleContext, cycle: &CycleRecord) -> Result<(), StepFailure> {
+pub async fn reject(context: &CycleContext, cycle: &Cycle) -> Result<(), StepFailure> {
     let saga = Saga::new(context.env.clone(), cycle.id, RetryPolicy::default(), context.observer.clone());
     undo(context, &saga, cycle).await.map(|_| ())
-}
-
-/// How long a step may take before its stage is considered hung.
-#[must_use]
-pub fn step_deadline(step: &str) -> Duration {
-    match step {
-        "train" => Duration::from_secs(6 * 3600),
-        "dataset" | "gate" | "ingest" => Duration::from_secs(1800),
-        _ => Duration::from_secs(900),
-    }
 }

@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::{DeploymentId, ModelVersion};
-use crate::ledger::{DeploymentRecord, DeploymentState};
+use crate::ledger::{Alias, Deployment, DeploymentState, Page};
 use crate::ports::Release;
 use crate::registry::BundleStore;
 use crate::saga::StepFailure;
@@ -45,16 +45,17 @@ impl DeploymentStage {
             Some(record) => record.previous,
             None => self.env.cluster.current().await?.map(|current| current.deployment),
         };
-        let record = DeploymentRecord {
+        let record = Deployment {
             id: message.deployment,
-            cycle: message.cycle,
+            cycle: Some(message.cycle),
             model: message.model,
             release: release.clone(),
             state: DeploymentState::Applying,
             previous: replaced,
-            at: self.env.now(),
+            created_at: self.env.now(),
+            changed_at: self.env.now(),
         };
-        self.env.ledger.put_deployment(&record).await?;
+        self.env.ledger.insert_deployment(record).await?;
         self.apply(&release).await?;
         self.env.ledger.set_deployment_state(message.deployment, DeploymentState::Applied, self.env.now()).await?;
         Ok(ModelDeployed {
@@ -93,16 +94,19 @@ impl DeploymentStage {
     /// whole release.
     pub(super) async fn roll_back(&self, message: RollBackToPrevious) -> Result<ModelVersion, StepFailure> {
         let nothing = |what: &str| StepFailure::new(ErrorKind::NotFound, format!("there is no {what} to roll back to"));
-        let previous = self.env.ledger.alias("previous").await?.ok_or_else(|| nothing("previous model"))?;
-        let deployments = self.env.ledger.deployments_of(previous).await?;
-        let target = deployments.into_iter().find(|record| record.state == DeploymentState::Approved);
+        let previous = self.env.ledger.model_by_alias(Alias::Previous).await?;
+        let previous = previous.ok_or_else(|| nothing("previous model"))?.version;
+        let deployments = self.env.ledger.deployments(Page::first(1000)).await?;
+        let target = deployments.into_iter().find(|record| {
+            record.model == previous && record.state == DeploymentState::Approved
+        });
         let target = target.ok_or_else(|| nothing("approved release of the previous model"))?;
         let current = self.env.cluster.current().await?;
         self.apply(&target.release).await?;
         if let Some(current) = current.filter(|current| current.deployment != target.id) {
             self.env.ledger.set_deployment_state(current.deployment, DeploymentState::RolledBack, self.env.now()).await?;
         }
-        self.env.ledger.promote(previous, target.id, self.env.now()).await?;
+        self.env.ledger.promote(previous, self.env.now()).await?;
         tracing::warn!(model.version = %previous, requested_by = message.by, "rolled back to the previous model");
         Ok(previous)
     }

@@ -4,7 +4,7 @@ use actix::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{DeploymentId, Digest, ModelVersion};
-use crate::ledger::CycleRecord;
+use crate::ledger::Cycle;
 use crate::saga::StepFailure;
 use crate::training::messages::ModelTrained;
 
@@ -13,7 +13,7 @@ use crate::training::messages::ModelTrained;
 #[rtype(result = "Result<ModelRegistered, StepFailure>")]
 pub struct RegisterModel {
     /// The cycle, with the version minted for it and the reason of the retrain.
-    pub cycle: CycleRecord,
+    pub cycle: Cycle,
     /// What training produced.
     pub trained: ModelTrained,
     /// What it was trained on.

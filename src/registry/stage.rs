@@ -7,7 +7,7 @@ use super::messages::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel,
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::Digest;
-use crate::ledger::{CycleReason, ModelRecord};
+use crate::ledger::{Alias, CycleReason, DeploymentState, Model};
 use crate::saga::{StepFailure, run_blocking};
 
 /// The registry's work, apart from its actor.
@@ -32,26 +32,24 @@ impl RegistryStage {
         .await?
         .map_err(|error| StepFailure::of(error.kind(), &error))?;
         self.upload(&digest).await?;
-        let parent = self.env.ledger.alias("live").await?;
-        let record = ModelRecord {
+        let parent = self.env.ledger.model_by_alias(Alias::Live).await?.map(|model| model.version);
+        let record = Model {
             version: cycle.model,
             bundle: digest.clone(),
             dataset,
             run: cycle.run,
             cycle: cycle.id,
-            reason: cycle.reason.clone(),
-            drift_report: match &cycle.reason {
-                CycleReason::Drift { report, .. } => Some(*report),
+            drift_reason: match &cycle.reason {
+                CycleReason::Drift { summary, .. } => Some(summary.clone()),
                 _ => None,
             },
             parent,
-            trained_rows: trained.trained_rows as u64,
             metrics: bundle.metrics,
             bundle_key: object_prefix(&digest),
             registered_at: self.env.now(),
         };
-        self.env.ledger.register_model(&record).await?;
-        self.env.ledger.set_alias("candidate", Some(cycle.model), self.env.now()).await?;
+        self.env.ledger.register_model(record).await?;
+        self.env.ledger.set_candidate(Some(cycle.model), self.env.now()).await?;
         Ok(ModelRegistered { version: cycle.model, bundle: digest })
     }
 
@@ -72,18 +70,21 @@ impl RegistryStage {
     }
 
     pub(super) async fn promote(&self, message: PromoteModel) -> Result<(), StepFailure> {
-        self.env.ledger.promote(message.version, message.deployment, self.env.now()).await?;
+        let now = self.env.now();
+        self.env.ledger.promote(message.version, now).await?;
+        self.env.ledger.set_deployment_state(message.deployment, DeploymentState::Approved, now).await?;
         Ok(())
     }
 
     pub(super) async fn demote(&self, message: DemoteModel) -> Result<(), StepFailure> {
-        self.env.ledger.demote(message.version, self.env.now()).await?;
+        self.env.ledger.rollback_alias(message.version, self.env.now()).await?;
         Ok(())
     }
 
     pub(super) async fn withdraw(&self, message: WithdrawModel) -> Result<(), StepFailure> {
-        if self.env.ledger.alias("candidate").await? == Some(message.version) {
-            self.env.ledger.set_alias("candidate", None, self.env.now()).await?;
+        let candidate = self.env.ledger.model_by_alias(Alias::Candidate).await?;
+        if candidate.is_some_and(|model| model.version == message.version) {
+            self.env.ledger.set_candidate(None, self.env.now()).await?;
         }
         Ok(())
     }

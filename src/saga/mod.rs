@@ -19,6 +19,23 @@ use crate::error::{ErrorKind, chain};
 use crate::ids::CycleId;
 use crate::ledger::{LedgerError, StepState};
 
+/// One step of a cycle: its place in the list and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepName {
+    /// Place in the list, from 1.
+    pub position: u32,
+    /// Name for people and metrics.
+    pub name: &'static str,
+}
+
+impl StepName {
+    /// A step.
+    #[must_use]
+    pub const fn new(position: u32, name: &'static str) -> Self {
+        Self { position, name }
+    }
+}
+
 /// Why a step did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -118,13 +135,14 @@ impl Saga {
     ///
     /// # Errors
     /// The last attempt's failure, journaled.
-    pub async fn step<T, F, Fut>(&self, position: u32, name: &'static str, mut attempt: F) -> Result<T, StepFailure>
+    pub async fn step<T, F, Fut>(&self, step: StepName, mut attempt: F) -> Result<T, StepFailure>
     where
         T: Serialize + DeserializeOwned,
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StepFailure>>,
     {
-        if let Some(output) = self.output_of(name).await? {
+        let StepName { position, name } = step;
+        if let Some(output) = self.output_of(step).await? {
             tracing::info!(cycle.id = %self.cycle, step.name = name, "step was done before the restart");
             return Ok(output);
         }
@@ -149,11 +167,12 @@ impl Saga {
         match result {
             Ok(output) => {
                 let json = serde_json::to_value(&output).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-                self.env.ledger.step_done(self.cycle, name, &json, self.env.now(), wall).await?;
+                self.env.ledger.step_done(self.cycle, position, json, self.env.now(), wall.as_millis() as u64).await?;
                 Ok(output)
             }
             Err(failure) => {
-                self.env.ledger.step_failed(self.cycle, name, &failure.message, self.env.now(), wall).await?;
+                let wall_ms = wall.as_millis() as u64;
+                self.env.ledger.step_failed(self.cycle, position, &failure.message, self.env.now(), wall_ms).await?;
                 Err(failure)
             }
         }
@@ -163,14 +182,13 @@ impl Saga {
     ///
     /// # Errors
     /// When the ledger cannot be read, or holds what this build cannot read.
-    pub async fn output_of<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StepFailure> {
+    pub async fn output_of<T: DeserializeOwned>(&self, step: StepName) -> Result<Option<T>, StepFailure> {
         let steps = self.env.ledger.steps_of(self.cycle).await?;
-        let Some(step) = steps.into_iter().find(|step| step.name == name && step.state == StepState::Done) else {
-            return Ok(None);
-        };
-        let output = step.output.unwrap_or_default();
+        let done = steps.into_iter().find(|other| other.position == step.position && other.state == StepState::Done);
+        let Some(done) = done else { return Ok(None) };
+        let output = done.output.unwrap_or_default();
         serde_json::from_value(output).map(Some).map_err(|error| {
-            StepFailure::new(ErrorKind::Corrupt, format!("the journal of {} step `{name}` cannot be read: {error}", self.cycle))
+            StepFailure::new(ErrorKind::Corrupt, format!("the journal of {} step `{}` cannot be read: {error}", self.cycle, step.name))
         })
     }
 
@@ -178,9 +196,11 @@ impl Saga {
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub async fn touched(&self, name: &str) -> Result<bool, StepFailure> {
+    pub async fn touched(&self, step: StepName) -> Result<bool, StepFailure> {
         let steps = self.env.ledger.steps_of(self.cycle).await?;
-        Ok(steps.iter().any(|step| step.name == name && !matches!(step.state, StepState::Undone | StepState::Skipped)))
+        Ok(steps.iter().any(|other| {
+            other.position == step.position && !matches!(other.state, StepState::Undone | StepState::Skipped)
+        }))
     }
 
     /// Undoes a step if it was done (or begun). An undo that keeps failing is
@@ -188,12 +208,13 @@ impl Saga {
     ///
     /// # Errors
     /// When the undo could not finish, or the ledger cannot be written.
-    pub async fn undo<F, Fut>(&self, name: &'static str, mut attempt: F) -> Result<(), StepFailure>
+    pub async fn undo<F, Fut>(&self, step: StepName, mut attempt: F) -> Result<(), StepFailure>
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<(), StepFailure>>,
     {
-        if !self.touched(name).await? {
+        let StepName { position, name } = step;
+        if !self.touched(step).await? {
             return Ok(());
         }
         let mut tries = 0;
@@ -201,7 +222,7 @@ impl Saga {
             tries += 1;
             match attempt().await {
                 Ok(()) => {
-                    self.env.ledger.step_undone(self.cycle, name, self.env.now()).await?;
+                    self.env.ledger.step_undone(self.cycle, position, self.env.now()).await?;
                     tracing::info!(cycle.id = %self.cycle, step.name = name, "step undone");
                     return Ok(());
                 }
@@ -210,7 +231,7 @@ impl Saga {
                     tokio::time::sleep(self.retry.pause_after(tries)).await;
                 }
                 Err(failure) => {
-                    self.env.ledger.step_stuck(self.cycle, name, &failure.message, self.env.now()).await?;
+                    self.env.ledger.step_stuck(self.cycle, position, &failure.message, self.env.now()).await?;
                     return Err(failure);
                 }
             }

