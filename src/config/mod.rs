@@ -22,7 +22,6 @@ pub use sections::{
 
 use crate::coordinator::decide::RetrainPolicy;
 use crate::coordinator::training_policy::TrainingPolicy;
-use crate::data::ParseOptions;
 use crate::evaluation::gate::GatePolicy;
 use crate::training::TrainingParameters;
 use crate::verification::VerificationPolicy;
@@ -107,11 +106,5 @@ impl Settings {
     pub fn checked(self) -> Result<Self, ConfigError> {
         let faults = self.faults();
         if faults.is_empty() { Ok(self) } else { Err(ConfigError::Faults(faults)) }
-    }
-
-    /// How the logs of a source are read.
-    #[must_use]
-    pub fn parse_options(&self) -> ParseOptions {
-        self.ingestion.parse.clone()
     }
 }

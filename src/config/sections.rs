@@ -1,11 +1,12 @@
 //! The sections that belong to no single stage's policy.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::ParseOptions;
+use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
 use crate::monitoring::latency::LatencyPolicy;
@@ -82,8 +83,12 @@ pub struct IngestionSettings {
     /// Minutes after its time stamp at which a weather observation is known. The
     /// default allows for stamps that are cut off to the full hour.
     pub weather_delay_minutes: u32,
-    /// How logs with other columns are read.
-    pub parse: ParseOptions,
+    /// How logs with other columns are read; the known layouts when left out.
+    pub column_mapping: Option<ColumnMapping>,
+    /// Time zones of airports whose file does not tell them, by IATA code.
+    pub time_zones: BTreeMap<String, String>,
+    /// Bounds of one object.
+    pub limits: ParseLimits,
 }
 
 impl Default for IngestionSettings {
@@ -100,7 +105,9 @@ impl Default for IngestionSettings {
             interval_secs: 300,
             horizon_minutes: 120,
             weather_delay_minutes: 60,
-            parse: ParseOptions::default(),
+            column_mapping: None,
+            time_zones: BTreeMap::new(),
+            limits: ParseLimits::default(),
         }
     }
 }

@@ -1,0 +1,352 @@
+//! What ingesting and building a dataset do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Duration, Utc};
+use delayd_features::{Airport, HolidayCalendar};
+use tokio::sync::Mutex;
+
+use super::contract::Contract;
+use super::dataset::{DatasetManifest, DatasetSource, load_dataset, rows_digest, store_dataset, window};
+use super::error::DataError;
+use super::formats::parse_flights;
+use super::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
+use super::ingest::{Ingested, IngestOptions, KnownObject, ObjectReport, ingest_new};
+use super::local_time::TimeZones;
+use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
+use super::validation::{SourcedRecord, Validated, ValidationInput, quarantine_csv, validate};
+use super::weather::WeatherHistory;
+use super::{Example, FlightRecord, OperationsIndex, airports, assemble};
+use crate::config::Settings;
+use crate::env::Env;
+use crate::error::ErrorKind;
+use crate::ids::Digest;
+use crate::ledger::{self, IngestedObject, KnownOutcome, ObjectRef, ObjectStatus, Page};
+use crate::ports::{ObjectMeta, WeatherSource};
+use crate::saga::{StepFailure, run_blocking};
+
+impl From<DataError> for StepFailure {
+    fn from(error: DataError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+
+/// Airports and holidays as the store has them now.
+#[derive(Debug, Clone)]
+pub struct ReferenceData {
+    /// Airports by IATA code.
+    pub airports: BTreeMap<String, Airport>,
+    /// Holidays and events.
+    pub holidays: HolidayCalendar,
+}
+
+/// Examples of one dataset, kept while a cycle needs them.
+#[derive(Debug)]
+pub struct TrainingSet {
+    /// The dataset.
+    pub version: Digest,
+    /// Its flights with what was known at their prediction times.
+    pub examples: Vec<Example>,
+    /// Airports and holidays.
+    pub reference: ReferenceData,
+}
+
+/// The data stage's work, apart from its actor. Training and verification read
+/// datasets through it too.
+#[derive(Clone)]
+pub struct DataStage {
+    env: Env,
+    settings: Arc<Settings>,
+    contract: Arc<Contract>,
+    weather: Arc<dyn WeatherSource>,
+    cached: Arc<Mutex<Option<Arc<TrainingSet>>>>,
+}
+
+impl DataStage {
+    /// The stage, with its contract read.
+    ///
+    /// # Errors
+    /// When the contract is malformed, or a configured feature is known too late.
+    pub fn new(env: Env, settings: Arc<Settings>, weather: Arc<dyn WeatherSource>) -> Result<Self, DataError> {
+        let path = &settings.ingestion.contract_path;
+        let contract = if path.as_os_str().is_empty() {
+            Contract::built_in()?
+        } else {
+            let text = std::fs::read_to_string(path).map_err(|error| DataError::Contract(format!("{}: {error}", path.display())))?;
+            Contract::parse(&text)?
+        };
+        Ok(Self { env, settings, contract: Arc::new(contract), weather, cached: Arc::default() })
+    }
+
+    /// Airports and holidays.
+    ///
+    /// # Errors
+    /// When a configured object is missing or malformed.
+    pub async fn reference(&self) -> Result<ReferenceData, DataError> {
+        let ingestion = &self.settings.ingestion;
+        let store = &self.env.object_store;
+        let body = store.get(&ingestion.airports_key).await?;
+        let (mut table, _) = airports::parse_airports(&ingestion.airports_key, &body, &ingestion.time_zones)?;
+        airports::supplement(&mut table);
+        let mut holidays = HolidayCalendar::us_federal();
+        if !ingestion.holidays_key.is_empty() {
+            let body = store.get(&ingestion.holidays_key).await?;
+            let (days, warnings) = parse_icalendar(&ingestion.holidays_key, &body)?;
+            warnings.iter().for_each(|warning| tracing::warn!(object.key = ingestion.holidays_key, "{warning}"));
+            extend_calendar(&mut holidays, days);
+        }
+        if !ingestion.events_key.is_empty() {
+            let body = store.get(&ingestion.events_key).await?;
+            let (days, warnings) = parse_events_csv(&ingestion.events_key, &body, &[])?;
+            warnings.iter().for_each(|warning| tracing::warn!(object.key = ingestion.events_key, "{warning}"));
+            extend_calendar(&mut holidays, days);
+        }
+        Ok(ReferenceData { airports: table, holidays })
+    }
+
+    pub(super) async fn ingest(&self, message: IngestFlights) -> Result<FlightsIngested, StepFailure> {
+        let reference = self.reference().await?;
+        let known = self.known_objects().await?;
+        let ingestion = &self.settings.ingestion;
+        let options = IngestOptions {
+            prefix: ingestion.flights_prefix.clone(),
+            max_concurrent_fetches: ingestion.concurrency,
+            mapping: ingestion.column_mapping.clone(),
+            limits: ingestion.limits.clone(),
+            ..IngestOptions::default()
+        };
+        let ingested = ingest_new(&self.env.object_store, &known, &options, &self.contract, &reference.airports, message.at).await?;
+        self.record(&ingested, message.at).await
+    }
+
+    /// What was taken in before, by key; of several versions the newest.
+    async fn known_objects(&self) -> Result<BTreeMap<String, KnownObject>, StepFailure> {
+        let listed = self.env.ledger.setting::<BTreeMap<String, KnownObject>>("ingested_objects").await?;
+        Ok(listed.unwrap_or_default())
+    }
+
+    /// Ledger first: objects, outcomes, then what was seen; a crash in between
+    /// only makes the next pass look at the same objects again.
+    async fn record(&self, ingested: &Ingested, at: DateTime<Utc>) -> Result<FlightsIngested, StepFailure> {
+        let report = &ingested.report;
+        let objects: Vec<IngestedObject> = report.objects.iter().filter_map(|object| ledger_object(object, at)).collect();
+        let outcomes = known_outcomes(&ingested.accepted);
+        let summary = FlightsIngested {
+            objects: report.objects.len(),
+            refused: report.objects.iter().filter_map(|object| object.error.clone()).collect(),
+            accepted: ingested.accepted.len(),
+            quarantined: ingested.quarantined.len(),
+            outcomes: outcomes.len(),
+        };
+        if objects.is_empty() {
+            return Ok(summary);
+        }
+        self.env.ledger.record_objects(objects).await?;
+        self.env.ledger.upsert_outcomes(outcomes).await?;
+        if !ingested.quarantined.is_empty() {
+            let body = quarantine_csv(&ingested.quarantined)?;
+            let key = format!("quarantine/{}-{}.csv", at.format("%Y%m%dT%H%M%SZ"), Digest::of(&body).short());
+            self.env.object_store.put(&key, Bytes::from(body)).await?;
+        }
+        let mut known = self.known_objects().await?;
+        known.extend(ingested.seen.clone());
+        self.env.ledger.set_setting("ingested_objects", known, at).await?;
+        for refused in &summary.refused {
+            tracing::warn!("{refused}");
+        }
+        Ok(summary)
+    }
+
+    fn horizon(&self) -> Duration {
+        Duration::minutes(i64::from(self.settings.ingestion.horizon_minutes))
+    }
+
+    /// Freezes what is ingested under a version: every accepted object is read
+    /// again from the store, so that the manifest tells exactly what went in.
+    pub(super) async fn build(&self, message: BuildDataset) -> Result<DatasetBuilt, StepFailure> {
+        let reference = self.reference().await?;
+        let (validated, sources) = self.read_sources(&reference, message.as_of).await?;
+        if validated.accepted.is_empty() {
+            return Err(StepFailure::new(
+                ErrorKind::Invalid,
+                format!("no flights are ingested yet; put logs under `{}` in the object store", self.settings.ingestion.flights_prefix),
+            ));
+        }
+        let validated = validated.into_result()?;
+        let from = validated.accepted.iter().map(|record| record.scheduled_departure).min().unwrap_or_default();
+        let last = validated.accepted.iter().map(|record| record.scheduled_departure).max().unwrap_or_default();
+        let until = last + Duration::minutes(1);
+        let contract = self.contract.digest()?;
+        let policy = serde_json::to_string(&self.settings.training_policy).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let as_of = message.as_of;
+        let (manifest, records) = run_blocking(move || -> Result<_, DataError> {
+            let records = window(&validated.accepted, from, until, as_of);
+            let manifest = DatasetManifest {
+                format: DatasetManifest::FORMAT,
+                sources,
+                contract,
+                window_from: from,
+                window_until: until,
+                as_of,
+                policy,
+                rows: records.len() as u64,
+                rows_sha256: rows_digest(&records)?,
+            };
+            Ok((manifest, (records, validated.report)))
+        })
+        .await??;
+        let (records, report) = records;
+        let version = store_dataset(self.env.object_store.as_ref(), &manifest, &records).await?;
+        self.record_dataset(&message, &version, &manifest, &report).await?;
+        let labelled = records.iter().filter(|record| record.arrived_at.is_some()).count();
+        Ok(DatasetBuilt { version, rows: records.len(), labelled, from, until })
+    }
+
+    async fn record_dataset(
+        &self,
+        message: &BuildDataset,
+        version: &Digest,
+        manifest: &DatasetManifest,
+        report: &super::validation::ValidationReport,
+    ) -> Result<(), StepFailure> {
+        let json = |value: Result<serde_json::Value, serde_json::Error>| value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error));
+        let sources = manifest.sources.iter().map(|source| ObjectRef { key: source.key.clone(), digest: source.sha256.clone() });
+        let dataset = ledger::Dataset {
+            version: version.clone(),
+            cycle: message.cycle,
+            sources: sources.collect(),
+            manifest: json(serde_json::to_value(manifest))?,
+            rows: manifest.rows,
+            from: manifest.window_from,
+            until: manifest.window_until,
+            validation: json(serde_json::to_value(report))?,
+            created_at: self.env.now(),
+        };
+        Ok(self.env.ledger.insert_dataset(dataset).await?)
+    }
+
+    async fn read_sources(&self, reference: &ReferenceData, as_of: DateTime<Utc>) -> Result<(Validated, Vec<DatasetSource>), StepFailure> {
+        let zones = TimeZones::of(&reference.airports)?;
+        let objects = self.env.ledger.objects(Page { offset: 0, limit: 1_000_000 }).await?;
+        let mut taken: BTreeMap<String, IngestedObject> = BTreeMap::new();
+        for object in objects.into_iter().filter(|object| object.status == ObjectStatus::Accepted) {
+            // Newest first: of a changed object only the newest version counts.
+            taken.entry(object.key.clone()).or_insert(object);
+        }
+        let mut input = ValidationInput::default();
+        let mut sources = Vec::with_capacity(taken.len());
+        for (index, object) in taken.into_values().enumerate() {
+            let body = self.env.object_store.get(&object.key).await?;
+            let found = Digest::of(&body);
+            if found != object.digest {
+                let message = format!("{} changed after it was ingested (digest {found}, was {}); it is ingested anew first", object.key, object.digest);
+                return Err(StepFailure::new(ErrorKind::Conflict, message));
+            }
+            let (key, zones, mapping, limits) =
+                (object.key.clone(), zones.clone(), self.settings.ingestion.column_mapping.clone(), self.settings.ingestion.limits.clone());
+            let parsed = run_blocking(move || parse_flights(&key, &body, &zones, mapping.as_ref(), &limits)).await??;
+            let records = parsed.flights.into_iter().map(|(line, record)| SourcedRecord { source: index, line, record });
+            input.records.extend(records);
+            input.sources.push(object.key.clone());
+            sources.push(DatasetSource { key: object.key, sha256: object.digest, rows_accepted: object.rows_accepted });
+        }
+        let (contract, airports) = (self.contract.clone(), reference.airports.clone());
+        let validated = run_blocking(move || validate(input, &contract, &airports, as_of)).await?;
+        Ok((validated, sources))
+    }
+
+    /// The examples of a dataset: read, verified against its version, and
+    /// assembled with what was known at each prediction time.
+    ///
+    /// # Errors
+    /// When the dataset is missing or damaged, or weather cannot be read.
+    pub async fn training_set(&self, version: &Digest) -> Result<Arc<TrainingSet>, StepFailure> {
+        let mut cached = self.cached.lock().await;
+        if let Some(set) = cached.as_ref().filter(|set| set.version == *version) {
+            return Ok(set.clone());
+        }
+        // Two sets at once would double the memory.
+        *cached = None;
+        let reference = self.reference().await?;
+        let (manifest, records) = load_dataset(self.env.object_store.as_ref(), version).await?;
+        let examples = self.examples(records, &reference, manifest.window_from, manifest.window_until).await?;
+        let set = Arc::new(TrainingSet { version: version.clone(), examples, reference });
+        *cached = Some(set.clone());
+        Ok(set)
+    }
+
+    /// Assembles flights with the weather and operations known at their
+    /// prediction times.
+    ///
+    /// # Errors
+    /// When weather cannot be read or an airport's time zone is unknown.
+    pub async fn examples(
+        &self,
+        records: Vec<FlightRecord>,
+        reference: &ReferenceData,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<Example>, StepFailure> {
+        let mut origins: Vec<String> = records.iter().map(|record| record.origin.clone()).collect();
+        origins.sort_unstable();
+        origins.dedup();
+        let weather = match self.weather.observations(&origins, from - Duration::days(1), until).await {
+            Ok(observations) => observations,
+            Err(error) => {
+                // Weather that is away makes a poorer model, not a lost cycle.
+                tracing::warn!(error = %error, "weather cannot be read; the cycle goes on without it");
+                Vec::new()
+            }
+        };
+        let delay = Duration::minutes(i64::from(self.settings.ingestion.weather_delay_minutes));
+        let (horizon, airports) = (self.horizon(), reference.airports.clone());
+        let examples = run_blocking(move || -> Result<Vec<Example>, DataError> {
+            let mut weather = weather;
+            weather.iter_mut().for_each(|observation| observation.observed_at += delay);
+            let operations = OperationsIndex::new(&records, &airports)?;
+            Ok(assemble(&records, &operations, &WeatherHistory::new(&weather), horizon))
+        })
+        .await??;
+        Ok(examples)
+    }
+
+    /// Frees the examples of the last cycle.
+    pub async fn release(&self) {
+        *self.cached.lock().await = None;
+    }
+}
+
+fn ledger_object(object: &ObjectReport, at: DateTime<Utc>) -> Option<IngestedObject> {
+    let ObjectMeta { key, size_bytes, .. } = object.meta.clone();
+    let status = if object.error.is_none() { ObjectStatus::Accepted } else { ObjectStatus::Rejected };
+    Some(IngestedObject {
+        key,
+        digest: object.sha256.clone()?,
+        size_bytes,
+        rows_accepted: object.rows_accepted,
+        rows_quarantined: object.rows.saturating_sub(object.rows_accepted),
+        status,
+        error: object.error.clone(),
+        ingested_at: at,
+    })
+}
+
+fn known_outcomes(accepted: &[FlightRecord]) -> Vec<KnownOutcome> {
+    let outcome = |record: &FlightRecord| {
+        let outcome = assemble::outcome(record)?;
+        Some(KnownOutcome {
+            flight: ledger::FlightKey {
+                carrier: record.carrier.clone(),
+                flight_number: record.flight_number,
+                origin: record.origin.clone(),
+                dest: record.dest.clone(),
+                scheduled_departure: record.scheduled_departure,
+            },
+            delayed: outcome.delayed,
+            known_at: outcome.known_at,
+        })
+    };
+    accepted.iter().filter_map(outcome).collect()
+}
