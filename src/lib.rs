@@ -11,6 +11,7 @@ pub mod evaluation;
 pub mod ids;
 pub mod ledger;
 pub mod monitoring;
+pub mod notification;
 pub mod packaging;
 pub mod ports;
 pub mod supervision;

@@ -1,4 +1,74 @@
-//! To come.
-/// The ledger.
-#[derive(Clone, Debug)]
-pub struct Ledger;
+//! The ledger: what was done and decided, in one SQLite file.
+//!
+//! Every stage writes here first and sends messages second, so that `kill -9` at
+//! any moment loses no more than the work in hand. Each table has a typed record
+//! and its functions in a file of its own; every insert is safe to repeat with
+//! the same id. Free functions take a transaction and can be combined inside
+//! [`Ledger::transact`]; the methods on [`Ledger`] run one of them.
+//!
+//! What it does not do: it decides nothing, it keeps no bundles or datasets
+//! (only their digests and keys), and it never reads a clock: every moment is
+//! given by the caller.
+
+mod audit;
+mod backup;
+pub(crate) mod columns;
+mod connection;
+mod cycles;
+mod datasets;
+mod decisions;
+mod deployments;
+mod drift;
+mod error;
+mod guard;
+mod images;
+mod lineage;
+mod lineage_text;
+mod migrations;
+mod models;
+mod outbox;
+mod predictions;
+mod query;
+mod runs;
+mod settings;
+mod steps;
+
+pub use audit::{AuditEntry, AuditRecord};
+pub use backup::{RecoveredTable, RecoveryReport, recover_copy};
+pub use columns::UnknownText;
+pub use connection::Ledger;
+pub use cycles::{Cycle, CycleOutcome, CycleReason, CycleState};
+pub use datasets::{Dataset, DatasetVersion, IngestedObject, ObjectRef, ObjectStatus};
+pub use decisions::{Decision, NewDecision};
+pub use deployments::{Deployment, DeploymentState, VerificationRecord};
+pub use drift::{DriftRecord, MetricsWindow};
+pub use error::{LedgerError, Refusal, refuse};
+pub use images::ImageRecord;
+pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
+pub use models::{Alias, AliasMove, AliasRecord, Model};
+pub use outbox::{NewAlert, OutboxAlert, OutboxState};
+pub use predictions::{FlightKey, KnownOutcome, Pruned, ScoredOutcome, ServedPrediction};
+pub use query::{Page, SequenceName};
+pub use runs::{Run, RunState};
+pub use steps::{Step, StepState};
+
+/// The functions behind the methods, for use inside [`Ledger::transact`] where
+/// several must be stored together or not at all.
+pub mod tx {
+    pub use super::audit::record as record_audit;
+    pub use super::cycles::{begin as begin_cycle, finish as finish_cycle, set_state as set_cycle_state};
+    pub use super::datasets::{insert as insert_dataset, record_object};
+    pub use super::decisions::insert as insert_decision;
+    pub use super::deployments::{insert as insert_deployment, insert_verification, set_state as set_deployment_state};
+    pub use super::drift::{insert as insert_drift_report, save_window as save_metrics_window};
+    pub use super::images::save as save_image;
+    pub use super::models::{alias, promote, register as register_model, rollback_alias, set_candidate};
+    pub use super::outbox::enqueue as enqueue_alert;
+    pub use super::query::mint;
+    pub use super::runs::save as save_run;
+    pub use super::settings::{get as setting, set as set_setting};
+    pub use super::steps::{
+        done as step_done, failed as step_failed, progress as step_progress, skipped as step_skipped,
+        started as step_started, stuck as step_stuck, undo_failed as step_undo_failed, undone as step_undone,
+    };
+}

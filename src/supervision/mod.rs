@@ -1,1 +1,35 @@
-//! To come.
+//! Supervision: keeps the daemon's actors alive.
+//!
+//! actix's own `Supervisor` keeps the same `self`, loses what was being done, and
+//! knows neither panics nor hangs. Here each actor runs on an arbiter thread of
+//! its own, made by a factory, and a watcher thread beside it notices a stop, a
+//! panic, and silence. It starts a fresh actor with growing pauses, and when one
+//! actor keeps dying it gives the whole daemon up, for systemd or the kubelet to
+//! start again.
+//!
+//! What it does not do: it saves no messages (state lives in the ledger, a
+//! message is a wake-up), and it cannot kill a thread: a hung one is abandoned,
+//! and ends itself as soon as it comes back.
+
+mod actor_ref;
+mod heartbeat;
+mod incarnation;
+mod policy;
+mod status;
+mod supervisor;
+
+pub use actor_ref::{ActorGone, ActorRef};
+pub use heartbeat::Heartbeat;
+pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
+pub use status::{ActorState, ActorStatus};
+pub use supervisor::{GivenUp, SupervisedActor, Supervision};
+
+/// The text of a panic, from what `catch_unwind` or a thread's join answers.
+#[must_use]
+pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
+}

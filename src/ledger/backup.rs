@@ -1,0 +1,177 @@
+//! Copies of the ledger: a backup of a running one, and what can still be read
+//! of a damaged one.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+use serde::{Deserialize, Serialize};
+
+use super::connection::Ledger;
+use super::error::LedgerError;
+use super::migrations::migrate;
+
+impl Ledger {
+    /// Writes a whole, compact copy of the ledger to `target` while it is in
+    /// use. The copy appears under its name only when it is complete.
+    ///
+    /// # Errors
+    /// `target` exists already, or cannot be written.
+    pub async fn backup_to(&self, target: &Path) -> Result<(), LedgerError> {
+        const WHAT: &str = "writing a backup";
+        let target = target.to_owned();
+        self.reader(WHAT)?.call(WHAT, move |connection| backup(connection, &target)).await
+    }
+
+    /// [`Ledger::backup_to`] for threads that may block.
+    ///
+    /// # Errors
+    /// As for [`Ledger::backup_to`].
+    pub fn backup_to_blocking(&self, target: &Path) -> Result<(), LedgerError> {
+        const WHAT: &str = "writing a backup";
+        let target = target.to_owned();
+        self.reader(WHAT)?.call_blocking(WHAT, move |connection| backup(connection, &target))
+    }
+}
+
+fn backup(connection: &Connection, target: &Path) -> Result<(), LedgerError> {
+    refuse_existing(target, "writing a backup")?;
+    let partial = partial_path(target);
+    let io = |source| LedgerError::Io { action: format!("writing the backup {}", target.display()), source };
+    match std::fs::remove_file(&partial) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let name = partial.to_string_lossy().into_owned();
+    let failed = |e| LedgerError::statement("writing a backup", e);
+    // `query_only` would refuse the copy too, although it changes nothing here.
+    let guarded: bool = connection.query_row("PRAGMA query_only", [], |row| row.get(0)).map_err(failed)?;
+    connection.pragma_update(None, "query_only", false).map_err(failed)?;
+    let copied = connection.execute("VACUUM INTO ?1", [name]).map_err(failed);
+    connection.pragma_update(None, "query_only", guarded).map_err(failed)?;
+    copied?;
+    std::fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
+    std::fs::rename(&partial, target).map_err(io)
+}
+
+/// What [`recover_copy`] saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryReport {
+    /// Every table, with the rows that were copied.
+    pub tables: Vec<RecoveredTable>,
+}
+
+/// One table of a damaged ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredTable {
+    /// Its name.
+    pub name: String,
+    /// How many rows were copied.
+    pub rows: u64,
+    /// What stopped the copying, where something did: rows after it may be lost.
+    pub damage: Option<String>,
+}
+
+impl RecoveryReport {
+    /// Whether every row of every table could be read.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.tables.iter().all(|table| table.damage.is_none())
+    }
+}
+
+/// Copies what can still be read of the damaged ledger at `damaged` into a new
+/// one at `target`. Each table is read from its beginning and, where that breaks
+/// off, from its end. The damaged file is left as it is.
+///
+/// # Errors
+/// `target` exists or cannot be written, or not even the list of tables can be read.
+pub fn recover_copy(damaged: &Path, target: &Path) -> Result<RecoveryReport, LedgerError> {
+    const WHAT: &str = "recovering a damaged ledger";
+    refuse_existing(target, WHAT)?;
+    let failed = |e| LedgerError::statement(WHAT, e);
+    let source = Connection::open_with_flags(damaged, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    let mut copy = Connection::open(target).map_err(failed)?;
+    copy.pragma_update(None, "foreign_keys", false).map_err(failed)?;
+    migrate(&mut copy)?;
+    let tables = table_names(&copy).map_err(failed)?;
+    let mut report = RecoveryReport { tables: Vec::with_capacity(tables.len()) };
+    for name in tables {
+        let transaction = copy.transaction().map_err(failed)?;
+        let table = recover_table(&source, &transaction, name).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        report.tables.push(table);
+    }
+    Ok(report)
+}
+
+fn table_names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    connection
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")?
+        .query_map([], |row| row.get(0))?
+        .collect()
+}
+
+fn recover_table(source: &Connection, copy: &Connection, name: String) -> rusqlite::Result<RecoveredTable> {
+    let key = key_columns(copy, &name)?;
+    let mut damage = None;
+    for direction in ["ASC", "DESC"] {
+        let order = key.iter().map(|column| format!("\"{column}\" {direction}")).collect::<Vec<_>>().join(", ");
+        let broke_off = copy_rows(source, copy, &name, &order)?;
+        damage = damage.or(broke_off.clone());
+        if broke_off.is_none() {
+            break;
+        }
+    }
+    let rows: i64 = copy.query_row(&format!("SELECT count(*) FROM \"{name}\""), [], |row| row.get(0))?;
+    Ok(RecoveredTable { name, rows: rows.unsigned_abs(), damage })
+}
+
+fn key_columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    connection
+        .prepare("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk")?
+        .query_map([table], |row| row.get(0))?
+        .collect()
+}
+
+/// Copies rows in `order` until the source cannot be read any further, and then
+/// answers why. Only a failure to write the copy is an error.
+fn copy_rows(source: &Connection, copy: &Connection, table: &str, order: &str) -> rusqlite::Result<Option<String>> {
+    let mut select = match source.prepare(&format!("SELECT * FROM \"{table}\" ORDER BY {order}")) {
+        Ok(select) => select,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    let columns = select.column_names().iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>();
+    let places = vec!["?"; columns.len()].join(", ");
+    let insert = format!("INSERT OR IGNORE INTO \"{table}\" ({}) VALUES ({places})", columns.join(", "));
+    let mut insert = copy.prepare(&insert)?;
+    let mut rows = match select.query([]) {
+        Ok(rows) => rows,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(None),
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        let values =
+            (0..columns.len()).map(|index| row.get::<_, rusqlite::types::Value>(index)).collect::<Result<Vec<_>, _>>();
+        if let Ok(values) = values {
+            insert.execute(rusqlite::params_from_iter(values))?;
+        }
+    }
+}
+
+fn refuse_existing(target: &Path, what: &str) -> Result<(), LedgerError> {
+    if target.exists() {
+        let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, "the file exists; name a new one");
+        return Err(LedgerError::Io { action: format!("{what} to {}", target.display()), source });
+    }
+    Ok(())
+}
+
+fn partial_path(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
+}

@@ -1,0 +1,268 @@
+//! Cycles: one pass of the loop each, with every id that it will need.
+//!
+//! At most one cycle is open. That is what lets it reserve the next model number
+//! without holding it for ever: the number is `newest registered + 1`, so a
+//! cycle that ends before registering leaves it to the next, and the registered
+//! models count without gaps.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use super::columns::{At, Json, text_enum};
+use super::query::{self, Page};
+use super::{Ledger, LedgerError, refuse};
+use crate::error::ErrorKind;
+use crate::ids::{CycleId, DeploymentId, DriftReportId, ModelVersion, RunId};
+
+/// Why a cycle was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum CycleReason {
+    /// There was no live model.
+    Bootstrap,
+    /// The inputs drifted.
+    Drift {
+        /// The evaluation that said so.
+        report: DriftReportId,
+        /// Its gist, in one line.
+        summary: String,
+    },
+    /// The realised quality fell.
+    Performance {
+        /// By how much, in one line.
+        summary: String,
+    },
+    /// The schedule said so.
+    Scheduled,
+    /// A person asked for it.
+    Manual {
+        /// Who.
+        by: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl std::fmt::Display for CycleReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bootstrap => f.write_str("bootstrap: there was no live model"),
+            Self::Drift { report, summary } => write!(f, "drift ({report}): {summary}"),
+            Self::Performance { summary } => write!(f, "performance: {summary}"),
+            Self::Scheduled => f.write_str("scheduled"),
+            Self::Manual { by, why } => write!(f, "asked for by {by}: {why}"),
+        }
+    }
+}
+
+text_enum! {
+    /// Where a cycle is.
+    CycleState {
+        /// Its steps are being done, or undone.
+        Running = "running",
+        /// It waits for an administrator.
+        WaitingApproval = "waiting_approval",
+        /// It is over.
+        Finished = "finished",
+    }
+}
+
+text_enum! {
+    /// How a cycle ended.
+    CycleOutcome {
+        /// Its model is live.
+        Deployed = "deployed",
+        /// The live model was better, or as good.
+        KeptLive = "kept_live",
+        /// A step failed, and what came before it was undone.
+        Failed = "failed",
+        /// Somebody stopped it.
+        Cancelled = "cancelled",
+        /// It was deployed and taken back.
+        RolledBack = "rolled_back",
+        /// An undo could not finish; a person must look.
+        Stuck = "stuck",
+    }
+}
+
+/// One cycle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cycle {
+    /// Its identity.
+    pub id: CycleId,
+    /// Why it was begun.
+    pub reason: CycleReason,
+    /// Where it is.
+    pub state: CycleState,
+    /// How it ended, once it has.
+    pub outcome: Option<CycleOutcome>,
+    /// The end in words.
+    pub detail: String,
+    /// The training run it will make.
+    pub run: RunId,
+    /// The number its model will have, if it comes to be registered.
+    pub model: ModelVersion,
+    /// The deployment it will make.
+    pub deployment: DeploymentId,
+    /// When it was begun.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl Cycle {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            reason: row.get::<_, Json<_>>("reason")?.0,
+            state: row.get("state")?,
+            outcome: row.get("outcome")?,
+            detail: row.get("detail")?,
+            run: row.get("run")?,
+            model: row.get("model")?,
+            deployment: row.get("deployment")?,
+            started_at: row.get::<_, At>("started_at")?.0,
+            finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
+        })
+    }
+}
+
+/// Begins a cycle and mints all its ids. Refuses (`Conflict`) while another is open.
+///
+/// # Errors
+/// Another cycle is open, or SQLite failed.
+pub fn begin(tx: &Transaction<'_>, reason: &CycleReason, at: DateTime<Utc>) -> rusqlite::Result<Cycle> {
+    if let Some(open) = open(tx)? {
+        return Err(refuse(
+            ErrorKind::Conflict,
+            format!("{} is still {}; one cycle runs at a time", open.id, open.state),
+        ));
+    }
+    let newest: Option<ModelVersion> = tx.query_row("SELECT max(version) FROM models", [], |row| row.get(0))?;
+    let cycle = Cycle {
+        id: query::mint(tx)?,
+        reason: reason.clone(),
+        state: CycleState::Running,
+        outcome: None,
+        detail: String::new(),
+        run: query::mint(tx)?,
+        model: ModelVersion(newest.map_or(0, |version| version.0) + 1),
+        deployment: query::mint(tx)?,
+        started_at: at,
+        finished_at: None,
+    };
+    tx.execute(
+        "INSERT INTO cycles (id, reason, state, run, model, deployment, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![cycle.id, Json(reason), cycle.state, cycle.run, cycle.model, cycle.deployment, At(at)],
+    )?;
+    get(tx, cycle.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+/// Moves an open cycle between running and waiting.
+///
+/// # Errors
+/// It is unknown, or finished, or SQLite failed.
+pub fn set_state(tx: &Transaction<'_>, id: CycleId, state: CycleState) -> rusqlite::Result<()> {
+    if state == CycleState::Finished {
+        return Err(refuse(ErrorKind::Invalid, format!("{id} is finished by `finish_cycle`, which takes the outcome")));
+    }
+    let changed =
+        tx.execute("UPDATE cycles SET state = ?2 WHERE id = ?1 AND state <> 'finished'", params![id, state])?;
+    if changed == 1 { Ok(()) } else { Err(not_open(tx, id)?) }
+}
+
+/// Ends a cycle. Repeating the same end changes nothing; another end is refused.
+///
+/// # Errors
+/// It is unknown, ended otherwise already, or SQLite failed.
+pub fn finish(
+    tx: &Transaction<'_>,
+    id: CycleId,
+    outcome: CycleOutcome,
+    detail: &str,
+    at: DateTime<Utc>,
+) -> rusqlite::Result<()> {
+    let changed = tx.execute(
+        "UPDATE cycles SET state = 'finished', outcome = ?2, detail = ?3, finished_at = ?4
+         WHERE id = ?1 AND state <> 'finished'",
+        params![id, outcome, detail, At(at)],
+    )?;
+    let ended_so_already = get(tx, id)?.is_some_and(|cycle| cycle.outcome == Some(outcome));
+    if changed == 1 || ended_so_already { Ok(()) } else { Err(not_open(tx, id)?) }
+}
+
+fn not_open(connection: &Connection, id: CycleId) -> rusqlite::Result<rusqlite::Error> {
+    Ok(match get(connection, id)? {
+        None => refuse(ErrorKind::NotFound, format!("there is no {id}")),
+        Some(cycle) => refuse(
+            ErrorKind::Conflict,
+            format!("{id} is finished ({})", cycle.outcome.map_or("no outcome", CycleOutcome::as_str)),
+        ),
+    })
+}
+
+pub(super) fn get(connection: &Connection, id: CycleId) -> rusqlite::Result<Option<Cycle>> {
+    query::one(connection, "SELECT * FROM cycles WHERE id = ?1", [id], Cycle::from_row)
+}
+
+fn open(connection: &Connection) -> rusqlite::Result<Option<Cycle>> {
+    query::one(connection, "SELECT * FROM cycles WHERE state <> 'finished'", [], Cycle::from_row)
+}
+
+impl Ledger {
+    /// Begins a cycle and mints all its ids in one transaction.
+    ///
+    /// # Errors
+    /// Another cycle is open (`Conflict`), or SQLite failed.
+    pub async fn begin_cycle(&self, reason: CycleReason, at: DateTime<Utc>) -> Result<Cycle, LedgerError> {
+        self.transact("beginning a cycle", move |tx| begin(tx, &reason, at)).await
+    }
+
+    /// Moves an open cycle between running and waiting.
+    ///
+    /// # Errors
+    /// It is unknown or finished, or SQLite failed.
+    pub async fn set_cycle_state(&self, id: CycleId, state: CycleState) -> Result<(), LedgerError> {
+        self.transact("changing a cycle's state", move |tx| set_state(tx, id, state)).await
+    }
+
+    /// Ends a cycle; the same end again changes nothing.
+    ///
+    /// # Errors
+    /// It is unknown or ended otherwise, or SQLite failed.
+    pub async fn finish_cycle(
+        &self,
+        id: CycleId,
+        outcome: CycleOutcome,
+        detail: impl Into<String>,
+        at: DateTime<Utc>,
+    ) -> Result<(), LedgerError> {
+        let detail = detail.into();
+        self.transact("finishing a cycle", move |tx| finish(tx, id, outcome, &detail, at)).await
+    }
+
+    /// The cycle that is running or waiting, if any: what a start goes on with.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn open_cycle(&self) -> Result<Option<Cycle>, LedgerError> {
+        self.read("looking for an open cycle", open).await
+    }
+
+    /// One cycle.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn cycle(&self, id: CycleId) -> Result<Option<Cycle>, LedgerError> {
+        self.read("reading a cycle", move |connection| get(connection, id)).await
+    }
+
+    /// Cycles, newest first.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn cycles(&self, page: Page) -> Result<Vec<Cycle>, LedgerError> {
+        self.read("listing cycles", move |c| query::page(c, "cycles", "id DESC", page, Cycle::from_row)).await
+    }
+}

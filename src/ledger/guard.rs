@@ -1,0 +1,117 @@
+//! What is asked before the ledger's file is opened for writing: does another
+//! daemon have it, is it a database, is it whole, is it ours. All of it without
+//! changing the file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::{Connection, ErrorCode};
+
+use super::error::LedgerError;
+use super::migrations::{known_version, version_of};
+
+/// What every SQLite file begins with (sqlite.org/fileformat2.html, 1.3).
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// The right to write: an advisory lock on a file beside the ledger, which holds
+/// the process id. The kernel releases it when the process dies, however it dies.
+#[derive(Debug)]
+pub(super) struct OpenLock {
+    _file: Flock<File>,
+}
+
+impl OpenLock {
+    pub(super) fn take(path: &Path) -> Result<Self, LedgerError> {
+        let lock_path = lock_path(path);
+        let io =
+            |source| LedgerError::Io { action: format!("locking the ledger with {}", lock_path.display()), source };
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(io)?;
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                return Err(LedgerError::Locked { path: path.to_owned(), holder: read_holder(&mut file) });
+            }
+            Err((_, errno)) => return Err(io(errno.into())),
+        };
+        write_holder(&mut file).map_err(io)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+fn read_holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_holder(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    writeln!(file, "{}", std::process::id())?;
+    file.flush()
+}
+
+/// Looks at an existing file before it is opened in earnest. A file that is not
+/// there, or is empty, is a new ledger.
+pub(super) fn check_before_open(path: &Path) -> Result<(), LedgerError> {
+    let io = |source| LedgerError::Io { action: format!("reading the ledger {}", path.display()), source };
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+    };
+    let mut magic = Vec::with_capacity(MAGIC.len());
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
+    if magic.is_empty() {
+        return Ok(());
+    }
+    if magic != MAGIC {
+        return Err(LedgerError::NotADatabase { path: path.to_owned() });
+    }
+    let inspected = inspect(path).map_err(|error| damage(path, error))?;
+    if let Some(detail) = inspected.damage {
+        return Err(LedgerError::Damaged { path: path.to_owned(), detail });
+    }
+    let known = known_version();
+    if inspected.version > known {
+        return Err(LedgerError::NewerSchema { path: path.to_owned(), found: inspected.version, known });
+    }
+    Ok(())
+}
+
+struct Inspected {
+    version: i64,
+    damage: Option<String>,
+}
+
+fn inspect(path: &Path) -> rusqlite::Result<Inspected> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.pragma_update(None, "query_only", true)?;
+    // Closing the last connection would otherwise fold the log into a file that
+    // may turn out to be damaged.
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let version = version_of(&connection)?;
+    let mut check = connection.prepare("PRAGMA quick_check(5)")?;
+    let findings = check.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    let damage = if findings == ["ok"] { None } else { Some(findings.join("; ").replace('\n', " ")) };
+    Ok(Inspected { version, damage })
+}
+
+fn damage(path: &Path, error: rusqlite::Error) -> LedgerError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            LedgerError::Damaged { path: path.to_owned(), detail: error.to_string() }
+        }
+        _ => LedgerError::statement("checking the ledger's file", error),
+    }
+}

@@ -1,0 +1,218 @@
+//! The watcher beside each actor, and the list of all of them.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Context, System};
+
+use super::actor_ref::ActorRef;
+use super::heartbeat::Heartbeat;
+use super::incarnation::{Ended, Factory, Incarnation, start};
+use super::policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
+use super::status::{ActorState, ActorStatus, StatusCell};
+
+/// An actor that died too often: the daemon cannot go on without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The actor.
+    pub actor: String,
+    /// How it died last.
+    pub failure: String,
+}
+
+/// Supervises all actors of a daemon.
+#[derive(Clone)]
+pub struct Supervision {
+    policy: SupervisionPolicy,
+    give_up: Arc<dyn Fn(GivenUp) + Send + Sync>,
+    statuses: Arc<Mutex<Vec<StatusCell>>>,
+}
+
+impl std::fmt::Debug for Supervision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Supervision").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+impl Supervision {
+    /// Supervision by `policy`. `give_up` is called, on a watcher's thread, when
+    /// an actor has died too often; it should end the process.
+    pub fn new(policy: SupervisionPolicy, give_up: impl Fn(GivenUp) + Send + Sync + 'static) -> Self {
+        Self { policy, give_up: Arc::new(give_up), statuses: Arc::default() }
+    }
+
+    /// Starts an actor under supervision, on a thread of its own. `factory` makes
+    /// it, now and after every death, on that thread; it gets the incarnation's
+    /// heartbeat, which an actor that does something long should keep. Must be
+    /// called where an actix system runs.
+    ///
+    /// # Errors
+    /// The watcher's thread could not be started.
+    pub fn spawn<A: Actor<Context = Context<A>>>(
+        &self,
+        name: &str,
+        factory: impl Fn(Heartbeat) -> A + Send + Sync + 'static,
+    ) -> std::io::Result<SupervisedActor<A>> {
+        self.spawn_with(name, self.policy.clone(), factory)
+    }
+
+    /// [`Supervision::spawn`] with a policy of its own, for an actor that is slower than the others.
+    ///
+    /// # Errors
+    /// The watcher's thread could not be started.
+    pub fn spawn_with<A: Actor<Context = Context<A>>>(
+        &self,
+        name: &str,
+        policy: SupervisionPolicy,
+        factory: impl Fn(Heartbeat) -> A + Send + Sync + 'static,
+    ) -> std::io::Result<SupervisedActor<A>> {
+        let actor_ref = ActorRef::new(name);
+        let status = StatusCell::new(name, Heartbeat::new());
+        let (stop, stopped) = channel();
+        let watcher = Watcher {
+            factory: Arc::new(factory) as Factory<A>,
+            policy,
+            actor_ref: actor_ref.clone(),
+            status: status.clone(),
+            stopped,
+            give_up: Arc::clone(&self.give_up),
+            since: Instant::now(),
+        };
+        let system = System::current();
+        let thread = std::thread::Builder::new().name(format!("watch-{name}")).spawn(move || {
+            System::set_current(system);
+            watcher.run();
+        })?;
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner).push(status.clone());
+        Ok(SupervisedActor { actor_ref, status, stop, watcher: Some(thread) })
+    }
+
+    /// All actors' statuses, in the order in which they were started.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<ActorStatus> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner).iter().map(StatusCell::read).collect()
+    }
+}
+
+/// A supervised actor. Dropping it stops the supervision and the actor.
+#[derive(Debug)]
+pub struct SupervisedActor<A: Actor> {
+    actor_ref: ActorRef<A>,
+    status: StatusCell,
+    stop: Sender<()>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl<A: Actor> SupervisedActor<A> {
+    /// The address that stays good across restarts.
+    #[must_use]
+    pub fn actor_ref(&self) -> ActorRef<A> {
+        self.actor_ref.clone()
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> ActorStatus {
+        self.status.read()
+    }
+}
+
+impl<A: Actor> Drop for SupervisedActor<A> {
+    fn drop(&mut self) {
+        // The watcher may have given up and gone already.
+        let _ = self.stop.send(());
+        let Some(watcher) = self.watcher.take() else { return };
+        // `give_up` may drop us on the watcher's own thread.
+        if watcher.thread().id() != std::thread::current().id() {
+            let _ = watcher.join();
+        }
+    }
+}
+
+struct Watcher<A: Actor> {
+    factory: Factory<A>,
+    policy: SupervisionPolicy,
+    actor_ref: ActorRef<A>,
+    status: StatusCell,
+    stopped: Receiver<()>,
+    give_up: Arc<dyn Fn(GivenUp) + Send + Sync>,
+    since: Instant,
+}
+
+/// Why the watcher stopped watching one life.
+enum Seen {
+    Death { state: ActorState, failure: String },
+    StopAsked,
+}
+
+impl<A: Actor<Context = Context<A>>> Watcher<A> {
+    fn run(self) {
+        let mut budget = RestartBudget::default();
+        let mut is_restart = false;
+        loop {
+            let seen = match start(Arc::clone(&self.factory), self.policy.beat_interval, self.actor_ref.clone()) {
+                Ok(incarnation) => {
+                    self.status.running(incarnation.heartbeat.clone(), is_restart);
+                    self.watch(&incarnation)
+                    // Here the incarnation is dropped: abandoned, its thread asked to end.
+                }
+                Err(error) => {
+                    Seen::Death { state: ActorState::Restarting, failure: format!("its thread did not start: {error}") }
+                }
+            };
+            self.actor_ref.point_at(None);
+            let Seen::Death { state, failure } = seen else { break };
+            self.status.set(state, Some(failure.clone()));
+            let name = self.status.name();
+            match decide(&mut budget, &self.policy, self.since.elapsed(), rand::random()) {
+                Verdict::RestartAfter(pause) => {
+                    tracing::warn!(
+                        actor.name = name,
+                        error = failure,
+                        pause_ms = pause.as_millis() as u64,
+                        "actor died"
+                    );
+                    if !matches!(self.stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+                        break;
+                    }
+                }
+                Verdict::GiveUp => {
+                    tracing::error!(actor.name = name, error = failure, "actor died too often; giving the daemon up");
+                    self.status.set(ActorState::Dead, None);
+                    (self.give_up)(GivenUp { actor: name.to_owned(), failure });
+                    return;
+                }
+            }
+            is_restart = true;
+        }
+        self.status.set(ActorState::Dead, None);
+    }
+
+    fn watch(&self, incarnation: &Incarnation) -> Seen {
+        let tick = (self.policy.beat_interval / 2).clamp(Duration::from_millis(1), Duration::from_millis(250));
+        loop {
+            match incarnation.ended.recv_timeout(tick) {
+                Ok(Ended::Stopped) => return died("it stopped"),
+                Ok(Ended::Panicked(message)) => return died(&format!("it panicked: {message}")),
+                Err(RecvTimeoutError::Disconnected) => return died("its thread ended"),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if !matches!(self.stopped.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
+                return Seen::StopAsked;
+            }
+            let heartbeat = &incarnation.heartbeat;
+            if self.policy.is_hung(heartbeat.last_beat(), heartbeat.age()) {
+                let silent = heartbeat.age().saturating_sub(heartbeat.last_beat());
+                let work = heartbeat.current_work().map(|work| format!(" while {work}")).unwrap_or_default();
+                let failure = format!("it gave no sign of life for {} ms{work}", silent.as_millis());
+                return Seen::Death { state: ActorState::Hung, failure };
+            }
+        }
+    }
+}
+
+fn died(failure: &str) -> Seen {
+    Seen::Death { state: ActorState::Restarting, failure: failure.to_owned() }
+}
