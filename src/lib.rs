@@ -4,6 +4,7 @@
 
 pub mod adapters;
 pub mod config;
+pub mod coordinator;
 pub mod data;
 pub mod env;
 pub mod error;
@@ -16,3 +17,4 @@ pub mod packaging;
 pub mod ports;
 pub mod supervision;
 pub mod training;
+pub mod verification;

@@ -9,6 +9,7 @@
 //! The crate deliberately knows nothing of libtorch: training writes the weights,
 //! and this crate reads them.
 
+pub mod admin;
 mod bundle;
 mod calibration;
 mod golden;
