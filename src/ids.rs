@@ -105,6 +105,13 @@ impl Digest {
         Self(format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes))))
     }
 
+    /// The digest of what was fed to a hasher, for content too large for memory.
+    #[must_use]
+    pub fn from_sha256(hasher: sha2::Sha256) -> Self {
+        use sha2::Digest as _;
+        Self(format!("sha256:{}", hex::encode(hasher.finalize())))
+    }
+
     /// The 64 hex digits, without the algorithm.
     #[must_use]
     pub fn hex(&self) -> &str {

@@ -9,6 +9,6 @@ mod object_store;
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 pub use image_registry::{ImageRegistry, PushedImage};
 pub use notifier::{Alert, Notifier, Severity};
-pub use object_store::{ObjectMeta, ObjectStore};
+pub use object_store::{ObjectMeta, ObjectStore, check_key, check_prefix};
 
 pub use crate::error::PortError;

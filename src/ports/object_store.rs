@@ -5,7 +5,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::error::PortError;
+use crate::error::{ErrorKind, PortError};
 
 /// What a listing tells of one object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,4 +36,39 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError>;
     /// Removes an object; one that is not there is no error.
     async fn delete(&self, key: &str) -> Result<(), PortError>;
+}
+
+/// Longest key in bytes: S3's limit, so that what one store takes every store takes.
+const MAX_KEY_BYTES: usize = 1024;
+
+/// Refuses what is no key: empty, too long, absolute, with `.`, `..` or an empty
+/// part, or with a control character or backslash. `action` goes into the error.
+///
+/// # Errors
+/// `Invalid`, naming the key and the rule.
+pub fn check_key(action: &str, key: &str) -> Result<(), PortError> {
+    let fault = if key.is_empty() {
+        "is empty"
+    } else if key.len() > MAX_KEY_BYTES {
+        "is longer than 1024 bytes"
+    } else if key.chars().any(|c| c.is_control() || c == '\\') {
+        "contains a control character or a backslash"
+    } else if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        "is absolute or has a part that is empty, `.` or `..`"
+    } else {
+        return Ok(());
+    };
+    let message = format!("key {key:?} {fault}; keys look like `flights/2013-01-01.csv`");
+    Err(PortError::new(ErrorKind::Invalid, action, message))
+}
+
+/// Refuses what is no prefix of any key; the empty prefix and one that ends in `/` are fine.
+///
+/// # Errors
+/// `Invalid`, naming the prefix and the rule.
+pub fn check_prefix(action: &str, prefix: &str) -> Result<(), PortError> {
+    match prefix.strip_suffix('/').unwrap_or(prefix) {
+        "" if prefix.is_empty() => Ok(()),
+        key => check_key(action, key),
+    }
 }

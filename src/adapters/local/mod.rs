@@ -1,0 +1,27 @@
+//! The embedded adapters: folders, an OCI layout, local processes and the log.
+//! With these the daemon runs on one machine without any other service.
+
+mod atomic_file;
+mod folder_store;
+mod log_notifier;
+mod oci_layout_registry;
+mod process_cluster;
+
+pub use folder_store::FolderStore;
+pub use log_notifier::LogNotifier;
+pub use oci_layout_registry::OciLayoutRegistry;
+pub use process_cluster::{ProcessCluster, ProcessClusterConfig};
+
+use crate::error::ErrorKind;
+use crate::ports::PortError;
+
+/// Runs blocking work on the blocking pool.
+async fn blocking<T: Send + 'static>(
+    action: &'static str,
+    work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
+) -> Result<T, PortError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
+    }
+}
