@@ -159,11 +159,13 @@ pub struct PackagingSettings {
     pub repository: String,
     /// The static service binary; looked for beside `delayd` when empty.
     pub service_binary: PathBuf,
+    /// Whether a dynamically linked service binary is refused: the image has no loader.
+    pub require_static_service: bool,
 }
 
 impl Default for PackagingSettings {
     fn default() -> Self {
-        Self { repository: "delay-ml".to_owned(), service_binary: PathBuf::new() }
+        Self { repository: "delay-ml".to_owned(), service_binary: PathBuf::new(), require_static_service: true }
     }
 }
 

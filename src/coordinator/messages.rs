@@ -31,7 +31,7 @@ pub struct Considered {
 
 /// Go on with cycles that an earlier process left unfinished.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<CycleFinished>, StepFailure>")]
+#[rtype(result = "Result<Option<CycleId>, StepFailure>")]
 pub struct ResumeUnfinished;
 
 /// Wait until no cycle is under way.

@@ -1,6 +1,15 @@
 //! What the loop does next, and what a cycle is: the decision and the governor
 //! are pure; the actor beside them reads the ledger, asks them, and acts.
 
+mod actor;
+pub mod cycle;
 pub mod decide;
 pub mod governor;
+pub mod messages;
+mod snapshot;
+mod stage;
+pub mod stages;
 pub mod training_policy;
+
+pub use actor::CoordinatorActor;
+pub use stage::CoordinatorStage;

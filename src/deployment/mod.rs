@@ -6,5 +6,7 @@
 
 mod actor;
 pub mod messages;
+mod stage;
 
 pub use actor::DeploymentActor;
+pub use stage::DeploymentStage;

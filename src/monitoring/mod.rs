@@ -6,15 +6,21 @@
 //! serialisable so that a verdict can be explained later from what was stored.
 //! Nothing here decides to retrain (see `crate::coordinator`) or sends an alert.
 
+mod actor;
 pub mod bins;
 pub mod drift;
 pub mod drift_policy;
 pub mod errors;
 pub mod latency;
+pub mod messages;
 pub mod performance;
 pub mod realised;
 pub mod scrape;
 pub mod skew;
+mod stage;
 pub mod stats;
 pub mod traffic;
 pub mod window;
+
+pub use actor::MonitorActor;
+pub use stage::MonitorStage;

@@ -5,14 +5,20 @@
 //! inference service, the same for every model, and the model's bundle. No Docker
 //! daemon is involved, and nothing is pushed: that is the image registry's port.
 
+mod actor;
 mod image;
 mod layer;
+pub mod messages;
 pub mod oci;
 mod service_binary;
+mod stage;
 
 use std::path::{Path, PathBuf};
 
+pub use actor::PackagingActor;
 pub use image::{check_repository, package};
+
+pub use stage::PackagingStage;
 
 use crate::error::ErrorKind;
 use crate::ids::{Digest, ModelVersion};

@@ -8,6 +8,8 @@
 mod actor;
 mod bundle_store;
 pub mod messages;
+mod stage;
 
 pub use actor::RegistryActor;
 pub use bundle_store::{BundleStore, BundleStoreError};
+pub use stage::RegistryStage;

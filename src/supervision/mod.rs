@@ -15,12 +15,14 @@ mod actor_ref;
 mod heartbeat;
 mod incarnation;
 mod policy;
+mod stage_actor;
 mod status;
 mod supervisor;
 
 pub use actor_ref::{ActorGone, ActorRef};
 pub use heartbeat::Heartbeat;
 pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
+pub use stage_actor::StageActor;
 pub use status::{ActorState, ActorStatus};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
 

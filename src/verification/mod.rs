@@ -2,6 +2,13 @@
 //! requests, [`verify`] judges what came of it and what the cluster says. Both
 //! know nothing of approving or rolling back: that is the coordinator's.
 
+mod actor;
 pub mod measurement;
+pub mod messages;
 pub mod probe;
+mod stage;
 pub mod verify;
+
+pub use actor::VerificationActor;
+pub use stage::VerificationStage;
+pub use verify::VerificationPolicy;
