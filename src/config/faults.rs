@@ -44,8 +44,6 @@ impl Settings {
         check(!ingestion.flights_prefix.is_empty(), "ingestion.flights_prefix", "empty".to_owned(), "a prefix such as flights/");
         check((1..=30).contains(&self.holdout.seasonal_percent), "holdout.seasonal_percent", self.holdout.seasonal_percent.to_string(), "1 to 30 percent");
         check((1..=60).contains(&self.holdout.recent_days), "holdout.recent_days", self.holdout.recent_days.to_string(), "1 to 60 days");
-        check((1..=200).contains(&self.tuning.trials), "tuning.trials", self.tuning.trials.to_string(), "1 to 200");
-        check((1..=64).contains(&self.tuning.parallel), "tuning.parallel", self.tuning.parallel.to_string(), "1 to 64");
         check(self.tuning.every_cycles >= 1, "tuning.every_cycles", self.tuning.every_cycles.to_string(), "1 or more");
         check((1..=100).contains(&self.cluster.replicas), "cluster.replicas", self.cluster.replicas.to_string(), "1 to 100");
         check(self.cluster.ready_deadline_secs >= 1, "cluster.ready_deadline_secs", self.cluster.ready_deadline_secs.to_string(), "1 second or more");

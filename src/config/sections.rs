@@ -15,6 +15,7 @@ use crate::monitoring::scrape::ScrapePolicy;
 use crate::monitoring::skew::SkewPolicy;
 use crate::monitoring::traffic::TrafficPolicy;
 use crate::saga::RetryPolicy;
+use crate::training::TuningParameters;
 
 /// `[daemon]`: the process itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -120,14 +121,14 @@ pub struct HoldoutSettings {
     /// Percent of all flights, chosen by a hash of the flight, that stay out of
     /// training for ever: the frozen seasonal set.
     pub seasonal_percent: u32,
-    /// The newest days before a retrain: half of their flights stop training
-    /// early and calibrate, the other half are the gate's recent window.
+    /// The newest days before a retrain: the gate's recent window, which neither
+    /// model has seen.
     pub recent_days: u32,
 }
 
 impl Default for HoldoutSettings {
     fn default() -> Self {
-        Self { seasonal_percent: 4, recent_days: 6 }
+        Self { seasonal_percent: 4, recent_days: 3 }
     }
 }
 
@@ -135,19 +136,16 @@ impl Default for HoldoutSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TuningSettings {
-    /// Trials per cycle, the present parameters included; 1 searches nothing.
-    pub trials: u32,
-    /// No trial starts after this many seconds.
-    pub budget_secs: u64,
-    /// Trials side by side.
-    pub parallel: usize,
     /// Tune in the first cycle and then in every n-th.
     pub every_cycles: u32,
+    /// The budget and what is drawn from.
+    pub search: TuningParameters,
 }
 
 impl Default for TuningSettings {
     fn default() -> Self {
-        Self { trials: 3, budget_secs: 60, parallel: 1, every_cycles: 4 }
+        let search = TuningParameters { trials: 4, wall_time_secs: Some(60), ..TuningParameters::default() };
+        Self { every_cycles: 4, search }
     }
 }
 

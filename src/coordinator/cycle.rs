@@ -27,7 +27,8 @@ use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
 
 const INGEST: StepName = StepName::new(1, "ingest");
 const DATASET: StepName = StepName::new(2, "dataset");
-const TRAIN: StepName = StepName::new(3, "train");
+/// Training: its progress is told in the journal.
+pub const TRAIN: StepName = StepName::new(3, "train");
 const GATE: StepName = StepName::new(4, "gate");
 const REGISTER: StepName = StepName::new(5, "register");
 const PACKAGE: StepName = StepName::new(6, "package");

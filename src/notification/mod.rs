@@ -5,6 +5,12 @@
 //! What it does not do: it does not decide what is worth an alert, and it knows
 //! no channel: those are adapters of [`crate::ports::Notifier`].
 
+mod actor;
+pub mod messages;
 mod outbox;
+mod stage;
 
+pub use actor::NotifierActor;
+
+pub use stage::NotifierStage;
 pub use outbox::{AfterFailure, DeliveryPolicy, DeliveryReport, Outbox, after_failure};

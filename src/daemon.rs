@@ -1,0 +1,327 @@
+//! The composition root: opens the ledger, makes the adapters, starts the actors,
+//! and ties them together. `delayd run` and the replay start the same daemon; the
+//! replay only brings another clock.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use crate::adapters::local::{
+    FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv,
+};
+use crate::config::Settings;
+use crate::coordinator::cycle::CycleContext;
+use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
+use crate::coordinator::stages::{Stages, ask};
+use crate::coordinator::{CoordinatorActor, CoordinatorStage};
+use crate::data::messages::IngestFlights;
+use crate::data::{DataActor, DataStage};
+use crate::deployment::messages::ReconcileReplicas;
+use crate::deployment::{DeploymentActor, DeploymentStage};
+use crate::env::{Clock, Env};
+use crate::error::{ErrorKind, chain};
+use crate::ledger::Ledger;
+use crate::monitoring::messages::{Observe, Observed};
+use crate::monitoring::scrape::Scraper;
+use crate::monitoring::{MonitorActor, MonitorStage};
+use crate::notification::messages::DeliverAlerts;
+use crate::notification::{NotifierActor, NotifierStage};
+use crate::packaging::{PackagingActor, PackagingStage};
+use crate::ports::{Cluster, ObjectStore};
+use crate::registry::{BundleStore, RegistryActor, RegistryStage};
+use crate::saga::{StepFailure, StepObserver};
+use crate::supervision::{ActorRef, ActorStatus, GivenUp, SupervisedActor, Supervision, SupervisionPolicy};
+use crate::training::{TrainingActor, TrainingStage};
+use crate::verification::{VerificationActor, VerificationStage};
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
+pub struct StartError {
+    /// What was being started.
+    pub what: String,
+    /// Why it failed, with all causes.
+    pub cause: String,
+}
+
+impl StartError {
+    fn of(what: &str) -> impl Fn(&(dyn std::error::Error + 'static)) -> Self + '_ {
+        move |error| Self { what: what.to_owned(), cause: chain(error) }
+    }
+}
+
+/// How often an answer from a stage is waited for in the timers.
+const TIMER_DEADLINE: Duration = Duration::from_secs(1800);
+
+/// The running daemon: as long as it lives, its actors do.
+pub struct Daemon {
+    /// Clock, ledger and ports.
+    pub env: Env,
+    /// Configuration.
+    pub settings: Arc<Settings>,
+    /// Bundles on this machine.
+    pub bundles: BundleStore,
+    /// The data stage, for those who need datasets.
+    pub data: DataStage,
+    /// The coordinator.
+    pub coordinator: ActorRef<CoordinatorActor>,
+    /// The monitor.
+    pub monitor: ActorRef<MonitorActor>,
+    /// The notifier.
+    pub notifier: ActorRef<NotifierActor>,
+    /// The other stages.
+    pub stages: Stages,
+    supervision: Supervision,
+    _actors: Actors,
+}
+
+/// Owners of the actors' threads.
+struct Actors {
+    _data: SupervisedActor<DataActor>,
+    _training: SupervisedActor<TrainingActor>,
+    _registry: SupervisedActor<RegistryActor>,
+    _packaging: SupervisedActor<PackagingActor>,
+    _deployment: SupervisedActor<DeploymentActor>,
+    _verification: SupervisedActor<VerificationActor>,
+    _monitor: SupervisedActor<MonitorActor>,
+    _notifier: SupervisedActor<NotifierActor>,
+    _coordinator: SupervisedActor<CoordinatorActor>,
+}
+
+impl Daemon {
+    /// Starts everything. `give_up` is called when an actor keeps dying: the
+    /// process should end then, for systemd or the kubelet to start it again.
+    ///
+    /// # Errors
+    /// When the ledger, a folder or an adapter cannot be opened.
+    pub fn start(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn StepObserver>,
+        give_up: impl Fn(GivenUp) + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        let settings = Arc::new(settings);
+        let state_dir = &settings.daemon.state_dir;
+        std::fs::create_dir_all(state_dir).map_err(|error| StartError::of(&format!("state directory {}", state_dir.display()))(&error))?;
+        let ledger = Ledger::open(&ledger_path(state_dir)).map_err(|error| StartError::of("ledger")(&error))?;
+        let service_binary = service_binary(&settings.packaging.service_binary)?;
+        let env = local_env(&settings, clock, ledger, &service_binary)?;
+        let weather = Arc::new(WeatherCsv::new(env.object_store.clone(), settings.ingestion.weather_prefix.clone()));
+        let data = DataStage::new(env.clone(), settings.clone(), weather).map_err(|error| StartError::of("data contract")(&error))?;
+        let scraper = Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
+        let bundles = BundleStore::new(state_dir.join("bundles"));
+        let parts = Parts { env, settings, bundles, data, scraper: Arc::new(scraper), service_binary, observer };
+        parts.spawn(give_up)
+    }
+
+    /// What supervision says of every actor.
+    #[must_use]
+    pub fn actors(&self) -> Vec<ActorStatus> {
+        self.supervision.statuses()
+    }
+
+    /// Ingests what is new.
+    ///
+    /// # Errors
+    /// When the store or the ledger fails.
+    pub async fn ingest(&self) -> Result<crate::data::messages::FlightsIngested, StepFailure> {
+        self.stages.data(IngestFlights { at: self.env.now() }).await
+    }
+
+    /// Looks at the live model once, and lets the coordinator weigh what was seen.
+    ///
+    /// # Errors
+    /// When the cluster or the ledger fails.
+    pub async fn observe(&self) -> Result<(Observed, Considered), StepFailure> {
+        let seen: Observed = ask(&self.monitor, Observe, TIMER_DEADLINE).await?;
+        let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone() };
+        let considered = ask(&self.coordinator, consider, TIMER_DEADLINE).await?;
+        Ok((seen, considered))
+    }
+
+    /// Delivers what waits in the outbox.
+    ///
+    /// # Errors
+    /// When the ledger fails.
+    pub async fn deliver_alerts(&self) -> Result<(), StepFailure> {
+        ask(&self.notifier, DeliverAlerts, TIMER_DEADLINE).await
+    }
+
+    /// Takes over what an earlier process left: replicas, and a cycle under way.
+    ///
+    /// # Errors
+    /// When the cluster or the ledger fails.
+    pub async fn resume(&self) -> Result<(), StepFailure> {
+        self.stages.deployment(ReconcileReplicas).await?;
+        ask(&self.coordinator, ResumeUnfinished, TIMER_DEADLINE).await?;
+        Ok(())
+    }
+
+    /// The daemon's timers: every part also wakes by itself, so that a lost
+    /// message is only a late one. Never returns.
+    pub async fn run_timers(&self) {
+        let ingestion = Duration::from_secs(self.settings.ingestion.interval_secs);
+        let monitoring = Duration::from_secs(self.settings.monitoring.interval_secs);
+        let notification = Duration::from_secs(self.settings.notification.interval_secs);
+        let reconcile = Duration::from_secs(10);
+        let ((), (), (), ()) = tokio::join!(
+            every(ingestion, "ingestion", || async { self.ingest().await.map(|_| ()) }),
+            every(monitoring, "monitoring", || async { self.observe().await.map(|_| ()) }),
+            every(notification, "alerts", || self.deliver_alerts()),
+            every(reconcile, "replicas", || self.resume()),
+        );
+    }
+}
+
+/// Does something now and then; a failure is logged and tried again next time.
+async fn every<F, Fut>(pause: Duration, what: &str, work: F)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<(), StepFailure>>,
+{
+    loop {
+        if let Err(failure) = work().await {
+            tracing::error!(timer = what, error = %failure, "tried again at the next turn");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Everything the actors are made of.
+struct Parts {
+    env: Env,
+    settings: Arc<Settings>,
+    bundles: BundleStore,
+    data: DataStage,
+    scraper: Arc<Scraper>,
+    service_binary: PathBuf,
+    observer: Arc<dyn StepObserver>,
+}
+
+impl Parts {
+    fn spawn(self, give_up: impl Fn(GivenUp) + Send + Sync + 'static) -> Result<Daemon, StartError> {
+        let Self { env, settings, bundles, data, scraper, service_binary, observer } = self;
+        let hang_limit = Duration::from_secs(settings.daemon.hang_limit_secs);
+        let supervision = Supervision::new(SupervisionPolicy { hang_limit, ..SupervisionPolicy::default() }, give_up);
+        let training_stage =
+            TrainingStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone(), data: data.clone() };
+        let registry_stage = RegistryStage { env: env.clone(), bundles: bundles.clone() };
+        let packaging_stage =
+            PackagingStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone(), service_binary };
+        let deployment_stage = DeploymentStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone() };
+        let verification_stage = VerificationStage {
+            env: env.clone(),
+            settings: settings.clone(),
+            bundles: bundles.clone(),
+            data: data.clone(),
+            scraper: scraper.clone(),
+        };
+        let monitor_stage =
+            MonitorStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone(), scraper };
+        let data_actor = spawn(&supervision, "data", data.clone())?;
+        let training = spawn(&supervision, "training", training_stage)?;
+        let registry = spawn(&supervision, "registry", registry_stage)?;
+        let packaging = spawn(&supervision, "packaging", packaging_stage)?;
+        let deployment = spawn(&supervision, "deployment", deployment_stage)?;
+        let verification = spawn(&supervision, "verification", verification_stage)?;
+        let monitor = spawn(&supervision, "monitor", monitor_stage)?;
+        let notifier = spawn(&supervision, "notifier", NotifierStage::new(env.clone(), &settings.notification))?;
+        let stages = Stages {
+            data: data_actor.actor_ref(),
+            training: training.actor_ref(),
+            registry: registry.actor_ref(),
+            packaging: packaging.actor_ref(),
+            deployment: deployment.actor_ref(),
+            verification: verification.actor_ref(),
+        };
+        let context = CycleContext { env: env.clone(), settings: settings.clone(), stages: stages.clone(), observer };
+        let coordinator_stage = CoordinatorStage { context, data: data.clone(), driving: Arc::new(Mutex::new(())) };
+        let coordinator = spawn(&supervision, "coordinator", coordinator_stage)?;
+        Ok(Daemon {
+            env,
+            settings,
+            bundles,
+            data,
+            coordinator: coordinator.actor_ref(),
+            monitor: monitor.actor_ref(),
+            notifier: notifier.actor_ref(),
+            stages,
+            supervision,
+            _actors: Actors {
+                _data: data_actor,
+                _training: training,
+                _registry: registry,
+                _packaging: packaging,
+                _deployment: deployment,
+                _verification: verification,
+                _monitor: monitor,
+                _notifier: notifier,
+                _coordinator: coordinator,
+            },
+        })
+    }
+}
+
+fn spawn<S: Clone + Send + Sync + Unpin + 'static>(
+    supervision: &Supervision,
+    name: &str,
+    stage: S,
+) -> Result<SupervisedActor<crate::supervision::StageActor<S>>, StartError> {
+    supervision
+        .spawn(name, move |heartbeat| crate::supervision::StageActor::new(stage.clone(), heartbeat))
+        .map_err(|error| StartError::of(&format!("actor `{name}`"))(&error))
+}
+
+/// Where the ledger lies in a state directory.
+#[must_use]
+pub fn ledger_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("ledger.sqlite")
+}
+
+fn local_env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
+    let state_dir = &settings.daemon.state_dir;
+    let or = |given: &PathBuf, default: &str| if given.as_os_str().is_empty() { state_dir.join(default) } else { given.clone() };
+    let store = FolderStore::open(&or(&settings.ingestion.store_dir, "store")).map_err(|error| StartError::of("object store")(&error))?;
+    let registry = OciLayoutRegistry::open(&or(&settings.registry.layout_dir, "images")).map_err(|error| StartError::of("image registry")(&error))?;
+    let cluster = ProcessCluster::open(ProcessClusterConfig {
+        public_port: settings.cluster.port,
+        ready_deadline: Duration::from_secs(settings.cluster.ready_deadline_secs),
+        linger: Duration::from_secs(settings.cluster.drain_linger_secs),
+        ..ProcessClusterConfig::new(service_binary, &state_dir.join("cluster"))
+    });
+    let cluster: Arc<dyn Cluster> = Arc::new(cluster.map_err(|error| StartError::of("local cluster")(&error))?);
+    let object_store: Arc<dyn ObjectStore> = Arc::new(store);
+    Ok(Env { clock, ledger, object_store, image_registry: Arc::new(registry), cluster, notifier: Arc::new(LogNotifier) })
+}
+
+/// The static service binary: as configured, by `DELAYD_SERVE_BIN`, or beside
+/// this executable.
+///
+/// # Errors
+/// When it is nowhere.
+pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)).unwrap_or_default();
+    let candidates = [
+        configured.to_owned(),
+        std::env::var_os("DELAYD_SERVE_BIN").map(PathBuf::from).unwrap_or_default(),
+        beside.join("service/delayd-serve"),
+        beside.join("delayd-serve"),
+    ];
+    let wanted: Vec<&PathBuf> = candidates.iter().filter(|path| !path.as_os_str().is_empty()).collect();
+    if let Some(found) = wanted.iter().find(|path| path.is_file()) {
+        return found.canonicalize().map_err(|error| StartError::of("inference service binary")(&error));
+    }
+    let looked: Vec<String> = wanted.iter().map(|path| path.display().to_string()).collect();
+    Err(StartError {
+        what: "inference service binary".to_owned(),
+        cause: format!("`delayd-serve` is not at {}; `make service` builds it, packaging.service_binary names it", looked.join(" or ")),
+    })
+}
+
+impl From<StartError> for StepFailure {
+    fn from(error: StartError) -> Self {
+        Self::of(ErrorKind::Internal, &error)
+    }
+}

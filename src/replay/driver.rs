@@ -1,0 +1,342 @@
+//! Drives a replay: steps the clock, asks, tells, and lets the loop work.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration as WallDuration, Instant};
+
+use bytes::Bytes;
+use chrono::{DateTime, Duration, DurationRound, NaiveDate, Utc};
+
+use super::client::{AskError, ServiceClient};
+use super::gather::{self, Asked};
+use super::report::{Report, ReportFiles};
+use super::source::{Source, SourceError};
+use super::world::{World, local_midnight};
+use crate::config::Settings;
+use crate::coordinator::messages::{AwaitCycle, Consider, CycleFinished};
+use crate::coordinator::stages::ask;
+use crate::daemon::{Daemon, StartError};
+use crate::data::{Example, TimeZones};
+use crate::env::{Clock, ReplayClock};
+use crate::ids::{CycleId, ModelVersion};
+use crate::ledger::CycleOutcome;
+use crate::saga::{StepFailure, StepObserver};
+
+/// A cycle may take this long, in wall time.
+const CYCLE_DEADLINE: WallDuration = WallDuration::from_secs(24 * 3600);
+/// Flights in one request, at most.
+const LARGEST_REQUEST: usize = 2000;
+
+/// What to replay.
+#[derive(Debug, Clone)]
+pub struct ReplayOptions {
+    /// Folder of the recorded year.
+    pub data: PathBuf,
+    /// First local day of history.
+    pub train_from: NaiveDate,
+    /// First local day that is predicted.
+    pub train_until: NaiveDate,
+    /// The local day after the last one that is predicted.
+    pub until: NaiveDate,
+    /// Where the report goes.
+    pub out: PathBuf,
+}
+
+/// Told how far the replay is.
+pub trait ReplayDisplay: StepObserver {
+    /// Something worth a line.
+    fn line(&self, at: DateTime<Utc>, text: &str);
+    /// How far the clock is, and what is live.
+    fn at(&self, now: DateTime<Utc>, share: f64, predictions: u64, live: Option<ModelVersion>);
+    /// Nothing more comes.
+    fn done(&self);
+}
+
+/// Why a replay ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The data cannot be read.
+    #[error("the data cannot be replayed")]
+    Source(#[from] SourceError),
+    /// The dates make no sense, or no flight falls into them.
+    #[error("{0}")]
+    Dates(String),
+    /// The daemon cannot start.
+    #[error("the daemon cannot start")]
+    Start(#[from] StartError),
+    /// A stage failed.
+    #[error("the loop failed: {0}")]
+    Loop(#[from] StepFailure),
+    /// The object store refused a log.
+    #[error("a log could not be put into the object store")]
+    Store(#[from] crate::ports::PortError),
+    /// A log could not be written.
+    #[error("a log could not be written")]
+    Csv(#[from] csv::Error),
+    /// The service could not be asked at all.
+    #[error("the service cannot be asked")]
+    Ask(#[from] AskError),
+    /// The first model did not go live.
+    #[error("the first model did not go live: {0}")]
+    NoFirstModel(String),
+    /// The report could not be made.
+    #[error("the report could not be made: {0}")]
+    Report(String),
+}
+
+/// Replays, and leaves the report in `options.out`.
+///
+/// # Errors
+/// When the data, the daemon or the report fails; single requests that fail are
+/// counted in the report instead.
+pub async fn replay(
+    options: &ReplayOptions,
+    settings: Settings,
+    display: Arc<dyn ReplayDisplay>,
+) -> Result<(Report, ReportFiles), ReplayError> {
+    let began = Instant::now();
+    if !(options.train_from < options.train_until && options.train_until < options.until) {
+        return Err(ReplayError::Dates("expected --train-from before --train-until before --until".to_owned()));
+    }
+    let source = Source::read(&options.data, &settings)?;
+    for line in source.rejected.iter().take(5) {
+        display.line(DateTime::UNIX_EPOCH, &format!("left out: {line}"));
+    }
+    let mut driver = Driver::start(options, settings, source, display).await?;
+    driver.first_model().await?;
+    driver.run().await?;
+    let report = driver.report(began.elapsed()).await?;
+    driver.stop().await?;
+    Ok(report)
+}
+
+struct Driver {
+    options: ReplayOptions,
+    daemon: Daemon,
+    clock: Arc<ReplayClock>,
+    world: World,
+    display: Arc<dyn ReplayDisplay>,
+    asked: Vec<Asked>,
+    requests: u64,
+    request_errors: u64,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+    seed: u64,
+    dataset: super::report::DatasetInfo,
+}
+
+impl Driver {
+    async fn start(
+        options: &ReplayOptions,
+        settings: Settings,
+        source: Source,
+        display: Arc<dyn ReplayDisplay>,
+    ) -> Result<Self, ReplayError> {
+        let horizon = Duration::minutes(i64::from(settings.ingestion.horizon_minutes));
+        let history_from = first_moment(options.train_from, &source, &settings)?;
+        let Source { mut records, weather, airports, digest, .. } = source;
+        records.retain(|record| record.scheduled_departure >= history_from);
+        let dataset = super::report::DatasetInfo {
+            name: options.data.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            source: "flights, hourly weather and airports as recorded".to_owned(),
+            digest: digest.to_string(),
+            rows: records.len() as u64,
+        };
+        let seed = settings.training.seed;
+        let clock = Arc::new(ReplayClock::starting_at(history_from));
+        let observer: Arc<dyn StepObserver> = Arc::new(Observer(display.clone()));
+        let give_up = |gone: crate::supervision::GivenUp| tracing::error!(actor = gone.actor, failure = gone.failure, "an actor was given up");
+        let daemon = Daemon::start(settings, clock.clone() as Arc<dyn Clock>, observer, give_up)?;
+        let store = &daemon.env.object_store;
+        store.put(&daemon.settings.ingestion.airports_key, airports).await?;
+        let weather_key = format!("{}{}", daemon.settings.ingestion.weather_prefix, weather.0);
+        store.put(&weather_key, weather.1).await?;
+        let questions = questions(&daemon, &records, options).await?;
+        let (from, until) = match (questions.first(), questions.last()) {
+            (Some(first), Some(last)) => {
+                let hour = Duration::hours(1);
+                let from = first.prediction_time.duration_trunc(hour).unwrap_or(first.prediction_time);
+                (from, last.prediction_time + horizon + Duration::days(1))
+            }
+            _ => {
+                let text = format!("no flight of the data is scheduled from {} until {}", options.train_until, options.until);
+                return Err(ReplayError::Dates(text));
+            }
+        };
+        let world = World::new(records, questions);
+        Ok(Self {
+            options: options.clone(),
+            daemon,
+            clock,
+            world,
+            display,
+            asked: Vec::new(),
+            requests: 0,
+            request_errors: 0,
+            from,
+            until,
+            seed,
+            dataset,
+        })
+    }
+
+    /// Publishes the history and lets the loop make its first model.
+    async fn first_model(&mut self) -> Result<(), ReplayError> {
+        self.clock.advance_to(self.from);
+        self.publish().await?;
+        let ingested = self.daemon.ingest().await?;
+        self.display.line(
+            self.from,
+            &format!("history: {} logs, {} flights, {} in quarantine", ingested.objects, ingested.accepted, ingested.quarantined),
+        );
+        let considered = ask(&self.daemon.coordinator, Consider::default(), CYCLE_DEADLINE).await?;
+        let Some(cycle) = considered.cycle else { return Err(ReplayError::NoFirstModel(considered.reason)) };
+        let finished = self.await_cycle(cycle).await?;
+        if finished.outcome == Some(CycleOutcome::Deployed) {
+            Ok(())
+        } else {
+            Err(ReplayError::NoFirstModel(finished.detail))
+        }
+    }
+
+    async fn await_cycle(&self, cycle: CycleId) -> Result<CycleFinished, ReplayError> {
+        let finished = ask(&self.daemon.coordinator, AwaitCycle { cycle }, CYCLE_DEADLINE).await?;
+        finished.ok_or_else(|| ReplayError::Report(format!("{cycle} vanished from the ledger")))
+    }
+
+    async fn publish(&mut self) -> Result<(), ReplayError> {
+        for (key, body) in self.world.logs_until(self.clock.now())? {
+            self.daemon.env.object_store.put(&key, body).await?;
+        }
+        Ok(())
+    }
+
+    /// Hour by hour: ask about the flights of the hour; once a day, when it is
+    /// night over the airports, publish the logs, watch, and let the loop decide.
+    async fn run(&mut self) -> Result<(), ReplayError> {
+        let client = ServiceClient::new(&self.daemon.env.cluster.service_url())?;
+        let day_starts = i64::from(self.daemon.settings.monitoring.day_starts_minutes_utc) + 60;
+        let mut now = self.from;
+        let mut live = self.live().await?;
+        while now < self.until {
+            let next = now + Duration::hours(1);
+            self.ask_about(&client, now, next).await;
+            self.clock.advance_to(next);
+            now = next;
+            if (now.timestamp() / 60) % (24 * 60) == day_starts % (24 * 60) {
+                self.night(now).await?;
+                live = self.live().await?;
+            }
+            let share = (now - self.from).num_minutes() as f64 / (self.until - self.from).num_minutes().max(1) as f64;
+            self.display.at(now, share, self.asked.len() as u64, live);
+        }
+        self.display.done();
+        Ok(())
+    }
+
+    async fn live(&self) -> Result<Option<ModelVersion>, ReplayError> {
+        let live = self.daemon.env.ledger.model_by_alias(crate::ledger::Alias::Live).await.map_err(StepFailure::from)?;
+        Ok(live.map(|model| model.version))
+    }
+
+    async fn ask_about(&mut self, client: &ServiceClient, from: DateTime<Utc>, until: DateTime<Utc>) {
+        let flights: Vec<Example> = self.world.questions(from, until).to_vec();
+        for batch in flights.chunks(LARGEST_REQUEST) {
+            self.requests += 1;
+            match client.ask(batch).await {
+                Ok(answer) => {
+                    let model: Option<ModelVersion> = answer.model_version.parse().ok();
+                    let rows = batch.iter().zip(answer.predictions);
+                    self.asked.extend(rows.filter_map(|(example, row)| Some(Asked { example: example.clone(), score: row.score, model: model? })));
+                }
+                Err(error) => {
+                    self.request_errors += 1;
+                    tracing::error!(error = %crate::error::chain(&error), "a request failed");
+                }
+            }
+        }
+    }
+
+    async fn night(&mut self, now: DateTime<Utc>) -> Result<(), ReplayError> {
+        self.publish().await?;
+        self.daemon.ingest().await?;
+        let (seen, considered) = self.daemon.observe().await?;
+        if !seen.silent.is_empty() {
+            tracing::warn!(replicas = seen.silent.join("; "), "replicas did not answer the monitor");
+        }
+        if let Some(cycle) = considered.cycle {
+            self.display.line(now, &format!("{cycle} starts: {}", considered.reason));
+            let finished = self.await_cycle(cycle).await?;
+            let outcome = finished.outcome.map_or_else(|| "waits".to_owned(), |outcome| outcome.to_string());
+            self.display.line(now, &format!("{cycle} {outcome}: {}", finished.detail));
+        }
+        self.daemon.deliver_alerts().await?;
+        Ok(())
+    }
+
+    async fn report(&mut self, wall: WallDuration) -> Result<(Report, ReportFiles), ReplayError> {
+        let facts = gather::Facts {
+            asked: std::mem::take(&mut self.asked),
+            requests: self.requests,
+            request_errors: self.request_errors,
+            from: self.from,
+            until: self.until,
+            wall,
+            seed: self.seed,
+            dataset: self.dataset.clone(),
+        };
+        gather::report(&self.daemon, facts, &self.options.out).await
+    }
+
+    async fn stop(self) -> Result<(), ReplayError> {
+        self.daemon.env.cluster.tear_down().await?;
+        Ok(())
+    }
+}
+
+/// Local midnight at the origin with the most flights.
+fn first_moment(day: NaiveDate, source: &Source, settings: &Settings) -> Result<DateTime<Utc>, ReplayError> {
+    let zones = zones_of(&source.airports, settings)?;
+    let zone = source.records.first().and_then(|record| zones.get(&record.origin)).unwrap_or(chrono_tz::UTC);
+    Ok(local_midnight(day, zone))
+}
+
+fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayError> {
+    let read = || {
+        let (mut table, _) = crate::data::airports::parse_airports("airports", airports, &settings.ingestion.time_zones)?;
+        crate::data::airports::supplement(&mut table);
+        TimeZones::of(&table)
+    };
+    read().map_err(|error| ReplayError::Source(SourceError::Data(error)))
+}
+
+/// What the airline will ask: every flight of the predicted days with what was
+/// known at its prediction time. The operations index answers only from events
+/// known by then, so making them ahead tells nothing early.
+async fn questions(daemon: &Daemon, records: &[crate::data::FlightRecord], options: &ReplayOptions) -> Result<Vec<Example>, ReplayError> {
+    let reference = daemon.data.reference().await.map_err(StepFailure::from)?;
+    let zones = TimeZones::of(&reference.airports).map_err(|error| ReplayError::Source(SourceError::Data(error)))?;
+    let from = records.iter().map(|record| record.scheduled_departure).min().unwrap_or_default();
+    let until = records.iter().map(|record| record.scheduled_departure).max().unwrap_or_default() + Duration::minutes(1);
+    let examples = daemon.data.examples(records.to_vec(), &reference, from, until).await?;
+    let wanted = |example: &Example| {
+        let day = zones.local(&example.row.origin, example.row.scheduled_departure).date();
+        day >= options.train_until && day < options.until
+    };
+    let mut wanted: Vec<Example> = examples.into_iter().filter(wanted).collect();
+    wanted.sort_by_key(|example| example.prediction_time);
+    Ok(wanted)
+}
+
+/// Hands a cycle's steps to the display.
+struct Observer(Arc<dyn ReplayDisplay>);
+
+impl StepObserver for Observer {
+    fn started(&self, cycle: CycleId, step: &str) {
+        self.0.started(cycle, step);
+    }
+
+    fn finished(&self, cycle: CycleId, step: &str, wall: WallDuration, failure: Option<&StepFailure>) {
+        self.0.finished(cycle, step, wall, failure);
+    }
+}
