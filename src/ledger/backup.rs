@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +141,7 @@ fn copy_rows(source: &Connection, copy: &Connection, table: &str, order: &str) -
         Ok(select) => select,
         Err(error) => return Ok(Some(error.to_string())),
     };
-    let columns = select.column_names().iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>();
+    let columns = select.column_names().map(|name| format!("\"{name}\"")).collect::<Vec<_>>();
     let places = vec!["?"; columns.len()].join(", ");
     let insert = format!("INSERT OR IGNORE INTO \"{table}\" ({}) VALUES ({places})", columns.join(", "));
     let mut insert = copy.prepare(&insert)?;
@@ -148,10 +149,11 @@ fn copy_rows(source: &Connection, copy: &Connection, table: &str, order: &str) -
         Ok(rows) => rows,
         Err(error) => return Ok(Some(error.to_string())),
     };
+    let mut unreadable = None;
     loop {
         let row = match rows.next() {
             Ok(Some(row)) => row,
-            Ok(None) => return Ok(None),
+            Ok(None) => return Ok(unreadable),
             Err(error) => return Ok(Some(error.to_string())),
         };
         let values =

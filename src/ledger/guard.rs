@@ -70,7 +70,7 @@ pub(super) fn check_before_open(path: &Path) -> Result<(), LedgerError> {
         Err(error) => return Err(io(error)),
     };
     let mut magic = Vec::with_capacity(MAGIC.len());
-    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
+    Read::by_ref(&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
     if magic.is_empty() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::columns::{At, Count};
 use super::query::{self, Page};
 use super::{Ledger, LedgerError};
-use crate::ids::{Digest, ModelVersion};
+use crate::ids::ModelVersion;
 use crate::ports::PushedImage;
 
 /// One pushed image.

@@ -1,5 +1,6 @@
 //! The watcher beside each actor, and the list of all of them.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -150,11 +151,11 @@ enum Seen {
 impl<A: Actor<Context = Context<A>>> Watcher<A> {
     fn run(self) {
         let mut budget = RestartBudget::default();
-        let mut is_restart = false;
+        let mut restarts = 0u64;
         loop {
             let seen = match start(Arc::clone(&self.factory), self.policy.beat_interval, self.actor_ref.clone()) {
                 Ok(incarnation) => {
-                    self.status.running(incarnation.heartbeat.clone(), is_restart);
+                    self.status.running(incarnation.heartbeat.clone(), restarts > 0);
                     self.watch(&incarnation)
                     // Here the incarnation is dropped: abandoned, its thread asked to end.
                 }
@@ -166,7 +167,7 @@ impl<A: Actor<Context = Context<A>>> Watcher<A> {
             let Seen::Death { state, failure } = seen else { break };
             self.status.set(state, Some(failure.clone()));
             let name = self.status.name();
-            match decide(&mut budget, &self.policy, self.since.elapsed(), rand::random()) {
+            match decide(&mut budget, &self.policy, self.since.elapsed(), self.spread(restarts)) {
                 Verdict::RestartAfter(pause) => {
                     tracing::warn!(
                         actor.name = name,
@@ -185,9 +186,17 @@ impl<A: Actor<Context = Context<A>>> Watcher<A> {
                     return;
                 }
             }
-            is_restart = true;
+            restarts += 1;
         }
         self.status.set(ActorState::Dead, None);
+    }
+
+    /// A number in 0..1 that differs between actors and restarts. It need not be
+    /// random: it only keeps actors that died together from returning together.
+    fn spread(&self, restarts: u64) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        (self.status.name(), restarts).hash(&mut hasher);
+        (hasher.finish() >> 32) as f64 / f64::from(u32::MAX)
     }
 
     fn watch(&self, incarnation: &Incarnation) -> Seen {
