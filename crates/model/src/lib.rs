@@ -9,14 +9,17 @@
 //! The crate deliberately knows nothing of libtorch: training writes the weights,
 //! and this crate reads them.
 
+pub mod admin;
 mod bundle;
 mod calibration;
 mod golden;
 mod net;
 mod predictor;
 mod reference;
+#[cfg(feature = "testing")]
+pub mod testing;
 
-pub use bundle::{Bundle, BundleError, Manifest, ModelFile};
+pub use bundle::{Bundle, BundleError, FileEntry, Manifest, ModelFile};
 pub use calibration::Calibration;
 pub use golden::{GoldenError, GoldenRow};
 pub use net::{Architecture, DelayNet, NetError, Scratch};

@@ -1,0 +1,320 @@
+//! What a replica of the inference service tells the daemon on its
+//! administrative address: the documents only, so that the daemon can read them
+//! without linking the service, and the service can write them without knowing
+//! the daemon.
+//!
+//! All counts are totals since the replica started. A reader that wants a window
+//! takes an earlier document away from a later one; documents of several
+//! replicas add up.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::reference::{Sketch, SketchError};
+
+/// Where a replica is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaPhase {
+    /// Answers requests.
+    Ready,
+    /// Was told to stop and finishes its last requests: counts may still grow.
+    Draining,
+    /// All requests are finished: the counts are final.
+    Drained,
+}
+
+/// Answers to prediction requests by what became of them. Probes are not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestCounts {
+    /// Answered with 2xx.
+    pub ok: u64,
+    /// Answered with 4xx: the caller's fault.
+    pub client_errors: u64,
+    /// Answered with 5xx: the service's fault.
+    pub server_errors: u64,
+}
+
+impl RequestCounts {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.ok + self.client_errors + self.server_errors
+    }
+
+    /// Adds another replica's counts.
+    pub fn merge(&mut self, other: &Self) {
+        self.ok += other.ok;
+        self.client_errors += other.client_errors;
+        self.server_errors += other.server_errors;
+    }
+
+    /// Takes an earlier state of the same counters away.
+    pub fn subtract(&mut self, earlier: &Self) {
+        self.ok = self.ok.saturating_sub(earlier.ok);
+        self.client_errors = self.client_errors.saturating_sub(earlier.client_errors);
+        self.server_errors = self.server_errors.saturating_sub(earlier.server_errors);
+    }
+}
+
+/// Durations in fixed buckets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatencyHistogram {
+    /// Ascending upper bounds in seconds; a duration on a bound belongs to it.
+    pub bounds_secs: Vec<f64>,
+    /// Durations per bucket (not cumulative), the last for what is over all bounds.
+    pub counts: Vec<u64>,
+    /// Sum of all durations in seconds.
+    pub sum_secs: f64,
+}
+
+impl Default for LatencyHistogram {
+    fn default() -> Self {
+        Self { bounds_secs: Self::BOUNDS_SECS.to_vec(), counts: vec![0; Self::BOUNDS_SECS.len() + 1], sum_secs: 0.0 }
+    }
+}
+
+impl LatencyHistogram {
+    /// The service's buckets: fine below a millisecond, where its requests are.
+    pub const BOUNDS_SECS: [f64; 19] = [
+        0.000_05, 0.000_1, 0.000_2, 0.000_3, 0.000_5, 0.000_75, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05,
+        0.1, 0.25, 0.5, 1.0, 2.5,
+    ];
+
+    /// Counts one duration.
+    pub fn observe(&mut self, secs: f64) {
+        let bucket = self.bounds_secs.partition_point(|bound| *bound < secs);
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count += 1;
+            self.sum_secs += secs;
+        }
+    }
+
+    /// How many durations were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The duration in seconds below which the share `q` (0 to 1) lies, linear
+    /// within the bucket as Prometheus' `histogram_quantile`; `None` where
+    /// nothing was counted. What is over all bounds counts as the last bound.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let total = self.count();
+        if total == 0 {
+            return None;
+        }
+        let rank = q.clamp(0.0, 1.0) * total as f64;
+        let (mut below, mut lower) = (0.0, 0.0);
+        for (bound, count) in self.bounds_secs.iter().zip(&self.counts) {
+            let count = *count as f64;
+            if count > 0.0 && below + count >= rank {
+                return Some(lower + (bound - lower) * ((rank - below) / count).clamp(0.0, 1.0));
+            }
+            below += count;
+            lower = *bound;
+        }
+        Some(lower)
+    }
+
+    /// Adds another histogram of the same buckets.
+    ///
+    /// # Errors
+    /// When the buckets are not the same.
+    pub fn merge(&mut self, other: &Self) -> Result<(), BucketsDiffer> {
+        self.combine(other, u64::saturating_add)?;
+        self.sum_secs += other.sum_secs;
+        Ok(())
+    }
+
+    /// Takes an earlier state of the same histogram away.
+    ///
+    /// # Errors
+    /// When the buckets are not the same.
+    pub fn subtract(&mut self, earlier: &Self) -> Result<(), BucketsDiffer> {
+        self.combine(earlier, u64::saturating_sub)?;
+        self.sum_secs = (self.sum_secs - earlier.sum_secs).max(0.0);
+        Ok(())
+    }
+
+    fn combine(&mut self, other: &Self, apply: fn(u64, u64) -> u64) -> Result<(), BucketsDiffer> {
+        if self.bounds_secs != other.bounds_secs || self.counts.len() != other.counts.len() {
+            return Err(BucketsDiffer { found: other.bounds_secs.clone(), expected: self.bounds_secs.clone() });
+        }
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, other)| *count = apply(*count, *other));
+        Ok(())
+    }
+}
+
+/// Two histograms whose buckets are not the same.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("latency histogram has the bounds {found:?}, not {expected:?}; the replicas are of different builds")]
+pub struct BucketsDiffer {
+    /// Bounds found.
+    pub found: Vec<f64>,
+    /// Bounds expected.
+    pub expected: Vec<f64>,
+}
+
+/// Two reports that do not add up.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ReportError {
+    /// Their sketches are of different references.
+    #[error("reports of different models do not add up")]
+    Sketch(#[from] SketchError),
+    /// Their histograms have different buckets.
+    #[error("reports of different builds do not add up")]
+    Latency(#[from] BucketsDiffer),
+}
+
+/// `GET /admin/v1/sketch`: everything one replica has counted since it started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaReport {
+    /// The replica's name.
+    pub replica: String,
+    /// The model it serves.
+    pub model_version: String,
+    /// Digest of its bundle.
+    pub bundle: String,
+    /// Hash of its feature spec.
+    pub feature_hash: String,
+    /// Where it is in its life.
+    pub phase: ReplicaPhase,
+    /// When it started; another value under the same name is another process,
+    /// whose counts began at zero.
+    pub started_at: DateTime<Utc>,
+    /// When this was written.
+    pub reported_at: DateTime<Utc>,
+    /// Prediction requests.
+    pub requests: RequestCounts,
+    /// Requests being answered now on the public address.
+    pub in_flight: u64,
+    /// Time from a prediction request's head to its answer.
+    pub latency: LatencyHistogram,
+    /// Rows in the bins of the bundle's drift reference.
+    pub sketch: Sketch,
+    /// Rows whose value of a category the model has not seen, by category name.
+    pub unknown_categories: BTreeMap<String, u64>,
+    /// Sequence number of the last prediction recorded; 0 where there is none.
+    pub last_sequence: u64,
+    /// Resident memory in bytes, where known.
+    pub memory_bytes: Option<u64>,
+}
+
+impl ReplicaReport {
+    /// Takes an earlier report of the same process away: what came in between.
+    ///
+    /// # Errors
+    /// When the two are not of the same model or build; `self` is unchanged then.
+    pub fn subtract(&mut self, earlier: &Self) -> Result<(), ReportError> {
+        let mut latency = self.latency.clone();
+        latency.subtract(&earlier.latency)?;
+        self.sketch.subtract(&earlier.sketch)?;
+        self.latency = latency;
+        self.requests.subtract(&earlier.requests);
+        for (name, count) in &mut self.unknown_categories {
+            *count = count.saturating_sub(earlier.unknown_categories.get(name).copied().unwrap_or(0));
+        }
+        Ok(())
+    }
+}
+
+/// One prediction that was served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServedPrediction {
+    /// Ascending from 1, without gaps, per replica process.
+    pub seq: u64,
+    /// When the request was answered.
+    pub received_at: DateTime<Utc>,
+    /// Carrier.
+    pub carrier: String,
+    /// Flight number.
+    pub flight_number: u32,
+    /// Origin.
+    pub origin: String,
+    /// Destination.
+    pub dest: String,
+    /// Scheduled departure.
+    pub scheduled_departure: DateTime<Utc>,
+    /// Calibrated probability of delay.
+    pub score: f32,
+    /// The model that said so.
+    pub model_version: String,
+}
+
+/// `GET /admin/v1/predictions?after=SEQ&limit=N`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PredictionPage {
+    /// The replica's name.
+    pub replica: String,
+    /// As in [`ReplicaReport::started_at`]: sequence numbers begin anew with it.
+    pub started_at: DateTime<Utc>,
+    /// Where it is in its life.
+    pub phase: ReplicaPhase,
+    /// Predictions after `after`, oldest first.
+    pub predictions: Vec<ServedPrediction>,
+    /// What to ask for next as `after`.
+    pub next_after: u64,
+    /// Predictions after `after` that were overwritten before they were fetched.
+    pub lost: u64,
+    /// Whether there are more already.
+    pub more: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_lies_within_the_bucket_that_holds_it() {
+        let mut latency = LatencyHistogram::default();
+        assert_eq!(latency.quantile(0.5), None);
+        (0..99).for_each(|_| latency.observe(0.000_4));
+        latency.observe(0.2);
+        let (p50, p99, p100) = (latency.quantile(0.5), latency.quantile(0.99), latency.quantile(1.0));
+        assert!(p50.is_some_and(|p| p > 0.000_3 && p < 0.000_5), "{p50:?}");
+        assert!(p99.is_some_and(|p| p <= 0.000_5), "{p99:?}");
+        assert_eq!(p100, Some(0.25));
+    }
+
+    #[test]
+    fn a_duration_over_all_bounds_is_counted_and_reported_as_the_last_bound() {
+        let mut latency = LatencyHistogram::default();
+        latency.observe(60.0);
+        assert_eq!((latency.count(), latency.quantile(0.5)), (1, Some(2.5)));
+    }
+
+    #[test]
+    fn histograms_add_up_and_an_earlier_state_can_be_taken_away() {
+        let (mut a, mut b) = (LatencyHistogram::default(), LatencyHistogram::default());
+        a.observe(0.001);
+        b.observe(0.002);
+        b.observe(0.004);
+        let before = a.clone();
+        a.merge(&b).unwrap();
+        assert_eq!(a.count(), 3);
+        a.subtract(&b).unwrap();
+        assert_eq!(a.counts, before.counts);
+        assert!((a.sum_secs - before.sum_secs).abs() < 1e-12);
+    }
+
+    #[test]
+    fn histograms_of_different_buckets_are_not_mixed() {
+        let mut other = LatencyHistogram::default();
+        other.bounds_secs[0] = 0.000_06;
+        assert!(LatencyHistogram::default().merge(&other).is_err());
+    }
+
+    #[test]
+    fn request_counts_of_a_window_are_the_difference_of_two_totals() {
+        let mut now = RequestCounts { ok: 10, client_errors: 4, server_errors: 1 };
+        now.subtract(&RequestCounts { ok: 7, client_errors: 1, server_errors: 1 });
+        assert_eq!(now, RequestCounts { ok: 3, client_errors: 3, server_errors: 0 });
+        assert_eq!(now.total(), 6);
+    }
+}
