@@ -10,7 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contracts::cluster::{Releases, apply, keeps_the_whole_contract, ready};
+use contracts::cluster::{
+    LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
+};
 use contracts::scripted_replica::{Behaviour, run_if_started_as_replica, write_bundle, write_executable};
 use delayd::adapters::local::{ProcessCluster, ProcessClusterConfig};
 use delayd::error::ErrorKind;
@@ -302,4 +304,51 @@ fn real_service() -> Option<PathBuf> {
         eprintln!("SKIPPED: there is no delayd-serve (build it with `cargo build --release -p delayd-serve`)");
     }
     found
+}
+
+/// A playground whose replicas are the real service with real, tiny bundles.
+fn real_playground() -> Option<(Playground, Releases)> {
+    let mut playground = Playground::new();
+    playground.config.service_binary = real_service()?;
+    let bundle = |seed: u64| {
+        let dir = playground.folder.path().join(format!("real_{seed}"));
+        delayd_model::testing::tiny_bundle(seed).write_to(&dir).unwrap();
+        dir
+    };
+    let damaged = bundle(3);
+    std::fs::write(damaged.join("weights.safetensors"), "bit rot").unwrap();
+    let releases = Releases {
+        good: [release(1, &bundle(1)), release(2, &bundle(2))],
+        broken: release(3, &damaged),
+        broken_deadline: Duration::from_secs(10),
+    };
+    Some((playground, releases))
+}
+
+#[tokio::test]
+async fn the_local_cluster_keeps_the_contract_with_the_real_service() {
+    let Some((playground, releases)) = real_playground() else { return };
+    keeps_the_whole_contract(&playground.open(), &releases).await;
+}
+
+#[tokio::test]
+async fn a_damaged_bundle_is_told_as_the_reason() {
+    let Some((playground, releases)) = real_playground() else { return };
+    let error = apply(&playground.open(), &releases.broken).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("weights.safetensors is damaged"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolling_updates_under_load_lose_no_request() {
+    let Some((mut playground, releases)) = real_playground() else { return };
+    // Long enough for the clients to have their connections closed between two requests.
+    playground.config.linger = Duration::from_secs(2);
+    let flight = serde_json::json!({
+        "carrier": "AA", "flight_number": 1, "origin": "JFK", "dest": "LAX",
+        "scheduled_departure": "2013-03-05T14:00:00Z",
+    });
+    let request = LoadRequest { path: "/predict".to_owned(), json: Some(flight) };
+    let answered = rolls_without_losing_a_request(&playground.open(), &releases, &request).await;
+    assert!(answered > 500, "only {answered} requests were answered");
 }
