@@ -70,14 +70,19 @@ impl FolderStore {
     fn write(&self, key: &str, body: &[u8], only_new: bool) -> Result<(), PortError> {
         let action = format!("writing object {key}");
         let path = self.file_of(&action, key)?;
-        let written = (|| {
+        let attempt = || {
             let mut staged = StagedFile::create_in(&self.root.join(STAGING))?;
             staged.write_all(body)?;
             fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
             if only_new { staged.publish_new(&path) } else { staged.publish(&path) }
-        })();
+        };
+        let mut written = attempt();
+        // A folder whose objects were all deleted is no object, and must not stand in the way of one.
+        if written.is_err() && path.is_dir() && remove_empty_folders(&path).is_ok() {
+            written = attempt();
+        }
         written.map_err(|error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists if only_new => {
+            io::ErrorKind::AlreadyExists if only_new && !path.is_dir() => {
                 PortError::new(ErrorKind::Conflict, action, "the object exists already")
             }
             // `a` and `a/b` cannot both be files.
@@ -189,6 +194,14 @@ fn refuse_symlink(action: &str, path: &Path) -> Result<(), PortError> {
         // What is not there yet, or cannot be looked at, fails where it is used.
         _ => Ok(()),
     }
+}
+
+/// Removes a tree of folders without a file in it; fails when it meets one.
+fn remove_empty_folders(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        remove_empty_folders(&entry?.path())?;
+    }
+    fs::remove_dir(folder)
 }
 
 /// Whether the error says that no object has this key; a key whose parent is an

@@ -2,6 +2,9 @@
 //! (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015),
 //! bounded, and only for errors that call themselves retryable.
 //!
+//! A cluster is not wrapped: a rollout that failed was undone as a whole, and
+//! whether to roll again is the saga's decision.
+//!
 //! A `Conflict` is an answer, not a hiccup, for the calls whose contract gives it
 //! a meaning (`put_if_absent`); there it is passed on at once.
 

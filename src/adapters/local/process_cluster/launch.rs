@@ -228,6 +228,9 @@ impl ProcessCluster {
     pub(super) async fn kill(&self, name: &str) {
         let child = self.lives().get_mut(name).and_then(|life| life.child.take());
         if let Some(mut child) = child {
+            if matches!(child.try_wait(), Ok(Some(_))) {
+                return;
+            }
             if let Err(error) = child.kill().await {
                 tracing::warn!(replica.name = name, %error, "the replica cannot be killed");
             }

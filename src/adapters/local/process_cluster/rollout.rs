@@ -16,6 +16,8 @@ use crate::ports::{PortError, Release, RolloutProgress};
 const MISSED_PROBES_OF_A_HANGING_REPLICA: u32 = 3;
 /// A release whose replicas die this often right after becoming ready does not work.
 const DEATHS_OF_A_BROKEN_RELEASE: usize = 3;
+/// How long `delayd-serve` waits for its last requests, beyond lingering.
+const UNANSWERED_REQUESTS_LIMIT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 type Progress<'a> = &'a (dyn Fn(RolloutProgress) + Send + Sync);
@@ -171,7 +173,7 @@ impl ProcessCluster {
         let since =
             *self.lives().entry(record.name.clone()).or_default().draining_since.get_or_insert_with(Instant::now);
         // The service lingers twice at most: for idle connections, then for its counts to be collected.
-        if since.elapsed() < 2 * self.config.linger + self.config.drain_timeout {
+        if since.elapsed() < 2 * self.config.linger + UNANSWERED_REQUESTS_LIMIT {
             return Ok(());
         }
         tracing::warn!(replica.name = %record.name, "the replica did not leave after draining and is killed");
