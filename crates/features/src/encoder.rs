@@ -119,11 +119,26 @@ impl RawInputs {
             CategoryInput::Carrier => use_value(&row.carrier),
             CategoryInput::Origin => use_value(&row.origin),
             CategoryInput::Dest => use_value(&row.dest),
-            CategoryInput::Route => use_value(&format!("{}-{}", row.origin, row.dest)),
+            CategoryInput::Route => with_route(&row.origin, &row.dest, use_value),
             CategoryInput::DepartureHour => use_value(HOURS[usize::from(self.departure_hour) % HOURS.len()]),
             CategoryInput::Weekday => use_value(WEEKDAYS[usize::from(self.weekday) % WEEKDAYS.len()]),
         }
     }
+}
+
+/// `JFK-LAX`, put together on the stack: this runs several times per row.
+fn with_route<R>(origin: &str, dest: &str, use_value: impl FnOnce(&str) -> R) -> R {
+    let mut buffer = [0_u8; 16];
+    let (a, b) = (origin.len(), dest.len());
+    if a + b < buffer.len() {
+        buffer[..a].copy_from_slice(origin.as_bytes());
+        buffer[a] = b'-';
+        buffer[a + 1..=a + b].copy_from_slice(dest.as_bytes());
+        if let Ok(route) = std::str::from_utf8(&buffer[..=a + b]) {
+            return use_value(route);
+        }
+    }
+    use_value(&format!("{origin}-{dest}"))
 }
 
 impl Tables {

@@ -1,6 +1,9 @@
 //! Every number and category a model may read, with its unit and the moment
 //! from which it is known. Adding a feature starts with a line here.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 /// When a value becomes known, in the order of a flight's life.
@@ -75,7 +78,9 @@ macro_rules! numeric_inputs {
             /// The input of that name.
             #[must_use]
             pub fn from_name(name: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|input| input.name() == name)
+                static BY_NAME: LazyLock<HashMap<&'static str, NumericInput>> =
+                    LazyLock::new(|| NumericInput::ALL.iter().map(|input| (input.name(), *input)).collect());
+                BY_NAME.get(name).copied()
             }
         }
     };

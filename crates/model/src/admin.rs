@@ -74,11 +74,7 @@ pub struct LatencyHistogram {
 
 impl Default for LatencyHistogram {
     fn default() -> Self {
-        Self {
-            bounds_secs: Self::BOUNDS_SECS.to_vec(),
-            counts: vec![0; Self::BOUNDS_SECS.len() + 1],
-            sum_secs: 0.0,
-        }
+        Self { bounds_secs: Self::BOUNDS_SECS.to_vec(), counts: vec![0; Self::BOUNDS_SECS.len() + 1], sum_secs: 0.0 }
     }
 }
 
@@ -196,7 +192,7 @@ pub struct ReplicaReport {
     pub reported_at: DateTime<Utc>,
     /// Prediction requests.
     pub requests: RequestCounts,
-    /// Prediction requests being answered now.
+    /// Requests being answered now on the public address.
     pub in_flight: u64,
     /// Time from a prediction request's head to its answer.
     pub latency: LatencyHistogram,

@@ -75,6 +75,12 @@ pub enum BundleError {
         /// Hash expected.
         expected: String,
     },
+    /// The manifest lists a file that does not lie in the bundle's own folder.
+    #[error("bundle manifest lists `{0}`, which is not a plain file name")]
+    FileName(String),
+    /// Feature spec and network, or the numbers beside them, do not belong together.
+    #[error("bundle's parts do not belong together: {0}")]
+    Mismatch(String),
     /// The spec cannot be used.
     #[error("bundle's feature spec cannot be used")]
     Spec(#[from] SpecError),
@@ -186,7 +192,7 @@ impl Bundle {
     pub fn write_to(&self, dir: &Path) -> Result<String, BundleError> {
         let files = self.files()?;
         let manifest = manifest_bytes(&self.manifest_of(&files))?;
-        let parent = dir.parent().unwrap_or_else(|| Path::new("."));
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         let staging = parent.join(format!(".{name}.partial-{}", std::process::id()));
@@ -199,7 +205,9 @@ impl Bundle {
                 write_synced(&staging.join(name), bytes)?;
             }
             write_synced(&staging.join(MANIFEST), &manifest)?;
-            fs::rename(&staging, dir).map_err(|source| io(dir, source))
+            sync_dir(&staging)?;
+            fs::rename(&staging, dir).map_err(|source| io(dir, source))?;
+            sync_dir(parent)
         })();
         if written.is_err() {
             // Best effort: the error that matters is the one being returned.
@@ -221,6 +229,9 @@ impl Bundle {
         }
         let mut files = BTreeMap::new();
         for (name, entry) in &manifest.files {
+            if Path::new(name).file_name() != Some(name.as_ref()) {
+                return Err(BundleError::FileName(name.clone()));
+            }
             let bytes = read(&dir.join(name))?;
             let found = sha256(&bytes);
             if found != entry.sha256 {
@@ -270,6 +281,11 @@ fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
 
 fn parse<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, BundleError> {
     serde_json::from_slice(bytes).map_err(|source| BundleError::Json { file: file.to_owned(), source })
+}
+
+/// Makes names in a folder survive a power cut, as `sync_all` does with contents.
+fn sync_dir(dir: &Path) -> Result<(), BundleError> {
+    fs::File::open(dir).and_then(|folder| folder.sync_all()).map_err(|source| io(dir, source))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {

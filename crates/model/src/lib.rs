@@ -16,8 +16,10 @@ mod golden;
 mod net;
 mod predictor;
 mod reference;
+#[cfg(feature = "testing")]
+pub mod testing;
 
-pub use bundle::{Bundle, BundleError, Manifest, ModelFile};
+pub use bundle::{Bundle, BundleError, FileEntry, Manifest, ModelFile};
 pub use calibration::Calibration;
 pub use golden::{GoldenError, GoldenRow};
 pub use net::{Architecture, DelayNet, NetError, Scratch};

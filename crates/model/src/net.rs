@@ -48,6 +48,24 @@ impl Architecture {
         one * self.members
     }
 
+    /// Refuses a shape that makes no network, or one too large to be meant.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn check(&self) -> Result<(), NetError> {
+        let widths = [self.hidden, self.members, self.input_width()];
+        let fault = if self.cardinalities.len() != self.embedding_widths.len() {
+            "it needs one embedding width per category"
+        } else if widths.contains(&0) || self.cardinalities.contains(&0) || self.embedding_widths.contains(&0) {
+            "hidden width, members, cardinalities and embedding widths must be at least 1"
+        } else if widths.iter().chain([&self.blocks]).any(|width| *width > 1 << 16) {
+            "a width or a count is over 65536"
+        } else {
+            return Ok(());
+        };
+        Err(NetError::Architecture(fault))
+    }
+
     /// Name and shape of every tensor in `weights.safetensors`, `f32` each.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -80,6 +98,9 @@ impl Architecture {
 /// Why weights cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
+    /// The shape itself makes no network.
+    #[error("architecture makes no network: {0}")]
+    Architecture(&'static str),
     /// Not a safetensors file.
     #[error("weights are not a readable safetensors file")]
     Format(#[from] safetensors::SafeTensorError),
@@ -117,7 +138,7 @@ impl Linear {
     }
 }
 
-/// Eight running sums, so that the compiler can keep them in vector registers.
+/// Sixteen running sums, so that the compiler can keep them in vector registers.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0_f32; LANES];
@@ -184,6 +205,7 @@ impl DelayNet {
     /// # Errors
     /// When a tensor is missing, misshapen or not finite.
     pub fn from_safetensors(architecture: &Architecture, bytes: &[u8]) -> Result<Self, NetError> {
+        architecture.check()?;
         let file = SafeTensors::deserialize(bytes)?;
         let mut tensors = HashMap::new();
         for (name, shape) in architecture.tensors() {

@@ -34,6 +34,37 @@ pub struct PredictScratch {
     net: Scratch,
 }
 
+impl PredictScratch {
+    /// The category indexes of the row that was predicted last, in the order of
+    /// the spec's categories; 0 is the bucket for the unseen.
+    #[must_use]
+    pub fn category_indexes(&self) -> &[u32] {
+        &self.categories
+    }
+}
+
+/// Refuses parts that could be put together only to predict nonsense.
+fn check_parts(bundle: &Bundle) -> Result<(), BundleError> {
+    let (spec, model) = (&bundle.features, &bundle.model);
+    let fault = if spec.cardinalities() != model.architecture.cardinalities {
+        format!(
+            "the spec's categories have {:?} indexes, the network's {:?}",
+            spec.cardinalities(),
+            model.architecture.cardinalities
+        )
+    } else if spec.numeric_width() != model.architecture.numeric_width {
+        let (spec, net) = (spec.numeric_width(), model.architecture.numeric_width);
+        format!("the spec has {spec} numeric columns, the network {net}")
+    } else if !(0.0..=1.0).contains(&model.threshold) {
+        format!("the threshold is {}, not between 0 and 1", model.threshold)
+    } else if !(model.calibration.slope.is_finite() && model.calibration.intercept.is_finite()) {
+        "the calibration is not finite".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(BundleError::Mismatch(fault))
+}
+
 impl Predictor {
     /// Puts the parts together.
     #[must_use]
@@ -46,6 +77,7 @@ impl Predictor {
     /// # Errors
     /// When the spec or the weights do not fit this build, or a golden row differs.
     pub fn from_bundle(bundle: &Bundle) -> Result<Self, BundleError> {
+        check_parts(bundle)?;
         let encoder = Encoder::new(bundle.features.clone())?;
         let net = DelayNet::from_safetensors(&bundle.model.architecture, &bundle.weights)?;
         let predictor = Self::new(encoder, net, bundle.model.calibration, bundle.model.threshold);

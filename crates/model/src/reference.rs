@@ -151,13 +151,20 @@ impl DriftReference {
     #[must_use]
     pub fn layout(&self) -> String {
         let mut hash = Sha256::new();
+        // Lengths go first, so that no two layouts run into the same bytes.
+        let text = |hash: &mut Sha256, text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        };
         for numeric in &self.numerics {
-            hash.update(numeric.input.as_bytes());
+            text(&mut hash, &numeric.input);
+            hash.update((numeric.edges.len() as u64).to_le_bytes());
             numeric.edges.iter().for_each(|edge| hash.update(edge.to_le_bytes()));
         }
         for category in &self.categories {
-            hash.update(category.input.name().as_bytes());
-            category.values.iter().for_each(|value| hash.update(value.as_bytes()));
+            text(&mut hash, category.input.name());
+            hash.update((category.values.len() as u64).to_le_bytes());
+            category.values.iter().for_each(|value| text(&mut hash, value));
         }
         hex::encode(&hash.finalize()[..8])
     }

@@ -1,0 +1,216 @@
+//! What can go wrong at the start, and what can be wrong with a request.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, ResponseError};
+use delayd_model::BundleError;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Why a replica cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bundle cannot be served.
+    #[error("bundle {path} cannot be served")]
+    Bundle {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BundleError,
+    },
+    /// The public or administrative address cannot be listened on.
+    #[error("cannot listen on {address} ({purpose}): is another process listening there without sharing the port?")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Which of the two it was to be.
+        purpose: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The parent would wait for this file for ever.
+    #[error("cannot write the administrative address to {path}")]
+    AdminPortFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signal(#[source] std::io::Error),
+    /// The server stopped without being told to.
+    #[error("the HTTP server stopped by itself")]
+    Stopped(#[source] std::io::Error),
+}
+
+/// One thing wrong with a request, in the shape of FastAPI's errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Where: `["body", 3, "origin"]`.
+    pub loc: Vec<Place>,
+    /// What was expected, and what was found.
+    pub msg: String,
+    /// A stable word for programs.
+    #[serde(rename = "type")]
+    pub kind: Cow<'static, str>,
+    /// More for programs, where there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctx: Option<serde_json::Value>,
+}
+
+/// A part of a place in a document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Place {
+    /// A field.
+    Name(Cow<'static, str>),
+    /// An element.
+    Index(usize),
+}
+
+impl From<&'static str> for Place {
+    fn from(name: &'static str) -> Self {
+        Self::Name(Cow::Borrowed(name))
+    }
+}
+
+/// Everything wrong with one request, collected while it is read.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    place: Vec<Place>,
+    list: Vec<Violation>,
+    unlisted: usize,
+}
+
+impl Faults {
+    /// So many are listed one by one; a small request must not cause a huge answer.
+    const LISTED: usize = 1000;
+
+    pub(crate) fn new() -> Self {
+        Self { place: vec!["body".into()], list: Vec::new(), unlisted: 0 }
+    }
+
+    /// Runs `read` one step further inside the document.
+    pub(crate) fn within<R>(&mut self, place: impl Into<Place>, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.enter(place);
+        let result = read(self);
+        self.leave();
+        result
+    }
+
+    /// Goes one step further inside the document.
+    pub(crate) fn enter(&mut self, place: impl Into<Place>) {
+        self.place.push(place.into());
+    }
+
+    /// Goes one step back.
+    pub(crate) fn leave(&mut self) {
+        self.place.pop();
+    }
+
+    /// Notes a violation at the present place.
+    pub(crate) fn add(&mut self, kind: &'static str, msg: impl Into<String>) {
+        if self.list.len() < Self::LISTED {
+            let violation =
+                Violation { loc: self.place.clone(), msg: msg.into(), kind: Cow::Borrowed(kind), ctx: None };
+            self.list.push(violation);
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
+    /// Notes a violation of a field at the present place.
+    pub(crate) fn add_at(&mut self, field: impl Into<Place>, kind: &'static str, msg: impl Into<String>) {
+        self.within(field, |faults| faults.add(kind, msg));
+    }
+
+    /// How many there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.list.len() + self.unlisted
+    }
+
+    /// All of them, or `Ok` where there are none.
+    pub(crate) fn into_result(mut self) -> Result<(), ApiError> {
+        if self.unlisted > 0 {
+            let msg = format!("{} more violations are not listed", self.unlisted);
+            self.list.push(Violation { loc: vec!["body".into()], msg, kind: "too_many_errors".into(), ctx: None });
+        }
+        if self.list.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.list)) }
+    }
+}
+
+impl From<usize> for Place {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+impl From<String> for Place {
+    fn from(name: String) -> Self {
+        Self::Name(Cow::Owned(name))
+    }
+}
+
+/// An answer that is not the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("body is not JSON: {0}")]
+    BrokenJson(serde_json::Error),
+    #[error("body was not received whole: {0}")]
+    BrokenBody(String),
+    #[error("request breaks {} rules", .0.len())]
+    Invalid(Vec<Violation>),
+    #[error("body is over {limit_bytes} bytes; send fewer flights per request")]
+    TooLarge { limit_bytes: usize },
+    #[error("content must be application/json in UTF-8 and not compressed, not `{0}`")]
+    UnsupportedMedia(String),
+    #[error("Not Found")]
+    NotFound,
+    #[error("Method Not Allowed")]
+    MethodNotAllowed { allowed: &'static str },
+    #[error("{0}")]
+    Conflict(&'static str),
+    #[error("answer cannot be written: {0}")]
+    Unwritable(serde_json::Error),
+}
+
+impl ApiError {
+    fn detail(&self) -> serde_json::Value {
+        match self {
+            Self::Invalid(violations) => json!(violations),
+            Self::BrokenJson(error) => json!([Violation {
+                loc: vec!["body".into()],
+                msg: self.to_string(),
+                kind: "json_invalid".into(),
+                ctx: Some(json!({ "line": error.line(), "column": error.column() })),
+            }]),
+            other => json!(other.to_string()),
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::BrokenJson(_) | Self::BrokenBody(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMedia(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Unwritable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Self::MethodNotAllowed { allowed } = self {
+            response.insert_header((header::ALLOW, *allowed));
+        }
+        response.json(json!({ "detail": self.detail() }))
+    }
+}

@@ -1,0 +1,137 @@
+//! `GET /metrics`, in Prometheus' text format. Written here and not by a
+//! library, because the counts live in the workers' shards.
+
+use std::fmt::{self, Write};
+use std::sync::atomic::Ordering;
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use delayd_model::DriftReference;
+use delayd_model::admin::{LatencyHistogram, ReplicaPhase};
+
+use crate::counters::{CLASSES, Counts, METHODS, Route};
+use crate::state::{Replica, Worker, resident_memory_bytes};
+
+/// Media type of the text format.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub(crate) async fn scrape(worker: Data<Worker>) -> HttpResponse {
+    let mut text = String::with_capacity(16 << 10);
+    match write_all(&mut text, &worker.replica) {
+        Ok(()) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(text),
+        // Writing to a string does not fail.
+        Err(_) => HttpResponse::InternalServerError().finish(),
+    }
+}
+
+fn write_all(text: &mut String, replica: &Replica) -> fmt::Result {
+    let counts = replica.counters.total();
+    write_requests(text, &counts)?;
+    write_predictions(text, replica, &counts)?;
+    write_replica(text, replica)
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
+    writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")
+}
+
+fn single(text: &mut String, name: &str, kind: &str, help: &str, value: impl fmt::Display) -> fmt::Result {
+    head(text, name, kind, help)?;
+    writeln!(text, "{name} {value}")
+}
+
+fn write_requests(text: &mut String, counts: &Counts) -> fmt::Result {
+    let name = "delayd_serve_requests_total";
+    head(text, name, "counter", "Requests answered, by route, method and class of status.")?;
+    for route in Route::ALL {
+        for (method, classes) in METHODS.iter().zip(&counts.requests[route as usize]) {
+            for (class, count) in CLASSES.iter().zip(classes).filter(|(_, count)| **count > 0) {
+                let route = route.label();
+                writeln!(text, "{name}{{route=\"{route}\",method=\"{method}\",status=\"{class}\"}} {count}")?;
+            }
+        }
+    }
+    let name = "delayd_serve_request_duration_seconds";
+    head(text, name, "histogram", "Time from a request's head to its answer, by route.")?;
+    for route in Route::ALL {
+        let durations = &counts.durations[route as usize];
+        if durations.count() > 0 {
+            write_histogram(text, name, route.label(), durations)?;
+        }
+    }
+    let name = "delayd_serve_errors_total";
+    head(text, name, "counter", "Prediction requests that failed, probes apart, by whose fault it was.")?;
+    writeln!(text, "{name}{{fault=\"client\"}} {}", counts.traffic.client_errors)?;
+    writeln!(text, "{name}{{fault=\"server\"}} {}", counts.traffic.server_errors)
+}
+
+fn write_histogram(text: &mut String, name: &str, route: &str, histogram: &LatencyHistogram) -> fmt::Result {
+    let mut cumulative = 0;
+    for (bound, count) in histogram.bounds_secs.iter().zip(&histogram.counts) {
+        cumulative += count;
+        writeln!(text, "{name}_bucket{{route=\"{route}\",le=\"{bound}\"}} {cumulative}")?;
+    }
+    let count = histogram.count();
+    writeln!(text, "{name}_bucket{{route=\"{route}\",le=\"+Inf\"}} {count}")?;
+    writeln!(text, "{name}_sum{{route=\"{route}\"}} {}", histogram.sum_secs)?;
+    writeln!(text, "{name}_count{{route=\"{route}\"}} {count}")
+}
+
+fn write_predictions(text: &mut String, replica: &Replica, counts: &Counts) -> fmt::Result {
+    let rows = counts.sketch.rows;
+    single(text, "delayd_serve_prediction_rows_total", "counter", "Flights predicted, probes apart.", rows)?;
+    let help = "Flights predicted to be delayed, probes apart.";
+    single(text, "delayd_serve_predicted_delays_total", "counter", help, counts.delayed_rows)?;
+    let help = "Flights predicted for probes.";
+    single(text, "delayd_serve_probe_rows_total", "counter", help, counts.probe_rows)?;
+
+    let name = "delayd_serve_prediction_score";
+    head(text, name, "histogram", "Calibrated probabilities of delay, probes apart.")?;
+    let mut cumulative = 0;
+    for (bin, count) in counts.sketch.scores.iter().enumerate().take(DriftReference::SCORE_BINS - 1) {
+        cumulative += count;
+        let bound = (bin + 1) as f64 / DriftReference::SCORE_BINS as f64;
+        writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {cumulative}")?;
+    }
+    writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {rows}\n{name}_sum {}\n{name}_count {rows}", counts.score_sum)?;
+
+    let name = "delayd_serve_unknown_category_rows_total";
+    head(text, name, "counter", "Flights whose value of a category the model has not seen.")?;
+    for input in &replica.model.categories {
+        let count = counts.unknown.get(*input as usize).copied().unwrap_or(0);
+        writeln!(text, "{name}{{category=\"{}\"}} {count}", input.name())?;
+    }
+    Ok(())
+}
+
+fn write_replica(text: &mut String, replica: &Replica) -> fmt::Result {
+    let gauges = &replica.counters;
+    let in_flight = gauges.in_flight.load(Ordering::SeqCst);
+    single(text, "delayd_serve_requests_in_flight", "gauge", "Requests being answered.", in_flight)?;
+    let connections = gauges.public_connections.load(Ordering::SeqCst);
+    single(text, "delayd_serve_connections", "gauge", "Open connections to the public address.", connections)?;
+    let ready = u8::from(replica.phase() == ReplicaPhase::Ready);
+    single(text, "delayd_serve_ready", "gauge", "Whether the replica is ready.", ready)?;
+
+    let model = &replica.model;
+    let name = "delayd_serve_model_info";
+    head(text, name, "gauge", "The model that is served; always 1.")?;
+    writeln!(
+        text,
+        "{name}{{model_version=\"{}\",bundle=\"{}\",feature_hash=\"{}\",replica=\"{}\"}} 1",
+        escaped(&model.version),
+        model.bundle,
+        model.feature_hash,
+        escaped(&replica.name)
+    )?;
+    if let Some(bytes) = resident_memory_bytes() {
+        single(text, "process_resident_memory_bytes", "gauge", "Resident memory in bytes.", bytes)?;
+    }
+    let started = replica.started_at.timestamp_millis() as f64 / 1000.0;
+    single(text, "process_start_time_seconds", "gauge", "Start of the replica, in seconds since 1970.", started)
+}
+
+/// A label's value: backslash, quote and newline are escaped.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

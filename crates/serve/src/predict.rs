@@ -1,0 +1,87 @@
+//! From flights to answers, and the counting on the way.
+
+use std::borrow::Cow;
+
+use delayd_features::FlightRow;
+use serde::{Deserialize, Serialize};
+
+use crate::flight::Flight;
+use crate::state::{Buffers, Worker};
+use crate::warnings::{Warning, warnings_of};
+
+/// Answer of `POST /predict`, the same for one flight and for many.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PredictResponse<'a> {
+    /// The model that answered.
+    pub model_version: Cow<'a, str>,
+    /// Digest of its bundle.
+    pub bundle: Cow<'a, str>,
+    /// Score from which a flight counts as delayed.
+    pub threshold: f32,
+    /// One per flight, in the order of the request.
+    pub predictions: Vec<PredictedFlight>,
+}
+
+/// What the model says of one flight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PredictedFlight {
+    /// Calibrated probability of arriving 15 minutes late or more.
+    pub score: f32,
+    /// Whether the score reaches the threshold.
+    pub delayed: bool,
+    /// Reasons to trust it less.
+    pub warnings: Vec<Warning>,
+}
+
+/// Rows between two moments at which other requests of the worker get their
+/// turn: a large batch must not make small requests wait.
+const CHUNK: usize = 32;
+
+/// Predicts flights and counts them. A probe is answered but not counted as
+/// traffic, so that checking a replica does not look like drift.
+pub(crate) async fn predict(worker: &Worker, flights: &[Flight], probe: bool) -> Vec<PredictedFlight> {
+    let mut answers = Vec::with_capacity(flights.len());
+    for (index, chunk) in flights.chunks(CHUNK).enumerate() {
+        if index > 0 {
+            tokio::task::yield_now().await;
+        }
+        predict_chunk(worker, chunk, probe, &mut answers);
+    }
+    answers
+}
+
+/// Without a pause between predicting and counting: every row that was scored
+/// is counted, also when the caller goes away in the middle of its batch.
+fn predict_chunk(worker: &Worker, flights: &[Flight], probe: bool, answers: &mut Vec<PredictedFlight>) {
+    let model = &worker.replica.model;
+    let mut unknown = [0_u64; delayd_features::CategoryInput::ALL.len()];
+    let buffers = &mut *worker.buffers.borrow_mut();
+    let Buffers { scratch, chunk } = buffers;
+    chunk.clear();
+    for flight in flights {
+        let raw = model.predictor.encoder().raw(&flight.row);
+        let prediction = model.predictor.predict_raw(&flight.row, &raw, scratch);
+        let indexes = scratch.category_indexes();
+        for (input, _) in model.categories.iter().zip(indexes).filter(|(_, index)| **index == 0) {
+            unknown[*input as usize] += 1;
+        }
+        let warnings = warnings_of(model, flight, indexes);
+        answers.push(PredictedFlight { score: prediction.score, delayed: prediction.delayed, warnings });
+        chunk.push((raw, prediction));
+    }
+    let mut counts = worker.replica.counters.shard(worker.shard);
+    if probe {
+        counts.probe_rows += flights.len() as u64;
+        return;
+    }
+    for (flight, (raw, prediction)) in flights.iter().zip(chunk.iter()) {
+        model.counter.count(&mut counts.sketch, &flight.row, raw, prediction.score);
+        counts.score_sum += f64::from(prediction.score);
+        counts.delayed_rows += u64::from(prediction.delayed);
+    }
+    counts.unknown.iter_mut().zip(unknown).for_each(|(count, more)| *count += more);
+    drop(counts);
+    let served: &mut dyn Iterator<Item = (&FlightRow, f32)> =
+        &mut flights.iter().zip(chunk.iter()).map(|(flight, (_, prediction))| (&flight.row, prediction.score));
+    worker.replica.ring.push(crate::clock::now(), served);
+}

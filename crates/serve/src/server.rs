@@ -1,0 +1,216 @@
+//! A replica's life: load, listen, answer, and leave without losing anything.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::rt::task::JoinHandle;
+use actix_web::rt::time::sleep;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer, rt};
+use delayd_model::admin::ReplicaPhase;
+
+use crate::counters::{Counters, Gauge};
+use crate::error::StartError;
+use crate::http::{configure, track};
+use crate::listener::{HANDSHAKE_GRACE, PublicListener, host_name};
+use crate::model::LoadedModel;
+use crate::options::Options;
+use crate::state::{Replica, Worker};
+
+/// How often the drain looks whether the last connection has gone.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// Requests still unanswered so long after the linger time are given up:
+/// Kubernetes and the local cluster would kill the process soon after.
+const UNANSWERED_LIMIT: Duration = Duration::from_secs(20);
+/// Idle clients keep their connection for this long; longer than the pools of
+/// common clients, so that it is the client that closes it.
+const KEEP_ALIVE: Duration = Duration::from_secs(120);
+
+/// A replica that is ready.
+#[derive(Debug)]
+pub struct Service {
+    replica: Arc<Replica>,
+    listener: PublicListener,
+    public: (ServerHandle, JoinHandle<io::Result<()>>),
+    admin: (ServerHandle, JoinHandle<io::Result<()>>),
+    public_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    delay: Duration,
+    linger: Duration,
+}
+
+/// Loads the bundle, listens, and writes the administrative address to its file.
+/// Must be called on a Tokio runtime with local tasks (`actix_web::rt::System`).
+///
+/// # Errors
+/// When the bundle cannot be served, an address is taken or the file cannot be
+/// written.
+pub async fn start(options: Options) -> Result<Service, StartError> {
+    let begun = Instant::now();
+    let model = LoadedModel::load(&options.bundle, &options.model_version)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = options.workers.map_or(cores, usize::from);
+    let name = options.replica.clone().unwrap_or_else(|| {
+        let host = host_name().unwrap_or_else(|| "replica".to_owned());
+        format!("{host}-{}", std::process::id())
+    });
+    let replica = Arc::new(Replica::new(name, model, workers + 1, &options));
+
+    let address = options.admin_listen;
+    let refused = |source| StartError::Listen { address: address.to_string(), purpose: "administrative", source };
+    let admin_socket = TcpListener::bind(address).map_err(refused)?;
+    let admin_addr = admin_socket.local_addr().map_err(refused)?;
+    let (listener, public_socket) = PublicListener::open(options.listen)?;
+    let public_addr = public_socket.local_addr().map_err(StartError::Stopped)?;
+
+    let admin = spawn(serve(&replica, admin_socket, 1, true).map_err(refused)?);
+    let public = spawn(serve(&replica, public_socket, workers, false).map_err(StartError::Stopped)?);
+    if let Some(path) = &options.admin_port_file {
+        write_atomically(path, &format!("{admin_addr}\n"))
+            .map_err(|source| StartError::AdminPortFile { path: path.clone(), source })?;
+    }
+    tracing::info!(
+        replica = %replica.name,
+        model.version = %replica.model.version,
+        bundle.digest = %replica.model.bundle,
+        public = %public_addr,
+        admin = %admin_addr,
+        workers,
+        duration_ms = begun.elapsed().as_millis() as u64,
+        "ready"
+    );
+    let (delay, linger) =
+        (Duration::from_secs(options.drain_delay_secs), Duration::from_secs(options.drain_linger_secs));
+    Ok(Service { replica, listener, public, admin, public_addr, admin_addr, delay, linger })
+}
+
+impl Service {
+    /// Where clients send their flights.
+    #[must_use]
+    pub fn public_addr(&self) -> SocketAddr {
+        self.public_addr
+    }
+
+    /// Where this replica alone answers, with every route.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// Serves until `told_to_stop` ends, then leaves: finishes every request,
+    /// waits until the last counts were collected or the linger time has passed.
+    ///
+    /// # Errors
+    /// When a server stops without being told to.
+    pub async fn run_until(mut self, told_to_stop: impl Future<Output = ()>) -> Result<(), StartError> {
+        tokio::select! {
+            () = told_to_stop => {}
+            ended = &mut self.public.1 => return Err(StartError::Stopped(stopped(ended))),
+            ended = &mut self.admin.1 => return Err(StartError::Stopped(stopped(ended))),
+        }
+        self.leave().await;
+        Ok(())
+    }
+
+    async fn leave(self) {
+        let begun = Instant::now();
+        self.replica.enter(ReplicaPhase::Draining);
+        tracing::info!(replica = %self.replica.name, "draining");
+        sleep(self.delay).await;
+        self.listener.refuse_new();
+        sleep(HANDSHAKE_GRACE).await;
+        // Pausing keeps what was accepted; stopping the server now would drop it.
+        self.public.0.pause().await;
+        sleep(DRAIN_POLL).await;
+        self.listener.close();
+        sleep(DRAIN_POLL).await;
+        let unanswered = self.wait_for_connections().await;
+        self.replica.enter(ReplicaPhase::Drained);
+        tracing::info!(
+            replica = %self.replica.name,
+            unanswered,
+            duration_ms = begun.elapsed().as_millis() as u64,
+            "drained; waiting for the last counts to be collected"
+        );
+        tokio::select! {
+            () = self.replica.collected.notified() => {
+                // The answer to that very request is still being written.
+                sleep(DRAIN_POLL * 2).await;
+            }
+            () = sleep(self.linger) => tracing::warn!(replica = %self.replica.name, "the last counts were not collected"),
+        }
+        self.public.0.stop(false).await;
+        self.admin.0.stop(false).await;
+    }
+
+    /// Waits for the last public connection to close, which every answer now
+    /// asks for. Idle ones get the linger time; a request in flight is waited for.
+    async fn wait_for_connections(&self) -> u64 {
+        let counters = &self.replica.counters;
+        let begun = Instant::now();
+        loop {
+            let connections = counters.public_connections.load(Ordering::SeqCst);
+            let in_flight = counters.public_in_flight.load(Ordering::SeqCst);
+            let waited = begun.elapsed();
+            let idle_for_long = in_flight == 0 && waited >= self.linger;
+            if connections == 0 || idle_for_long || waited >= self.linger + UNANSWERED_LIMIT {
+                return in_flight;
+            }
+            sleep(DRAIN_POLL).await;
+        }
+    }
+}
+
+fn serve(replica: &Arc<Replica>, socket: TcpListener, workers: usize, admin: bool) -> io::Result<Server> {
+    let shared = Arc::clone(replica);
+    let counters = Arc::clone(&replica.counters);
+    let server = HttpServer::new(move || {
+        let (replica, shard) = (Arc::clone(&shared), shared.counters.assign());
+        let worker = Data::new(Worker { replica, shard, buffers: Default::default(), admin });
+        let tracked = worker.clone();
+        App::new()
+            .app_data(worker)
+            .wrap_fn(move |request, service| track(tracked.clone(), service.call(request)))
+            .configure(|config| configure(config, admin))
+    });
+    let server = server
+        .on_connect(move |_, connection| {
+            if !admin {
+                let open = Gauge::up(Arc::clone(&counters), |counters: &Counters| &counters.public_connections);
+                connection.insert(open);
+            }
+        })
+        .workers(workers)
+        .worker_max_blocking_threads(1)
+        .keep_alive(KEEP_ALIVE)
+        .tcp_nodelay(true)
+        .disable_signals()
+        .shutdown_timeout(1);
+    Ok(server.listen(socket)?.run())
+}
+
+fn spawn(server: Server) -> (ServerHandle, JoinHandle<io::Result<()>>) {
+    (server.handle(), rt::spawn(server))
+}
+
+fn stopped(ended: Result<io::Result<()>, impl std::error::Error + Send + Sync + 'static>) -> io::Error {
+    match ended {
+        Ok(Ok(())) => io::Error::other("it ended"),
+        Ok(Err(error)) => error,
+        Err(panicked) => io::Error::other(panicked),
+    }
+}
+
+/// A reader sees the old content or the new, never half of it.
+fn write_atomically(path: &Path, content: &str) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".partial-{}", std::process::id()));
+    std::fs::write(&partial, content)?;
+    std::fs::rename(&partial, path)
+}

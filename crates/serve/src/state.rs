@@ -1,0 +1,115 @@
+//! What the workers of a replica share, and what each has of its own.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use chrono::{DateTime, Utc};
+use delayd_features::RawInputs;
+use delayd_model::admin::{ReplicaPhase, ReplicaReport};
+use delayd_model::{PredictScratch, Prediction};
+use tokio::sync::Notify;
+
+use crate::counters::Counters;
+use crate::model::LoadedModel;
+use crate::ring::PredictionRing;
+
+/// One replica.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) name: String,
+    pub(crate) started_at: DateTime<Utc>,
+    pub(crate) model: LoadedModel,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) ring: PredictionRing,
+    pub(crate) max_batch: usize,
+    pub(crate) max_body_bytes: usize,
+    /// Told once the last counts were collected.
+    pub(crate) collected: Notify,
+    phase: AtomicU8,
+}
+
+impl Replica {
+    pub(crate) fn new(name: String, model: LoadedModel, shards: usize, options: &crate::options::Options) -> Self {
+        Self {
+            name,
+            started_at: crate::clock::now(),
+            counters: Arc::new(Counters::new(shards, &model.empty_sketch)),
+            model,
+            ring: PredictionRing::new(options.kept_predictions),
+            max_batch: options.max_batch,
+            max_body_bytes: options.max_body_bytes,
+            collected: Notify::new(),
+            phase: AtomicU8::new(0),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> ReplicaPhase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => ReplicaPhase::Ready,
+            1 => ReplicaPhase::Draining,
+            _ => ReplicaPhase::Drained,
+        }
+    }
+
+    /// Goes to the next phase of its life; there is no way back.
+    pub(crate) fn enter(&self, phase: ReplicaPhase) {
+        let number = match phase {
+            ReplicaPhase::Ready => 0,
+            ReplicaPhase::Draining => 1,
+            ReplicaPhase::Drained => 2,
+        };
+        self.phase.fetch_max(number, Ordering::SeqCst);
+    }
+
+    /// Everything counted since the start.
+    pub(crate) fn report(&self) -> ReplicaReport {
+        // The phase first: what is called final must have been counted before.
+        let phase = self.phase();
+        let total = self.counters.total();
+        let unknown = self.model.categories.iter().map(|input| {
+            let count = total.unknown.get(*input as usize).copied().unwrap_or(0);
+            (input.name().to_owned(), count)
+        });
+        ReplicaReport {
+            replica: self.name.clone(),
+            model_version: self.model.version.clone(),
+            bundle: self.model.bundle.clone(),
+            feature_hash: self.model.feature_hash.clone(),
+            phase,
+            started_at: self.started_at,
+            reported_at: crate::clock::now(),
+            requests: total.traffic,
+            in_flight: self.counters.public_in_flight.load(Ordering::SeqCst),
+            latency: total.traffic_latency,
+            unknown_categories: unknown.collect(),
+            sketch: total.sketch,
+            last_sequence: self.ring.last_sequence(),
+            memory_bytes: resident_memory_bytes(),
+        }
+    }
+}
+
+/// A worker's own part: its shard and its buffers.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) shard: usize,
+    pub(crate) buffers: RefCell<Buffers>,
+    /// Whether it answers on the administrative address.
+    pub(crate) admin: bool,
+}
+
+/// Buffers kept between requests.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    pub(crate) scratch: PredictScratch,
+    pub(crate) chunk: Vec<(RawInputs, Prediction)>,
+}
+
+/// Resident memory of this process, where the system tells it.
+pub(crate) fn resident_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
