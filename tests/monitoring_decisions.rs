@@ -74,7 +74,12 @@ fn each_situation_has_its_action_and_its_reason() {
         ("no model, few flights", |s| (s.live, s.data.examples) = (None, 99), None, "99 flights are too few"),
         ("drift", drifted, Some(Trigger::Drift), "all_overdue_count drifted"),
         ("suspected drift", |s| s.drift = Some(drift(DriftStatus::Suspected)), None, "nothing asks"),
-        ("degraded", |s| s.performance = Some(performance(PerformanceStatus::Degraded)), Some(Trigger::Performance), "auc"),
+        (
+            "degraded",
+            |s| s.performance = Some(performance(PerformanceStatus::Degraded)),
+            Some(Trigger::Performance),
+            "auc",
+        ),
         (
             "degraded and drifted",
             |s| {
@@ -84,8 +89,18 @@ fn each_situation_has_its_action_and_its_reason() {
             Some(Trigger::Performance),
             "auc",
         ),
-        ("old model", |s| s.live.as_mut().unwrap().trained_until = days_ago(60), Some(Trigger::Schedule), "60 days ago"),
-        ("asked", |s| s.requested = Some(word("new carrier")), Some(Trigger::Operator), "ada asked for it: new carrier"),
+        (
+            "old model",
+            |s| s.live.as_mut().unwrap().trained_until = days_ago(60),
+            Some(Trigger::Schedule),
+            "60 days ago",
+        ),
+        (
+            "asked",
+            |s| s.requested = Some(word("new carrier")),
+            Some(Trigger::Operator),
+            "ada asked for it: new carrier",
+        ),
         (
             "drift while paused",
             |s| {

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Duration, Utc};
 use delayd::monitoring::performance::{
-    PerformanceInputs, PerformancePolicy, PerformanceReport, PerformanceStatus, PerformanceSummary,
-    ValidationBaseline, evaluate,
+    PerformanceInputs, PerformancePolicy, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline,
+    evaluate,
 };
 use delayd::monitoring::realised::{MaturedPrediction, estimate};
 use rand::rngs::SmallRng;
@@ -40,8 +40,7 @@ fn baseline() -> ValidationBaseline {
 
 fn judge(outcomes: &[MaturedPrediction], history: &[PerformanceSummary], at: DateTime<Utc>) -> PerformanceReport {
     let baseline = baseline();
-    let inputs =
-        PerformanceInputs { outcomes, pending_scores: &[], threshold: 0.4, baseline: &baseline, history };
+    let inputs = PerformanceInputs { outcomes, pending_scores: &[], threshold: 0.4, baseline: &baseline, history };
     evaluate(inputs, &PerformancePolicy::default(), at)
 }
 
@@ -87,8 +86,13 @@ fn a_share_of_delays_that_changes_with_the_scores_is_not_degradation() {
 fn until_outcomes_are_in_the_estimate_stands_in() {
     let baseline = baseline();
     let pending: Vec<f32> = outcomes(2, 500, 0.0, 3).iter().map(|outcome| outcome.score).collect();
-    let inputs =
-        PerformanceInputs { outcomes: &[], pending_scores: &pending, threshold: 0.4, baseline: &baseline, history: &[] };
+    let inputs = PerformanceInputs {
+        outcomes: &[],
+        pending_scores: &pending,
+        threshold: 0.4,
+        baseline: &baseline,
+        history: &[],
+    };
     let report = evaluate(inputs, &PerformancePolicy::default(), start());
     assert_eq!(report.status, PerformanceStatus::TooFewOutcomes);
     assert!((report.estimated.auc.unwrap() - baseline.auc).abs() < 0.03);

@@ -100,8 +100,24 @@ fn each_fault_fails_its_own_check() {
         (|_, a| a.latency_ms = 90.0, "p95_latency", "over 50 ms"),
         (|_, a| a.latency_ms *= 10.0, "p95_latency_against_baseline", "allows"),
         (|_, a| a.score = Some(0.03), "prediction_distribution", "PSI"),
-        (|n, a| if n == 3 { a.score = Some(f32::NAN) }, "prediction_distribution", "not between 0 and 1"),
-        (|n, a| if n == 3 { a.model_version = Some("model_v1".into()) }, "served_model", "expected model_v2"),
+        (
+            |n, a| {
+                if n == 3 {
+                    a.score = Some(f32::NAN)
+                }
+            },
+            "prediction_distribution",
+            "not between 0 and 1",
+        ),
+        (
+            |n, a| {
+                if n == 3 {
+                    a.model_version = Some("model_v1".into())
+                }
+            },
+            "served_model",
+            "expected model_v2",
+        ),
     ];
     for (change, name, why) in table {
         let report = judge(Some(&probe(500, change)), &[replica(1), replica(2)], Some(&baseline()));
@@ -152,8 +168,7 @@ fn with_too_few_requests_it_says_how_many_rows_to_replay() {
 
 #[test]
 fn a_clearly_broken_deployment_fails_without_waiting_for_more_requests() {
-    let report =
-        judge(Some(&probe(50, |_, a| a.error = Some("no answer".into()))), &[replica(1), replica(2)], None);
+    let report = judge(Some(&probe(50, |_, a| a.error = Some("no answer".into()))), &[replica(1), replica(2)], None);
     assert_eq!(report.verdict, Verdict::Failed);
     assert!(failed(&report).contains(&"error_share"));
 }

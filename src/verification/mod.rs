@@ -5,3 +5,6 @@
 pub mod measurement;
 pub mod probe;
 pub mod verify;
+
+pub use measurement::{Measurement, MeasurementSource};
+pub use verify::{Check, CheckOutcome, Verdict, VerificationInputs, VerificationPolicy, VerificationReport};
