@@ -269,7 +269,9 @@ pub fn decide(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -
     let action = match (reason, obstacles.into_iter().next()) {
         (Some(reason), _) => Action::StartCycle { reason },
         (None, Some((why, until))) => Action::Hold { why, until },
-        (None, None) => Action::Hold { why: "nothing asks for a cycle".to_owned(), until: scheduled_at(snapshot, policy) },
+        (None, None) => {
+            Action::Hold { why: "nothing asks for a cycle".to_owned(), until: scheduled_at(snapshot, policy) }
+        }
     };
     Decision { at: now, action, alternatives }
 }
@@ -364,17 +366,15 @@ fn obstacle(
     }
 }
 
-fn data_obstacle(
-    trigger: Trigger,
-    data: &DataFreshness,
-    policy: &RetrainPolicy,
-    now: DateTime<Utc>,
-) -> Option<String> {
+fn data_obstacle(trigger: Trigger, data: &DataFreshness, policy: &RetrainPolicy, now: DateTime<Utc>) -> Option<String> {
     match trigger {
         // A person may know better; training itself refuses what it cannot learn from.
         Trigger::Operator => None,
         Trigger::FirstModel => (data.examples < policy.minimum_first_examples).then(|| {
-            format!("{} flights are too few for a first model; {} are needed", data.examples, policy.minimum_first_examples)
+            format!(
+                "{} flights are too few for a first model; {} are needed",
+                data.examples, policy.minimum_first_examples
+            )
         }),
         _ => {
             let limit = i64::from(policy.max_data_age_hours);

@@ -54,17 +54,14 @@ impl GovernorPolicy {
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let checks = [
-            (
-                self.urgent_cooldown_days <= self.cooldown_days,
-                "urgent_cooldown_days must not exceed cooldown_days",
-            ),
+            (self.urgent_cooldown_days <= self.cooldown_days, "urgent_cooldown_days must not exceed cooldown_days"),
             (self.retrains_per_30_days > 0, "retrains_per_30_days must be above 0, or nothing is ever retrained"),
             (self.breaker_after > 0, "breaker_after must be above 0"),
+            (self.maximum_cooldown_days >= self.cooldown_days, "maximum_cooldown_days must not be under cooldown_days"),
             (
-                self.maximum_cooldown_days >= self.cooldown_days,
-                "maximum_cooldown_days must not be under cooldown_days",
+                self.failure_backoff_hours > 0,
+                "failure_backoff_hours must be above 0, or a failing cycle repeats at once",
             ),
-            (self.failure_backoff_hours > 0, "failure_backoff_hours must be above 0, or a failing cycle repeats at once"),
             (
                 self.maximum_failure_backoff_hours >= self.failure_backoff_hours,
                 "maximum_failure_backoff_hours must not be under failure_backoff_hours",
@@ -158,7 +155,8 @@ fn failure_backoff(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>, policy:
     let failures = past.iter().take_while(|cycle| cycle.outcome == CycleOutcome::Failed).filter(counts).count();
     let last = past.first().filter(|_| failures > 0)?;
     let hours = doubled(policy.failure_backoff_hours, failures - 1, policy.maximum_failure_backoff_hours);
-    let why = format!("the last {failures} cycles failed ({} was the latest): next try {hours} hours later", last.cycle);
+    let why =
+        format!("the last {failures} cycles failed ({} was the latest): next try {hours} hours later", last.cycle);
     Some((last.ended_at + Duration::hours(i64::from(hours)), why))
 }
 

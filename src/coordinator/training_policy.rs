@@ -146,11 +146,8 @@ mod tests {
 
     #[test]
     fn the_fresh_window_and_the_same_season_get_their_shares() {
-        let policy = TrainingPolicy {
-            fresh_share: Some(0.5),
-            same_season_share: Some(0.6),
-            ..TrainingPolicy::default()
-        };
+        let policy =
+            TrainingPolicy { fresh_share: Some(0.5), same_season_share: Some(0.6), ..TrainingPolicy::default() };
         // One fresh flight, one of this season a year ago, three of the winter.
         let weights = sample_weights(&ages(&[2, 365, 170, 180, 190]), now(), &policy);
         let total: f32 = weights.iter().sum();
@@ -160,8 +157,7 @@ mod tests {
 
     #[test]
     fn history_beyond_its_limit_weighs_nothing_and_one_flight_cannot_drown_the_rest() {
-        let policy =
-            TrainingPolicy { history_days: Some(100), fresh_share: Some(0.9), ..TrainingPolicy::default() };
+        let policy = TrainingPolicy { history_days: Some(100), fresh_share: Some(0.9), ..TrainingPolicy::default() };
         let mut days = vec![1, 200];
         days.extend(std::iter::repeat_n(50, 1_000));
         let weights = sample_weights(&ages(&days), now(), &policy);

@@ -30,6 +30,21 @@ impl Default for ErrorPolicy {
     }
 }
 
+impl ErrorPolicy {
+    /// Everything that is wrong with the policy; empty when it can be used.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let checks = [
+            ((0.0..1.0).contains(&self.minimum_share), "minimum_share must be 0 or more and under 1"),
+            (self.minimum_ratio >= 1.0, "minimum_ratio must be 1 or more"),
+            (positive(self.significance), "significance must be above 0"),
+            (self.confidence > 0.5 && self.confidence < 1.0, "confidence must be between 0.5 and 1"),
+        ];
+        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("errors: {text}")).collect()
+    }
+}
+
 /// One judgement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,7 +115,11 @@ mod tests {
 
     #[test]
     fn a_spike_is_large_relative_and_improbable() {
-        let counts = |total: u64, server_errors: u64| RequestCounts { ok: total - server_errors, client_errors: 0, server_errors };
+        let counts = |total: u64, server_errors: u64| RequestCounts {
+            ok: total - server_errors,
+            client_errors: 0,
+            server_errors,
+        };
         let table = [
             (counts(1_000, 100), counts(10_000, 10), true, "against"),
             (counts(1_000, 4), counts(10_000, 0), false, "fewer than 5"),

@@ -63,6 +63,19 @@ impl Default for LatencyPolicy {
     }
 }
 
+impl LatencyPolicy {
+    /// Everything that is wrong with the policy; empty when it can be used.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let checks = [
+            (positive(self.p95_limit_ms), "p95_limit_ms must be a number above 0"),
+            (self.slow_replica_ratio > 1.0, "slow_replica_ratio must be above 1"),
+        ];
+        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("latency: {text}")).collect()
+    }
+}
+
 /// A quantile in milliseconds, linear within its bucket; `None` without requests.
 #[must_use]
 pub fn quantile_ms(histogram: &LatencyHistogram, p: f64) -> Option<LatencyQuantile> {

@@ -10,6 +10,7 @@ mod actor;
 pub mod bins;
 pub mod drift;
 pub mod drift_policy;
+mod drift_report;
 pub mod errors;
 pub mod latency;
 pub mod messages;

@@ -183,7 +183,11 @@ pub struct Resampling {
 /// Metrics of the outcomes, with intervals by bootstrap over days; `None` when
 /// there are no outcomes.
 #[must_use]
-pub fn realise(outcomes: &[MaturedPrediction], threshold: f32, resampling: Resampling) -> Option<RealisedWithIntervals> {
+pub fn realise(
+    outcomes: &[MaturedPrediction],
+    threshold: f32,
+    resampling: Resampling,
+) -> Option<RealisedWithIntervals> {
     let mut days: BTreeMap<NaiveDate, DayCounts> = BTreeMap::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.score.is_finite()) {
         let day = days.entry(outcome.at.date_naive()).or_insert_with(DayCounts::empty);
@@ -308,7 +312,10 @@ mod tests {
             realise(&[flight(0.9, true), flight(0.2, true), flight(0.4, false), flight(0.1, false)], 0.3, RESAMPLING)
                 .unwrap();
         let metrics = found.metrics;
-        assert_eq!((metrics.auc, metrics.recall, metrics.precision, metrics.accuracy), (Some(0.75), Some(0.5), Some(0.5), Some(0.5)));
+        assert_eq!(
+            (metrics.auc, metrics.recall, metrics.precision, metrics.accuracy),
+            (Some(0.75), Some(0.5), Some(0.5), Some(0.5))
+        );
         let expected = -(0.9_f64.ln() + 0.2_f64.ln() + 0.6_f64.ln() + 0.9_f64.ln()) / 4.0;
         assert!((metrics.log_loss.unwrap() - expected).abs() < 1e-6);
         assert_eq!(found.auc_interval, None, "one day tells nothing of its spread");
@@ -328,7 +335,10 @@ mod tests {
         let found = realise(&outcomes, 0.4, RESAMPLING).unwrap();
         let promised = estimate(outcomes.iter().map(|outcome| outcome.score), 0.4);
         let interval = found.auc_interval.unwrap();
-        assert!(interval.low <= promised.auc.unwrap() && promised.auc.unwrap() <= interval.high, "{promised:?} {found:?}");
+        assert!(
+            interval.low <= promised.auc.unwrap() && promised.auc.unwrap() <= interval.high,
+            "{promised:?} {found:?}"
+        );
         assert!((promised.accuracy.unwrap() - found.metrics.accuracy.unwrap()).abs() < 0.02);
         assert!(found.metrics.calibration_error.unwrap() < 0.02);
         assert_eq!(found, realise(&outcomes, 0.4, RESAMPLING).unwrap(), "the same seed gives the same interval");

@@ -32,6 +32,20 @@ impl Default for ScrapePolicy {
     }
 }
 
+impl ScrapePolicy {
+    /// Everything that is wrong with the policy; empty when it can be used.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let checks = [
+            (self.timeout_ms > 0, "timeout_ms must be above 0"),
+            (self.concurrency > 0, "concurrency must be above 0"),
+            (self.maximum_bytes > 0, "maximum_bytes must be above 0"),
+            (self.page_size > 0, "page_size must be above 0"),
+        ];
+        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("scrape: {text}")).collect()
+    }
+}
+
 /// A replica that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("replica {replica} at {url}: {message}")]
@@ -102,8 +116,7 @@ impl Scraper {
     }
 
     async fn fetch<T: DeserializeOwned>(&self, replica: &str, url: &str) -> Result<T, ScrapeFailure> {
-        let failure =
-            |kind, message| ScrapeFailure { replica: replica.to_owned(), url: url.to_owned(), kind, message };
+        let failure = |kind, message| ScrapeFailure { replica: replica.to_owned(), url: url.to_owned(), kind, message };
         let transport = |error: reqwest::Error| {
             let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
             failure(kind, chain(&error))
@@ -128,9 +141,8 @@ impl Scraper {
                 return Err(failure(ErrorKind::Exhausted, message));
             }
         }
-        serde_json::from_slice(&body).map_err(|error| {
-            failure(ErrorKind::Corrupt, format!("the answer is not the document expected: {error}"))
-        })
+        serde_json::from_slice(&body)
+            .map_err(|error| failure(ErrorKind::Corrupt, format!("the answer is not the document expected: {error}")))
     }
 }
 

@@ -27,13 +27,22 @@ pub struct SkewPolicy {
 
 impl Default for SkewPolicy {
     fn default() -> Self {
-        Self {
-            score_psi: 0.25,
-            significance: 0.001,
-            minimum_rows: 500,
-            score_tolerance: 1e-3,
-            tolerated_share: 0.001,
-        }
+        Self { score_psi: 0.25, significance: 0.001, minimum_rows: 500, score_tolerance: 1e-3, tolerated_share: 0.001 }
+    }
+}
+
+impl SkewPolicy {
+    /// Everything that is wrong with the policy; empty when it can be used.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let checks = [
+            (positive(self.score_psi), "score_psi must be a number above 0"),
+            (positive(self.significance), "significance must be above 0"),
+            (positive(f64::from(self.score_tolerance)), "score_tolerance must be a number above 0"),
+            ((0.0..1.0).contains(&self.tolerated_share), "tolerated_share must be 0 or more and under 1"),
+        ];
+        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("skew: {text}")).collect()
     }
 }
 
@@ -57,11 +66,7 @@ pub struct PredictionSkewReport {
 
 /// Judges the scores of a window against the bundle's reference.
 #[must_use]
-pub fn prediction_skew(
-    reference: &DriftReference,
-    window: &DriftWindow,
-    policy: &SkewPolicy,
-) -> PredictionSkewReport {
+pub fn prediction_skew(reference: &DriftReference, window: &DriftWindow, policy: &SkewPolicy) -> PredictionSkewReport {
     let days: Vec<&[u64]> = window.days.iter().map(|day| day.scores.as_slice()).collect();
     score_skew(&reference.score_counts, &window.sketch.scores, design_effect(&days), policy)
 }
@@ -171,7 +176,8 @@ mod tests {
         let policy = SkewPolicy::default();
         let fine = train_serve_skew(&[pair("a", 0.5, 0.5004), pair("b", 0.2, 0.2)], &policy);
         assert!(!fine.skewed && fine.different == 0);
-        let wrong = train_serve_skew(&[pair("a", 0.5, 0.5), pair("B6 23", 0.2, 0.4), pair("c", f32::NAN, 0.1)], &policy);
+        let wrong =
+            train_serve_skew(&[pair("a", 0.5, 0.5), pair("B6 23", 0.2, 0.4), pair("c", f32::NAN, 0.1)], &policy);
         assert!(wrong.skewed && wrong.different == 2 && wrong.worst[0].row == "c", "{wrong:?}");
     }
 }

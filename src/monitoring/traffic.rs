@@ -32,13 +32,22 @@ pub struct TrafficPolicy {
 
 impl Default for TrafficPolicy {
     fn default() -> Self {
-        Self {
-            weeks: 8,
-            minimum_weeks: 3,
-            limit_deviations: 5.0,
-            minimum_relative_deviation: 0.1,
-            persistent_hours: 2,
-        }
+        Self { weeks: 8, minimum_weeks: 3, limit_deviations: 5.0, minimum_relative_deviation: 0.1, persistent_hours: 2 }
+    }
+}
+
+impl TrafficPolicy {
+    /// Everything that is wrong with the policy; empty when it can be used.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let checks = [
+            (self.minimum_weeks > 0, "minimum_weeks must be above 0"),
+            (self.weeks >= self.minimum_weeks, "weeks must not be under minimum_weeks"),
+            (positive(self.limit_deviations), "limit_deviations must be a number above 0"),
+            (self.persistent_hours > 0, "persistent_hours must be above 0"),
+        ];
+        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("traffic: {text}")).collect()
     }
 }
 
@@ -115,7 +124,9 @@ impl TrafficProfile {
             None => TrafficKind::Unknown,
             Some(far) if far <= -policy.limit_deviations => TrafficKind::Drop,
             // An hour that is usually busy and now dead is a drop, however much it scatters.
-            Some(far) if requests == 0 && expected.is_some_and(|usual| usual >= 20.0) && far < -1.0 => TrafficKind::Drop,
+            Some(far) if requests == 0 && expected.is_some_and(|usual| usual >= 20.0) && far < -1.0 => {
+                TrafficKind::Drop
+            }
             Some(far) if far >= policy.limit_deviations => TrafficKind::Surge,
             Some(_) => TrafficKind::Usual,
         };

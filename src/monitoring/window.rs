@@ -138,7 +138,11 @@ impl WindowBook {
         model.hours.entry(hour).or_default().merge(&added.requests);
         let replica = model.replicas.entry(day).or_default().entry(report.replica.clone());
         let (requests, latency) = replica.or_insert_with(|| {
-            let empty = LatencyHistogram { counts: vec![0; added.latency.counts.len()], sum_secs: 0.0, ..added.latency.clone() };
+            let empty = LatencyHistogram {
+                counts: vec![0; added.latency.counts.len()],
+                sum_secs: 0.0,
+                ..added.latency.clone()
+            };
             (RequestCounts::default(), empty)
         });
         latency.merge(&added.latency).map_err(|source| error(source.into()))?;
@@ -214,8 +218,8 @@ impl WindowBook {
 
     /// Forgets days before `day`, and replicas that have not reported since.
     pub fn forget_before(&mut self, day: NaiveDate) {
-        let moment = day.and_time(chrono::NaiveTime::MIN).and_utc()
-            + Duration::minutes(i64::from(self.day_starts_minutes_utc));
+        let moment =
+            day.and_time(chrono::NaiveTime::MIN).and_utc() + Duration::minutes(i64::from(self.day_starts_minutes_utc));
         for model in self.models.values_mut() {
             model.days.retain(|kept, _| *kept >= day);
             model.replicas.retain(|kept, _| *kept >= day);

@@ -50,7 +50,8 @@ impl Measurement {
     #[must_use]
     pub fn of_probe(probe: &ProbeResult, confidence: f64) -> Self {
         let answered = probe.answers.iter().filter(|answer| answer.error.is_none());
-        let mut latencies: Vec<f64> = answered.filter(|answer| !answer.warm_up).map(|answer| answer.latency_ms).collect();
+        let mut latencies: Vec<f64> =
+            answered.filter(|answer| !answer.warm_up).map(|answer| answer.latency_ms).collect();
         latencies.sort_by(f64::total_cmp);
         let mut score_counts = vec![0; DriftReference::SCORE_BINS];
         let mut invalid_scores = 0;

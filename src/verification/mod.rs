@@ -10,5 +10,6 @@ mod stage;
 pub mod verify;
 
 pub use actor::VerificationActor;
+pub use measurement::{Measurement, MeasurementSource};
 pub use stage::VerificationStage;
-pub use verify::VerificationPolicy;
+pub use verify::{Check, CheckOutcome, Verdict, VerificationInputs, VerificationPolicy, VerificationReport};

@@ -243,9 +243,11 @@ fn served_model(inputs: &VerificationInputs<'_>) -> Check {
     let mut seen: Vec<(&str, &str, &str)> =
         said.map(|report| (report.replica.as_str(), report.model_version.as_str(), report.bundle.as_str())).collect();
     let answers = inputs.probe.map(|probe| probe.answers.as_slice()).unwrap_or_default();
-    seen.extend(answers.iter().filter_map(|answer| {
-        Some(("an answer", answer.model_version.as_deref()?, answer.bundle.as_deref()?))
-    }));
+    seen.extend(
+        answers
+            .iter()
+            .filter_map(|answer| Some(("an answer", answer.model_version.as_deref()?, answer.bundle.as_deref()?))),
+    );
     let wrong = seen.iter().find(|(_, version, digest)| *version != model || *digest != bundle);
     match wrong {
         Some((who, version, digest)) => {
@@ -262,8 +264,7 @@ fn served_model(inputs: &VerificationInputs<'_>) -> Check {
 
 /// Readiness, restarts, memory.
 fn pod_health(inputs: &VerificationInputs<'_>, policy: &VerificationPolicy) -> Check {
-    let own: Vec<&Replica> =
-        inputs.replicas.iter().filter(|replica| replica.deployment == inputs.deployment).collect();
+    let own: Vec<&Replica> = inputs.replicas.iter().filter(|replica| replica.deployment == inputs.deployment).collect();
     let ready = own.iter().filter(|replica| replica.state == ReplicaState::Ready).count() as u32;
     let mut faults: Vec<String> = Vec::new();
     if ready < inputs.replicas_wanted {
@@ -304,9 +305,8 @@ fn error_share(measured: &Measurement, baseline: Option<&Measurement>, policy: &
     let interval = wilson(measured.errors, measured.requests, policy.confidence);
     let limit = policy.error_share_limit;
     let clearly_over = interval.low > limit;
-    let worse = baseline.is_some_and(|baseline| {
-        interval.low > wilson(baseline.errors, baseline.requests, policy.confidence).high
-    });
+    let worse = baseline
+        .is_some_and(|baseline| interval.low > wilson(baseline.errors, baseline.requests, policy.confidence).high);
     let undecided = too_few("error_share", measured, policy).filter(|_| !clearly_over && !worse);
     let counted = format!("{} of {} requests failed", measured.errors, measured.requests);
     let (outcome, reason) = match undecided {
@@ -347,7 +347,8 @@ fn p95_against(measured: &Measurement, baseline: &Measurement, policy: &Verifica
         (Some(undecided), ..) => undecided,
         (_, Some(p95), Some(bound)) => {
             let low = measured.p95_interval_ms.map_or(p95, |interval| interval.low);
-            let text = format!("p95 {p95:.2} ms (at least {low:.2}) where the previous deployment allows {bound:.2} ms");
+            let text =
+                format!("p95 {p95:.2} ms (at least {low:.2}) where the previous deployment allows {bound:.2} ms");
             check(name, outcome(low <= bound), text)
         }
         (_, None, _) => check(name, CheckOutcome::Failed, "no request was answered".to_owned()),
