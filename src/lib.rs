@@ -13,5 +13,6 @@ pub mod ledger;
 pub mod monitoring;
 pub mod packaging;
 pub mod ports;
+pub mod replay;
 pub mod supervision;
 pub mod training;
