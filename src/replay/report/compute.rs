@@ -10,8 +10,9 @@ use crate::evaluation::intervals::{BlockBootstrap, percentile_interval};
 use crate::evaluation::metrics::{CALIBRATION_BINS, Confusion, Ranked, expected_calibration_error, log_loss};
 use crate::ids::ModelVersion;
 
-/// How often the bootstrap draws.
-const RESAMPLES: u32 = 1000;
+/// How often the bootstrap draws: enough for 95 % bounds that move by less than the
+/// third decimal, and some seconds for ten months of flights.
+const RESAMPLES: u32 = 500;
 
 /// Confidence level of the interval.
 const CONFIDENCE: f64 = 0.95;

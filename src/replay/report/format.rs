@@ -32,7 +32,7 @@ pub(super) fn signed(value: f64) -> String {
 
 /// A share as percent, one decimal.
 pub(super) fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
+    share.map_or_else(|| "–".to_owned(), |share| format!("{:.1}\u{a0}%", share * 100.0))
 }
 
 /// Seconds in the two units that matter: `48 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!([0, 999, 1000, 336_776, 1_000_000].map(count), ["0", "999", "1,000", "336,776", "1,000,000"]);
         assert_eq!([0.0312, -0.0049, 0.0001].map(signed), ["+0.031", "\u{2212}0.005", "0.000"]);
         assert_eq!([metric(Some(0.75)), metric(None), metric(Some(f64::NAN))], ["0.750", "–", "–"]);
-        assert_eq!(percent(Some(0.2345)), "23.4 %");
+        assert_eq!(percent(Some(0.2345)), "23.4\u{a0}%");
     }
 
     #[test]

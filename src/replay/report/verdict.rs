@@ -20,7 +20,7 @@ pub(super) fn verdict(report: &Report) -> Verdict {
     };
     let gain = signed(ci.difference);
     let headline = match (ci.low > 0.0, ci.high < 0.0) {
-        (true, _) => format!("The loop was worth {gain} of ROC-AUC"),
+        (true, _) => format!("The loop was worth {} of ROC-AUC", metric(Some(ci.difference))),
         (_, true) => format!("The loop cost {} of ROC-AUC", metric(Some(-ci.difference))),
         _ => "The loop made no difference that can be told from chance".to_owned(),
     };
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn the_headline_claims_no_more_than_the_interval() {
         let table = [
-            ((0.031, 0.027, 0.035), "The loop was worth +0.031 of ROC-AUC"),
+            ((0.031, 0.027, 0.035), "The loop was worth 0.031 of ROC-AUC"),
             ((0.002, -0.001, 0.005), "The loop made no difference that can be told from chance"),
             ((-0.010, -0.015, -0.006), "The loop cost 0.010 of ROC-AUC"),
         ];

@@ -11,7 +11,7 @@ const COLOURS: usize = 10;
 /// Models with the reason for each.
 pub(super) fn models(report: &Report) -> String {
     let mut table =
-        Table::new(&["Model", "Live from", "Until", "#Learnt from", "#Held-out ROC-AUC", "#Threshold", "Reason"]);
+        Table::new(&["Model", "@Live from", "@Until", "#Learnt from", "#Held-out ROC-AUC", "#Threshold", "Reason"]);
     for model in &report.models {
         table.row([
             model.version.to_string(),
@@ -37,7 +37,7 @@ pub(super) fn table(report: &Report) -> String {
     }
     let rows: String = report.cycles.iter().map(|cycle| row(report, cycle)).collect();
     format!(
-        "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Cycle</th><th scope=\"col\">Began</th>\
+        "<div class=\"scroll cycles\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Cycle</th><th scope=\"col\">Began</th>\
          <th scope=\"col\">Reason</th><th scope=\"col\">Outcome</th><th scope=\"col\" class=\"num\">Took</th>\
          <th scope=\"col\" class=\"num\">Sign to alarm</th><th scope=\"col\" class=\"num\">Alarm to live</th></tr></thead>\
          <tbody>{rows}</tbody></table></div>"
@@ -74,8 +74,9 @@ pub(super) fn timings(report: &Report) -> String {
         .collect();
     Figure {
         title: "Where the time of each cycle went",
-        caption: "Wall time by step. A short bar without training is a step done before; one that ends early stopped there.",
+        caption: "Wall time by step, in the order in which they ran; a bar ends where its cycle ended.",
         key: &format!("<p class=\"legend\">{keys}</p>"),
+        beside: false,
         drawn: (draw(report, &steps, Frame::Wide), draw(report, &steps, Frame::Narrow)),
         table: timing_table(report, &steps),
     }

@@ -13,6 +13,9 @@ const MOST_FEATURES: usize = 16;
 /// Columns of the heat map, so that a cell can still be seen.
 const MOST_COLUMNS: (usize, usize) = (104, 44);
 
+/// Alarms that are listed before the rest is folded away.
+const ALARMS_SHOWN: usize = 12;
+
 /// From which PSI on a cell gets its colour, and what that means: below 0.1 is
 /// usually called stable, above 0.25 a shift (Siddiqi 2006).
 const LEVELS: [(f64, &str); 6] =
@@ -30,8 +33,15 @@ pub(super) fn chart(report: &Report) -> String {
         features.len()
     );
     let drawn = (heat_map(report, &features, Frame::Wide), heat_map(report, &features, Frame::Narrow));
-    Figure { title: "Drift by feature", caption: &caption, key: &legend(), drawn, table: table(report, &features) }
-        .html()
+    Figure {
+        title: "Drift by feature",
+        caption: &caption,
+        key: &legend(),
+        beside: false,
+        drawn,
+        table: table(report, &features),
+    }
+    .html()
 }
 
 struct Ranked {
@@ -74,7 +84,7 @@ fn psi_of(evaluation: &DriftAlarm, name: &str) -> Option<f64> {
 fn heat_map(report: &Report, features: &[Ranked], frame: Frame) -> String {
     let per_column = report.drift.len().div_ceil(frame.pick(MOST_COLUMNS.0, MOST_COLUMNS.1)).max(1);
     let columns: Vec<&[DriftAlarm]> = report.drift.chunks(per_column).collect();
-    let (left, top, row) = (frame.pick(196.0, 8.0), 18.0, frame.pick(19.0, 30.0));
+    let (left, top, row) = (frame.pick(196.0, 8.0), 18.0, frame.pick(19.0, 33.0));
     let width = (frame.width() - left - 8.0) / columns.len() as f64;
     let bottom = top + row * features.len() as f64;
     let mut canvas = Canvas::new(frame.width(), bottom + 22.0);
@@ -84,7 +94,7 @@ fn heat_map(report: &Report, features: &[Ranked], frame: Frame) -> String {
             Frame::Wide => canvas.text((left - 8.0, y + 13.0), Anchor::End, "label", &feature.name),
             Frame::Narrow => canvas.text((left, y + 11.0), Anchor::Start, "label", &feature.name),
         }
-        let (y, height) = frame.pick((y + 1.0, row - 2.0), (y + 15.0, row - 17.0));
+        let (y, height) = frame.pick((y + 1.0, row - 2.0), (y + 15.0, row - 20.0));
         for (at, column) in columns.iter().enumerate() {
             let worst = column.iter().filter_map(|e| psi_of(e, &feature.name)).fold(f64::NEG_INFINITY, f64::max);
             if worst.is_finite() {
@@ -152,13 +162,18 @@ fn table(report: &Report, features: &[Ranked]) -> Table {
     table
 }
 
-/// The list of alarms.
+/// The list of alarms; a long one can be unfolded.
 pub(super) fn alarms(report: &Report) -> String {
-    let items: String = report.drift.iter().filter(|e| e.drifted).map(alarm).collect();
-    if items.is_empty() {
-        return "<p class=\"none\">No alarm was raised.</p>".into();
+    let items: Vec<String> = report.drift.iter().filter(|e| e.drifted).map(alarm).collect();
+    let list = |items: &[String]| format!("<ol class=\"alarms\">{}</ol>", items.concat());
+    match items.split_at_checked(ALARMS_SHOWN) {
+        None if items.is_empty() => "<p class=\"none\">No alarm was raised.</p>".into(),
+        None => list(&items),
+        Some((_, [])) => list(&items),
+        Some((first, rest)) => {
+            format!("{}<details><summary>{} more</summary>{}</details>", list(first), rest.len(), list(rest))
+        }
     }
-    format!("<ol class=\"alarms\">{items}</ol>")
 }
 
 fn alarm(alarm: &DriftAlarm) -> String {
@@ -169,7 +184,7 @@ fn alarm(alarm: &DriftAlarm) -> String {
         .take(3)
         .map(|f| {
             format!(
-                "{} PSI {:.2}, JS {:.2}, importance {}",
+                "<span class=\"whole\">{} PSI {:.2}, JS {:.2}, importance {}</span>",
                 escaped(&f.name),
                 f.psi,
                 f.js_distance,
@@ -184,13 +199,22 @@ fn alarm(alarm: &DriftAlarm) -> String {
         alarm.model,
         metric(Some(alarm.dataset_score)),
         escaped(&alarm.reason),
-        shown.join(" · ")
+        shown.join(" ")
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_list_of_alarms_is_folded_and_complete() {
+        let mut report = crate::replay::report::fixture::report();
+        report.drift.iter_mut().for_each(|evaluation| evaluation.drifted = true);
+        let html = alarms(&report);
+        assert_eq!(html.matches("<li>").count(), report.drift.len());
+        assert!(html.contains(&format!("<summary>{} more</summary>", report.drift.len() - ALARMS_SHOWN)));
+    }
 
     #[test]
     fn a_cell_gets_the_colour_of_its_psi() {

@@ -56,16 +56,19 @@ struct Figure<'a> {
     caption: &'a str,
     /// What the colours mean, as HTML.
     key: &'a str,
+    /// Whether the table is open, and beside the chart where there is room.
+    beside: bool,
     drawn: (String, String),
     table: Table,
 }
 
 impl Figure<'_> {
     fn html(self) -> String {
-        let Self { title, caption, key, drawn: (wide, narrow), table } = self;
+        let Self { title, caption, key, beside, drawn: (wide, narrow), table } = self;
+        let (class, open) = if beside { (" class=\"beside\"", " open") } else { ("", "") };
         format!(
-            "<figure><figcaption><h3>{}</h3><p>{}</p></figcaption>{key}<div class=\"wide\">{wide}</div>\
-             <div class=\"narrow\">{narrow}</div><details><summary>The numbers</summary>{}</details></figure>",
+            "<figure{class}><figcaption><h3>{}</h3><p>{}</p></figcaption>{key}<div class=\"wide\">{wide}</div>\
+             <div class=\"narrow\">{narrow}</div><details{open}><summary>The numbers</summary>{}</details></figure>",
             escaped(title),
             escaped(caption),
             table.html("No rows.")
@@ -73,16 +76,20 @@ impl Figure<'_> {
     }
 }
 
-/// An HTML table. A heading that begins with `#` makes its column one of numbers.
+/// An HTML table. A heading that begins with `#` makes its column one of numbers,
+/// with `@` one of times.
 struct Table {
-    header: Vec<(String, bool)>,
+    header: Vec<(String, &'static str)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     fn new(header: &[&str]) -> Self {
-        let column =
-            |title: &&str| title.strip_prefix('#').map_or(((*title).to_owned(), false), |t| (t.to_owned(), true));
+        let column = |title: &&str| match (title.strip_prefix('#'), title.strip_prefix('@')) {
+            (Some(title), _) => (title.to_owned(), " class=\"num\""),
+            (_, Some(title)) => (title.to_owned(), " class=\"when\""),
+            _ => ((*title).to_owned(), ""),
+        };
         Self { header: header.iter().map(column).collect(), rows: Vec::new() }
     }
 
@@ -94,11 +101,12 @@ impl Table {
         if self.rows.is_empty() {
             return format!("<p class=\"none\">{}</p>", escaped(when_empty));
         }
-        let class = |number: bool| if number { " class=\"num\"" } else { "" };
-        let header: String =
-            self.header.iter().map(|(t, n)| format!("<th scope=\"col\"{}>{}</th>", class(*n), escaped(t))).collect();
-        let cell =
-            |(text, (_, number)): (&String, &(String, bool))| format!("<td{}>{}</td>", class(*number), escaped(text));
+        let header: String = self
+            .header
+            .iter()
+            .map(|(title, class)| format!("<th scope=\"col\"{class}>{}</th>", escaped(title)))
+            .collect();
+        let cell = |(text, (_, class)): (&String, &(String, &str))| format!("<td{class}>{}</td>", escaped(text));
         let row =
             |cells: &Vec<String>| format!("<tr>{}</tr>", cells.iter().zip(&self.header).map(cell).collect::<String>());
         let rows: String = self.rows.iter().map(row).collect();
@@ -146,9 +154,9 @@ mod tests {
         let html = render_html(&fixture::report());
         let times = |what: &str| html.matches(what).count();
         assert_eq!(times("<svg"), times("role=\"img\" aria-label="));
-        assert_eq!(times("<svg"), 2 * times("<figure>"), "each chart is drawn wide and narrow");
-        assert_eq!(times("<figure>"), times("<summary>The numbers</summary>"));
-        assert_eq!(times("<figure>"), 8);
+        assert_eq!(times("<svg"), 2 * times("<figure"), "each chart is drawn wide and narrow");
+        assert_eq!(times("<figure"), times("<summary>The numbers</summary>"));
+        assert_eq!(times("<figure"), 8);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) fn charts(report: &Report) -> String {
         return "<p class=\"none\">No flight with an outcome.</p>".into();
     }
     let figure = |title: &str, caption: &str, draw: &dyn Fn(Frame) -> String, table: Table| {
-        Figure { title, caption, key: "", drawn: (draw(Frame::Wide), draw(Frame::Narrow)), table }.html()
+        Figure { title, caption, key: "", beside: false, drawn: (draw(Frame::Wide), draw(Frame::Narrow)), table }.html()
     };
     let lines = |title: &str, caption: &str, lines: Lines| {
         figure(title, caption, &|f| lines.draw(report, f), lines.table(report))
@@ -147,7 +147,7 @@ fn moment(at: DateTime<Utc>) -> f64 {
 
 impl Lines {
     fn draw(&self, report: &Report, frame: Frame) -> String {
-        let plot = Plot::new(report, frame, frame.pick(self.height, self.height * 0.8), frame.pick(56.0, 48.0));
+        let plot = Plot::new(report, frame, frame.pick(self.height, self.height * 0.8), frame.pick(58.0, 54.0));
         let mut canvas = Canvas::new(frame.width(), plot.height());
         plot.models(&mut canvas, report);
         let values = report.over_time.iter().flat_map(|w| series(w).map(|(_, m)| (self.pick)(m))).flatten();
@@ -227,7 +227,7 @@ fn gain_of(week: &Week) -> Option<f64> {
 }
 
 fn gain(report: &Report, frame: Frame) -> String {
-    let plot = Plot::new(report, frame, frame.pick(190.0, 160.0), frame.pick(56.0, 48.0));
+    let plot = Plot::new(report, frame, frame.pick(190.0, 160.0), frame.pick(58.0, 54.0));
     let mut canvas = Canvas::new(frame.width(), plot.height());
     plot.models(&mut canvas, report);
     let (low, high) = extent(report.over_time.iter().filter_map(gain_of).chain([0.0])).unwrap_or((-0.01, 0.01));
@@ -262,7 +262,7 @@ fn gain_table(report: &Report) -> Table {
 }
 
 fn share(report: &Report, frame: Frame) -> String {
-    let plot = Plot::new(report, frame, frame.pick(150.0, 140.0), frame.pick(56.0, 48.0));
+    let plot = Plot::new(report, frame, frame.pick(150.0, 140.0), frame.pick(58.0, 54.0));
     let mut canvas = Canvas::new(frame.width(), plot.height());
     plot.models(&mut canvas, report);
     let high = report.over_time.iter().filter_map(|w| w.delayed_share).fold(0.1, f64::max);

@@ -45,7 +45,7 @@ struct Card {
 }
 
 const CARDS: [Card; 6] = [
-    Card { name: "ROC-AUC", gloss: "ranking; 0.5 is guessing", higher_is_better: true, of: |m| m.roc_auc },
+    Card { name: "ROC-AUC", gloss: "0.5 is guessing", higher_is_better: true, of: |m| m.roc_auc },
     Card { name: "PR-AUC", gloss: "average precision", higher_is_better: true, of: |m| m.pr_auc },
     Card { name: "Log-loss", gloss: "nats; lower is better", higher_is_better: false, of: |m| m.log_loss },
     Card { name: "Calibration error", gloss: "lower is better", higher_is_better: false, of: |m| m.ece },
@@ -67,7 +67,7 @@ fn cards(report: &Report) -> String {
                 (false, false) => "worse",
             };
             format!(
-                "<span class=\"change {class}\">{} <span class=\"against\">{class} than frozen</span></span>",
+                "<span class=\"delta {class}\">{} <span class=\"against\">{class} than frozen</span></span>",
                 signed(live - frozen)
             )
             .replace("same than", "same as")
