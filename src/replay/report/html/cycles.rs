@@ -11,7 +11,8 @@ const COLOURS: usize = 10;
 /// Models with the reason for each.
 pub(super) fn models(report: &Report) -> String {
     let mut table =
-        Table::new(&["Model", "@Live from", "@Until", "#Learnt from", "#Held-out ROC-AUC", "#Threshold", "Reason"]);
+        Table::new(&["Model", "@Live from", "@Until", "#Learnt from", "#Held-out ROC-AUC", "#Threshold", "Reason"])
+            .stacking();
     for model in &report.models {
         table.row([
             model.version.to_string(),
@@ -37,7 +38,7 @@ pub(super) fn table(report: &Report) -> String {
     }
     let rows: String = report.cycles.iter().map(|cycle| row(report, cycle)).collect();
     format!(
-        "<div class=\"scroll cycles\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Cycle</th><th scope=\"col\">Began</th>\
+        "<div class=\"scroll stacks cycles\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Cycle</th><th scope=\"col\">Began</th>\
          <th scope=\"col\">Reason</th><th scope=\"col\">Outcome</th><th scope=\"col\" class=\"num\">Took</th>\
          <th scope=\"col\" class=\"num\">Sign to alarm</th><th scope=\"col\" class=\"num\">Alarm to live</th></tr></thead>\
          <tbody>{rows}</tbody></table></div>"
@@ -47,8 +48,8 @@ pub(super) fn table(report: &Report) -> String {
 fn row(report: &Report, cycle: &Cycle) -> String {
     let secs = |known: Option<&f64>| known.map_or_else(|| "–".to_owned(), |secs| duration(*secs));
     format!(
-        "<tr><td>{}</td><td class=\"when\">{}</td><td>{}</td><td><b class=\"outcome {}\">{}</b> <span class=\"note\">{}</span></td>\
-         <td class=\"num\">{}</td><td class=\"num\">{}</td><td class=\"num\">{}</td></tr>",
+        "<tr><td>{}</td><td class=\"when\" data-label=\"Began\">{}</td><td data-label=\"Reason\">{}</td><td data-label=\"Outcome\"><span><b class=\"outcome {}\">{}</b> <span class=\"note\">{}</span></span></td>\
+         <td class=\"num\" data-label=\"Took\">{}</td><td class=\"num\" data-label=\"Sign to alarm\">{}</td><td class=\"num\" data-label=\"Alarm to live\">{}</td></tr>",
         cycle.id,
         minute(cycle.started_at),
         escaped(&cycle.reason),

@@ -81,6 +81,8 @@ impl Figure<'_> {
 struct Table {
     header: Vec<(String, &'static str)>,
     rows: Vec<Vec<String>>,
+    /// Whether a row becomes a small list on a phone, instead of scrolling sideways.
+    stacks: bool,
 }
 
 impl Table {
@@ -90,7 +92,11 @@ impl Table {
             (_, Some(title)) => (title.to_owned(), " class=\"when\""),
             _ => ((*title).to_owned(), ""),
         };
-        Self { header: header.iter().map(column).collect(), rows: Vec::new() }
+        Self { header: header.iter().map(column).collect(), rows: Vec::new(), stacks: false }
+    }
+
+    fn stacking(self) -> Self {
+        Self { stacks: true, ..self }
     }
 
     fn row(&mut self, cells: impl IntoIterator<Item = String>) {
@@ -106,12 +112,16 @@ impl Table {
             .iter()
             .map(|(title, class)| format!("<th scope=\"col\"{class}>{}</th>", escaped(title)))
             .collect();
-        let cell = |(text, (_, class)): (&String, &(String, &str))| format!("<td{class}>{}</td>", escaped(text));
+        let cell = |(text, (title, class)): (&String, &(String, &str))| {
+            let label = if self.stacks { format!(" data-label=\"{}\"", escaped(title)) } else { String::new() };
+            format!("<td{class}{label}>{}</td>", escaped(text))
+        };
         let row =
             |cells: &Vec<String>| format!("<tr>{}</tr>", cells.iter().zip(&self.header).map(cell).collect::<String>());
         let rows: String = self.rows.iter().map(row).collect();
         format!(
-            "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"
+            "<div class=\"scroll{}\" tabindex=\"0\"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>",
+            if self.stacks { " stacks" } else { "" }
         )
     }
 }
