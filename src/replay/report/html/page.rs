@@ -1,0 +1,172 @@
+//! The page from top to bottom.
+
+use super::{cycles, drift, escaped, over_time, reliability};
+use crate::replay::report::format::{count, day, duration, metric, minute, signed};
+use crate::replay::report::model::{PooledMetrics, Report};
+use crate::replay::report::verdict::verdict;
+
+const STYLE: &str = include_str!("style.css");
+
+pub(super) fn render(report: &Report) -> String {
+    let verdict = verdict(report);
+    let title = escaped(&format!("{}: {}", report.dataset.name, verdict.headline));
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title><style>{STYLE}</style></head><body>\n\
+         <header><p class=\"kicker\">delayd replay · {} · {} to {}</p><h1>{}</h1><p class=\"standfirst\">{}</p></header>\n<main>\n\
+         {}{}{}{}{}{}{}{}</main>\n</body></html>\n",
+        escaped(&report.dataset.name),
+        day(report.simulated.from.date_naive()),
+        day(report.simulated.until.date_naive()),
+        escaped(&verdict.headline),
+        escaped(&verdict.sentence),
+        section("In numbers", &format!("{}{}", cards(report), facts(report))),
+        section("Week by week", &over_time::charts(report)),
+        section("Drift", &drift::chart(report)),
+        section("Alarms", &drift::alarms(report)),
+        section("Calibration", &reliability::chart(report)),
+        section("Models", &cycles::models(report)),
+        section("Cycles", &format!("{}{}", cycles::table(report), cycles::timings(report))),
+        section("How it was measured", &method(report)),
+    )
+}
+
+fn section(title: &str, body: &str) -> String {
+    format!("<section><h2>{title}</h2>{body}</section>\n")
+}
+
+struct Card {
+    name: &'static str,
+    gloss: &'static str,
+    higher_is_better: bool,
+    of: fn(&PooledMetrics) -> Option<f64>,
+}
+
+const CARDS: [Card; 6] = [
+    Card { name: "ROC-AUC", gloss: "0.5 is guessing", higher_is_better: true, of: |m| m.roc_auc },
+    Card { name: "PR-AUC", gloss: "average precision", higher_is_better: true, of: |m| m.pr_auc },
+    Card { name: "Log-loss", gloss: "nats; lower is better", higher_is_better: false, of: |m| m.log_loss },
+    Card { name: "Calibration error", gloss: "lower is better", higher_is_better: false, of: |m| m.ece },
+    Card { name: "Recall", gloss: "delays that were called", higher_is_better: true, of: |m| judged(m, m.recall) },
+    Card { name: "Precision", gloss: "calls that were delays", higher_is_better: true, of: |m| judged(m, m.precision) },
+];
+
+fn judged(metrics: &PooledMetrics, value: f64) -> Option<f64> {
+    (metrics.rows > 0).then_some(value)
+}
+
+fn cards(report: &Report) -> String {
+    let card = |card: &Card| {
+        let [live, frozen, lookup] = [&report.live_loop, &report.frozen, &report.lookup].map(|m| (card.of)(m));
+        let change = live.zip(frozen).map_or_else(String::new, |(live, frozen)| {
+            let class = match ((live - frozen).abs() < 0.0005, (live > frozen) == card.higher_is_better) {
+                (true, _) => "same",
+                (false, true) => "better",
+                (false, false) => "worse",
+            };
+            format!(
+                "<span class=\"delta {class}\">{} <span class=\"against\">{class} than frozen</span></span>",
+                signed(live - frozen)
+            )
+            .replace("same than", "same as")
+        });
+        format!(
+            "<div class=\"card\"><h3>{}</h3><p class=\"gloss\">{}</p><p class=\"value\">{}</p><p>{change}</p><dl>\
+             <dt><i class=\"dash frozen\"></i>frozen</dt><dd>{}</dd><dt><i class=\"dash lookup\"></i>lookup</dt><dd>{}</dd></dl></div>",
+            card.name,
+            card.gloss,
+            metric(live),
+            metric(frozen),
+            metric(lookup)
+        )
+    };
+    format!("<div class=\"cards\">{}</div>", CARDS.iter().map(card).collect::<String>())
+}
+
+fn facts(report: &Report) -> String {
+    let alarms = report.drift.iter().filter(|e| e.drifted).count() as u64;
+    let deployed = report.cycles.iter().filter(|c| c.outcome == "deployed").count() as u64;
+    let facts = [
+        ("Flights predicted", count(report.predictions)),
+        ("Requests", format!("{}, {} failed", count(report.requests), count(report.request_errors))),
+        ("Cycles", format!("{}, {} deployed", count(report.cycles.len() as u64), count(deployed))),
+        (
+            "Drift alarms",
+            format!(
+                "{} in {} evaluations, {} false",
+                count(alarms),
+                count(report.drift.len() as u64),
+                count(report.false_alarms)
+            ),
+        ),
+        ("First sign to alarm", median(report.detection_secs.values())),
+        ("Alarm to live", median(report.drift_to_live_secs.values())),
+        ("Wall time", duration(report.wall_secs)),
+    ];
+    let items: String =
+        facts.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
+    format!("<dl class=\"facts\">{items}</dl>")
+}
+
+fn median<'a>(secs: impl Iterator<Item = &'a f64>) -> String {
+    let mut secs: Vec<f64> = secs.copied().collect();
+    secs.sort_by(f64::total_cmp);
+    match secs.len() {
+        0 => "–".to_owned(),
+        n if n % 2 == 1 => format!("{} (median)", duration(secs[n / 2])),
+        n => format!("{} (median)", duration((secs[n / 2 - 1] + secs[n / 2]) / 2.0)),
+    }
+}
+
+fn method(report: &Report) -> String {
+    let interval = report.ci.map_or_else(String::new, |ci| {
+        format!(
+            "<p>The interval is a paired bootstrap: {} times, whole days were drawn with replacement, because flights of one day \
+             share their weather and their queues, and both models were judged on the same draw; it spans the middle {:.0} % of \
+             the differences.</p>",
+            count(u64::from(ci.resamples)),
+            ci.confidence * 100.0
+        )
+    });
+    format!(
+        "<p>Prequential: the replay\u{2019}s clock went from {} to {} (UTC), and every flight became a real HTTP request to the live \
+         service at its prediction time. Its outcome was told only once it had matured; ingest, drift, retraining, gate, \
+         deployment and verification were done by the loop itself. What counts is what the live service answered then, by whichever \
+         model was live.</p><p><b>Frozen</b> is the first model, never replaced; <b>lookup</b> is a table of past delay \
+         rates. Both scored the very same flights. Of {} predicted flights the {} whose outcome is known are judged; \
+         cancelled and diverted ones never arrived.</p>{interval}<p>A flight is delayed when it arrives 15 minutes late or more. \
+         ROC-AUC counts ties half; PR-AUC is average precision; the calibration error is the mean gap between score and \
+         observed share over 15 bins of equal width. For recall and precision each of the loop\u{2019}s models uses its own \
+         threshold, frozen {} and lookup {}. Weeks run from Monday to Sunday by scheduled departure in UTC. A false alarm is a \
+         cycle begun for drift whose model did not go live.</p><p class=\"note\">{}, {} flights, {}. Files <code>{}</code>. \
+         Seed {}.</p>",
+        minute(report.simulated.from),
+        minute(report.simulated.until),
+        count(report.predictions),
+        count(report.live_loop.rows),
+        threshold(&report.frozen),
+        threshold(&report.lookup),
+        escaped(&report.dataset.name),
+        count(report.dataset.rows),
+        escaped(&report.dataset.source),
+        escaped(&report.dataset.digest),
+        report.seed
+    )
+}
+
+fn threshold(metrics: &PooledMetrics) -> String {
+    metrics.threshold.map_or_else(|| "each its own".to_owned(), |threshold| format!("{threshold:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+        assert_eq!(median([40.0, 10.0, 20.0, 30.0].iter()), "25 s (median)");
+        assert_eq!(median([].iter()), "–");
+    }
+}

@@ -1,0 +1,149 @@
+//! Writing whole files: either the old one or the new one is there, never a half.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::model::Report;
+use crate::error::ErrorKind;
+
+/// A file of the report that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The disk or the folder refused.
+    #[error("writing {}: check that its folder exists, is writable and has room", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The report could not be put into JSON.
+    #[error("writing {}: the report does not fit into JSON", path.display())]
+    Json {
+        /// Which file.
+        path: PathBuf,
+        /// Where it failed.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The table could not be put into Parquet.
+    #[error("writing {}: the predictions do not fit into Parquet", path.display())]
+    Parquet {
+        /// Which file.
+        path: PathBuf,
+        /// What Polars said.
+        #[source]
+        source: polars::error::PolarsError,
+    },
+}
+
+impl ReportError {
+    /// What sort of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } => ErrorKind::of_io(source),
+            Self::Json { source, .. } => {
+                source.io_error_kind().map_or(ErrorKind::Internal, |k| ErrorKind::of_io(&k.into()))
+            }
+            Self::Parquet { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Writes `report.json`.
+///
+/// # Errors
+/// When the file cannot be written; an earlier one is then untouched.
+pub fn write_json(report: &Report, path: &Path) -> Result<(), ReportError> {
+    let mut bytes =
+        serde_json::to_vec_pretty(report).map_err(|source| ReportError::Json { path: path.to_owned(), source })?;
+    bytes.push(b'\n');
+    atomically(path, |file| file.write_all(&bytes).map_err(|source| ReportError::Io { path: path.to_owned(), source }))
+}
+
+/// Fills a file beside `path` and renames it into place when it is whole and on disk.
+pub(super) fn atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), ReportError>,
+) -> Result<(), ReportError> {
+    let io = |source| ReportError::Io { path: path.to_owned(), source };
+    let name = path.file_name().ok_or_else(|| io(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".partial");
+    let partial = path.with_file_name(hidden);
+    let written = File::create(&partial).map_err(io).and_then(|file| {
+        let mut writer = BufWriter::new(file);
+        fill(&mut writer)?;
+        let file = writer.into_inner().map_err(|error| io(error.into_error()))?;
+        file.sync_all().map_err(io)?;
+        fs::rename(&partial, path).map_err(io)
+    });
+    if written.is_err() {
+        // The first failure is the one to tell; a leftover is overwritten next time.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::chain;
+    use crate::replay::report::fixture;
+
+    #[test]
+    fn the_json_reads_back_as_the_same_report_and_has_the_documented_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        let report = fixture::report();
+        write_json(&report, &path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let back: Report = serde_json::from_str(&text).unwrap();
+        // Only what holds computed fractions may differ, by their last bit.
+        assert_eq!((&back.detection_secs, &back.dataset), (&report.detection_secs, &report.dataset));
+        let models = |r: &Report| r.models.iter().map(|m| (m.version, m.live_from, m.live_until)).collect::<Vec<_>>();
+        assert_eq!(models(&back), models(&report));
+        let cycles = |r: &Report| {
+            r.cycles.iter().map(|c| (c.id, c.seconds_by_step.0.iter().map(|s| s.0.clone()).collect())).collect()
+        };
+        let (found, expected): (Vec<(_, Vec<_>)>, Vec<(_, Vec<_>)>) = (cycles(&back), cycles(&report));
+        assert_eq!(found, expected);
+        assert_eq!(back.over_time.len(), report.over_time.len());
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let documented = include_str!("../../../docs/report.md");
+        for key in value.as_object().unwrap().keys() {
+            assert!(documented.contains(&format!("`{key}`")), "docs/report.md does not tell of `{key}`");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing half-written is left behind");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_told_with_the_file_and_the_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("missing/report.json");
+        let error = write_json(&fixture::report(), &path).unwrap_err();
+        assert!(chain(&error).contains("missing/report.json"), "{error}");
+        assert!(chain(&error).contains("No such file"), "{}", chain(&error));
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_write_that_fails_half_way_leaves_the_earlier_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        fs::write(&path, "earlier").unwrap();
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let error = atomically(&path, |file| {
+            file.write_all(b"half").unwrap();
+            Err(ReportError::Io { path: path.clone(), source: full() })
+        })
+        .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "earlier");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
