@@ -3,16 +3,26 @@
 //! again, alone. `docs/architecture.md` is the map.
 
 pub mod adapters;
+pub mod cli;
 pub mod config;
+pub mod coordinator;
+pub mod daemon;
 pub mod data;
+pub mod deployment;
 pub mod env;
 pub mod error;
 pub mod evaluation;
+pub mod http;
 pub mod ids;
 pub mod ledger;
 pub mod monitoring;
+pub mod notification;
 pub mod packaging;
 pub mod ports;
+pub mod registry;
 pub mod replay;
+pub mod saga;
 pub mod supervision;
+pub mod telemetry;
 pub mod training;
+pub mod verification;
