@@ -2,7 +2,7 @@
 //! looks at it. It holds the outcome too, so it never goes near a feature
 //! directly: [`super::assemble`] picks what was known at the prediction time.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use delayd_features::FlightRow;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,25 @@ impl FlightRecord {
     #[must_use]
     pub fn departure_delay_minutes(&self) -> Option<f64> {
         self.departed_at.map(|departed| (departed - self.scheduled_departure).num_seconds() as f64 / 60.0)
+    }
+
+    /// The record as it was known at `now`: what happened later is not in it yet.
+    /// A cancellation counts as known three hours after schedule, as in
+    /// [`super::OperationsIndex`].
+    #[must_use]
+    pub fn known_at(&self, now: DateTime<Utc>) -> Self {
+        let departed_at = self.departed_at.filter(|departed| *departed <= now);
+        let arrived_at = self.arrived_at.filter(|arrived| *arrived <= now);
+        let last_planned = self.scheduled_arrival.unwrap_or(self.scheduled_departure);
+        let landed_elsewhere = self.arrived_at.unwrap_or(last_planned + TimeDelta::hours(3));
+        Self {
+            departed_at,
+            arrived_at,
+            arrival_delay_minutes: self.arrival_delay_minutes.filter(|_| arrived_at.is_some()),
+            cancelled: self.cancelled && self.scheduled_departure + TimeDelta::hours(3) <= now,
+            diverted: self.diverted && landed_elsewhere <= now,
+            ..self.clone()
+        }
     }
 
     /// The part of the record that is known with the schedule.
