@@ -199,8 +199,7 @@ impl AirportChanges {
         let moved = before.iter().filter_map(|(code, old)| {
             let new = after.get(code)?;
             let miles = great_circle_miles(old, new);
-            let time_zone =
-                (old.time_zone != new.time_zone).then(|| (old.time_zone.clone(), new.time_zone.clone()));
+            let time_zone = (old.time_zone != new.time_zone).then(|| (old.time_zone.clone(), new.time_zone.clone()));
             let changed = miles > Self::MOVED_FROM_MILES || time_zone.is_some();
             changed.then(|| MovedAirport { code: code.clone(), miles, time_zone })
         });

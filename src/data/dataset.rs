@@ -19,7 +19,7 @@ use super::error::DataError;
 use super::flight::FlightRecord;
 use super::formats::{ColumnMapping, ParseLimits, parquet, parse_flights};
 use super::local_time::TimeZones;
-use super::validation::{SourcedRecord, ValidationInput, validate};
+use super::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
 use crate::ids::Digest;
 use crate::ports::ObjectStore;
 
@@ -92,18 +92,6 @@ pub fn rows_digest(records: &[FlightRecord]) -> Result<Digest, DataError> {
     text.parse().map_err(|error| DataError::Internal(format!("digest: {error}")))
 }
 
-/// The flights of a window as they were known at `as_of`, from accepted ones.
-#[must_use]
-pub fn window(
-    accepted: &[FlightRecord],
-    from: DateTime<Utc>,
-    until: DateTime<Utc>,
-    as_of: DateTime<Utc>,
-) -> Vec<FlightRecord> {
-    let inside = |record: &&FlightRecord| record.scheduled_departure >= from && record.scheduled_departure < until;
-    accepted.iter().filter(inside).map(|record| record.known_at(as_of)).collect()
-}
-
 fn keys_of(version: &Digest) -> (String, String) {
     let folder = format!("datasets/{}", version.hex());
     (format!("{folder}/flights.parquet"), format!("{folder}/manifest.json"))
@@ -137,10 +125,8 @@ pub async fn store_dataset(
 pub async fn load_manifest(store: &dyn ObjectStore, version: &Digest) -> Result<DatasetManifest, DataError> {
     let (_, key) = keys_of(version);
     let body = store.get(&key).await?;
-    let differs = |difference: String| DataError::DatasetDiffers {
-        dataset: version.to_string(),
-        differences: vec![difference],
-    };
+    let differs =
+        |difference: String| DataError::DatasetDiffers { dataset: version.to_string(), differences: vec![difference] };
     let found = Digest::of(&body);
     if found != *version {
         return Err(differs(format!("{key} has the digest {found}; restore it from a backup")));
@@ -225,10 +211,10 @@ pub async fn verify_dataset(store: &dyn ObjectStore, version: &Digest) -> Result
     Ok(DatasetVerification { version: version.clone(), rows, sources })
 }
 
-/// What a rebuild needs besides the sources.
+/// What making a dataset needs besides its sources.
 #[derive(Debug, Clone, Copy)]
-pub struct RebuildContext<'a> {
-    /// The contract; its digest must be the manifest's.
+pub struct BuildContext<'a> {
+    /// The contract.
     pub contract: &'a Contract,
     /// Airports.
     pub airports: &'a BTreeMap<String, Airport>,
@@ -238,39 +224,108 @@ pub struct RebuildContext<'a> {
     pub limits: &'a ParseLimits,
 }
 
-/// Makes a dataset again from its sources and checks that it is the same.
+/// Which flights a dataset shall hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetWindow {
+    /// First scheduled departure, inclusive.
+    pub from: DateTime<Utc>,
+    /// Last scheduled departure, exclusive.
+    pub until: DateTime<Utc>,
+    /// The moment of which it is a picture.
+    pub as_of: DateTime<Utc>,
+    /// Which rows training takes and how it weighs them, in words.
+    pub policy: String,
+}
+
+/// A dataset that was just made, with the judgement of its sources.
+#[derive(Debug)]
+pub struct BuiltDataset {
+    /// Its manifest.
+    pub manifest: DatasetManifest,
+    /// Its flights, sorted by key.
+    pub records: Vec<FlightRecord>,
+    /// Rows that were set aside.
+    pub quarantined: Vec<QuarantinedRow>,
+    /// What the contract says.
+    pub report: ValidationReport,
+}
+
+/// Makes a dataset from objects, oldest first. Stores nothing.
+///
+/// # Errors
+/// When an object is missing or unreadable, or the store fails. Whether the rows
+/// may be learnt from is in the report's failures.
+pub async fn build_dataset(
+    store: &dyn ObjectStore,
+    keys: &[String],
+    window: &DatasetWindow,
+    context: BuildContext<'_>,
+) -> Result<BuiltDataset, DataError> {
+    let zones = TimeZones::of(context.airports)?;
+    let mut input = ValidationInput { sources: keys.to_vec(), ..ValidationInput::default() };
+    let mut sources = Vec::with_capacity(keys.len());
+    for (index, key) in keys.iter().enumerate() {
+        let body = store.get(key).await?;
+        sources.push(DatasetSource { key: key.clone(), sha256: Digest::of(&body), rows_accepted: 0 });
+        let parsed = parse_flights(key, &body, &zones, context.mapping, context.limits)?;
+        let records = parsed.flights.into_iter();
+        input.records.extend(records.map(|(line, record)| SourcedRecord { source: index, line, record }));
+        input.unreadable_count += parsed.rejected_count;
+        input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
+    }
+    let validated = validate(input, context.contract, context.airports, window.as_of);
+    let inside =
+        |record: &FlightRecord| record.scheduled_departure >= window.from && record.scheduled_departure < window.until;
+    let mut records = Vec::new();
+    for (record, source) in validated.accepted.iter().zip(&validated.accepted_sources) {
+        if inside(record) {
+            records.push(record.known_at(window.as_of));
+            if let Some(source) = sources.get_mut(*source) {
+                source.rows_accepted += 1;
+            }
+        }
+    }
+    let manifest = DatasetManifest {
+        format: DatasetManifest::FORMAT,
+        sources,
+        contract: context.contract.digest()?,
+        window_from: window.from,
+        window_until: window.until,
+        as_of: window.as_of,
+        policy: window.policy.clone(),
+        rows: records.len() as u64,
+        rows_sha256: rows_digest(&records)?,
+    };
+    Ok(BuiltDataset { manifest, records, quarantined: validated.quarantined, report: validated.report })
+}
+
+/// Makes a stored dataset again from its sources and checks that it is the same.
 ///
 /// # Errors
 /// When a source, the contract or the outcome differs; every difference is told.
 pub async fn rebuild_dataset(
     store: &dyn ObjectStore,
     version: &Digest,
-    context: RebuildContext<'_>,
+    context: BuildContext<'_>,
 ) -> Result<Vec<FlightRecord>, DataError> {
-    let manifest = load_manifest(store, version).await?;
+    let old = load_manifest(store, version).await?;
+    let keys: Vec<String> = old.sources.iter().map(|source| source.key.clone()).collect();
+    let window =
+        DatasetWindow { from: old.window_from, until: old.window_until, as_of: old.as_of, policy: old.policy.clone() };
+    let built = build_dataset(store, &keys, &window, context).await?;
     let mut differences = Vec::new();
-    let contract = context.contract.digest()?;
-    if contract != manifest.contract {
-        differences.push(format!("the contract is {contract}; the dataset was judged by {}", manifest.contract));
+    if built.manifest.contract != old.contract {
+        differences.push(format!("the contract is {}; it was {}", built.manifest.contract, old.contract));
     }
-    let zones = TimeZones::of(context.airports)?;
-    let mut input = ValidationInput::default();
-    for (index, source) in manifest.sources.iter().enumerate() {
-        let body = store.get(&source.key).await?;
-        let found = Digest::of(&body);
-        if found != source.sha256 {
-            differences.push(format!("{} has the digest {found}, was {}", source.key, source.sha256));
-        }
-        let parsed = parse_flights(&source.key, &body, &zones, context.mapping, context.limits)?;
-        let records = parsed.flights.into_iter();
-        input.records.extend(records.map(|(line, record)| SourcedRecord { source: index, line, record }));
-        input.sources.push(source.key.clone());
+    for (new, old) in built.manifest.sources.iter().zip(&old.sources).filter(|(new, old)| new != old) {
+        differences.push(format!(
+            "{}: {} rows of {}; it was {} rows of {}",
+            new.key, new.rows_accepted, new.sha256, old.rows_accepted, old.sha256
+        ));
     }
-    let validated = validate(input, context.contract, context.airports, manifest.as_of);
-    let records = window(&validated.accepted, manifest.window_from, manifest.window_until, manifest.as_of);
-    differences.extend(rows_differences(&manifest, &records)?);
+    differences.extend(rows_differences(&old, &built.records)?);
     if differences.is_empty() {
-        Ok(records)
+        Ok(built.records)
     } else {
         Err(DataError::DatasetDiffers { dataset: version.to_string(), differences })
     }

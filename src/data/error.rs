@@ -11,7 +11,9 @@ pub enum DataError {
     #[error(transparent)]
     Port(#[from] PortError),
     /// An object without content.
-    #[error("{key}: the object is empty; expected a header line and rows, or a Parquet file. Upload it again or delete it")]
+    #[error(
+        "{key}: the object is empty; expected a header line and rows, or a Parquet file. Upload it again or delete it"
+    )]
     EmptyObject {
         /// The object.
         key: String,
@@ -54,7 +56,9 @@ pub enum DataError {
         advice: &'static str,
     },
     /// An object or a part of it is larger than the bound on memory.
-    #[error("{key}: {place}: longer than the bound of {limit_bytes} bytes; expected one flight per line. Split or repair the file")]
+    #[error(
+        "{key}: {place}: longer than the bound of {limit_bytes} bytes; expected one flight per line. Split or repair the file"
+    )]
     TooLarge {
         /// The object.
         key: String,
@@ -64,7 +68,9 @@ pub enum DataError {
         limit_bytes: u64,
     },
     /// An airport with a time zone that is not in the database.
-    #[error("airport {airport}: `{time_zone}` is no IANA time zone; expected a name like `America/New_York`. Correct the airports file or `[airports.time_zones]`")]
+    #[error(
+        "airport {airport}: `{time_zone}` is no IANA time zone; expected a name like `America/New_York`. Correct the airports file or `[airports.time_zones]`"
+    )]
     UnknownTimeZone {
         /// The airport.
         airport: String,

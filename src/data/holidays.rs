@@ -78,14 +78,20 @@ impl Event {
         let end = date(&self.end).filter(|end| *end > start).or_else(|| start.succ_opt()).unwrap_or(start);
         let length = (end - start).num_days().unsigned_abs();
         if length > LONGEST_EVENT_DAYS {
-            faults.push(format!("{key}: line {}: the event lasts {length} days; expected at most {LONGEST_EVENT_DAYS}", self.line));
+            faults.push(format!(
+                "{key}: line {}: the event lasts {length} days; expected at most {LONGEST_EVENT_DAYS}",
+                self.line
+            ));
             return;
         }
         let years = match self.recurrence.as_deref() {
             None => 1,
             Some(rule) if rule.contains("FREQ=YEARLY") && !rule.contains("BYDAY") => 5,
             Some(rule) => {
-                faults.push(format!("{key}: line {}: the recurrence `{rule}` is not read; only the first day counts", self.line));
+                faults.push(format!(
+                    "{key}: line {}: the recurrence `{rule}` is not read; only the first day counts",
+                    self.line
+                ));
                 1
             }
         };

@@ -179,7 +179,7 @@ fn conclude(
         report.objects.push(object);
         let Some(parsed) = parsed else { continue };
         let key = &input.sources[index];
-        input.unreadable.extend(parsed.rejected.into_iter().map(|row| unreadable(key, row)));
+        input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
         input.unreadable_count += parsed.rejected_count;
         let flights = parsed.flights.into_iter();
         input.records.extend(flights.map(|(line, record)| SourcedRecord { source: index, line, record }));
@@ -203,10 +203,6 @@ fn conclude(
         })
         .collect();
     Ingested { accepted: validated.accepted, quarantined: validated.quarantined, seen, report }
-}
-
-fn unreadable(key: &str, row: super::formats::RejectedRow) -> QuarantinedRow {
-    QuarantinedRow { object: key.to_owned(), line: row.line, key: row.text, reasons: row.reasons }
 }
 
 struct Reader {
@@ -279,7 +275,12 @@ impl Reader {
     }
 
     /// Digest and rows; no rows where the bytes are those that were seen.
-    fn read(&self, key: &str, body: &Bytes, before: Option<&Digest>) -> (Digest, Result<Option<ParsedObject>, DataError>) {
+    fn read(
+        &self,
+        key: &str,
+        body: &Bytes,
+        before: Option<&Digest>,
+    ) -> (Digest, Result<Option<ParsedObject>, DataError>) {
         let digest = Digest::of(body);
         if before == Some(&digest) {
             return (digest, Ok(None));
@@ -324,7 +325,9 @@ where
     let mut attempt = 1;
     loop {
         match call().await {
-            Err(error) if error.kind() != ErrorKind::Conflict && error.is_retryable() && attempt < options.max_attempts => {
+            Err(error)
+                if error.kind() != ErrorKind::Conflict && error.is_retryable() && attempt < options.max_attempts =>
+            {
                 tracing::warn!(attempt, error = %chain(&error), pause_ms = pause.as_millis() as u64, "object store: trying again");
                 tokio::time::sleep(pause).await;
                 pause *= 2;

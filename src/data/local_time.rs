@@ -54,7 +54,7 @@ impl TimeZones {
 
 /// Minutes since midnight of a clock reading such as `5`, `0830`, `2400`.
 #[must_use]
-pub fn minutes_of_hhmm(hhmm: u32) -> Option<u32> {
+pub(crate) fn minutes_of_hhmm(hhmm: u32) -> Option<u32> {
     let (hours, minutes) = (hhmm / 100, hhmm % 100);
     (hours * 60 + minutes <= 1440 && minutes < 60).then_some(hours * 60 + minutes)
 }
@@ -63,7 +63,7 @@ pub fn minutes_of_hhmm(hhmm: u32) -> Option<u32> {
 /// time comes twice, the first; where it was put forward and the time never
 /// comes, the instant that the clock would have shown it without the jump.
 #[must_use]
-pub fn instant(zone: Tz, local: NaiveDateTime) -> DateTime<Utc> {
+pub(crate) fn instant(zone: Tz, local: NaiveDateTime) -> DateTime<Utc> {
     match zone.from_local_datetime(&local) {
         LocalResult::Single(moment) => moment.to_utc(),
         LocalResult::Ambiguous(first, _) => first.to_utc(),
@@ -79,14 +79,14 @@ pub fn instant(zone: Tz, local: NaiveDateTime) -> DateTime<Utc> {
 
 /// The instant of a date and minutes since midnight; 1440 is the next midnight.
 #[must_use]
-pub fn instant_of_minutes(zone: Tz, date: NaiveDate, minutes: u32) -> DateTime<Utc> {
+pub(crate) fn instant_of_minutes(zone: Tz, date: NaiveDate, minutes: u32) -> DateTime<Utc> {
     instant(zone, date.and_time(NaiveTime::MIN) + TimeDelta::minutes(i64::from(minutes)))
 }
 
 /// The first instant after `after` at which the clock of `zone` shows `minutes`
 /// since midnight.
 #[must_use]
-pub fn first_after(zone: Tz, after: DateTime<Utc>, minutes: u32) -> DateTime<Utc> {
+pub(crate) fn first_after(zone: Tz, after: DateTime<Utc>, minutes: u32) -> DateTime<Utc> {
     let date = after.with_timezone(&zone).date_naive();
     let start = date.checked_sub_days(Days::new(1)).unwrap_or(date);
     let mut earliest: Option<DateTime<Utc>> = None;
@@ -148,8 +148,12 @@ mod tests {
 
     #[test]
     fn the_local_day_of_a_clock_change_has_23_hours() {
-        let airport =
-            Airport { latitude_deg: 40.6, longitude_deg: -73.8, elevation_ft: 13.0, time_zone: "America/New_York".into() };
+        let airport = Airport {
+            latitude_deg: 40.6,
+            longitude_deg: -73.8,
+            elevation_ft: 13.0,
+            time_zone: "America/New_York".into(),
+        };
         let zones = TimeZones::of(&BTreeMap::from([("JFK".to_owned(), airport)])).unwrap();
         let (from, until) = zones.local_day("JFK", utc("2013-03-10T15:00:00Z"));
         assert_eq!((until - from).num_hours(), 23);

@@ -4,7 +4,7 @@
 
 /// The zone of an airport by IATA code, ISO 3166-2 region and ISO 3166-1 country.
 #[must_use]
-pub fn zone_of(code: &str, region: &str, country: &str) -> Option<&'static str> {
+pub(super) fn zone_of(code: &str, region: &str, country: &str) -> Option<&'static str> {
     let find = |table: &'static [(&str, &str)], name: &str| {
         table.iter().find(|(names, _)| names.split(' ').any(|one| one == name)).map(|(_, zone)| *zone)
     };

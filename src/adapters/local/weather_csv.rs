@@ -38,9 +38,9 @@ impl WeatherCsv {
         let key = meta.key.clone();
         let parsed = tokio::task::spawn_blocking(move || parse_weather_csv(&key, &body)).await;
         let action = || format!("reading weather from {}", meta.key);
-        let parsed = parsed.map_err(|error| PortError::new(crate::error::ErrorKind::Internal, action(), error.to_string()))?;
-        let (observations, report) =
-            parsed.map_err(|error| PortError::new(error.kind(), action(), chain(&error)))?;
+        let parsed =
+            parsed.map_err(|error| PortError::new(crate::error::ErrorKind::Internal, action(), error.to_string()))?;
+        let (observations, report) = parsed.map_err(|error| PortError::new(error.kind(), action(), chain(&error)))?;
         if report.rejected_count > 0 || !report.implausible.is_empty() {
             tracing::warn!(
                 object.key = %meta.key, rows.rejected = report.rejected_count, implausible = ?report.implausible,

@@ -24,6 +24,7 @@ pub use mapping::{ColumnMapping, TimeMeaning};
 use super::error::DataError;
 use super::flight::FlightRecord;
 use super::local_time::TimeZones;
+use super::validation::QuarantinedRow;
 use convert::Converter;
 use rows::Rows;
 
@@ -54,6 +55,14 @@ pub struct RejectedRow {
     pub text: String,
     /// Every fault found in it.
     pub reasons: Vec<String>,
+}
+
+impl RejectedRow {
+    /// The same as a row set aside from an object.
+    #[must_use]
+    pub fn quarantined(self, object: &str) -> QuarantinedRow {
+        QuarantinedRow { object: object.to_owned(), line: self.line, key: self.text, reasons: self.reasons }
+    }
 }
 
 /// What an object held.

@@ -45,8 +45,7 @@ impl Rows {
             max_line_bytes: limits.max_line_bytes,
             max_total_bytes: limits.max_object_bytes,
         };
-        let mut reader =
-            Box::new(csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(bounded));
+        let mut reader = Box::new(csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(bounded));
         let mut record = ByteRecord::new();
         let there = reader.read_byte_record(&mut record).map_err(|error| csv_error(key, 1, &error))?;
         let header = header_of(key, &record)?;

@@ -208,7 +208,9 @@ impl OperationsIndex {
             }
             Measure::OverdueCount => self.overdue(key, query.at, query).0,
             Measure::OverdueMinutes => self.overdue(key, query.at, query).1,
-            Measure::OverdueChange1h => self.overdue(key, query.at, query).0 - self.overdue(key, query.at - 3600, query).0,
+            Measure::OverdueChange1h => {
+                self.overdue(key, query.at, query).0 - self.overdue(key, query.at - 3600, query).0
+            }
             Measure::BacklogHours => {
                 let departures = self.series(key, Events::Known(Value::DepartureDelay), query);
                 let (_, departed) = departures.between(query.at - 3600, query.at);
