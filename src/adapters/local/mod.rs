@@ -6,11 +6,13 @@ mod folder_store;
 mod log_notifier;
 mod oci_layout_registry;
 mod process_cluster;
+mod weather_csv;
 
 pub use folder_store::FolderStore;
 pub use log_notifier::LogNotifier;
 pub use oci_layout_registry::OciLayoutRegistry;
 pub use process_cluster::{ProcessCluster, ProcessClusterConfig};
+pub use weather_csv::WeatherCsv;
 
 use crate::error::ErrorKind;
 use crate::ports::PortError;
