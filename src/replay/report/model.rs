@@ -107,7 +107,7 @@ pub struct LiveModel {
     pub trained_rows: u64,
     /// From which score it calls a flight delayed.
     pub threshold: f32,
-    /// Its metrics on held-out rows, as the registry keeps them.
+    /// Its bundle's `metrics.json`, from when it was trained.
     pub metrics: serde_json::Value,
     /// When it went live.
     pub live_from: DateTime<Utc>,

@@ -11,7 +11,7 @@ const COLOURS: usize = 10;
 /// Models with the reason for each.
 pub(super) fn models(report: &Report) -> String {
     let mut table =
-        Table::new(&["Model", "@Live from", "@Until", "#Learnt from", "#Held-out ROC-AUC", "#Threshold", "Reason"])
+        Table::new(&["Model", "@Live from", "@Until", "#Learnt from", "#Validation ROC-AUC", "#Threshold", "Reason"])
             .stacking();
     for model in &report.models {
         table.row([
@@ -19,7 +19,7 @@ pub(super) fn models(report: &Report) -> String {
             minute(model.live_from),
             model.live_until.map_or_else(|| "still live".into(), minute),
             count(model.trained_rows),
-            metric(held_out_auc(model)),
+            metric(validation_auc(model)),
             format!("{:.3}", model.threshold),
             model.reason.clone(),
         ]);
@@ -27,8 +27,9 @@ pub(super) fn models(report: &Report) -> String {
     table.html("No model went live.")
 }
 
-fn held_out_auc(model: &LiveModel) -> Option<f64> {
-    model.metrics.get("roc_auc").and_then(serde_json::Value::as_f64)
+/// A bundle's `metrics.json` keeps the metrics of the validation tail under `validation`.
+fn validation_auc(model: &LiveModel) -> Option<f64> {
+    ["/validation/roc_auc", "/roc_auc"].iter().find_map(|place| model.metrics.pointer(place)?.as_f64())
 }
 
 /// Cycles, each with its outcome in words and by colour.
@@ -144,4 +145,22 @@ fn timing_table(report: &Report, steps: &[String]) -> Table {
         table.row(cells.chain([format!("{:.1}", cycle.total_secs)]));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_validation_metric_is_found_in_a_bundle_s_metrics_and_in_metrics_alone() {
+        let mut model = crate::replay::report::fixture::report().models.remove(0);
+        for (metrics, expected) in [
+            (serde_json::json!({ "roc_auc": 0.7 }), Some(0.7)),
+            (serde_json::json!({ "schema": 1, "validation": { "roc_auc": 0.8 } }), Some(0.8)),
+            (serde_json::json!({ "validation": { "roc_auc": null } }), None),
+        ] {
+            model.metrics = metrics;
+            assert_eq!(validation_auc(&model), expected);
+        }
+    }
 }
