@@ -122,6 +122,12 @@ impl Daemon {
         self.supervision.statuses()
     }
 
+    /// The supervision, for the status endpoint.
+    #[must_use]
+    pub fn supervision(&self) -> &Supervision {
+        &self.supervision
+    }
+
     /// Ingests what is new.
     ///
     /// # Errors

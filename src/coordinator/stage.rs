@@ -9,6 +9,7 @@ use super::cycle::{self, CycleContext, CycleEnd};
 use super::decide::{Action, Decision, OperatorWord, Snapshot, decide};
 use super::messages::{CommandAnswered, CommandKind, Consider, Considered, CycleFinished, OperatorCommand};
 use super::snapshot::{self, BREAKER_RESET, DRIFT_FINDING, LAST_HOLD, PAUSED, PERFORMANCE_FINDING, REQUESTED};
+use crate::data::DataStage;
 use crate::deployment::messages::RollBackToPrevious;
 use crate::error::ErrorKind;
 use crate::ids::{CycleId, DecisionId};
@@ -21,6 +22,8 @@ use crate::saga::StepFailure;
 pub struct CoordinatorStage {
     /// Everything a cycle needs.
     pub context: CycleContext,
+    /// The data stage, whose examples are freed when a cycle ends.
+    pub data: DataStage,
     /// Held while a cycle is driven: whoever holds it is the only one.
     pub driving: Arc<Mutex<()>>,
 }
@@ -95,7 +98,9 @@ impl CoordinatorStage {
     pub(super) async fn drive(&self, cycle: Cycle, approved_by: Option<String>) -> Result<CycleFinished, StepFailure> {
         let _only_one = self.driving.lock().await;
         let env = &self.context.env;
-        match cycle::run(&self.context, &cycle, approved_by).await? {
+        let end = cycle::run(&self.context, &cycle, approved_by).await;
+        self.data.release().await;
+        match end? {
             CycleEnd::WaitingForApproval => {
                 env.ledger.set_cycle_state(cycle.id, CycleState::WaitingApproval).await?;
                 self.tell(Severity::Warning, format!("approval/{}", cycle.id), format!("{} waits for approval", cycle.model),

@@ -7,6 +7,7 @@
 //! It fits nothing and encodes nothing: that is `delayd-features`, so that
 //! training and serving share it.
 
+mod actor;
 pub mod airports;
 mod assemble;
 pub mod contract;
@@ -18,14 +19,18 @@ pub mod formats;
 pub mod holidays;
 pub mod ingest;
 mod local_time;
+pub mod messages;
 pub mod operations;
+mod stage;
 mod time_zones;
 pub mod validation;
 pub mod weather;
 
+pub use actor::DataActor;
 pub use assemble::{assemble, outcome, row_at};
 pub use error::DataError;
 pub use example::{Example, Outcome};
 pub use flight::{FlightKey, FlightRecord};
 pub use local_time::TimeZones;
 pub use operations::OperationsIndex;
+pub use stage::{DataStage, ReferenceData, TrainingSet};

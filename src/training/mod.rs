@@ -5,28 +5,34 @@
 //! ledger the report. The gate (`crate::evaluation::gate`) decides whether the result
 //! goes on; nothing here compares models with each other except the search's trials.
 
+mod actor;
 mod bundle_writer;
 pub mod calibrate;
 pub mod control;
 pub mod device;
 pub mod error;
+pub mod holdout;
 mod importance;
+pub mod messages;
 mod network;
 pub mod params;
 pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod split;
+mod stage;
 mod tensors;
 mod threads;
 mod trainer;
 pub mod tune;
 pub(crate) mod weights;
 
+pub use actor::TrainingActor;
 pub use control::{EpochRecord, Progress, TrainingControl};
 pub use error::TrainingError;
 pub use params::{CheckedParameters, ParameterFaults, TrainingParameters};
 pub use report::TrainingReport;
+pub use stage::TrainingStage;
 pub use run::{TrainedModel, TrainingInput, train};
 pub use threads::run_on_thread;
 pub use tune::{TuningParameters, TuningReport};

@@ -34,6 +34,8 @@ use crate::training::weights::{MemberWeights, fresh, warm};
 pub struct TrainingInput<'a> {
     /// Flights; those without an outcome are left out.
     pub examples: &'a [Example],
+    /// A weight per example, from the training policy; all the same without.
+    pub sample_weights: Option<&'a [f32]>,
     /// Airports for the feature spec.
     pub airports: &'a BTreeMap<String, Airport>,
     /// Holidays for the feature spec.

@@ -1,0 +1,95 @@
+//! Progress of a replay: a bar on a terminal, lines elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::ids::{CycleId, ModelVersion};
+use crate::replay::ReplayDisplay;
+use crate::saga::{StepFailure, StepObserver};
+
+/// Shows a replay on standard error.
+pub(super) struct TerminalDisplay {
+    bar: Option<ProgressBar>,
+    steps: Mutex<Vec<String>>,
+    told_week: AtomicI64,
+}
+
+impl TerminalDisplay {
+    pub(super) fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(1000);
+            if let Ok(style) = ProgressStyle::with_template("{bar:32} {percent:>3}%  {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { bar, steps: Mutex::default(), told_week: AtomicI64::new(i64::MIN) }
+    }
+
+    fn print(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn steps(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl StepObserver for TerminalDisplay {
+    fn started(&self, cycle: CycleId, step: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{cycle}: {step} …")),
+            None if step == "train" => eprintln!("             {cycle}: training …"),
+            None => {}
+        }
+    }
+
+    fn finished(&self, cycle: CycleId, step: &str, wall: Duration, failure: Option<&StepFailure>) {
+        if let Some(failure) = failure {
+            self.print(&format!("             {cycle}: {step} failed: {failure}"));
+        }
+        self.steps().push(format!("{step} {:.1}s", wall.as_secs_f64()));
+        if step == "approve" || step == "gate" || failure.is_some() {
+            let line = self.steps().drain(..).collect::<Vec<_>>().join(" → ");
+            self.print(&format!("             {line}"));
+        }
+    }
+}
+
+impl ReplayDisplay for TerminalDisplay {
+    fn line(&self, at: DateTime<Utc>, text: &str) {
+        let day = if at == DateTime::UNIX_EPOCH { "          ".to_owned() } else { at.format("%Y-%m-%d").to_string() };
+        self.print(&format!("{day}   {text}"));
+    }
+
+    fn at(&self, now: DateTime<Utc>, share: f64, predictions: u64, live: Option<ModelVersion>) {
+        let live = live.map_or_else(|| "no model".to_owned(), |live| live.to_string());
+        let text = format!("{}  {predictions} predictions  {live} is live", now.format("%Y-%m-%d"));
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position((share * 1000.0) as u64);
+                bar.set_message(text);
+            }
+            None => {
+                let week = now.timestamp() / (4 * 7 * 86_400);
+                if self.told_week.swap(week, Ordering::Relaxed) != week {
+                    eprintln!("{text}");
+                }
+            }
+        }
+    }
+
+    fn done(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
