@@ -156,10 +156,14 @@ fn copy_rows(source: &Connection, copy: &Connection, table: &str, order: &str) -
             Ok(None) => return Ok(unreadable),
             Err(error) => return Ok(Some(error.to_string())),
         };
-        let values =
-            (0..columns.len()).map(|index| row.get::<_, rusqlite::types::Value>(index)).collect::<Result<Vec<_>, _>>();
-        if let Ok(values) = values {
-            insert.execute(rusqlite::params_from_iter(values))?;
+        let values: rusqlite::Result<Vec<Value>> = (0..columns.len()).map(|index| row.get(index)).collect();
+        match values {
+            Ok(values) => {
+                insert.execute(rusqlite::params_from_iter(values))?;
+            }
+            Err(error) => {
+                unreadable.get_or_insert_with(|| error.to_string());
+            }
         }
     }
 }
