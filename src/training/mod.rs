@@ -1,1 +1,32 @@
-//! To come.
+//! Training: from examples to a bundle, on a thread of its own.
+//!
+//! [`train`] is the whole of it: a pure function of examples, parameters and, for a
+//! warm start, the live model. It does no I/O: the registry stores the bundle, the
+//! ledger the report. The gate (`crate::evaluation::gate`) decides whether the result
+//! goes on; nothing here compares models with each other except the search's trials.
+
+mod bundle_writer;
+pub mod calibrate;
+pub mod control;
+pub mod device;
+pub mod error;
+mod importance;
+mod network;
+pub mod params;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod split;
+mod tensors;
+mod threads;
+mod trainer;
+pub mod tune;
+pub(crate) mod weights;
+
+pub use control::{EpochRecord, Progress, TrainingControl};
+pub use error::TrainingError;
+pub use params::{CheckedParameters, ParameterFaults, TrainingParameters};
+pub use report::TrainingReport;
+pub use run::{TrainedModel, TrainingInput, train};
+pub use threads::run_on_thread;
+pub use tune::{TuningParameters, TuningReport};
