@@ -41,7 +41,7 @@ fn run_with(
 ) -> Result<TrainedModel, TrainingError> {
     let (airports, holidays) = (support::airports(), support::holidays());
     let dataset = Some("sha256:test");
-    let input = TrainingInput { examples, airports: &airports, holidays: &holidays, fit, dataset, previous };
+    let input = TrainingInput { examples, sample_weights: None, airports: &airports, holidays: &holidays, fit, dataset, previous };
     train(&input, &parameters.check()?, tuning, control)
 }
 

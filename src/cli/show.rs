@@ -32,7 +32,8 @@ impl Shown {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(header.to_vec());
+    table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(comfy_table::LineStyle::none()));
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_header(header.to_vec());
     table
 }
 
@@ -127,7 +128,7 @@ pub(super) async fn models(ledger: &Ledger, model: Option<ModelVersion>) -> Resu
 
 pub(super) async fn lineage(ledger: &Ledger, model: ModelVersion) -> Result<Shown, CliError> {
     let lineage = ledger.lineage(model).await?;
-    let text = lineage.to_text();
+    let text = lineage.tree();
     Shown::new(&lineage, text)
 }
 

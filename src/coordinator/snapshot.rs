@@ -22,7 +22,7 @@ pub(super) const LAST_HOLD: &str = "last_hold";
 /// Reads what a decision is taken from.
 pub(super) async fn read(env: &Env) -> Result<Snapshot, StepFailure> {
     let now = env.now();
-    let cycles = env.ledger.cycles(Page::first(200)).await?;
+    let cycles = env.ledger.cycles(Page { offset: 0, limit: 200 }).await?;
     let live = env.ledger.model_by_alias(Alias::Live).await?.map(|model| {
         let cycle = cycles.iter().find(|cycle| cycle.id == model.cycle);
         LiveModel { version: model.version, trained_until: cycle.map_or(model.registered_at, |cycle| cycle.started_at) }

@@ -9,14 +9,12 @@ use delayd_features::{Airport, HolidayCalendar};
 use tokio::sync::Mutex;
 
 use super::contract::Contract;
-use super::dataset::{DatasetManifest, DatasetSource, load_dataset, rows_digest, store_dataset, window};
+use super::dataset::{BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset};
 use super::error::DataError;
-use super::formats::parse_flights;
 use super::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
 use super::ingest::{Ingested, IngestOptions, KnownObject, ObjectReport, ingest_new};
-use super::local_time::TimeZones;
 use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
-use super::validation::{SourcedRecord, Validated, ValidationInput, quarantine_csv, validate};
+use super::validation::quarantine_csv;
 use super::weather::WeatherHistory;
 use super::{Example, FlightRecord, OperationsIndex, airports, assemble};
 use crate::config::Settings;
@@ -167,41 +165,25 @@ impl DataStage {
     /// again from the store, so that the manifest tells exactly what went in.
     pub(super) async fn build(&self, message: BuildDataset) -> Result<DatasetBuilt, StepFailure> {
         let reference = self.reference().await?;
-        let (validated, sources) = self.read_sources(&reference, message.as_of).await?;
-        if validated.accepted.is_empty() {
+        let keys = self.sources().await?;
+        if keys.is_empty() {
             return Err(StepFailure::new(
                 ErrorKind::Invalid,
                 format!("no flights are ingested yet; put logs under `{}` in the object store", self.settings.ingestion.flights_prefix),
             ));
         }
-        let validated = validated.into_result()?;
-        let from = validated.accepted.iter().map(|record| record.scheduled_departure).min().unwrap_or_default();
-        let last = validated.accepted.iter().map(|record| record.scheduled_departure).max().unwrap_or_default();
-        let until = last + Duration::minutes(1);
-        let contract = self.contract.digest()?;
-        let policy = serde_json::to_string(&self.settings.training_policy).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-        let as_of = message.as_of;
-        let (manifest, records) = run_blocking(move || -> Result<_, DataError> {
-            let records = window(&validated.accepted, from, until, as_of);
-            let manifest = DatasetManifest {
-                format: DatasetManifest::FORMAT,
-                sources,
-                contract,
-                window_from: from,
-                window_until: until,
-                as_of,
-                policy,
-                rows: records.len() as u64,
-                rows_sha256: rows_digest(&records)?,
-            };
-            Ok((manifest, (records, validated.report)))
-        })
-        .await??;
-        let (records, report) = records;
+        let built = self.built(keys, reference, message.as_of).await?;
+        if !built.report.failures.is_empty() {
+            let text = format!("the dataset breaks the contract: {}", built.report.failures.join("; "));
+            return Err(StepFailure::new(ErrorKind::Invalid, text));
+        }
+        let BuiltDataset { manifest, records, report, .. } = built;
         let version = store_dataset(self.env.object_store.as_ref(), &manifest, &records).await?;
         self.record_dataset(&message, &version, &manifest, &report).await?;
         let labelled = records.iter().filter(|record| record.arrived_at.is_some()).count();
-        Ok(DatasetBuilt { version, rows: records.len(), labelled, from, until })
+        let first = records.iter().map(|record| record.scheduled_departure).min().unwrap_or(message.as_of);
+        let last = records.iter().map(|record| record.scheduled_departure).max().unwrap_or(message.as_of);
+        Ok(DatasetBuilt { version, rows: records.len(), labelled, from: first, until: last })
     }
 
     async fn record_dataset(
@@ -227,34 +209,40 @@ impl DataStage {
         Ok(self.env.ledger.insert_dataset(dataset).await?)
     }
 
-    async fn read_sources(&self, reference: &ReferenceData, as_of: DateTime<Utc>) -> Result<(Validated, Vec<DatasetSource>), StepFailure> {
-        let zones = TimeZones::of(&reference.airports)?;
+    /// The objects that were taken in, oldest first.
+    async fn sources(&self) -> Result<Vec<String>, StepFailure> {
         let objects = self.env.ledger.objects(Page { offset: 0, limit: 1_000_000 }).await?;
-        let mut taken: BTreeMap<String, IngestedObject> = BTreeMap::new();
-        for object in objects.into_iter().filter(|object| object.status == ObjectStatus::Accepted) {
-            // Newest first: of a changed object only the newest version counts.
-            taken.entry(object.key.clone()).or_insert(object);
-        }
-        let mut input = ValidationInput::default();
-        let mut sources = Vec::with_capacity(taken.len());
-        for (index, object) in taken.into_values().enumerate() {
-            let body = self.env.object_store.get(&object.key).await?;
-            let found = Digest::of(&body);
-            if found != object.digest {
-                let message = format!("{} changed after it was ingested (digest {found}, was {}); it is ingested anew first", object.key, object.digest);
-                return Err(StepFailure::new(ErrorKind::Conflict, message));
+        let taken = objects.into_iter().filter(|object| object.status == ObjectStatus::Ingested);
+        let mut oldest_first: Vec<IngestedObject> = taken.collect();
+        oldest_first.sort_by(|a, b| (a.ingested_at, &a.key).cmp(&(b.ingested_at, &b.key)));
+        let mut keys: Vec<String> = Vec::with_capacity(oldest_first.len());
+        for object in oldest_first.into_iter().rev() {
+            // Of an object that changed only the newest version is there to be read.
+            if !keys.contains(&object.key) {
+                keys.push(object.key);
             }
-            let (key, zones, mapping, limits) =
-                (object.key.clone(), zones.clone(), self.settings.ingestion.column_mapping.clone(), self.settings.ingestion.limits.clone());
-            let parsed = run_blocking(move || parse_flights(&key, &body, &zones, mapping.as_ref(), &limits)).await??;
-            let records = parsed.flights.into_iter().map(|(line, record)| SourcedRecord { source: index, line, record });
-            input.records.extend(records);
-            input.sources.push(object.key.clone());
-            sources.push(DatasetSource { key: object.key, sha256: object.digest, rows_accepted: object.rows_accepted });
         }
-        let (contract, airports) = (self.contract.clone(), reference.airports.clone());
-        let validated = run_blocking(move || validate(input, &contract, &airports, as_of)).await?;
-        Ok((validated, sources))
+        keys.reverse();
+        Ok(keys)
+    }
+
+    /// Reads every source again, off the actor's thread.
+    async fn built(&self, keys: Vec<String>, reference: ReferenceData, as_of: DateTime<Utc>) -> Result<BuiltDataset, StepFailure> {
+        let policy = serde_json::to_string(&self.settings.training_policy).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let history = self.settings.training_policy.history_days.map_or(DateTime::UNIX_EPOCH, |days| as_of - Duration::days(i64::from(days)));
+        let window = DatasetWindow { from: history, until: as_of, as_of, policy };
+        let (store, contract, settings) = (self.env.object_store.clone(), self.contract.clone(), self.settings.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let built = run_blocking(move || {
+            let context = BuildContext {
+                contract: &contract,
+                airports: &reference.airports,
+                mapping: settings.ingestion.column_mapping.as_ref(),
+                limits: &settings.ingestion.limits,
+            };
+            runtime.block_on(build_dataset(store.as_ref(), &keys, &window, context))
+        });
+        Ok(built.await??)
     }
 
     /// The examples of a dataset: read, verified against its version, and
@@ -270,8 +258,8 @@ impl DataStage {
         // Two sets at once would double the memory.
         *cached = None;
         let reference = self.reference().await?;
-        let (manifest, records) = load_dataset(self.env.object_store.as_ref(), version).await?;
-        let examples = self.examples(records, &reference, manifest.window_from, manifest.window_until).await?;
+        let (_, records) = load_dataset(self.env.object_store.as_ref(), version).await?;
+        let examples = self.examples(records, &reference).await?;
         let set = Arc::new(TrainingSet { version: version.clone(), examples, reference });
         *cached = Some(set.clone());
         Ok(set)
@@ -286,9 +274,9 @@ impl DataStage {
         &self,
         records: Vec<FlightRecord>,
         reference: &ReferenceData,
-        from: DateTime<Utc>,
-        until: DateTime<Utc>,
     ) -> Result<Vec<Example>, StepFailure> {
+        let departures = || records.iter().map(|record| record.scheduled_departure);
+        let (Some(from), Some(until)) = (departures().min(), departures().max()) else { return Ok(Vec::new()) };
         let mut origins: Vec<String> = records.iter().map(|record| record.origin.clone()).collect();
         origins.sort_unstable();
         origins.dedup();
@@ -320,7 +308,7 @@ impl DataStage {
 
 fn ledger_object(object: &ObjectReport, at: DateTime<Utc>) -> Option<IngestedObject> {
     let ObjectMeta { key, size_bytes, .. } = object.meta.clone();
-    let status = if object.error.is_none() { ObjectStatus::Accepted } else { ObjectStatus::Rejected };
+    let status = if object.error.is_none() { ObjectStatus::Ingested } else { ObjectStatus::Rejected };
     Some(IngestedObject {
         key,
         digest: object.sha256.clone()?,

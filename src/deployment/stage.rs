@@ -96,7 +96,7 @@ impl DeploymentStage {
         let nothing = |what: &str| StepFailure::new(ErrorKind::NotFound, format!("there is no {what} to roll back to"));
         let previous = self.env.ledger.model_by_alias(Alias::Previous).await?;
         let previous = previous.ok_or_else(|| nothing("previous model"))?.version;
-        let deployments = self.env.ledger.deployments(Page::first(1000)).await?;
+        let deployments = self.env.ledger.deployments(Page { offset: 0, limit: 1000 }).await?;
         let target = deployments.into_iter().find(|record| {
             record.model == previous && record.state == DeploymentState::Approved
         });

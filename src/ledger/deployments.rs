@@ -15,6 +15,8 @@ use crate::ports::Release;
 text_enum! {
     /// Where a deployment is.
     DeploymentState {
+        /// It is being rolled out.
+        Applying = "applying",
         /// The cluster runs it.
         Applied = "applied",
         /// Its verification passed.

@@ -164,6 +164,46 @@ impl Ledger {
         .await
     }
 
+    /// When the newest outcome became known, how many outcomes there are, and how
+    /// many of them came after `since`.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub async fn outcome_counts(&self, since: DateTime<Utc>) -> Result<(Option<DateTime<Utc>>, u64, u64), LedgerError> {
+        self.read("counting outcomes", move |connection| {
+            let sql = "SELECT max(known_at), count(*), coalesce(sum(known_at > ?1), 0) FROM outcomes";
+            connection.query_row(sql, params![At(since)], |row| {
+                let newest: Option<At> = row.get(0)?;
+                let (all, new): (i64, i64) = (row.get(1)?, row.get(2)?);
+                Ok((newest.map(|at| at.0), all.unsigned_abs(), new.unsigned_abs()))
+            })
+        })
+        .await
+    }
+
+    /// Scores of a model's predictions from `from` up to `until` whose outcomes
+    /// are not known yet.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub async fn pending_scores(
+        &self,
+        model: ModelVersion,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<f32>, LedgerError> {
+        self.read("reading predictions without outcome", move |connection| {
+            let sql = "SELECT p.score FROM served_predictions p
+                       WHERE p.prediction_time >= ?1 AND p.prediction_time < ?2 AND p.model = ?3
+                         AND NOT EXISTS (SELECT 1 FROM outcomes o
+                           WHERE o.scheduled_departure = p.scheduled_departure AND o.carrier = p.carrier
+                             AND o.flight_number = p.flight_number AND o.origin = p.origin AND o.dest = p.dest)";
+            let number = i64::try_from(model.0).unwrap_or(i64::MAX);
+            query::all(connection, sql, params![At(from), At(until), number], |row| row.get::<_, f64>(0).map(|score| score as f32))
+        })
+        .await
+    }
+
     /// Outcomes that became known in `from..until`, each beside the last
     /// prediction made before it was known; in the order in which they became
     /// known. A flight counts once however often it was asked for; one that was

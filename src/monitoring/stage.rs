@@ -23,6 +23,7 @@ use crate::config::Settings;
 use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
 use crate::env::Env;
 use crate::error::ErrorKind;
+use crate::evaluation::Metrics;
 use crate::ids::ModelVersion;
 use crate::ledger::{Alias, DriftRecord, FlightKey, MetricsWindow, NewAlert, ServedPrediction};
 use crate::ports::{Replica, ReplicaState, Severity};
@@ -294,6 +295,12 @@ fn restamped(mut report: ReplicaReport, now: DateTime<Utc>, process: &str, first
 
 /// What the bundle's own evaluation promises.
 fn baseline_of(bundle: &Bundle) -> Result<ValidationBaseline, StepFailure> {
-    serde_json::from_value(bundle.metrics.get("baseline").cloned().unwrap_or_default())
-        .map_err(|error| StepFailure::new(ErrorKind::Corrupt, format!("the bundle's metrics.json has no usable `baseline`: {error}")))
+    let unusable = |why: String| StepFailure::new(ErrorKind::Corrupt, format!("the bundle's metrics.json cannot be judged against: {why}"));
+    let judged = bundle.metrics.pointer("/evaluation/model").or_else(|| bundle.metrics.get("validation")).cloned();
+    let metrics: Metrics = serde_json::from_value(judged.unwrap_or_default()).map_err(|error| unusable(error.to_string()))?;
+    let (Some(auc), Some(log_loss), Some(calibration_error)) = (metrics.roc_auc, metrics.log_loss, metrics.expected_calibration_error) else {
+        return Err(unusable("its rows were all alike".to_owned()));
+    };
+    let delayed_share = metrics.positives as f64 / metrics.rows.max(1) as f64;
+    Ok(ValidationBaseline { auc, log_loss, delayed_share, calibration_error, recall: metrics.recall })
 }

@@ -316,9 +316,7 @@ fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayEr
 async fn questions(daemon: &Daemon, records: &[crate::data::FlightRecord], options: &ReplayOptions) -> Result<Vec<Example>, ReplayError> {
     let reference = daemon.data.reference().await.map_err(StepFailure::from)?;
     let zones = TimeZones::of(&reference.airports).map_err(|error| ReplayError::Source(SourceError::Data(error)))?;
-    let from = records.iter().map(|record| record.scheduled_departure).min().unwrap_or_default();
-    let until = records.iter().map(|record| record.scheduled_departure).max().unwrap_or_default() + Duration::minutes(1);
-    let examples = daemon.data.examples(records.to_vec(), &reference, from, until).await?;
+    let examples = daemon.data.examples(records.to_vec(), &reference).await?;
     let wanted = |example: &Example| {
         let day = zones.local(&example.row.origin, example.row.scheduled_departure).date();
         day >= options.train_until && day < options.until

@@ -160,9 +160,9 @@ async fn drift(ledger: &Ledger) -> Result<Vec<DriftAlarm>, ReplayError> {
             continue;
         }
         let features = report.features.iter().take(FEATURES).map(|feature| FeatureDrift {
-            name: feature.name.clone(),
-            psi: feature.psi,
-            js_distance: feature.js_distance,
+            name: feature.input.clone(),
+            psi: feature.distances.psi,
+            js_distance: feature.distances.jensen_shannon,
             importance: feature.importance,
         });
         alarms.push(DriftAlarm {

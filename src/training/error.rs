@@ -101,6 +101,9 @@ pub enum TrainingError {
     /// The thread cannot be started.
     #[error("training thread cannot be started")]
     Thread(#[source] std::io::Error),
+    /// The run's folder cannot be used.
+    #[error("the run's folder cannot be used: {0}")]
+    Folder(String),
     /// A device was demanded that is not there.
     #[error("device `{wanted}` was demanded, but {reason}; set `device = \"auto\"` to train on the CPU")]
     Device {
@@ -130,6 +133,7 @@ impl TrainingError {
             | Self::Export(_)
             | Self::Record(_)
             | Self::Disagreement { .. }
+            | Self::Folder(_)
             | Self::Panicked(_) => ErrorKind::Internal,
         }
     }

@@ -75,7 +75,7 @@ pub fn train(
     control.tell(&Progress::Encoding { train_rows: split.train.len(), tail_rows: split.tail.len() });
     let spec = fit_spec(input, &split)?;
     let encoder = Encoder::new(spec)?;
-    let sets = encode(input.examples, &split, &encoder, parameters, device)?;
+    let sets = encode(input, &split, &encoder, parameters, device)?;
     let encoding_seconds = began.elapsed().as_secs_f64();
     control.check(0)?;
 
@@ -111,18 +111,24 @@ fn fit_spec(input: &TrainingInput<'_>, split: &Split) -> Result<FeatureSpec, Tra
 }
 
 fn encode(
-    examples: &[Example],
+    input: &TrainingInput<'_>,
     split: &Split,
     encoder: &Encoder,
     parameters: &TrainingParameters,
     device: Device,
 ) -> Result<TrainingSets, TrainingError> {
+    let examples = input.examples;
     let labelled = |indexes: &[usize], weights: &[f32]| {
         let rows: Vec<&FlightRow> = indexes.iter().map(|index| &examples[*index].row).collect();
         let labels = indexes.iter().map(|index| is_delayed(&examples[*index])).collect();
         LabelledRows::new(EncodedRows::encode(encoder, &rows, device)?, labels, weights)
     };
-    let weights = age_weights(examples, &split.train, parameters.history_half_life_days);
+    let mut weights = age_weights(examples, &split.train, parameters.history_half_life_days);
+    if let Some(given) = input.sample_weights {
+        for (weight, index) in weights.iter_mut().zip(&split.train) {
+            *weight *= given.get(*index).copied().unwrap_or(1.0);
+        }
+    }
     Ok(TrainingSets {
         train: labelled(&split.train, &weights)?,
         tail: labelled(&split.tail, &vec![1.0; split.tail.len()])?,

@@ -80,7 +80,7 @@ impl TrainingStage {
         let finished = receiver.await.map_err(|_| StepFailure::new(ErrorKind::Internal, "the training thread ended without an answer"))?;
         match finished {
             Ok(finished) => {
-                self.record(&message, &finished.trained.report.record.parameters, RunState::Finished, Some(&finished.trained)).await?;
+                self.record(&message, &finished.trained.report.record.parameters, RunState::Succeeded, Some(&finished.trained)).await?;
                 Ok(ModelTrained {
                     run: message.run,
                     bundle: finished.digest,
@@ -274,14 +274,14 @@ impl Job {
             dataset: Some(&self.dataset),
             previous: self.live.as_deref(),
         };
-        let checked = self.parameters.clone().checked()?;
+        let checked = self.parameters.clone().check()?;
         let mut trained = train(&input, &checked, self.tuning.as_ref(), control)?;
         let judged = part(&[Part::Recent, Part::Seasonal]);
         let roc_auc = self.evaluate(&mut trained, &learnt, &judged)?;
         let path = self.dir.join("bundle");
-        remove(&self.dir).map_err(|failure| TrainingError::Storage(failure.message))?;
+        remove(&self.dir).map_err(|failure| TrainingError::Folder(failure.message))?;
         let digest = trained.bundle.write_to(&path)?;
-        let digest: Digest = digest.parse().map_err(|error: crate::ids::InvalidId| TrainingError::Storage(error.to_string()))?;
+        let digest: Digest = digest.parse().map_err(|error: crate::ids::InvalidId| TrainingError::Folder(error.to_string()))?;
         Ok(Finished { trained, digest, path, roc_auc })
     }
 
