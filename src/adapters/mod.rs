@@ -1,1 +1,3 @@
-//! To come.
+//! The outside world behind the ports.
+
+pub mod local;

@@ -5,10 +5,12 @@ mod cluster;
 mod image_registry;
 mod notifier;
 mod object_store;
+mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 pub use image_registry::{ImageRegistry, PushedImage};
 pub use notifier::{Alert, Notifier, Severity};
 pub use object_store::{ObjectMeta, ObjectStore};
+pub use weather::{WeatherObservation, WeatherSource};
 
 pub use crate::error::PortError;

@@ -141,106 +141,105 @@ numeric_inputs! {
     VisibilityLowest = "visibility_lowest_km", PredictionTime, Identity, true;
     /// Highest precipitation of the last hour at any watched airport in mm.
     PrecipitationHighest = "precipitation_highest_mm", PredictionTime, SignedLog, true;
+    /// Strongest gust at any watched airport in km/h.
+    WindGustHighest = "wind_gust_highest_kmh", PredictionTime, Identity, true;
     /// Age of the weather observation at the prediction time, in hours.
     WeatherAge = "weather_age_hours", PredictionTime, SignedLog, true;
     /// Weather severity, 0 to 1 (see `severity`), computed from the observation.
     WeatherSeverity = "weather_severity", PredictionTime, Identity, false;
 
-    /// Departures scheduled at the origin within 30 minutes either side.
-    OriginScheduled60 = "origin_scheduled_departures_1h", Schedule, Identity, true;
+    /// Departures scheduled at the origin within an hour either side.
+    OriginScheduled2h = "origin_scheduled_departures_2h", Schedule, Identity, true;
     /// Departures scheduled at the origin between the prediction time and this departure.
     OriginScheduledAhead = "origin_scheduled_departures_ahead", Schedule, Identity, true;
-    /// Arrivals scheduled at the destination from the watched airports within an hour either side.
-    DestScheduledArrivals = "dest_scheduled_arrivals_2h", Schedule, Identity, true;
+    /// Share of the origin's departures of the local day that are scheduled until this one.
+    OriginDayShare = "origin_day_share", Schedule, Identity, true;
 
     /// Flights overdue at all watched airports: scheduled to have left, not gone.
     AllOverdue = "all_overdue_count", PredictionTime, SignedLog, true;
-    /// Flights overdue by 15 minutes or more at all watched airports.
-    AllOverdue15 = "all_overdue_15min_count", PredictionTime, SignedLog, true;
     /// Change of the number of overdue flights at all watched airports over an hour.
     AllOverdueChange = "all_overdue_change_1h", PredictionTime, SignedLog, true;
     /// Flights overdue at the origin.
     OriginOverdue = "origin_overdue_count", PredictionTime, SignedLog, true;
-    /// Flights overdue by 60 minutes or more at the origin.
-    OriginOverdue60 = "origin_overdue_60min_count", PredictionTime, SignedLog, true;
-    /// Minutes overdue, mean over the flights overdue at the origin.
-    OriginOverdueMean = "origin_overdue_mean_minutes", PredictionTime, SignedLog, true;
-    /// Change of the number of overdue flights at the origin over an hour.
-    OriginOverdueChange = "origin_overdue_change_1h", PredictionTime, SignedLog, true;
     /// Flights overdue at the origin, in hours of its present departure rate.
     OriginBacklog = "origin_backlog_hours", PredictionTime, SignedLog, true;
-    /// Flights of the carrier overdue at all watched airports.
-    CarrierOverdue = "carrier_overdue_count", PredictionTime, SignedLog, true;
-    /// Flights of the carrier overdue at the origin.
-    OriginCarrierOverdue = "origin_carrier_overdue_count", PredictionTime, SignedLog, true;
-    /// Flights to the destination overdue.
-    DestOverdue = "dest_overdue_count", PredictionTime, SignedLog, true;
+    /// Minutes overdue, summed over the carrier's flights at the origin.
+    OriginCarrierOverdueMinutes = "origin_carrier_overdue_minutes", PredictionTime, SignedLog, true;
 
-    /// Share of the last hour's scheduled departures at all watched airports known to be late.
-    AllLate1h = "all_late_share_1h", PredictionTime, Identity, true;
-    /// Share of the last two hours' departures at all watched airports known to be 45 minutes late or more.
-    AllLate45 = "all_late_45min_share_2h", PredictionTime, Identity, true;
-    /// Share of the last hour's scheduled departures at the origin known to be late.
+    /// Share of the last hour's scheduled departures at all watched airports that had not left on time.
+    AllNotOnTime1h = "all_not_on_time_share_1h", PredictionTime, Identity, true;
+    /// Share of the last hour's scheduled departures at the origin that had not left on time.
+    OriginNotOnTime1h = "origin_not_on_time_share_1h", PredictionTime, Identity, true;
+    /// Share of the carrier's last hour's scheduled departures that had not left on time.
+    CarrierNotOnTime1h = "carrier_not_on_time_share_1h", PredictionTime, Identity, true;
+    /// Share of the last three hours' scheduled departures at all watched airports that were not gone after 15 minutes.
+    AllLate3h = "all_late_share_3h", PredictionTime, Identity, true;
+    /// Share of the last hour's scheduled departures at the origin that were not gone after 15 minutes.
     OriginLate1h = "origin_late_share_1h", PredictionTime, Identity, true;
-    /// Share of the last three hours' scheduled departures at the origin known to be late.
+    /// Share of the last three hours' scheduled departures at the origin that were not gone after 15 minutes.
     OriginLate3h = "origin_late_share_3h", PredictionTime, Identity, true;
-    /// Share of the last eight hours' scheduled departures at the origin known to be late.
-    OriginLate8h = "origin_late_share_8h", PredictionTime, Identity, true;
-    /// Share of the carrier's last three hours' scheduled departures known to be late.
+    /// Share of the carrier's last three hours' scheduled departures that were not gone after 15 minutes.
     CarrierLate3h = "carrier_late_share_3h", PredictionTime, Identity, true;
-    /// Share of the carrier's last three hours' departures at the origin known to be late.
+    /// Share of the carrier's last three hours' scheduled departures that were not gone after 30 minutes.
+    CarrierLate30Min3h = "carrier_late_30min_share_3h", PredictionTime, Identity, true;
+    /// Share of the carrier's last three hours' departures at the origin that were not gone after 15 minutes.
     OriginCarrierLate3h = "origin_carrier_late_share_3h", PredictionTime, Identity, true;
-    /// Share of the carrier's last eight hours' departures at the origin known to be late.
-    OriginCarrierLate8h = "origin_carrier_late_share_8h", PredictionTime, Identity, true;
-    /// Share of the last eight hours' departures to the destination known to be late.
-    DestLate8h = "dest_late_share_8h", PredictionTime, Identity, true;
+    /// Share of the last three hours' departures from the origin to the destination's region that were not gone after 15 minutes.
+    OriginRegionLate3h = "origin_region_late_share_3h", PredictionTime, Identity, true;
 
-    /// Mean departure delay in minutes at the origin, departures of the last hour.
-    OriginDepartureDelay1h = "origin_departure_delay_mean_1h", PredictionTime, SignedLog, true;
     /// Mean departure delay in minutes at the origin, departures of the last three hours.
     OriginDepartureDelay3h = "origin_departure_delay_mean_3h", PredictionTime, SignedLog, true;
-    /// Mean departure delay in minutes of the carrier, departures of the last three hours.
-    CarrierDepartureDelay3h = "carrier_departure_delay_mean_3h", PredictionTime, SignedLog, true;
-    /// Mean departure delay in minutes of the carrier at the origin since local midnight.
-    OriginCarrierDepartureDelayToday = "origin_carrier_departure_delay_mean_today", PredictionTime, SignedLog, true;
-    /// Mean departure delay in minutes on flights to the destination, departures of the last six hours.
-    DestDepartureDelay6h = "dest_departure_delay_mean_6h", PredictionTime, SignedLog, true;
-    /// Cancellations known at the origin in the last six hours.
-    OriginCancelled6h = "origin_cancelled_count_6h", PredictionTime, SignedLog, true;
+    /// Share of the carrier's departures of the last three hours that left 15 minutes late or more.
+    CarrierDepartedLate3h = "carrier_departed_late_share_3h", PredictionTime, Identity, true;
+    /// Share of the carrier's departures at the origin in the last three hours that left 15 minutes late or more.
+    OriginCarrierDepartedLate3h = "origin_carrier_departed_late_share_3h", PredictionTime, Identity, true;
 
-    /// Mean arrival delay in minutes of all flights that landed in the last 24 hours.
-    AllArrivalDelay24h = "all_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
-    /// Mean arrival delay in minutes of the carrier's flights at the origin, landed in the last three hours.
-    OriginCarrierArrivalDelay3h = "origin_carrier_arrival_delay_mean_3h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of all landings of the last six hours.
+    AllEnrouteLoss6h = "all_enroute_loss_mean_6h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings from the origin in the last three hours.
+    OriginEnrouteLoss3h = "origin_enroute_loss_mean_3h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of the carrier's landings of the last six hours.
+    CarrierEnrouteLoss6h = "carrier_enroute_loss_mean_6h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings in the destination's region in the last three hours.
+    RegionEnrouteLoss3h = "region_enroute_loss_mean_3h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings in the destination's region in the last six hours.
+    RegionEnrouteLoss6h = "region_enroute_loss_mean_6h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings in the destination's region in the last 24 hours.
+    RegionEnrouteLoss24h = "region_enroute_loss_mean_24h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings at the destination in the last twelve hours.
+    DestEnrouteLoss12h = "dest_enroute_loss_mean_12h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings at the destination in the last 24 hours.
+    DestEnrouteLoss24h = "dest_enroute_loss_mean_24h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of landings on the route in the last 24 hours.
+    RouteEnrouteLoss24h = "route_enroute_loss_mean_24h", PredictionTime, SignedLog, true;
+    /// Minutes lost or won after departure, mean of the carrier's landings at the destination in the last 24 hours.
+    CarrierDestEnrouteLoss24h = "carrier_dest_enroute_loss_mean_24h", PredictionTime, SignedLog, true;
+
     /// Mean arrival delay in minutes of the carrier's flights at the origin, landed in the last 24 hours.
     OriginCarrierArrivalDelay24h = "origin_carrier_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
-    /// Mean arrival delay in minutes at the destination, landed in the last 24 hours.
-    DestArrivalDelay24h = "dest_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
     /// Mean arrival delay in minutes of the carrier at the destination, landed in the last 24 hours.
     CarrierDestArrivalDelay24h = "carrier_dest_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
     /// Mean arrival delay in minutes of the carrier on the route, landed in the last 24 hours.
     RouteCarrierArrivalDelay24h = "route_carrier_arrival_delay_mean_24h", PredictionTime, SignedLog, true;
-    /// Minutes lost or won after departure, mean of landings at the destination in the last three hours.
-    DestEnrouteLoss3h = "dest_enroute_loss_mean_3h", PredictionTime, SignedLog, true;
-    /// Minutes lost or won after departure, mean of landings from the origin in the last three hours.
-    OriginEnrouteLoss3h = "origin_enroute_loss_mean_3h", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of the carrier's last 10 landings from the origin.
+    OriginCarrierArrivalDelayLast10 = "origin_carrier_arrival_delay_mean_last_10", PredictionTime, SignedLog, true;
 
-    /// Share of late arrivals among all flights of the last 7 days.
-    AllLate7d = "all_late_arrival_share_7d", PredictionTime, Identity, true;
-    /// Share of late arrivals of the carrier on the route over the whole history, smoothed.
-    RouteCarrierLateHistory = "route_carrier_late_arrival_share_history", PredictionTime, Identity, true;
+    /// Share of late arrivals from the origin, last 7 days, smoothed.
+    OriginLate7d = "origin_late_arrival_share_7d", PredictionTime, Identity, true;
+    /// Share of late arrivals of the carrier from the origin, last 30 days, smoothed.
+    OriginCarrierLate30d = "origin_carrier_late_arrival_share_30d", PredictionTime, Identity, true;
     /// Mean arrival delay in minutes of the carrier, destination and hour of day, last 30 days, smoothed.
     CarrierDestHourDelay30d = "carrier_dest_hour_arrival_delay_mean_30d", PredictionTime, SignedLog, true;
-    /// Share of late arrivals at the origin's hour of day, last 14 days, smoothed.
-    OriginHourLate14d = "origin_hour_late_arrival_share_14d", PredictionTime, Identity, true;
-    /// Share of late arrivals of the carrier at the destination over the whole history, smoothed.
-    CarrierDestLateHistory = "carrier_dest_late_arrival_share_history", PredictionTime, Identity, true;
-    /// Share of late arrivals of the flight number, last 30 days, smoothed.
-    FlightLate30d = "flight_late_arrival_share_30d", PredictionTime, Identity, true;
-    /// Mean arrival delay in minutes of the flight number's last 10 flights, smoothed.
-    FlightDelayLast10 = "flight_arrival_delay_mean_last_10", PredictionTime, SignedLog, true;
-    /// Mean arrival delay in minutes of the flight number's last 30 flights, smoothed.
+    /// Share of late arrivals of the carrier, destination and hour of day over the whole history, smoothed.
+    CarrierDestHourLateHistory = "carrier_dest_hour_late_arrival_share_history", PredictionTime, Identity, true;
+    /// Share of late arrivals of the carrier, origin and hour of day over the whole history, smoothed.
+    OriginCarrierHourLateHistory = "origin_carrier_hour_late_arrival_share_history", PredictionTime, Identity, true;
+    /// Mean arrival delay in minutes of the last 30 flights of this number on the route, smoothed.
     FlightDelayLast30 = "flight_arrival_delay_mean_last_30", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of this number on the route, decaying over 7 days, smoothed.
+    FlightDelayDecayed7d = "flight_arrival_delay_decayed_7d", PredictionTime, SignedLog, true;
+    /// Mean arrival delay in minutes of the flight number on any route, decaying over 30 days, smoothed.
+    FlightNumberDelayDecayed30d = "flight_number_arrival_delay_decayed_30d", PredictionTime, SignedLog, true;
 }
 
 /// A category a model may read; all are known with the schedule.

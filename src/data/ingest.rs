@@ -1,0 +1,339 @@
+//! Taking in new flight logs: what lies under a prefix and was not seen in this
+//! form is fetched, parsed and judged. One bad object never stops the others,
+//! and nothing is remembered here: the caller keeps what was seen in the ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use delayd_features::Airport;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::contract::{Contract, UnknownColumns};
+use super::error::DataError;
+use super::flight::FlightRecord;
+use super::formats::{ColumnMapping, Container, ParseLimits, ParsedObject, parse_flights};
+use super::local_time::TimeZones;
+use super::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use crate::error::{ErrorKind, PortError, chain};
+use crate::ids::Digest;
+use crate::ports::{ObjectMeta, ObjectStore};
+
+/// An object that was taken in before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownObject {
+    /// What the listing told of it.
+    pub meta: ObjectMeta,
+    /// The digest of its bytes.
+    pub sha256: Digest,
+}
+
+/// How to take in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IngestOptions {
+    /// Where to look.
+    pub prefix: String,
+    /// How many objects are fetched at a time.
+    pub max_concurrent_fetches: usize,
+    /// How often a call to the store is tried.
+    pub max_attempts: u32,
+    /// The pause before the second attempt; it doubles each time.
+    pub retry_pause: Duration,
+    /// The configured columns.
+    pub mapping: Option<ColumnMapping>,
+    /// Bounds of one object.
+    pub limits: ParseLimits,
+}
+
+impl Default for IngestOptions {
+    fn default() -> Self {
+        Self {
+            prefix: "flights/".into(),
+            max_concurrent_fetches: 4,
+            max_attempts: 5,
+            retry_pause: Duration::from_millis(200),
+            mapping: None,
+            limits: ParseLimits::default(),
+        }
+    }
+}
+
+/// Why an object was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectNews {
+    /// A key never seen.
+    New,
+    /// A key never seen, but written before the newest one that was: a late one.
+    Late,
+    /// A known key with other bytes.
+    Changed,
+    /// Written again with the same bytes.
+    Unchanged,
+}
+
+/// What became of one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectReport {
+    /// What the listing told.
+    pub meta: ObjectMeta,
+    /// Why it was looked at; `None` where it could not be fetched.
+    pub news: Option<ObjectNews>,
+    /// The digest of its bytes, where it could be fetched.
+    pub sha256: Option<Digest>,
+    /// How it was wrapped.
+    pub container: Option<Container>,
+    /// Which layout its columns have.
+    pub layout: Option<String>,
+    /// Rows in it.
+    pub rows: u64,
+    /// Rows of it that were accepted.
+    pub rows_accepted: u64,
+    /// Why it was not taken in, with what to do.
+    pub error: Option<String>,
+    /// Whether trying again later may help.
+    pub retryable: bool,
+}
+
+/// What became of a whole pass.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct IngestReport {
+    /// Objects listed under the prefix.
+    pub listed: u64,
+    /// Objects skipped because they were seen.
+    pub seen_before: u64,
+    /// Every object that was looked at, oldest first.
+    pub objects: Vec<ObjectReport>,
+    /// What the contract says of all rows together.
+    pub validation: ValidationReport,
+}
+
+/// The fruits of a pass.
+#[derive(Debug)]
+pub struct Ingested {
+    /// Accepted flights, sorted by key.
+    pub accepted: Vec<FlightRecord>,
+    /// Rows set aside.
+    pub quarantined: Vec<QuarantinedRow>,
+    /// What to remember: every object taken in, by key. Objects that failed for
+    /// good are among them, so that they are not tried until they change.
+    pub seen: BTreeMap<String, KnownObject>,
+    /// What happened.
+    pub report: IngestReport,
+}
+
+/// Takes in what is new under the prefix.
+///
+/// # Errors
+/// When the prefix cannot be listed or an airport's time zone is unknown; what
+/// goes wrong with single objects is in the report.
+pub async fn ingest_new(
+    store: &Arc<dyn ObjectStore>,
+    known: &BTreeMap<String, KnownObject>,
+    options: &IngestOptions,
+    contract: &Contract,
+    airports: &BTreeMap<String, Airport>,
+    now: DateTime<Utc>,
+) -> Result<Ingested, DataError> {
+    let reader = Arc::new(Reader {
+        zones: TimeZones::of(airports)?,
+        options: options.clone(),
+        contract: contract.clone(),
+        airports: airports.clone(),
+        now,
+    });
+    let listed = retrying(options, || store.list(&options.prefix)).await?;
+    let mut report = IngestReport { listed: listed.len() as u64, ..IngestReport::default() };
+    let newest_known = known.values().map(|object| object.meta.last_modified).max();
+    let mut fresh: Vec<ObjectMeta> =
+        listed.into_iter().filter(|meta| known.get(&meta.key).is_none_or(|seen| seen.meta != *meta)).collect();
+    report.seen_before = report.listed - fresh.len() as u64;
+    fresh.sort_by(|a, b| (a.last_modified, &a.key).cmp(&(b.last_modified, &b.key)));
+    let objects: Vec<(ObjectReport, Option<ParsedObject>)> = futures::stream::iter(fresh)
+        .map(|meta| {
+            let reader = Arc::clone(&reader);
+            let before = known.get(&meta.key).map(|seen| seen.sha256.clone());
+            let late = newest_known.is_some_and(|newest| meta.last_modified < newest);
+            async move { reader.take(store, meta, before, late).await }
+        })
+        .buffered(options.max_concurrent_fetches.max(1))
+        .collect()
+        .await;
+    Ok(conclude(objects, report, contract, airports, now))
+}
+
+fn conclude(
+    objects: Vec<(ObjectReport, Option<ParsedObject>)>,
+    mut report: IngestReport,
+    contract: &Contract,
+    airports: &BTreeMap<String, Airport>,
+    now: DateTime<Utc>,
+) -> Ingested {
+    let mut input = ValidationInput::default();
+    let mut unused = BTreeSet::new();
+    for (index, (object, parsed)) in objects.into_iter().enumerate() {
+        input.sources.push(object.meta.key.clone());
+        report.objects.push(object);
+        let Some(parsed) = parsed else { continue };
+        let key = &input.sources[index];
+        input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
+        input.unreadable_count += parsed.rejected_count;
+        let flights = parsed.flights.into_iter();
+        input.records.extend(flights.map(|(line, record)| SourcedRecord { source: index, line, record }));
+        if contract.unknown_columns == UnknownColumns::Flag {
+            unused.extend(parsed.unused_columns);
+        }
+    }
+    input.unused_columns = unused.into_iter().collect();
+    let validated = validate(input, contract, airports, now);
+    for source in &validated.accepted_sources {
+        if let Some(object) = report.objects.get_mut(*source) {
+            object.rows_accepted += 1;
+        }
+    }
+    report.validation = validated.report;
+    let remembered = report.objects.iter().filter(|object| !object.retryable);
+    let seen = remembered
+        .filter_map(|object| {
+            let known = KnownObject { meta: object.meta.clone(), sha256: object.sha256.clone()? };
+            Some((object.meta.key.clone(), known))
+        })
+        .collect();
+    Ingested { accepted: validated.accepted, quarantined: validated.quarantined, seen, report }
+}
+
+struct Reader {
+    zones: TimeZones,
+    options: IngestOptions,
+    contract: Contract,
+    airports: BTreeMap<String, Airport>,
+    now: DateTime<Utc>,
+}
+
+impl Reader {
+    /// Fetches one object and reads it off the async threads.
+    async fn take(
+        self: Arc<Self>,
+        store: &Arc<dyn ObjectStore>,
+        meta: ObjectMeta,
+        before: Option<Digest>,
+        late: bool,
+    ) -> (ObjectReport, Option<ParsedObject>) {
+        let mut report = ObjectReport {
+            meta,
+            news: None,
+            sha256: None,
+            container: None,
+            layout: None,
+            rows: 0,
+            rows_accepted: 0,
+            error: None,
+            retryable: false,
+        };
+        let body = match retrying(&self.options, || store.get(&report.meta.key)).await {
+            Ok(body) => body,
+            Err(error) => {
+                report.retryable = error.is_retryable();
+                report.error = Some(chain(&error));
+                return (report, None);
+            }
+        };
+        let key = report.meta.key.clone();
+        let known = before.is_some();
+        let reader = Arc::clone(&self);
+        let read = tokio::task::spawn_blocking(move || reader.read(&key, &body, before.as_ref())).await;
+        let (digest, parsed) = match read {
+            Ok(read) => read,
+            Err(panicked) => {
+                report.error = Some(format!("{}: reading it failed inside: {panicked}", report.meta.key));
+                return (report, None);
+            }
+        };
+        report.news = Some(match &parsed {
+            Ok(None) => ObjectNews::Unchanged,
+            _ if known => ObjectNews::Changed,
+            _ if late => ObjectNews::Late,
+            _ => ObjectNews::New,
+        });
+        report.sha256 = Some(digest);
+        match parsed {
+            Ok(None) => (report, None),
+            Ok(Some(parsed)) => {
+                report.rows = parsed.flights.len() as u64 + parsed.rejected_count;
+                report.container = Some(parsed.container);
+                report.layout = Some(parsed.layout.clone());
+                (report, Some(parsed))
+            }
+            Err(error) => {
+                report.error = Some(chain(&error));
+                (report, None)
+            }
+        }
+    }
+
+    /// Digest and rows; no rows where the bytes are those that were seen.
+    fn read(
+        &self,
+        key: &str,
+        body: &Bytes,
+        before: Option<&Digest>,
+    ) -> (Digest, Result<Option<ParsedObject>, DataError>) {
+        let digest = Digest::of(body);
+        if before == Some(&digest) {
+            return (digest, Ok(None));
+        }
+        let parsed = parse_flights(key, body, &self.zones, self.options.mapping.as_ref(), &self.options.limits);
+        (digest, parsed.and_then(|parsed| self.judge_object(key, parsed)).map(Some))
+    }
+
+    /// Refuses an object as a whole: too many bad rows, or columns nobody knows.
+    fn judge_object(&self, key: &str, parsed: ParsedObject) -> Result<ParsedObject, DataError> {
+        if self.contract.unknown_columns == UnknownColumns::Reject && !parsed.unused_columns.is_empty() {
+            let unknown = parsed.unused_columns.iter().cloned().collect::<Vec<_>>().join(", ");
+            return Err(DataError::ContractBroken { failures: vec![format!("{key}: unknown columns {unknown}")] });
+        }
+        let records = parsed.flights.iter();
+        let records = records.map(|(line, record)| SourcedRecord { source: 0, line: *line, record: record.clone() });
+        let input = ValidationInput {
+            sources: vec![key.to_owned()],
+            records: records.collect(),
+            unreadable_count: parsed.rejected_count,
+            ..ValidationInput::default()
+        };
+        let report = validate(input, &self.contract, &self.airports, self.now).report;
+        if report.failures.is_empty() {
+            return Ok(parsed);
+        }
+        let mut failures: Vec<String> = report.failures.iter().map(|failure| format!("{key}: {failure}")).collect();
+        failures.push(format!("violations: {:?}", report.violations));
+        if let Some(row) = parsed.rejected.first() {
+            failures.push(format!("first unreadable row: line {}: {}", row.line, row.reasons.join("; ")));
+        }
+        Err(DataError::ContractBroken { failures })
+    }
+}
+
+/// Calls a port until it answers, fails for good, or was tried often enough.
+async fn retrying<T, F>(options: &IngestOptions, mut call: impl FnMut() -> F) -> Result<T, PortError>
+where
+    F: Future<Output = Result<T, PortError>>,
+{
+    let mut pause = options.retry_pause;
+    let mut attempt = 1;
+    loop {
+        match call().await {
+            Err(error)
+                if error.kind() != ErrorKind::Conflict && error.is_retryable() && attempt < options.max_attempts =>
+            {
+                tracing::warn!(attempt, error = %chain(&error), pause_ms = pause.as_millis() as u64, "object store: trying again");
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+                attempt += 1;
+            }
+            outcome => return outcome,
+        }
+    }
+}
