@@ -47,9 +47,10 @@ fn load(folder: &Path) -> Result<World> {
     let (observations, _) = weather::parse_weather_csv(&key, &body)?;
     let (key, body) = read(folder, "flights")?;
     let parsed = formats::parse_flights(&key, &body, &zones, None, &formats::ParseLimits::default())?;
-    let operations = OperationsIndex::new(&parsed.records, &airports)?;
+    let flights: Vec<_> = parsed.flights.into_iter().map(|(_, flight)| flight).collect();
+    let operations = OperationsIndex::new(&flights, &airports)?;
     let weather = weather::WeatherHistory::new(&observations);
-    let examples = assemble(&parsed.records, &operations, &weather, Duration::minutes(120));
+    let examples = assemble(&flights, &operations, &weather, Duration::minutes(120));
     println!("{} examples assembled in {:.0} s", examples.len(), began.elapsed().as_secs_f64());
     Ok(World { examples, airports })
 }
