@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(threshold_for_alert_share(&scores, 0.5), 0.3);
         assert_eq!(threshold_for_alert_share(&scores, 0.0), 1.0);
         assert_eq!(threshold_for_alert_share(&scores, 1.0), 0.1);
-        assert_eq!(threshold_for_alert_share(&[], 0.5), 0.5);
+        assert_eq!(threshold_for_alert_share(&[], 0.5), 1.0);
     }
 
     #[test]

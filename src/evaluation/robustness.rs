@@ -171,7 +171,10 @@ mod tests {
         let shifted = apply(Perturbation::Shifted(0.5));
         // The deviation of 0..99 is 28.87.
         assert!((shifted[0].get(NumericInput::Temperature) - 14.43).abs() < 0.01);
-        assert_eq!(apply(Perturbation::Noise(0.3)), apply(Perturbation::Noise(0.3)));
+        let temperatures = || -> Vec<f32> {
+            apply(Perturbation::Noise(0.3)).iter().map(|row| row.get(NumericInput::Temperature)).collect()
+        };
+        assert_eq!(temperatures(), temperatures());
         let noisy = apply(Perturbation::Noise(0.3));
         let higher = noisy
             .iter()

@@ -89,7 +89,7 @@ impl EmbeddingRule {
     }
 }
 
-/// Everything a run may be told. The defaults were tuned on New York's 2013, see
+/// Everything a run may be told. What the defaults reach on New York's 2013 stands in
 /// `scripts/bench/quality/README.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

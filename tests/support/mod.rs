@@ -8,13 +8,13 @@ use delayd_features::{Airport, CategoryInput, FitOptions, FlightRow, HolidayCale
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub const CARRIERS: [(&str, f32); 4] = [("AA", -0.5), ("B6", 0.4), ("DL", -0.9), ("UA", 0.0)];
+pub(crate) const CARRIERS: [(&str, f32); 4] = [("AA", -0.5), ("B6", 0.4), ("DL", -0.9), ("UA", 0.0)];
 const ORIGINS: [&str; 3] = ["EWR", "JFK", "LGA"];
 const DESTS: [&str; 4] = ["BOS", "LAX", "MIA", "ORD"];
 
 /// Flights over `days` days: the delay depends on the carrier, the overdue flights
 /// at the origin and, bent, on the wind.
-pub fn examples(rows: usize, days: i64, seed: u64) -> Vec<Example> {
+pub(crate) fn examples(rows: usize, days: i64, seed: u64) -> Vec<Example> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let start: DateTime<Utc> = "2013-03-01T05:00:00Z".parse().unwrap();
     let step = Duration::days(days) / rows as i32;
@@ -46,7 +46,7 @@ pub fn examples(rows: usize, days: i64, seed: u64) -> Vec<Example> {
         .collect()
 }
 
-pub fn airports() -> BTreeMap<String, Airport> {
+pub(crate) fn airports() -> BTreeMap<String, Airport> {
     let airport = |code: &&str| {
         let time_zone = if *code == "LAX" { "America/Los_Angeles" } else { "America/New_York" };
         let airport =
@@ -56,12 +56,12 @@ pub fn airports() -> BTreeMap<String, Airport> {
     ORIGINS.iter().chain(&DESTS).map(airport).collect()
 }
 
-pub fn holidays() -> HolidayCalendar {
+pub(crate) fn holidays() -> HolidayCalendar {
     HolidayCalendar::us_federal()
 }
 
 /// A few inputs, so that tests are quick.
-pub fn fit_options() -> FitOptions {
+pub(crate) fn fit_options() -> FitOptions {
     let numerics = [
         NumericInput::DepartureHour,
         NumericInput::OriginOverdue,
