@@ -8,6 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use delayd_features::{Airport, great_circle_miles};
 use serde::{Deserialize, Serialize};
 
+use delayd_features::KnownWhen;
+
 use super::contract::{Action, Contract, OutlierRule, Value, value};
 use super::error::DataError;
 use super::flight::FlightRecord;
@@ -336,8 +338,14 @@ fn by_key(a: &FlightRecord, b: &FlightRecord) -> std::cmp::Ordering {
 
 fn judge_missing(records: &[SourcedRecord], contract: &Contract, report: &mut ValidationReport) {
     for (name, column) in &contract.columns {
-        let missing = records.iter().filter(|row| value(&row.record, name) == Value::Missing).count();
-        let share = missing as f64 / (records.len() as f64).max(1.0);
+        // A cancelled or diverted flight has no outcome to miss: a blizzard is no fault of the data.
+        let after_departure = column.known_when >= KnownWhen::Departure;
+        let expected = |row: &&SourcedRecord| !(after_departure && (row.record.cancelled || row.record.diverted));
+        let (mut present, mut missing) = (0_u64, 0_u64);
+        for row in records.iter().filter(expected) {
+            if value(&row.record, name) == Value::Missing { missing += 1 } else { present += 1 }
+        }
+        let share = missing as f64 / ((missing + present) as f64).max(1.0);
         report.missing_share.insert(name.clone(), share);
         let judged = records.len() as u64 >= contract.min_rows_for_shares;
         if let Some(bound) = column.max_missing_share.filter(|bound| judged && share > *bound) {

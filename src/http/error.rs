@@ -10,27 +10,27 @@ use crate::saga::StepFailure;
 
 /// A problem, `application/problem+json`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Problem {
+pub(super) struct Problem {
     /// A short, stable name of the sort of problem.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub(super) kind: String,
     /// For people.
-    pub title: String,
+    pub(super) title: String,
     /// The HTTP status.
-    pub status: u16,
+    pub(super) status: u16,
     /// What happened, and what to do.
-    pub detail: String,
+    pub(super) detail: String,
 }
 
 impl Problem {
     /// A problem of a status.
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
         Self { kind: "about:blank".to_owned(), title, status: status.as_u16(), detail: detail.into() }
     }
 
     /// Something that is not there.
-    pub fn not_found(what: impl std::fmt::Display) -> Self {
+    pub(super) fn not_found(what: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("{what} is not in the ledger"))
     }
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chrono::{DateTime, Days, Duration, NaiveDate, TimeZone, Utc};
+use chrono::{DateTime, Duration, NaiveDate, TimeZone, Utc};
 use chrono_tz::Tz;
 
 use crate::data::{Example, FlightRecord};
@@ -101,12 +101,6 @@ pub fn local_midnight(day: NaiveDate, zone: Tz) -> DateTime<Utc> {
     let later = midnight + Duration::hours(1);
     let local = zone.from_local_datetime(&midnight).earliest().or_else(|| zone.from_local_datetime(&later).earliest());
     local.map_or_else(|| Utc.from_utc_datetime(&midnight), |local| local.with_timezone(&Utc))
-}
-
-/// The day before.
-#[must_use]
-pub fn day_before(day: NaiveDate) -> NaiveDate {
-    day.checked_sub_days(Days::new(1)).unwrap_or(day)
 }
 
 #[cfg(test)]
