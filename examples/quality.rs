@@ -89,6 +89,7 @@ fn experiment(world: &World, name: &str, every: u32) -> Result<()> {
             .filter(|e| e.outcome.is_some() && (from..until).contains(&e.row.scheduled_departure))
             .collect();
         let input = TrainingInput {
+            sample_weights: None,
             examples: &known,
             airports: &world.airports,
             holidays: &HolidayCalendar::us_federal(),

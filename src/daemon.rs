@@ -104,13 +104,16 @@ impl Daemon {
     ) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         let state_dir = &settings.daemon.state_dir;
-        std::fs::create_dir_all(state_dir).map_err(|error| StartError::of(&format!("state directory {}", state_dir.display()))(&error))?;
+        std::fs::create_dir_all(state_dir)
+            .map_err(|error| StartError::of(&format!("state directory {}", state_dir.display()))(&error))?;
         let ledger = Ledger::open(&ledger_path(state_dir)).map_err(|error| StartError::of("ledger")(&error))?;
         let service_binary = service_binary(&settings.packaging.service_binary)?;
         let env = local_env(&settings, clock, ledger, &service_binary)?;
         let weather = Arc::new(WeatherCsv::new(env.object_store.clone(), settings.ingestion.weather_prefix.clone()));
-        let data = DataStage::new(env.clone(), settings.clone(), weather).map_err(|error| StartError::of("data contract")(&error))?;
-        let scraper = Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
+        let data = DataStage::new(env.clone(), settings.clone(), weather)
+            .map_err(|error| StartError::of("data contract")(&error))?;
+        let scraper =
+            Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
         let bundles = BundleStore::new(state_dir.join("bundles"));
         let parts = Parts { env, settings, bundles, data, scraper: Arc::new(scraper), service_binary, observer };
         parts.spawn(give_up)
@@ -211,12 +214,17 @@ impl Parts {
         let Self { env, settings, bundles, data, scraper, service_binary, observer } = self;
         let hang_limit = Duration::from_secs(settings.daemon.hang_limit_secs);
         let supervision = Supervision::new(SupervisionPolicy { hang_limit, ..SupervisionPolicy::default() }, give_up);
-        let training_stage =
-            TrainingStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone(), data: data.clone() };
+        let training_stage = TrainingStage {
+            env: env.clone(),
+            settings: settings.clone(),
+            bundles: bundles.clone(),
+            data: data.clone(),
+        };
         let registry_stage = RegistryStage { env: env.clone(), bundles: bundles.clone() };
         let packaging_stage =
             PackagingStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone(), service_binary };
-        let deployment_stage = DeploymentStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone() };
+        let deployment_stage =
+            DeploymentStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone() };
         let verification_stage = VerificationStage {
             env: env.clone(),
             settings: settings.clone(),
@@ -286,11 +294,20 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger.sqlite")
 }
 
-fn local_env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
+fn local_env(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    ledger: Ledger,
+    service_binary: &Path,
+) -> Result<Env, StartError> {
     let state_dir = &settings.daemon.state_dir;
-    let or = |given: &PathBuf, default: &str| if given.as_os_str().is_empty() { state_dir.join(default) } else { given.clone() };
-    let store = FolderStore::open(&or(&settings.ingestion.store_dir, "store")).map_err(|error| StartError::of("object store")(&error))?;
-    let registry = OciLayoutRegistry::open(&or(&settings.registry.layout_dir, "images")).map_err(|error| StartError::of("image registry")(&error))?;
+    let or = |given: &PathBuf, default: &str| {
+        if given.as_os_str().is_empty() { state_dir.join(default) } else { given.clone() }
+    };
+    let store = FolderStore::open(&or(&settings.ingestion.store_dir, "store"))
+        .map_err(|error| StartError::of("object store")(&error))?;
+    let registry = OciLayoutRegistry::open(&or(&settings.registry.layout_dir, "images"))
+        .map_err(|error| StartError::of("image registry")(&error))?;
     let cluster = ProcessCluster::open(ProcessClusterConfig {
         public_port: settings.cluster.port,
         ready_deadline: Duration::from_secs(settings.cluster.ready_deadline_secs),
@@ -299,7 +316,14 @@ fn local_env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service
     });
     let cluster: Arc<dyn Cluster> = Arc::new(cluster.map_err(|error| StartError::of("local cluster")(&error))?);
     let object_store: Arc<dyn ObjectStore> = Arc::new(store);
-    Ok(Env { clock, ledger, object_store, image_registry: Arc::new(registry), cluster, notifier: Arc::new(LogNotifier) })
+    Ok(Env {
+        clock,
+        ledger,
+        object_store,
+        image_registry: Arc::new(registry),
+        cluster,
+        notifier: Arc::new(LogNotifier),
+    })
 }
 
 /// The static service binary: as configured, by `DELAYD_SERVE_BIN`, or beside
@@ -322,7 +346,10 @@ pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
     let looked: Vec<String> = wanted.iter().map(|path| path.display().to_string()).collect();
     Err(StartError {
         what: "inference service binary".to_owned(),
-        cause: format!("`delayd-serve` is not at {}; `make service` builds it, packaging.service_binary names it", looked.join(" or ")),
+        cause: format!(
+            "`delayd-serve` is not at {}; `make service` builds it, packaging.service_binary names it",
+            looked.join(" or ")
+        ),
     })
 }
 

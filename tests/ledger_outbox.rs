@@ -1,5 +1,8 @@
 //! Alerts reach people once, or are given up in the open.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use std::sync::Mutex;
 use std::time::Duration;
 

@@ -1,5 +1,8 @@
 //! What the ledger's tables keep, refuse, and answer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use chrono::{DateTime, Utc};
 use delayd::error::ErrorKind;
 use delayd::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};

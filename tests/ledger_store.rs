@@ -1,5 +1,8 @@
 //! The ledger's file: locks, damage, disk full, crashes of closures, backups.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;

@@ -1,5 +1,8 @@
 //! From what is known to what is done: tables of (snapshot, action, why).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use chrono::{DateTime, Duration, Utc};
 use delayd::coordinator::decide::{
     Action, DataFreshness, Decision, DriftFinding, LiveModel, OperatorWord, PerformanceFinding, RetrainPolicy,

@@ -1,5 +1,8 @@
 //! The drift check on windows whose truth is known.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use std::time::Instant;
 
 use chrono::{DateTime, Duration, Utc};

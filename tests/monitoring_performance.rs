@@ -1,5 +1,8 @@
 //! The performance verdict on outcomes whose truth is known.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use chrono::{DateTime, Duration, Utc};
 use delayd::monitoring::performance::{
     PerformanceInputs, PerformancePolicy, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline,

@@ -1,5 +1,8 @@
 //! From replicas' reports to windows, and the fetching of reports over HTTP.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};

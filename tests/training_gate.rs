@@ -1,5 +1,8 @@
 //! The gate, as a table of challengers and what must become of them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use delayd::evaluation::{GatePolicy, GateRows, GateVerdict, Scored, compare};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

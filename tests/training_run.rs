@@ -1,6 +1,9 @@
 //! A whole training run on made-up flights: what it learns, that it repeats itself
 //! bit by bit, how it starts from an earlier model, and how it fails.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 mod support;
 
 use std::sync::Arc;
@@ -41,7 +44,15 @@ fn run_with(
 ) -> Result<TrainedModel, TrainingError> {
     let (airports, holidays) = (support::airports(), support::holidays());
     let dataset = Some("sha256:test");
-    let input = TrainingInput { examples, sample_weights: None, airports: &airports, holidays: &holidays, fit, dataset, previous };
+    let input = TrainingInput {
+        examples,
+        sample_weights: None,
+        airports: &airports,
+        holidays: &holidays,
+        fit,
+        dataset,
+        previous,
+    };
     train(&input, &parameters.check()?, tuning, control)
 }
 

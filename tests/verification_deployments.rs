@@ -1,5 +1,8 @@
 //! Verdicts on deployments, and the replay of rows over HTTP.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use std::collections::BTreeMap;
 
 use delayd::ids::{DeploymentId, Digest, ModelVersion};

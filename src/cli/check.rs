@@ -30,7 +30,9 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
     let text = if json {
         serde_json::to_string_pretty(&findings).map_err(|error| CliError::Failed(error.to_string()))?
     } else {
-        let line = |finding: &Finding| format!("{} {:<18} {}", if finding.fine { "ok  " } else { "FAIL" }, finding.what, finding.detail);
+        let line = |finding: &Finding| {
+            format!("{} {:<18} {}", if finding.fine { "ok  " } else { "FAIL" }, finding.what, finding.detail)
+        };
         findings.iter().map(line).collect::<Vec<_>>().join("\n")
     };
     if failed == 0 {
@@ -50,15 +52,22 @@ fn finding<E: std::fmt::Display>(what: &'static str, result: Result<String, E>) 
 fn contract(settings: &Settings) -> Finding {
     let path = &settings.ingestion.contract_path;
     if path.as_os_str().is_empty() {
-        return finding("data contract", Contract::built_in().map(|_| "built in".to_owned()).map_err(|error| chain(&error)));
+        return finding(
+            "data contract",
+            Contract::built_in().map(|_| "built in".to_owned()).map_err(|error| chain(&error)),
+        );
     }
     let read = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-    let parsed = read.and_then(|text| Contract::parse(&text).map_err(|error| format!("{}: {}", path.display(), chain(&error))));
+    let parsed =
+        read.and_then(|text| Contract::parse(&text).map_err(|error| format!("{}: {}", path.display(), chain(&error))));
     finding("data contract", parsed.map(|_| path.display().to_string()))
 }
 
 fn binary(settings: &Settings) -> Finding {
-    finding("inference service", service_binary(&settings.packaging.service_binary).map(|path| path.display().to_string()))
+    finding(
+        "inference service",
+        service_binary(&settings.packaging.service_binary).map(|path| path.display().to_string()),
+    )
 }
 
 fn ledger(settings: &Settings) -> Finding {
@@ -85,5 +94,8 @@ fn store(settings: &Settings) -> Finding {
 }
 
 fn compute(settings: &Settings) -> Finding {
-    finding("training device", device::choose(settings.training.device).map(|(_, name)| name).map_err(|error| chain(&error)))
+    finding(
+        "training device",
+        device::choose(settings.training.device).map(|(_, name)| name).map_err(|error| chain(&error)),
+    )
 }

@@ -140,8 +140,11 @@ async fn command(settings: &Settings, kind: CommandKind, reason: &ReasonArgs) ->
 async fn daemon(settings: Settings) -> Result<(), CliError> {
     let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
     let listen = settings.daemon.http_listen.clone();
-    let listener = TcpListener::bind(&listen)
-        .map_err(|error| CliError::Failed(format!("the status endpoint cannot listen on {listen}: {error}; daemon.http_listen names another address")))?;
+    let listener = TcpListener::bind(&listen).map_err(|error| {
+        CliError::Failed(format!(
+            "the status endpoint cannot listen on {listen}: {error}; daemon.http_listen names another address"
+        ))
+    })?;
     let (gave_up, mut given_up) = tokio::sync::mpsc::unbounded_channel();
     let daemon = Daemon::start(settings, Arc::new(SystemClock), Arc::new(metrics.clone()), move |gone| {
         // Without a receiver the process is ending already.

@@ -18,7 +18,10 @@ impl Remote {
     pub(super) fn new(settings: &Settings, url: Option<&str>) -> Result<Self, CliError> {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(330)).no_proxy().build();
         let http = http.map_err(|error| CliError::Failed(format!("HTTP client: {error}")))?;
-        let base = url.map_or_else(|| format!("http://{}", settings.daemon.http_listen), |url| url.trim_end_matches('/').to_owned());
+        let base = url.map_or_else(
+            || format!("http://{}", settings.daemon.http_listen),
+            |url| url.trim_end_matches('/').to_owned(),
+        );
         Ok(Self { http, base })
     }
 
@@ -37,7 +40,8 @@ impl Remote {
         let status = response.status();
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
         if status.is_success() {
-            return serde_json::from_str(&text).map_err(|error| CliError::Failed(format!("{url} answered something else: {error}")));
+            return serde_json::from_str(&text)
+                .map_err(|error| CliError::Failed(format!("{url} answered something else: {error}")));
         }
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let detail = problem.get("detail").and_then(|detail| detail.as_str()).unwrap_or(&text);

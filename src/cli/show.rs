@@ -73,7 +73,8 @@ async fn one_cycle(ledger: &Ledger, id: CycleId) -> Result<Shown, CliError> {
         let told = step.error.clone().unwrap_or_else(|| step.progress.clone());
         rows.add_row([step.name.clone(), step.state.to_string(), seconds, step.attempt.to_string(), told]);
     }
-    let asked: Vec<String> = decisions.iter().map(|decision| format!("{} ({}: {})", decision.id, decision.kind, decision.outcome)).collect();
+    let asked: Vec<String> =
+        decisions.iter().map(|decision| format!("{} ({}: {})", decision.id, decision.kind, decision.outcome)).collect();
     let text = format!(
         "{} {}: {}\n{}\n{rows}\ndecisions: {}",
         cycle.id,
@@ -92,8 +93,12 @@ pub(super) async fn models(ledger: &Ledger, model: Option<ModelVersion>) -> Resu
         own.collect::<Vec<_>>().join(", ")
     };
     if let Some(version) = model {
-        let model = ledger.model(version).await?.ok_or_else(|| CliError::NotFound(format!("{version} is not in the ledger")))?;
-        let metrics = serde_json::to_string_pretty(model.metrics.pointer("/evaluation/model").unwrap_or(&model.metrics));
+        let model = ledger
+            .model(version)
+            .await?
+            .ok_or_else(|| CliError::NotFound(format!("{version} is not in the ledger")))?;
+        let metrics =
+            serde_json::to_string_pretty(model.metrics.pointer("/evaluation/model").unwrap_or(&model.metrics));
         let metrics = metrics.map_err(|error| CliError::Failed(error.to_string()))?;
         let text = format!(
             "{version} {}\nbundle   {}\ndataset  {}\nrun      {}\ncycle    {}\nparent   {}\nmetrics on held-out rows:\n{metrics}",
@@ -205,7 +210,10 @@ pub(super) fn live_status(status: &Value) -> Result<Shown, CliError> {
     let mut replicas = table(&["replica", "model", "state", "restarts", "memory"]);
     for replica in status.get("replicas").and_then(Value::as_array).into_iter().flatten() {
         let of = |key: &str| replica.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
-        let memory = replica.get("memory_bytes").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+        let memory = replica
+            .get("memory_bytes")
+            .and_then(Value::as_u64)
+            .map_or_else(|| "-".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
         let restarts = replica.get("restarts").and_then(Value::as_u64).unwrap_or_default().to_string();
         replicas.add_row([of("name"), of("model"), of("state"), restarts, memory]);
     }
@@ -224,8 +232,14 @@ pub(super) async fn stored_status(ledger: &Ledger) -> Result<Shown, CliError> {
     let aliases = ledger.aliases().await?;
     let cycle = ledger.cycles(page(1)).await?.into_iter().next();
     let live = aliases.iter().find(|alias| alias.alias == Alias::Live);
-    let live = live.map_or_else(|| "no model is live".to_owned(), |alias| format!("{} is live since {}", alias.model, alias.moved_at.format("%Y-%m-%d %H:%M")));
-    let last = cycle.as_ref().map_or_else(|| "no cycle yet".to_owned(), |cycle| format!("last cycle {} {}: {}", cycle.id, outcome(cycle), cycle.detail));
+    let live = live.map_or_else(
+        || "no model is live".to_owned(),
+        |alias| format!("{} is live since {}", alias.model, alias.moved_at.format("%Y-%m-%d %H:%M")),
+    );
+    let last = cycle.as_ref().map_or_else(
+        || "no cycle yet".to_owned(),
+        |cycle| format!("last cycle {} {}: {}", cycle.id, outcome(cycle), cycle.detail),
+    );
     let text = format!("no daemon answers; the ledger says:\n{live}\n{last}");
     Shown::new(&json!({ "running": false, "aliases": aliases, "cycle": cycle }), text)
 }

@@ -34,22 +34,92 @@ impl Settings {
             }
         };
         let listen: Result<std::net::SocketAddr, _> = self.daemon.http_listen.parse();
-        check(listen.is_ok(), "daemon.http_listen", format!("`{}`", self.daemon.http_listen), "an address like 127.0.0.1:7070");
-        check((1..=20).contains(&self.daemon.step_attempts), "daemon.step_attempts", self.daemon.step_attempts.to_string(), "1 to 20");
-        check(self.daemon.step_retry_secs >= 0.0 && self.daemon.step_retry_secs <= 3600.0, "daemon.step_retry_secs", self.daemon.step_retry_secs.to_string(), "seconds from 0 to 3600");
-        check(self.daemon.hang_limit_secs >= 5, "daemon.hang_limit_secs", self.daemon.hang_limit_secs.to_string(), "5 seconds or more");
+        check(
+            listen.is_ok(),
+            "daemon.http_listen",
+            format!("`{}`", self.daemon.http_listen),
+            "an address like 127.0.0.1:7070",
+        );
+        check(
+            (1..=20).contains(&self.daemon.step_attempts),
+            "daemon.step_attempts",
+            self.daemon.step_attempts.to_string(),
+            "1 to 20",
+        );
+        check(
+            self.daemon.step_retry_secs >= 0.0 && self.daemon.step_retry_secs <= 3600.0,
+            "daemon.step_retry_secs",
+            self.daemon.step_retry_secs.to_string(),
+            "seconds from 0 to 3600",
+        );
+        check(
+            self.daemon.hang_limit_secs >= 5,
+            "daemon.hang_limit_secs",
+            self.daemon.hang_limit_secs.to_string(),
+            "5 seconds or more",
+        );
         let ingestion = &self.ingestion;
-        check((1..=64).contains(&ingestion.concurrency), "ingestion.concurrency", ingestion.concurrency.to_string(), "1 to 64");
-        check((15..=2880).contains(&ingestion.horizon_minutes), "ingestion.horizon_minutes", ingestion.horizon_minutes.to_string(), "15 to 2880 minutes");
-        check(!ingestion.flights_prefix.is_empty(), "ingestion.flights_prefix", "empty".to_owned(), "a prefix such as flights/");
-        check((1..=30).contains(&self.holdout.seasonal_percent), "holdout.seasonal_percent", self.holdout.seasonal_percent.to_string(), "1 to 30 percent");
-        check((1..=60).contains(&self.holdout.recent_days), "holdout.recent_days", self.holdout.recent_days.to_string(), "1 to 60 days");
+        check(
+            (1..=64).contains(&ingestion.concurrency),
+            "ingestion.concurrency",
+            ingestion.concurrency.to_string(),
+            "1 to 64",
+        );
+        check(
+            (15..=2880).contains(&ingestion.horizon_minutes),
+            "ingestion.horizon_minutes",
+            ingestion.horizon_minutes.to_string(),
+            "15 to 2880 minutes",
+        );
+        check(
+            !ingestion.flights_prefix.is_empty(),
+            "ingestion.flights_prefix",
+            "empty".to_owned(),
+            "a prefix such as flights/",
+        );
+        check(
+            (1..=30).contains(&self.holdout.seasonal_percent),
+            "holdout.seasonal_percent",
+            self.holdout.seasonal_percent.to_string(),
+            "1 to 30 percent",
+        );
+        check(
+            (1..=60).contains(&self.holdout.recent_days),
+            "holdout.recent_days",
+            self.holdout.recent_days.to_string(),
+            "1 to 60 days",
+        );
         check(self.tuning.every_cycles >= 1, "tuning.every_cycles", self.tuning.every_cycles.to_string(), "1 or more");
-        check((1..=100).contains(&self.cluster.replicas), "cluster.replicas", self.cluster.replicas.to_string(), "1 to 100");
-        check(self.cluster.ready_deadline_secs >= 1, "cluster.ready_deadline_secs", self.cluster.ready_deadline_secs.to_string(), "1 second or more");
-        check((1..=90).contains(&self.monitoring.window_days), "monitoring.window_days", self.monitoring.window_days.to_string(), "1 to 90 days");
-        check(self.monitoring.interval_secs >= 1, "monitoring.interval_secs", self.monitoring.interval_secs.to_string(), "1 second or more");
-        check(self.notification.attempts >= 1, "notification.attempts", self.notification.attempts.to_string(), "1 or more");
+        check(
+            (1..=100).contains(&self.cluster.replicas),
+            "cluster.replicas",
+            self.cluster.replicas.to_string(),
+            "1 to 100",
+        );
+        check(
+            self.cluster.ready_deadline_secs >= 1,
+            "cluster.ready_deadline_secs",
+            self.cluster.ready_deadline_secs.to_string(),
+            "1 second or more",
+        );
+        check(
+            (1..=90).contains(&self.monitoring.window_days),
+            "monitoring.window_days",
+            self.monitoring.window_days.to_string(),
+            "1 to 90 days",
+        );
+        check(
+            self.monitoring.interval_secs >= 1,
+            "monitoring.interval_secs",
+            self.monitoring.interval_secs.to_string(),
+            "1 second or more",
+        );
+        check(
+            self.notification.attempts >= 1,
+            "notification.attempts",
+            self.notification.attempts.to_string(),
+            "1 or more",
+        );
         faults
     }
 }

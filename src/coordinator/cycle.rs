@@ -116,7 +116,12 @@ async fn forward(
         saga.step(DATASET, || stages.data(BuildDataset { cycle: cycle.id, as_of: cycle.started_at })).await?;
     let trained: ModelTrained = saga
         .step(TRAIN, || {
-            stages.training(TrainModel { cycle: cycle.id, run: cycle.run, dataset: dataset.version.clone(), as_of: cycle.started_at })
+            stages.training(TrainModel {
+                cycle: cycle.id,
+                run: cycle.run,
+                dataset: dataset.version.clone(),
+                as_of: cycle.started_at,
+            })
         })
         .await?;
     let gate: GateAnswered = saga
@@ -134,13 +139,26 @@ async fn forward(
         return Ok(CycleEnd::Finished { outcome: CycleOutcome::KeptLive, detail: gate.reason });
     }
     let registered: ModelRegistered = saga
-        .step(REGISTER, || stages.registry(RegisterModel { cycle: cycle.clone(), trained: trained.clone(), dataset: dataset.version.clone() }))
+        .step(REGISTER, || {
+            stages.registry(RegisterModel {
+                cycle: cycle.clone(),
+                trained: trained.clone(),
+                dataset: dataset.version.clone(),
+            })
+        })
         .await?;
     let packaged: ModelPackaged = saga
-        .step(PACKAGE, || stages.packaging(PackageModel { model: registered.version, bundle: registered.bundle.clone(), dataset: dataset.version.clone() }))
+        .step(PACKAGE, || {
+            stages.packaging(PackageModel {
+                model: registered.version,
+                bundle: registered.bundle.clone(),
+                dataset: dataset.version.clone(),
+            })
+        })
         .await?;
-    let pushed: ImagePushed =
-        saga.step(PUSH, || stages.packaging(PushImage { model: registered.version, packaged: packaged.clone() })).await?;
+    let pushed: ImagePushed = saga
+        .step(PUSH, || stages.packaging(PushImage { model: registered.version, packaged: packaged.clone() }))
+        .await?;
     let deployed: ModelDeployed = saga
         .step(DEPLOY, || {
             stages.deployment(DeployModel {
@@ -195,7 +213,9 @@ async fn undo(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<bool
         }
     };
     let release_touched = saga.touched(DEPLOY).await?;
-    keep_first(saga.undo(APPROVE, || stages.registry(crate::registry::messages::DemoteModel { version: cycle.model })).await);
+    keep_first(
+        saga.undo(APPROVE, || stages.registry(crate::registry::messages::DemoteModel { version: cycle.model })).await,
+    );
     keep_first(saga.undo(DEPLOY, || stages.deployment(RestoreRelease { failed: cycle.deployment })).await);
     keep_first(saga.undo(PUSH, || stages.packaging(WithdrawImage { model: cycle.model })).await);
     keep_first(saga.undo(PACKAGE, || stages.packaging(DiscardImage { model: cycle.model })).await);

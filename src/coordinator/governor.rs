@@ -227,7 +227,9 @@ mod tests {
 
     #[test]
     fn each_rule_refuses_until_its_day() {
-        let table: [(&[(i64, CycleOutcome)], Trigger, i64, i64, &str); 11] = [
+        /// Past cycles (day, outcome), what asks, the day it asks, the day it is granted, why.
+        type Row = (&'static [(i64, CycleOutcome)], Trigger, i64, i64, &'static str);
+        let table: [Row; 11] = [
             (&[], Trigger::Drift, 0, 0, "nothing happened yet"),
             (&[(0, Promoted)], Trigger::Drift, 1, 14, "cooldown"),
             (&[(0, Promoted)], Trigger::Drift, 14, 14, "cooldown is over"),

@@ -45,12 +45,19 @@ pub(super) async fn read(env: &Env) -> Result<Snapshot, StepFailure> {
 }
 
 /// A document of the settings table.
-pub(super) async fn stored<T: DeserializeOwned + Send + 'static>(env: &Env, name: &'static str) -> Result<Option<T>, StepFailure> {
+pub(super) async fn stored<T: DeserializeOwned + Send + 'static>(
+    env: &Env,
+    name: &'static str,
+) -> Result<Option<T>, StepFailure> {
     Ok(env.ledger.setting::<Option<T>>(name).await?.flatten())
 }
 
 /// Keeps a document; `None` clears it.
-pub(super) async fn keep<T: Serialize + Send + 'static>(env: &Env, name: &'static str, value: Option<T>) -> Result<(), StepFailure> {
+pub(super) async fn keep<T: Serialize + Send + 'static>(
+    env: &Env,
+    name: &'static str,
+    value: Option<T>,
+) -> Result<(), StepFailure> {
     Ok(env.ledger.set_setting(name, value, env.now()).await?)
 }
 

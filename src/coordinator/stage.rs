@@ -59,7 +59,12 @@ impl CoordinatorStage {
 
     /// A hold is recorded when something asked for a cycle and was refused, and
     /// only when the kind of answer has changed: not at every look.
-    async fn record_hold(&self, seen: &Snapshot, decision: &Decision, why: &str) -> Result<Option<DecisionId>, StepFailure> {
+    async fn record_hold(
+        &self,
+        seen: &Snapshot,
+        decision: &Decision,
+        why: &str,
+    ) -> Result<Option<DecisionId>, StepFailure> {
         let env = &self.context.env;
         let fired: Vec<String> =
             decision.alternatives.iter().filter(|other| other.fired).map(|other| other.trigger.to_string()).collect();
@@ -80,7 +85,9 @@ impl CoordinatorStage {
         outcome: &str,
         reason: &str,
     ) -> Result<DecisionId, StepFailure> {
-        let json = |value: Result<serde_json::Value, serde_json::Error>| value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error));
+        let json = |value: Result<serde_json::Value, serde_json::Error>| {
+            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
+        };
         let record = NewDecision {
             at: decision.at,
             cycle,
@@ -103,9 +110,21 @@ impl CoordinatorStage {
         match end? {
             CycleEnd::WaitingForApproval => {
                 env.ledger.set_cycle_state(cycle.id, CycleState::WaitingApproval).await?;
-                self.tell(Severity::Warning, format!("approval/{}", cycle.id), format!("{} waits for approval", cycle.model),
-                    format!("{} is deployed and verified. `delayd approve` makes it live, `delayd reject` undoes it.", cycle.model)).await?;
-                Ok(CycleFinished { cycle: cycle.id, outcome: None, detail: format!("{} waits for approval", cycle.model) })
+                self.tell(
+                    Severity::Warning,
+                    format!("approval/{}", cycle.id),
+                    format!("{} waits for approval", cycle.model),
+                    format!(
+                        "{} is deployed and verified. `delayd approve` makes it live, `delayd reject` undoes it.",
+                        cycle.model
+                    ),
+                )
+                .await?;
+                Ok(CycleFinished {
+                    cycle: cycle.id,
+                    outcome: None,
+                    detail: format!("{} waits for approval", cycle.model),
+                })
             }
             CycleEnd::Finished { outcome, detail } => {
                 env.ledger.finish_cycle(cycle.id, outcome, detail.clone(), env.now()).await?;
@@ -128,7 +147,13 @@ impl CoordinatorStage {
         self.tell(severity, format!("cycle/{}", cycle.id), title, detail.to_owned()).await
     }
 
-    async fn tell(&self, severity: Severity, dedup_key: String, title: String, body: String) -> Result<(), StepFailure> {
+    async fn tell(
+        &self,
+        severity: Severity,
+        dedup_key: String,
+        title: String,
+        body: String,
+    ) -> Result<(), StepFailure> {
         let env = &self.context.env;
         env.ledger.enqueue_alert(NewAlert { at: env.now(), severity, dedup_key, title, body }).await?;
         Ok(())
@@ -142,11 +167,15 @@ impl CoordinatorStage {
 
     async fn waiting(&self) -> Result<Cycle, StepFailure> {
         let open = self.context.env.ledger.open_cycle().await?;
-        open.filter(|cycle| cycle.state == CycleState::WaitingApproval).ok_or_else(|| StepFailure::new(ErrorKind::Conflict, "no release waits for approval"))
+        open.filter(|cycle| cycle.state == CycleState::WaitingApproval)
+            .ok_or_else(|| StepFailure::new(ErrorKind::Conflict, "no release waits for approval"))
     }
 
     /// Does what an administrator asks; answers the cycle that has to be driven.
-    pub(super) async fn obey(&self, command: OperatorCommand) -> Result<(CommandAnswered, Option<(Cycle, Option<String>)>), StepFailure> {
+    pub(super) async fn obey(
+        &self,
+        command: OperatorCommand,
+    ) -> Result<(CommandAnswered, Option<(Cycle, Option<String>)>), StepFailure> {
         let env = &self.context.env;
         env.ledger
             .record_audit(AuditEntry {
@@ -175,7 +204,11 @@ impl CoordinatorStage {
                 let Some(cycle) = cycle else {
                     return Err(StepFailure::new(ErrorKind::Conflict, format!("not now: {}", considered.reason)));
                 };
-                let answered = CommandAnswered { message: format!("{} started", cycle.id), cycle: Some(cycle.id), model: Some(cycle.model) };
+                let answered = CommandAnswered {
+                    message: format!("{} started", cycle.id),
+                    cycle: Some(cycle.id),
+                    model: Some(cycle.model),
+                };
                 Ok((answered, Some((cycle, None))))
             }
             CommandKind::Rollback => {
@@ -183,14 +216,26 @@ impl CoordinatorStage {
                     StepFailure::new(ErrorKind::Conflict, "a cycle is under way; wait for it, or stop it first")
                 })?;
                 let model = self.context.stages.deployment(RollBackToPrevious { by: command.by.clone() }).await?;
-                self.tell(Severity::Warning, format!("rollback/{}", env.now().timestamp_micros()), format!("{model} is live again"),
-                    format!("{} rolled back: {}", command.by, command.why)).await?;
-                Ok((CommandAnswered { message: format!("{model} is live again"), cycle: None, model: Some(model) }, None))
+                self.tell(
+                    Severity::Warning,
+                    format!("rollback/{}", env.now().timestamp_micros()),
+                    format!("{model} is live again"),
+                    format!("{} rolled back: {}", command.by, command.why),
+                )
+                .await?;
+                Ok((
+                    CommandAnswered { message: format!("{model} is live again"), cycle: None, model: Some(model) },
+                    None,
+                ))
             }
             CommandKind::Approve => {
                 let cycle = self.waiting().await?;
                 env.ledger.set_cycle_state(cycle.id, CycleState::Running).await?;
-                let answered = CommandAnswered { message: format!("{} is approved", cycle.model), cycle: Some(cycle.id), model: Some(cycle.model) };
+                let answered = CommandAnswered {
+                    message: format!("{} is approved", cycle.model),
+                    cycle: Some(cycle.id),
+                    model: Some(cycle.model),
+                };
                 Ok((answered, Some((cycle, Some(command.by)))))
             }
             CommandKind::Reject => {
@@ -199,7 +244,14 @@ impl CoordinatorStage {
                 cycle::reject(&self.context, &cycle).await?;
                 let detail = format!("{} rejected it: {}", command.by, command.why);
                 env.ledger.finish_cycle(cycle.id, CycleOutcome::RolledBack, detail, env.now()).await?;
-                Ok((CommandAnswered { message: format!("{} is rejected and undone", cycle.model), cycle: Some(cycle.id), model: Some(cycle.model) }, None))
+                Ok((
+                    CommandAnswered {
+                        message: format!("{} is rejected and undone", cycle.model),
+                        cycle: Some(cycle.id),
+                        model: Some(cycle.model),
+                    },
+                    None,
+                ))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{IngestFlights, BuildDataset};
+use super::messages::{BuildDataset, IngestFlights};
 use super::stage::DataStage;
 use crate::supervision::StageActor;
 

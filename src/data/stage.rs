@@ -9,10 +9,12 @@ use delayd_features::{Airport, HolidayCalendar};
 use tokio::sync::Mutex;
 
 use super::contract::Contract;
-use super::dataset::{BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset};
+use super::dataset::{
+    BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset,
+};
 use super::error::DataError;
 use super::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
-use super::ingest::{Ingested, IngestOptions, KnownObject, ObjectReport, ingest_new};
+use super::ingest::{IngestOptions, Ingested, KnownObject, ObjectReport, ingest_new};
 use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
 use super::validation::quarantine_csv;
 use super::weather::WeatherHistory;
@@ -72,7 +74,8 @@ impl DataStage {
         let contract = if path.as_os_str().is_empty() {
             Contract::built_in()?
         } else {
-            let text = std::fs::read_to_string(path).map_err(|error| DataError::Contract(format!("{}: {error}", path.display())))?;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| DataError::Contract(format!("{}: {error}", path.display())))?;
             Contract::parse(&text)?
         };
         Ok(Self { env, settings, contract: Arc::new(contract), weather, cached: Arc::default() })
@@ -112,10 +115,12 @@ impl DataStage {
             prefix: ingestion.flights_prefix.clone(),
             max_concurrent_fetches: ingestion.concurrency,
             mapping: ingestion.column_mapping.clone(),
-            limits: ingestion.limits.clone(),
+            limits: ingestion.limits,
             ..IngestOptions::default()
         };
-        let ingested = ingest_new(&self.env.object_store, &known, &options, &self.contract, &reference.airports, message.at).await?;
+        let ingested =
+            ingest_new(&self.env.object_store, &known, &options, &self.contract, &reference.airports, message.at)
+                .await?;
         self.record(&ingested, message.at).await
     }
 
@@ -129,7 +134,8 @@ impl DataStage {
     /// only makes the next pass look at the same objects again.
     async fn record(&self, ingested: &Ingested, at: DateTime<Utc>) -> Result<FlightsIngested, StepFailure> {
         let report = &ingested.report;
-        let objects: Vec<IngestedObject> = report.objects.iter().filter_map(|object| ledger_object(object, at)).collect();
+        let objects: Vec<IngestedObject> =
+            report.objects.iter().filter_map(|object| ledger_object(object, at)).collect();
         let outcomes = known_outcomes(&ingested.accepted);
         let summary = FlightsIngested {
             objects: report.objects.len(),
@@ -169,7 +175,10 @@ impl DataStage {
         if keys.is_empty() {
             return Err(StepFailure::new(
                 ErrorKind::Invalid,
-                format!("no flights are ingested yet; put logs under `{}` in the object store", self.settings.ingestion.flights_prefix),
+                format!(
+                    "no flights are ingested yet; put logs under `{}` in the object store",
+                    self.settings.ingestion.flights_prefix
+                ),
             ));
         }
         let built = self.built(keys, reference, message.as_of).await?;
@@ -193,8 +202,11 @@ impl DataStage {
         manifest: &DatasetManifest,
         report: &super::validation::ValidationReport,
     ) -> Result<(), StepFailure> {
-        let json = |value: Result<serde_json::Value, serde_json::Error>| value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error));
-        let sources = manifest.sources.iter().map(|source| ObjectRef { key: source.key.clone(), digest: source.sha256.clone() });
+        let json = |value: Result<serde_json::Value, serde_json::Error>| {
+            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
+        };
+        let sources =
+            manifest.sources.iter().map(|source| ObjectRef { key: source.key.clone(), digest: source.sha256.clone() });
         let dataset = ledger::Dataset {
             version: version.clone(),
             cycle: message.cycle,
@@ -227,9 +239,19 @@ impl DataStage {
     }
 
     /// Reads every source again, off the actor's thread.
-    async fn built(&self, keys: Vec<String>, reference: ReferenceData, as_of: DateTime<Utc>) -> Result<BuiltDataset, StepFailure> {
-        let policy = serde_json::to_string(&self.settings.training_policy).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-        let history = self.settings.training_policy.history_days.map_or(DateTime::UNIX_EPOCH, |days| as_of - Duration::days(i64::from(days)));
+    async fn built(
+        &self,
+        keys: Vec<String>,
+        reference: ReferenceData,
+        as_of: DateTime<Utc>,
+    ) -> Result<BuiltDataset, StepFailure> {
+        let policy = serde_json::to_string(&self.settings.training_policy)
+            .map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let history = self
+            .settings
+            .training_policy
+            .history_days
+            .map_or(DateTime::UNIX_EPOCH, |days| as_of - Duration::days(i64::from(days)));
         let window = DatasetWindow { from: history, until: as_of, as_of, policy };
         let (store, contract, settings) = (self.env.object_store.clone(), self.contract.clone(), self.settings.clone());
         let runtime = tokio::runtime::Handle::current();

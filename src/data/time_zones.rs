@@ -8,10 +8,10 @@ pub(super) fn zone_of(code: &str, region: &str, country: &str) -> Option<&'stati
     let find = |table: &'static [(&str, &str)], name: &str| {
         table.iter().find(|(names, _)| names.split(' ').any(|one| one == name)).map(|(_, zone)| *zone)
     };
-    if country == "US" {
-        if let Some(zone) = find(DIVIDED_STATES, code) {
-            return Some(zone);
-        }
+    if country == "US"
+        && let Some(zone) = find(DIVIDED_STATES, code)
+    {
+        return Some(zone);
     }
     find(REGIONS, region).or_else(|| find(COUNTRIES, country))
 }

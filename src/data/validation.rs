@@ -218,13 +218,13 @@ impl Judge<'_> {
 
     fn outliers(&self, record: &FlightRecord, verdict: &mut Verdict<'_>) {
         for (name, low, high, action) in &self.outlier_bounds {
-            if let Value::Number(number) = value(record, name) {
-                if !(*low..=*high).contains(&number) {
-                    *verdict.report.outliers.entry((*name).to_owned()).or_default() += 1;
-                    verdict.violated(&format!("{name}.outlier"), *action, || {
-                        format!("{number} is far from the usual {low:.1} to {high:.1}")
-                    });
-                }
+            if let Value::Number(number) = value(record, name)
+                && !(*low..=*high).contains(&number)
+            {
+                *verdict.report.outliers.entry((*name).to_owned()).or_default() += 1;
+                verdict.violated(&format!("{name}.outlier"), *action, || {
+                    format!("{number} is far from the usual {low:.1} to {high:.1}")
+                });
             }
         }
     }
@@ -273,12 +273,12 @@ impl Judge<'_> {
         }
         let pairs = [("", departed_at, arrived_at), ("scheduled ", Some(scheduled_departure), scheduled_arrival)];
         for (kind, departure, arrival) in pairs {
-            if let (Some(departure), Some(arrival)) = (departure, arrival) {
-                if arrival <= departure {
-                    verdict.violated("arrival_not_after_departure", rules.arrival_not_after_departure, || {
-                        format!("{kind}arrival {arrival} is not after {kind}departure {departure}")
-                    });
-                }
+            if let (Some(departure), Some(arrival)) = (departure, arrival)
+                && arrival <= departure
+            {
+                verdict.violated("arrival_not_after_departure", rules.arrival_not_after_departure, || {
+                    format!("{kind}arrival {arrival} is not after {kind}departure {departure}")
+                });
             }
         }
         if let (Some(planned), Some(arrived), Some(told)) =

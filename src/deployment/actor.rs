@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{DeployModel, RestoreRelease, RollBackToPrevious, ReconcileReplicas};
+use super::messages::{DeployModel, ReconcileReplicas, RestoreRelease, RollBackToPrevious};
 use super::stage::DeploymentStage;
 use crate::supervision::StageActor;
 

@@ -97,14 +97,17 @@ impl DeploymentStage {
         let previous = self.env.ledger.model_by_alias(Alias::Previous).await?;
         let previous = previous.ok_or_else(|| nothing("previous model"))?.version;
         let deployments = self.env.ledger.deployments(Page { offset: 0, limit: 1000 }).await?;
-        let target = deployments.into_iter().find(|record| {
-            record.model == previous && record.state == DeploymentState::Approved
-        });
+        let target = deployments
+            .into_iter()
+            .find(|record| record.model == previous && record.state == DeploymentState::Approved);
         let target = target.ok_or_else(|| nothing("approved release of the previous model"))?;
         let current = self.env.cluster.current().await?;
         self.apply(&target.release).await?;
         if let Some(current) = current.filter(|current| current.deployment != target.id) {
-            self.env.ledger.set_deployment_state(current.deployment, DeploymentState::RolledBack, self.env.now()).await?;
+            self.env
+                .ledger
+                .set_deployment_state(current.deployment, DeploymentState::RolledBack, self.env.now())
+                .await?;
         }
         self.env.ledger.promote(previous, self.env.now()).await?;
         tracing::warn!(model.version = %previous, requested_by = message.by, "rolled back to the previous model");
@@ -113,7 +116,8 @@ impl DeploymentStage {
 
     async fn release_of(&self, deployment: DeploymentId) -> Result<Release, StepFailure> {
         let record = self.env.ledger.deployment(deployment).await?;
-        let record = record.ok_or_else(|| StepFailure::new(ErrorKind::NotFound, format!("{deployment} is not in the ledger")))?;
+        let record = record
+            .ok_or_else(|| StepFailure::new(ErrorKind::NotFound, format!("{deployment} is not in the ledger")))?;
         Ok(record.release)
     }
 

@@ -65,8 +65,12 @@ pub struct GatePolicy {
     pub max_recall_loss: f64,
     /// Recall at the live model's share of alerts may fall by this much.
     pub max_recall_loss_at_equal_alerts: f64,
-    /// Accuracy may fall by this much.
+    /// Accuracy at each model's own threshold may fall by this much: a guard
+    /// against a threshold that went astray. Two sound models that weigh recall
+    /// against alarms differently are some percent apart.
     pub max_accuracy_loss: f64,
+    /// Accuracy at the live model's share of alerts may fall by this much.
+    pub max_accuracy_loss_at_equal_alerts: f64,
     /// ROC-AUC must lie above the lookup table's by more than this.
     pub min_roc_auc_over_lookup: f64,
     /// Latency may grow by this factor.
@@ -95,7 +99,8 @@ impl Default for GatePolicy {
             max_pr_auc_loss: 0.01,
             max_recall_loss: 0.10,
             max_recall_loss_at_equal_alerts: 0.02,
-            max_accuracy_loss: 0.03,
+            max_accuracy_loss: 0.15,
+            max_accuracy_loss_at_equal_alerts: 0.01,
             min_roc_auc_over_lookup: 0.0,
             max_latency_ratio: 1.5,
             negligible_latency_us: 200.0,
@@ -199,6 +204,7 @@ struct Judged {
     recall: f64,
     recall_at_equal_alerts: Option<f64>,
     accuracy: f64,
+    accuracy_at_equal_alerts: Option<f64>,
     recent: Option<f64>,
     older: Option<f64>,
 }
@@ -228,13 +234,18 @@ impl<'a> RankedModel<'a> {
             self.all.roc_auc(Some(&kept))
         };
         let counts = Confusion::at(&self.scored.scores, &rows.labels, self.scored.threshold, Some(weights));
+        let recall_at_equal_alerts = self.all.recall_at_alert_share(self.alert_share, Some(weights));
+        let delayed = (counts.true_positives + counts.false_negatives) as f64 / counts.rows().max(1) as f64;
         Judged {
             roc_auc: self.all.roc_auc(Some(weights)),
             pr_auc: self.all.pr_auc(Some(weights)),
             log_loss: log_loss(&self.scored.scores, &rows.labels, Some(weights)),
             recall: counts.recall(),
-            recall_at_equal_alerts: self.all.recall_at_alert_share(self.alert_share, Some(weights)),
+            recall_at_equal_alerts,
             accuracy: counts.accuracy(),
+            // Right are the delayed that are alerted, and the punctual that are not.
+            accuracy_at_equal_alerts: recall_at_equal_alerts
+                .map(|recall| 1.0 - delayed - self.alert_share + 2.0 * recall * delayed),
             recent: part(true),
             older: part(false),
         }
@@ -370,6 +381,13 @@ impl Comparison<'_> {
                 |a, b| Some(a.recall_at_equal_alerts? - b.recall_at_equal_alerts?),
             ),
             of("accuracy", Guard, -p.max_accuracy_loss, "accuracy", |a, b| Some(a.accuracy - b.accuracy)),
+            of(
+                "accuracy_at_equal_alerts",
+                Guard,
+                -p.max_accuracy_loss_at_equal_alerts,
+                "accuracy at the live model's share of alerts",
+                |a, b| Some(a.accuracy_at_equal_alerts? - b.accuracy_at_equal_alerts?),
+            ),
             of("drift_resilience.recent", Guard, -p.max_recent_roc_auc_loss, "ROC-AUC on recent rows", |a, b| {
                 Some(a.recent? - b.recent?)
             }),

@@ -86,7 +86,8 @@ fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|error: T::Err| Problem::new(actix_web::http::StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+    text.parse()
+        .map_err(|error: T::Err| Problem::new(actix_web::http::StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
 }
 
 async fn cycles(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {

@@ -41,10 +41,15 @@ impl Metrics {
             HistogramOpts::new("delayd_step_duration_seconds", "Wall time of a cycle's steps.").buckets(buckets),
             &["step"],
         )?;
-        let steps = IntCounterVec::new(Opts::new("delayd_steps_total", "Steps of cycles by how they ended."), &["step", "outcome"])?;
+        let steps = IntCounterVec::new(
+            Opts::new("delayd_steps_total", "Steps of cycles by how they ended."),
+            &["step", "outcome"],
+        )?;
         let live_model = IntGauge::new("delayd_live_model_version", "Number of the live model; 0 while none is.")?;
-        let replicas = IntGaugeVec::new(Opts::new("delayd_replicas", "Replicas of the inference service by state."), &["state"])?;
-        let actor_restarts = IntGaugeVec::new(Opts::new("delayd_actor_restarts", "Restarts of an actor since the start."), &["actor"])?;
+        let replicas =
+            IntGaugeVec::new(Opts::new("delayd_replicas", "Replicas of the inference service by state."), &["state"])?;
+        let actor_restarts =
+            IntGaugeVec::new(Opts::new("delayd_actor_restarts", "Restarts of an actor since the start."), &["actor"])?;
         let resident_memory = Gauge::new("process_resident_memory_bytes", "Resident memory of the daemon in bytes.")?;
         registry.register(Box::new(step_seconds.clone()))?;
         registry.register(Box::new(steps.clone()))?;
@@ -52,7 +57,15 @@ impl Metrics {
         registry.register(Box::new(replicas.clone()))?;
         registry.register(Box::new(actor_restarts.clone()))?;
         registry.register(Box::new(resident_memory.clone()))?;
-        Ok(Self(Arc::new(Inner { registry, step_seconds, steps, live_model, replicas, actor_restarts, resident_memory })))
+        Ok(Self(Arc::new(Inner {
+            registry,
+            step_seconds,
+            steps,
+            live_model,
+            replicas,
+            actor_restarts,
+            resident_memory,
+        })))
     }
 
     async fn render(&self, state: &ApiState) -> Result<Vec<u8>, Problem> {

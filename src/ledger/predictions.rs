@@ -199,7 +199,9 @@ impl Ledger {
                            WHERE o.scheduled_departure = p.scheduled_departure AND o.carrier = p.carrier
                              AND o.flight_number = p.flight_number AND o.origin = p.origin AND o.dest = p.dest)";
             let number = i64::try_from(model.0).unwrap_or(i64::MAX);
-            query::all(connection, sql, params![At(from), At(until), number], |row| row.get::<_, f64>(0).map(|score| score as f32))
+            query::all(connection, sql, params![At(from), At(until), number], |row| {
+                row.get::<_, f64>(0).map(|score| score as f32)
+            })
         })
         .await
     }

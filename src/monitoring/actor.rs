@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{Observe};
+use super::messages::Observe;
 use super::stage::MonitorStage;
 use crate::supervision::StageActor;
 

@@ -89,8 +89,8 @@ impl<'a> Past<'a> {
 }
 
 fn contribution(feature: &FeatureDrift, policy: &DriftPolicy) -> f64 {
-    let counts = feature.distances.chi_square_p < policy.significance
-        && !policy.ignored_inputs.iter().any(|name| *name == feature.input);
+    let counts =
+        feature.distances.chi_square_p < policy.significance && !policy.ignored_inputs.contains(&feature.input);
     if counts { feature.importance * feature.distances.excess_psi.min(policy.psi_cap) } else { 0.0 }
 }
 

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::drift::{self, DriftReport, DriftStatus, WindowSummary};
 use super::messages::Observed;
-use super::performance::{self, PerformanceInputs, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline};
+use super::performance::{
+    self, PerformanceInputs, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline,
+};
 use super::realised::MaturedPrediction;
 use super::scrape::Scraper;
 use super::window::WindowBook;
@@ -65,7 +67,8 @@ impl MonitorStage {
         let mut memory = self.recall().await?;
         let mut seen = Observed::default();
         let replicas: Vec<Replica> = self.env.cluster.replicas().await?;
-        let replicas: Vec<Replica> = replicas.into_iter().filter(|replica| replica.state != ReplicaState::Failed).collect();
+        let replicas: Vec<Replica> =
+            replicas.into_iter().filter(|replica| replica.state != ReplicaState::Failed).collect();
         let scraped = self.scraper.reports(&replicas).await;
         seen.silent = scraped.failures.iter().map(ToString::to_string).collect();
         seen.replicas = scraped.answers.len();
@@ -143,7 +146,8 @@ impl MonitorStage {
                 };
                 lost += page.lost;
                 let now = self.env.now();
-                let rows = page.predictions.iter().filter_map(|prediction| self.served(process, prediction, now)).collect();
+                let rows =
+                    page.predictions.iter().filter_map(|prediction| self.served(process, prediction, now)).collect();
                 self.env.ledger.insert_predictions(rows).await?;
                 memory.fetched.insert(process.clone(), page.next_after);
                 if page.more {
@@ -156,7 +160,12 @@ impl MonitorStage {
     }
 
     /// A prediction as the ledger keeps it; `None` where it names no model of ours.
-    fn served(&self, process: &str, prediction: &delayd_model::admin::ServedPrediction, now: DateTime<Utc>) -> Option<ServedPrediction> {
+    fn served(
+        &self,
+        process: &str,
+        prediction: &delayd_model::admin::ServedPrediction,
+        now: DateTime<Utc>,
+    ) -> Option<ServedPrediction> {
         Some(ServedPrediction {
             replica: process.to_owned(),
             seq: prediction.seq,
@@ -200,10 +209,16 @@ impl MonitorStage {
         now: DateTime<Utc>,
     ) -> Result<Option<DriftFinding>, StepFailure> {
         let differ = |error: delayd_model::SketchError| StepFailure::of(ErrorKind::Corrupt, &error);
-        let window = memory.book.drift_window(&version.to_string(), now, self.settings.monitoring.window_days).map_err(differ)?;
+        let window = memory
+            .book
+            .drift_window(&version.to_string(), now, self.settings.monitoring.window_days)
+            .map_err(differ)?;
         let Some(window) = window else { return Ok(None) };
-        let report = drift::evaluate(&bundle.reference, &window, &memory.drift_history, &self.settings.monitoring.drift).map_err(differ)?;
-        let known = memory.drift_history.iter().any(|past| past.ended_at == report.ended_at && past.layout == report.layout);
+        let report =
+            drift::evaluate(&bundle.reference, &window, &memory.drift_history, &self.settings.monitoring.drift)
+                .map_err(differ)?;
+        let known =
+            memory.drift_history.iter().any(|past| past.ended_at == report.ended_at && past.layout == report.layout);
         if known {
             // The same whole days were judged before: nothing new to say.
             return Ok(None);
@@ -213,10 +228,21 @@ impl MonitorStage {
         if report.status == DriftStatus::Drifted {
             self.tell_drift(version, &report, now).await?;
         }
-        Ok(Some(DriftFinding { report: id, model: version, ended_at: report.ended_at, status: report.status, reason: report.reason }))
+        Ok(Some(DriftFinding {
+            report: id,
+            model: version,
+            ended_at: report.ended_at,
+            status: report.status,
+            reason: report.reason,
+        }))
     }
 
-    async fn record_drift(&self, version: ModelVersion, report: &DriftReport, now: DateTime<Utc>) -> Result<crate::ids::DriftReportId, StepFailure> {
+    async fn record_drift(
+        &self,
+        version: ModelVersion,
+        report: &DriftReport,
+        now: DateTime<Utc>,
+    ) -> Result<crate::ids::DriftReportId, StepFailure> {
         let json = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let id = self.env.ledger.mint::<crate::ids::DriftReportId>().await?;
         let record = DriftRecord {
@@ -232,7 +258,12 @@ impl MonitorStage {
         Ok(id)
     }
 
-    async fn tell_drift(&self, version: ModelVersion, report: &DriftReport, now: DateTime<Utc>) -> Result<(), StepFailure> {
+    async fn tell_drift(
+        &self,
+        version: ModelVersion,
+        report: &DriftReport,
+        now: DateTime<Utc>,
+    ) -> Result<(), StepFailure> {
         let alert = NewAlert {
             at: now,
             severity: Severity::Warning,
@@ -265,7 +296,13 @@ impl MonitorStage {
         let inputs = (outcomes, pending, bundle.model.threshold, baseline, history.clone());
         let report: PerformanceReport = run_blocking(move || {
             let (outcomes, pending, threshold, baseline, history) = inputs;
-            let inputs = PerformanceInputs { outcomes: &outcomes, pending_scores: &pending, threshold, baseline: &baseline, history: &history };
+            let inputs = PerformanceInputs {
+                outcomes: &outcomes,
+                pending_scores: &pending,
+                threshold,
+                baseline: &baseline,
+                history: &history,
+            };
             performance::evaluate(inputs, &policy, now)
         })
         .await?;
@@ -287,7 +324,12 @@ impl MonitorStage {
 }
 
 /// A report with the daemon's time instead of the replica's.
-fn restamped(mut report: ReplicaReport, now: DateTime<Utc>, process: &str, first_seen: &mut BTreeMap<String, DateTime<Utc>>) -> ReplicaReport {
+fn restamped(
+    mut report: ReplicaReport,
+    now: DateTime<Utc>,
+    process: &str,
+    first_seen: &mut BTreeMap<String, DateTime<Utc>>,
+) -> ReplicaReport {
     report.started_at = *first_seen.entry(process.to_owned()).or_insert(now);
     report.reported_at = now;
     report
@@ -295,10 +337,15 @@ fn restamped(mut report: ReplicaReport, now: DateTime<Utc>, process: &str, first
 
 /// What the bundle's own evaluation promises.
 fn baseline_of(bundle: &Bundle) -> Result<ValidationBaseline, StepFailure> {
-    let unusable = |why: String| StepFailure::new(ErrorKind::Corrupt, format!("the bundle's metrics.json cannot be judged against: {why}"));
+    let unusable = |why: String| {
+        StepFailure::new(ErrorKind::Corrupt, format!("the bundle's metrics.json cannot be judged against: {why}"))
+    };
     let judged = bundle.metrics.pointer("/evaluation/model").or_else(|| bundle.metrics.get("validation")).cloned();
-    let metrics: Metrics = serde_json::from_value(judged.unwrap_or_default()).map_err(|error| unusable(error.to_string()))?;
-    let (Some(auc), Some(log_loss), Some(calibration_error)) = (metrics.roc_auc, metrics.log_loss, metrics.expected_calibration_error) else {
+    let metrics: Metrics =
+        serde_json::from_value(judged.unwrap_or_default()).map_err(|error| unusable(error.to_string()))?;
+    let (Some(auc), Some(log_loss), Some(calibration_error)) =
+        (metrics.roc_auc, metrics.log_loss, metrics.expected_calibration_error)
+    else {
         return Err(unusable("its rows were all alike".to_owned()));
     };
     let delayed_share = metrics.positives as f64 / metrics.rows.max(1) as f64;

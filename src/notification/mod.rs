@@ -12,5 +12,5 @@ mod stage;
 
 pub use actor::NotifierActor;
 
-pub use stage::NotifierStage;
 pub use outbox::{AfterFailure, DeliveryPolicy, DeliveryReport, Outbox, after_failure};
+pub use stage::NotifierStage;

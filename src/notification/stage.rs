@@ -26,7 +26,11 @@ impl NotifierStage {
     pub(super) async fn deliver(&self) -> Result<(), StepFailure> {
         let report = self.outbox.deliver_due(self.env.notifier.as_ref(), self.env.now()).await?;
         if report.failed + report.given_up > 0 {
-            tracing::warn!(alerts.failed = report.failed, alerts.given_up = report.given_up, "alerts could not be delivered");
+            tracing::warn!(
+                alerts.failed = report.failed,
+                alerts.given_up = report.given_up,
+                "alerts could not be delivered"
+            );
         }
         Ok(())
     }

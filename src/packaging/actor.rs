@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{PackageModel, PushImage, WithdrawImage, DiscardImage};
+use super::messages::{DiscardImage, PackageModel, PushImage, WithdrawImage};
 use super::stage::PackagingStage;
 use crate::supervision::StageActor;
 

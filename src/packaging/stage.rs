@@ -52,9 +52,11 @@ impl PackagingStage {
 
     pub(super) async fn push(&self, message: PushImage) -> Result<ImagePushed, StepFailure> {
         let tag = message.model.to_string();
-        let image = self.env.image_registry.push(&message.packaged.layout, &self.settings.packaging.repository, &tag).await?;
+        let image =
+            self.env.image_registry.push(&message.packaged.layout, &self.settings.packaging.repository, &tag).await?;
         if image.digest != message.packaged.digest {
-            let text = format!("the registry took {} for {tag}, but {} was packaged", image.digest, message.packaged.digest);
+            let text =
+                format!("the registry took {} for {tag}, but {} was packaged", image.digest, message.packaged.digest);
             return Err(StepFailure::new(ErrorKind::Corrupt, text));
         }
         let record = ImageRecord { image: image.clone(), model: message.model, pushed_at: self.env.now() };

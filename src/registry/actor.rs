@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{RegisterModel, PromoteModel, DemoteModel, WithdrawModel};
+use super::messages::{DemoteModel, PromoteModel, RegisterModel, WithdrawModel};
 use super::stage::RegistryStage;
 use crate::supervision::StageActor;
 

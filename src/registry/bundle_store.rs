@@ -42,7 +42,9 @@ impl BundleStoreError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { source, .. } | Self::Bundle { source: BundleError::Io { source, .. }, .. } => ErrorKind::of_io(source),
+            Self::Io { source, .. } | Self::Bundle { source: BundleError::Io { source, .. }, .. } => {
+                ErrorKind::of_io(source)
+            }
             Self::Bundle { .. } | Self::OtherBundle { .. } => ErrorKind::Corrupt,
         }
     }
@@ -88,6 +90,10 @@ impl BundleStore {
     pub fn read(&self, digest: &Digest) -> Result<Bundle, BundleStoreError> {
         let (bundle, found) = Bundle::read_from(&self.path_of(digest))
             .map_err(|source| BundleStoreError::Bundle { digest: digest.clone(), source })?;
-        if found == digest.as_str() { Ok(bundle) } else { Err(BundleStoreError::OtherBundle { expected: digest.clone(), found }) }
+        if found == digest.as_str() {
+            Ok(bundle)
+        } else {
+            Err(BundleStoreError::OtherBundle { expected: digest.clone(), found })
+        }
     }
 }

@@ -145,7 +145,9 @@ impl Driver {
         let seed = settings.training.seed;
         let clock = Arc::new(ReplayClock::starting_at(history_from));
         let observer: Arc<dyn StepObserver> = Arc::new(Observer(display.clone()));
-        let give_up = |gone: crate::supervision::GivenUp| tracing::error!(actor = gone.actor, failure = gone.failure, "an actor was given up");
+        let give_up = |gone: crate::supervision::GivenUp| {
+            tracing::error!(actor = gone.actor, failure = gone.failure, "an actor was given up")
+        };
         let daemon = Daemon::start(settings, clock.clone() as Arc<dyn Clock>, observer, give_up)?;
         let store = &daemon.env.object_store;
         store.put(&daemon.settings.ingestion.airports_key, airports).await?;
@@ -159,7 +161,8 @@ impl Driver {
                 (from, last.prediction_time + horizon + Duration::days(1))
             }
             _ => {
-                let text = format!("no flight of the data is scheduled from {} until {}", options.train_until, options.until);
+                let text =
+                    format!("no flight of the data is scheduled from {} until {}", options.train_until, options.until);
                 return Err(ReplayError::Dates(text));
             }
         };
@@ -187,7 +190,10 @@ impl Driver {
         let ingested = self.daemon.ingest().await?;
         self.display.line(
             self.from,
-            &format!("history: {} logs, {} flights, {} in quarantine", ingested.objects, ingested.accepted, ingested.quarantined),
+            &format!(
+                "history: {} logs, {} flights, {} in quarantine",
+                ingested.objects, ingested.accepted, ingested.quarantined
+            ),
         );
         let considered = ask(&self.daemon.coordinator, Consider::default(), CYCLE_DEADLINE).await?;
         let Some(cycle) = considered.cycle else { return Err(ReplayError::NoFirstModel(considered.reason)) };
@@ -235,7 +241,8 @@ impl Driver {
     }
 
     async fn live(&self) -> Result<Option<ModelVersion>, ReplayError> {
-        let live = self.daemon.env.ledger.model_by_alias(crate::ledger::Alias::Live).await.map_err(StepFailure::from)?;
+        let live =
+            self.daemon.env.ledger.model_by_alias(crate::ledger::Alias::Live).await.map_err(StepFailure::from)?;
         Ok(live.map(|model| model.version))
     }
 
@@ -247,7 +254,9 @@ impl Driver {
                 Ok(answer) => {
                     let model: Option<ModelVersion> = answer.model_version.parse().ok();
                     let rows = batch.iter().zip(answer.predictions);
-                    self.asked.extend(rows.filter_map(|(example, row)| Some(Asked { example: example.clone(), score: row.score, model: model? })));
+                    self.asked.extend(rows.filter_map(|(example, row)| {
+                        Some(Asked { example: example.clone(), score: row.score, model: model? })
+                    }));
                 }
                 Err(error) => {
                     self.request_errors += 1;
@@ -303,7 +312,8 @@ fn first_moment(day: NaiveDate, source: &Source, settings: &Settings) -> Result<
 
 fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayError> {
     let read = || {
-        let (mut table, _) = crate::data::airports::parse_airports("airports", airports, &settings.ingestion.time_zones)?;
+        let (mut table, _) =
+            crate::data::airports::parse_airports("airports", airports, &settings.ingestion.time_zones)?;
         crate::data::airports::supplement(&mut table);
         TimeZones::of(&table)
     };
@@ -313,7 +323,11 @@ fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayEr
 /// What the airline will ask: every flight of the predicted days with what was
 /// known at its prediction time. The operations index answers only from events
 /// known by then, so making them ahead tells nothing early.
-async fn questions(daemon: &Daemon, records: &[crate::data::FlightRecord], options: &ReplayOptions) -> Result<Vec<Example>, ReplayError> {
+async fn questions(
+    daemon: &Daemon,
+    records: &[crate::data::FlightRecord],
+    options: &ReplayOptions,
+) -> Result<Vec<Example>, ReplayError> {
     let reference = daemon.data.reference().await.map_err(StepFailure::from)?;
     let zones = TimeZones::of(&reference.airports).map_err(|error| ReplayError::Source(SourceError::Data(error)))?;
     let examples = daemon.data.examples(records.to_vec(), &reference).await?;

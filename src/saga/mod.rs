@@ -166,7 +166,8 @@ impl Saga {
         self.observer.finished(self.cycle, name, wall, result.as_ref().err());
         match result {
             Ok(output) => {
-                let json = serde_json::to_value(&output).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+                let json =
+                    serde_json::to_value(&output).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
                 self.env.ledger.step_done(self.cycle, position, json, self.env.now(), wall.as_millis() as u64).await?;
                 Ok(output)
             }
@@ -188,7 +189,10 @@ impl Saga {
         let Some(done) = done else { return Ok(None) };
         let output = done.output.unwrap_or_default();
         serde_json::from_value(output).map(Some).map_err(|error| {
-            StepFailure::new(ErrorKind::Corrupt, format!("the journal of {} step `{}` cannot be read: {error}", self.cycle, step.name))
+            StepFailure::new(
+                ErrorKind::Corrupt,
+                format!("the journal of {} step `{}` cannot be read: {error}", self.cycle, step.name),
+            )
         })
     }
 
@@ -245,7 +249,8 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_and_stops_growing() {
-        let policy = RetryPolicy { attempts: 9, first_pause: Duration::from_secs(1), longest_pause: Duration::from_secs(5) };
+        let policy =
+            RetryPolicy { attempts: 9, first_pause: Duration::from_secs(1), longest_pause: Duration::from_secs(5) };
         let pauses: Vec<u64> = (1..=5).map(|attempt| policy.pause_after(attempt).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 5, 5]);
     }

@@ -86,9 +86,12 @@ pub(super) fn start<A: Actor<Context = Context<A>>>(
     Ok(Incarnation { heartbeat, ended, arbiter })
 }
 
+/// An actor's whole run.
+type Life<A> = Pin<Box<ContextFut<A, Context<A>>>>;
+
 /// The actor's task, with panics caught and with an end for the abandoned.
 struct Guarded<A: Actor<Context = Context<A>>> {
-    life: Option<Pin<Box<ContextFut<A, Context<A>>>>>,
+    life: Option<Life<A>>,
     heartbeat: Heartbeat,
 }
 

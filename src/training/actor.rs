@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{TrainModel, CompareWithLive, DiscardRun};
+use super::messages::{CompareWithLive, DiscardRun, TrainModel};
 use super::stage::TrainingStage;
 use crate::supervision::StageActor;
 

@@ -72,7 +72,9 @@ mod tests {
     #[test]
     fn about_the_configured_share_of_flights_is_seasonal_and_always_the_same_ones() {
         let count = |percent| {
-            (1..5000).filter(|n| is_seasonal(&example(*n, "2013-03-01T10:00:00Z", "2013-03-01T18:00:00Z"), percent)).count()
+            (1..5000)
+                .filter(|n| is_seasonal(&example(*n, "2013-03-01T10:00:00Z", "2013-03-01T18:00:00Z"), percent))
+                .count()
         };
         assert!((150..250).contains(&count(4)), "{}", count(4));
         assert_eq!(count(4), count(4));

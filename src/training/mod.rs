@@ -32,7 +32,7 @@ pub use control::{EpochRecord, Progress, TrainingControl};
 pub use error::TrainingError;
 pub use params::{CheckedParameters, ParameterFaults, TrainingParameters};
 pub use report::TrainingReport;
-pub use stage::TrainingStage;
 pub use run::{TrainedModel, TrainingInput, train};
+pub use stage::TrainingStage;
 pub use threads::run_on_thread;
 pub use tune::{TuningParameters, TuningReport};

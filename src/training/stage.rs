@@ -21,7 +21,9 @@ use crate::error::ErrorKind;
 use crate::evaluation::report::block_of;
 use crate::evaluation::robustness::robustness;
 use crate::evaluation::score::score_rows;
-use crate::evaluation::{EvaluationOptions, GateRows, GateVerdict, LookupTable, Majority, Scored, compare, evaluate, latency};
+use crate::evaluation::{
+    EvaluationOptions, GateRows, GateVerdict, LookupTable, Majority, Scored, compare, evaluate, latency,
+};
 use crate::ids::{Digest, ModelVersion, RunId};
 use crate::ledger::{Alias, NewDecision, Run, RunState};
 use crate::registry::BundleStore;
@@ -73,14 +75,26 @@ impl TrainingStage {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let control = TrainingControl::new(Arc::new(AtomicBool::new(false)), self.progress(&message));
         let thread = format!("train-{}", message.run);
-        run_on_thread(&thread, move || job.run(&control), move |result| {
-            // The receiver is gone only when the daemon is: nobody is left to tell.
-            let _ = sender.send(result);
-        })?;
-        let finished = receiver.await.map_err(|_| StepFailure::new(ErrorKind::Internal, "the training thread ended without an answer"))?;
+        run_on_thread(
+            &thread,
+            move || job.run(&control),
+            move |result| {
+                // The receiver is gone only when the daemon is: nobody is left to tell.
+                let _ = sender.send(result);
+            },
+        )?;
+        let finished = receiver
+            .await
+            .map_err(|_| StepFailure::new(ErrorKind::Internal, "the training thread ended without an answer"))?;
         match finished {
             Ok(finished) => {
-                self.record(&message, &finished.trained.report.record.parameters, RunState::Succeeded, Some(&finished.trained)).await?;
+                self.record(
+                    &message,
+                    &finished.trained.report.record.parameters,
+                    RunState::Succeeded,
+                    Some(&finished.trained),
+                )
+                .await?;
                 Ok(ModelTrained {
                     run: message.run,
                     bundle: finished.digest,
@@ -91,7 +105,11 @@ impl TrainingStage {
                 })
             }
             Err(error) => {
-                let state = if matches!(error, TrainingError::Cancelled { .. }) { RunState::Cancelled } else { RunState::Failed };
+                let state = if matches!(error, TrainingError::Cancelled { .. }) {
+                    RunState::Cancelled
+                } else {
+                    RunState::Failed
+                };
                 self.record(&message, &parameters, state, None).await?;
                 Err(error.into())
             }
@@ -130,7 +148,7 @@ impl TrainingStage {
     /// the live model's parameters are taken on.
     async fn tuning_for(&self, message: &TrainModel) -> Result<Option<TuningParameters>, StepFailure> {
         let every = u64::from(self.settings.tuning.every_cycles.max(1));
-        let due = (message.run.0.saturating_sub(1)) % every == 0;
+        let due = message.run.0.saturating_sub(1).is_multiple_of(every);
         Ok(due.then(|| self.settings.tuning.search.clone()).filter(|search| search.trials > 1))
     }
 
@@ -140,7 +158,10 @@ impl TrainingStage {
         let Some(live) = live else { return Ok(configured) };
         let recorded = live.training.get("parameters").cloned().unwrap_or_default();
         let recorded: TrainingParameters = serde_json::from_value(recorded).map_err(|error| {
-            StepFailure::new(ErrorKind::Corrupt, format!("the live bundle's training parameters cannot be read: {error}"))
+            StepFailure::new(
+                ErrorKind::Corrupt,
+                format!("the live bundle's training parameters cannot be read: {error}"),
+            )
         })?;
         // What tuning searches is taken on; all else is the administrator's word.
         Ok(TrainingParameters {
@@ -161,7 +182,9 @@ impl TrainingStage {
         state: RunState,
         trained: Option<&TrainedModel>,
     ) -> Result<(), StepFailure> {
-        let json = |value: Result<serde_json::Value, serde_json::Error>| value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error));
+        let json = |value: Result<serde_json::Value, serde_json::Error>| {
+            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
+        };
         let report = trained.map(|trained| &trained.report);
         let run = Run {
             id: message.run,
@@ -185,10 +208,19 @@ impl TrainingStage {
         let set = self.data.training_set(&message.dataset).await?;
         let live = self.live_bundle().await?;
         let dir = self.env.ledger.cycle(message.cycle).await?.map(|cycle| self.run_dir(cycle.run)).unwrap_or_default();
-        let comparison = Comparison { set, live, dir, challenger: message.challenger.clone(), settings: self.settings.clone(), as_of: message.as_of };
+        let comparison = Comparison {
+            set,
+            live,
+            dir,
+            challenger: message.challenger.clone(),
+            settings: self.settings.clone(),
+            as_of: message.as_of,
+        };
         let seed = message.cycle.0;
         let (verdict, inputs) = run_blocking(move || comparison.run(seed)).await??;
-        let json = |value: Result<serde_json::Value, serde_json::Error>| value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error));
+        let json = |value: Result<serde_json::Value, serde_json::Error>| {
+            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
+        };
         let decision = NewDecision {
             at: self.env.now(),
             cycle: Some(message.cycle),
@@ -223,13 +255,18 @@ fn remove(dir: &Path) -> Result<(), StepFailure> {
 
 fn told(progress: &Progress) -> String {
     match progress {
-        Progress::Encoding { train_rows, tail_rows } => format!("encoding {train_rows} rows, {tail_rows} to validate on"),
+        Progress::Encoding { train_rows, tail_rows } => {
+            format!("encoding {train_rows} rows, {tail_rows} to validate on")
+        }
         Progress::TrialFinished { trial, trials, validation_log_loss } => match validation_log_loss {
             Some(loss) => format!("trial {} of {trials}: validation log-loss {loss:.4}", trial + 1),
             None => format!("trial {} of {trials} failed", trial + 1),
         },
         Progress::EpochFinished { max_epochs, record } => {
-            format!("epoch {} of at most {max_epochs}: validation log-loss {:.4}", record.epoch, record.validation_log_loss)
+            format!(
+                "epoch {} of at most {max_epochs}: validation log-loss {:.4}",
+                record.epoch, record.validation_log_loss
+            )
         }
         Progress::Packing => "weights are there; calibrating and packing".to_owned(),
     }
@@ -258,7 +295,8 @@ impl Job {
     fn run(self, control: &TrainingControl) -> Result<Finished, TrainingError> {
         let holdout = &self.settings.holdout;
         let part = |wanted: &[Part]| -> Vec<Example> {
-            let kept = self.set.examples.iter().filter(|example| wanted.contains(&part_of(example, self.as_of, holdout)));
+            let kept =
+                self.set.examples.iter().filter(|example| wanted.contains(&part_of(example, self.as_of, holdout)));
             kept.cloned().collect()
         };
         let learnt = part(&[Part::Training]);
@@ -281,13 +319,19 @@ impl Job {
         let path = self.dir.join("bundle");
         remove(&self.dir).map_err(|failure| TrainingError::Folder(failure.message))?;
         let digest = trained.bundle.write_to(&path)?;
-        let digest: Digest = digest.parse().map_err(|error: crate::ids::InvalidId| TrainingError::Folder(error.to_string()))?;
+        let digest: Digest =
+            digest.parse().map_err(|error: crate::ids::InvalidId| TrainingError::Folder(error.to_string()))?;
         Ok(Finished { trained, digest, path, roc_auc })
     }
 
     /// Puts the evaluation on the held-out rows beside the metrics. Latency is
     /// left to the gate: a measured time would give every run another digest.
-    fn evaluate(&self, trained: &mut TrainedModel, learnt: &[Example], judged: &[Example]) -> Result<f64, TrainingError> {
+    fn evaluate(
+        &self,
+        trained: &mut TrainedModel,
+        learnt: &[Example],
+        judged: &[Example],
+    ) -> Result<f64, TrainingError> {
         let predictor = Predictor::from_bundle(&trained.bundle)?;
         let lookup = LookupTable::fit(learnt, &self.set.reference.airports);
         let options = EvaluationOptions { latency_calls: 0, ..EvaluationOptions::default() };
@@ -321,7 +365,10 @@ impl Comparison {
         let corrupt = |error: &(dyn std::error::Error + 'static)| StepFailure::of(ErrorKind::Corrupt, error);
         let (bundle, found) = Bundle::read_from(&self.dir.join("bundle")).map_err(|error| corrupt(&error))?;
         if found != self.challenger.as_str() {
-            return Err(StepFailure::new(ErrorKind::Corrupt, format!("the run's folder holds bundle {found}, not {}", self.challenger)));
+            return Err(StepFailure::new(
+                ErrorKind::Corrupt,
+                format!("the run's folder holds bundle {found}, not {}", self.challenger),
+            ));
         }
         let holdout = &self.settings.holdout;
         let parts: Vec<(&Example, Part)> =
@@ -360,7 +407,12 @@ impl Comparison {
     }
 }
 
-fn scored(name: &str, bundle: &Bundle, rows: &[&delayd_features::FlightRow], labels: &[bool]) -> Result<Scored, StepFailure> {
+fn scored(
+    name: &str,
+    bundle: &Bundle,
+    rows: &[&delayd_features::FlightRow],
+    labels: &[bool],
+) -> Result<Scored, StepFailure> {
     const ROBUSTNESS_ROWS: usize = 4000;
     const LATENCY_CALLS: usize = 1000;
     let predictor = Predictor::from_bundle(bundle).map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
@@ -368,7 +420,10 @@ fn scored(name: &str, bundle: &Bundle, rows: &[&delayd_features::FlightRow], lab
     let sampled: Vec<&delayd_features::FlightRow> = rows.iter().copied().step_by(step).collect();
     let sampled_labels: Vec<bool> = labels.iter().copied().step_by(step).collect();
     let perturbed = robustness(&predictor, &sampled, &sampled_labels, 7);
-    let robustness = perturbed.into_iter().filter_map(|found| Some((found.perturbation.name().to_owned(), found.roc_auc?))).collect();
+    let robustness = perturbed
+        .into_iter()
+        .filter_map(|found| Some((found.perturbation.name().to_owned(), found.roc_auc?)))
+        .collect();
     Ok(Scored {
         name: name.to_owned(),
         scores: score_rows(&predictor, rows),

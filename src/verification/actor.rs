@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{VerifyDeployment};
+use super::messages::VerifyDeployment;
 use super::stage::VerificationStage;
 use crate::supervision::StageActor;
 

@@ -72,7 +72,8 @@ impl VerificationStage {
     async fn record(&self, report: &VerificationReport) -> Result<(), StepFailure> {
         let json = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let now = self.env.now();
-        let record = VerificationRecord { deployment: report.deployment, at: now, passed: report.passed(), report: json };
+        let record =
+            VerificationRecord { deployment: report.deployment, at: now, passed: report.passed(), report: json };
         self.env.ledger.insert_verification(record).await?;
         let state = if report.passed() { DeploymentState::Verified } else { DeploymentState::Failed };
         self.env.ledger.set_deployment_state(report.deployment, state, now).await?;
@@ -88,7 +89,10 @@ impl VerificationStage {
             return Ok(None);
         };
         serde_json::from_value(last.report).map(Some).map_err(|error| {
-            StepFailure::new(ErrorKind::Corrupt, format!("the verification of {previous} in the ledger cannot be read: {error}"))
+            StepFailure::new(
+                ErrorKind::Corrupt,
+                format!("the verification of {previous} in the ledger cannot be read: {error}"),
+            )
         })
     }
 
@@ -101,21 +105,29 @@ impl VerificationStage {
         let bundle = bundle.clone();
         let (seed, as_of) = (message.deployment.0, message.as_of);
         run_blocking(move || {
-            let recent: Vec<&Example> =
-                set.examples.iter().filter(|example| example.prediction_time >= from && example.prediction_time < as_of).collect();
+            let recent: Vec<&Example> = set
+                .examples
+                .iter()
+                .filter(|example| example.prediction_time >= from && example.prediction_time < as_of)
+                .collect();
             let candidates = if recent.len() >= needed { recent } else { set.examples.iter().collect() };
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             let chosen = index::sample(&mut random, candidates.len(), needed.min(candidates.len()));
-            let predictor = Predictor::from_bundle(&bundle).map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
+            let predictor =
+                Predictor::from_bundle(&bundle).map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
             let mut scratch = PredictScratch::default();
             chosen
                 .iter()
                 .map(|index| {
                     let example = candidates[index];
-                    let body = serde_json::to_value(FlightQuestion::of(example)).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+                    let body = serde_json::to_value(FlightQuestion::of(example))
+                        .map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
                     let row = &example.row;
                     Ok(ProbeRow {
-                        label: format!("{}{} {}-{} {}", row.carrier, row.flight_number, row.origin, row.dest, row.scheduled_departure),
+                        label: format!(
+                            "{}{} {}-{} {}",
+                            row.carrier, row.flight_number, row.origin, row.dest, row.scheduled_departure
+                        ),
                         body,
                         expected_score: Some(predictor.predict(row, &mut scratch).score),
                     })

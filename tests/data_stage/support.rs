@@ -37,7 +37,7 @@ pub fn flight(number: u32, dest: &str, scheduled: &str, departure_delay: i64, ar
     let hours = if dest == "LAX" { 6 } else { 4 };
     let scheduled_arrival = scheduled_departure + TimeDelta::hours(hours);
     FlightRecord {
-        carrier: if number % 2 == 0 { "B6" } else { "UA" }.into(),
+        carrier: if number.is_multiple_of(2) { "B6" } else { "UA" }.into(),
         flight_number: number,
         origin: "JFK".into(),
         dest: dest.into(),

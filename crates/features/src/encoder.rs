@@ -230,10 +230,10 @@ impl Encoder {
             if let Some(slot) = slots.next() {
                 *slot = if missing { 0.0 } else { scaled.clamp(-STANDARDISED_LIMIT, STANDARDISED_LIMIT) };
             }
-            if feature.missing_indicator {
-                if let Some(slot) = slots.next() {
-                    *slot = f32::from(u8::from(missing));
-                }
+            if feature.missing_indicator
+                && let Some(slot) = slots.next()
+            {
+                *slot = f32::from(u8::from(missing));
             }
         }
     }

@@ -1,5 +1,8 @@
 //! The transform as training and serving see it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};

@@ -1,6 +1,9 @@
 //! A bundle is written as a whole, verified at every reading, and refused when
 //! anything about it is not what it says.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 use std::error::Error;
 use std::fs;
 use std::path::Path;

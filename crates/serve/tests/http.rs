@@ -1,5 +1,8 @@
 //! What a caller and the daemon see of a replica.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 mod support;
 
 use delayd_model::admin::{PredictionPage, ReplicaPhase, ReplicaReport};

@@ -1,5 +1,8 @@
 //! The program itself: how it starts, fails, and leaves under load.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
+
 mod support;
 
 use std::path::Path;

@@ -154,14 +154,10 @@ fn header_of(key: &str, record: &ByteRecord) -> Result<Vec<String>, DataError> {
 }
 
 fn csv_error(key: &str, line: u64, error: &csv::Error) -> DataError {
-    if let csv::ErrorKind::Io(io) = error.kind() {
-        if let Some(bound) = io.get_ref().and_then(|inner| inner.downcast_ref::<BoundPassed>()) {
-            return DataError::TooLarge {
-                key: key.to_owned(),
-                place: bound.place.clone(),
-                limit_bytes: bound.limit_bytes,
-            };
-        }
+    if let csv::ErrorKind::Io(io) = error.kind()
+        && let Some(bound) = io.get_ref().and_then(|inner| inner.downcast_ref::<BoundPassed>())
+    {
+        return DataError::TooLarge { key: key.to_owned(), place: bound.place.clone(), limit_bytes: bound.limit_bytes };
     }
     DataError::Malformed {
         key: key.to_owned(),
