@@ -37,6 +37,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Check configuration, data, ledger and service without changing anything.
     Check,
+    /// Print the configuration that is in force, as TOML.
+    Config,
     /// Where the loop is, which model is live, how the replicas are.
     Status,
     /// Every pass of the loop, or one with its steps.

@@ -97,6 +97,10 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Run => return daemon(settings).await.map(|()| String::new()),
         Command::Replay(args) => return replayed(settings, args, cli.json).await,
         Command::Check => return check::run(&settings, cli.json).await,
+        Command::Config => {
+            let text = settings.to_toml().map_err(|error| CliError::Failed(error.to_string()))?;
+            Shown::new(&settings, text)?
+        }
         Command::Status => status(&settings).await?,
         Command::Cycles { cycle, limit } => show::cycles(&read(&settings)?, cycle, limit).await?,
         Command::Models { model } => show::models(&read(&settings)?, model).await?,

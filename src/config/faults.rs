@@ -120,6 +120,33 @@ impl Settings {
             self.notification.attempts.to_string(),
             "1 or more",
         );
+        faults.extend(self.policy_faults());
         faults
+    }
+
+    /// What the stages' policies say of themselves.
+    fn policy_faults(&self) -> Vec<Fault> {
+        let monitoring = &self.monitoring;
+        let told = [
+            ("retrain", self.retrain.faults()),
+            ("training_policy", self.training_policy.faults()),
+            ("verification", self.verification.faults()),
+            ("monitoring.drift", monitoring.drift.faults()),
+            ("monitoring.performance", monitoring.performance.faults()),
+        ];
+        let of_policies = told.into_iter().flat_map(|(section, faults)| {
+            faults.into_iter().map(move |text| Fault {
+                key: section.to_owned(),
+                found: "not usable".to_owned(),
+                expected: text,
+            })
+        });
+        let training = self.training.clone().check().err().map(|faults| faults.to_string());
+        let tuning = self.tuning.search.check().err().map(|faults| faults.to_string());
+        let of_training =
+            [("training", training), ("tuning.search", tuning)].into_iter().filter_map(|(section, text)| {
+                Some(Fault { key: section.to_owned(), found: "not usable".to_owned(), expected: text? })
+            });
+        of_policies.chain(of_training).collect()
     }
 }

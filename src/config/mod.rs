@@ -107,4 +107,50 @@ impl Settings {
         let faults = self.faults();
         if faults.is_empty() { Ok(self) } else { Err(ConfigError::Faults(faults)) }
     }
+
+    /// The settings as TOML; keys that are not set are left out.
+    ///
+    /// # Errors
+    /// When a value has no form in TOML.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<Settings, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("delayd.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::load(Some(&path))
+    }
+
+    #[test]
+    fn the_documented_file_holds_every_key_with_its_default() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/delayd.toml")).unwrap();
+        let documented: toml::Table = toml::from_str(&text).unwrap();
+        let defaults: toml::Table = toml::from_str(&Settings::default().to_toml().unwrap()).unwrap();
+        assert_eq!(documented, defaults, "write what `delayd config` prints into config/delayd.toml");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = of("[daemon]\nstate_dri = \"x\"\n").unwrap_err().to_string();
+        assert!(error.contains("state_dri"), "{error}");
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_with_its_key() {
+        let error = of("[daemon]\nhttp_listen = \"nowhere\"\n[cluster]\nreplicas = 0\n").unwrap_err().to_string();
+        assert!(error.contains("daemon.http_listen") && error.contains("cluster.replicas"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Settings::load(Some(Path::new("/nowhere/delayd.toml"))).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/delayd.toml"), "{error}");
+    }
 }

@@ -169,7 +169,7 @@ impl Default for TrainingParameters {
             label_smoothing: 0.0,
             threshold: ThresholdChoice::MaxF1,
             history_half_life_days: None,
-            warm_start: false,
+            warm_start: true,
             warm_start_learning_rate_factor: 0.5,
             warm_start_max_epochs: 3,
             seed: 2013,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// Serves one model bundle over HTTP.
 #[derive(Debug, Clone, clap::Parser)]
-#[command(name = "delayd-serve", version)]
+#[command(name = "delayd-serve", version, args_override_self = true)]
 pub struct Options {
     /// Folder of the bundle to serve.
     #[arg(long, env = "DELAYD_SERVE_BUNDLE", default_value = "/bundle", value_name = "DIR")]

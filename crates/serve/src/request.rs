@@ -291,8 +291,11 @@ mod tests {
     fn a_flight_alone_in_an_array_and_in_an_object_are_the_same() {
         let alone = read_flights(FLIGHT.as_bytes(), 3).unwrap();
         assert_eq!(alone.len(), 1);
-        assert_eq!(alone, read_flights(format!("[{FLIGHT}]").as_bytes(), 3).unwrap());
-        assert_eq!(alone, read_flights(format!(r#"{{"flights":[{FLIGHT}]}}"#).as_bytes(), 3).unwrap());
+        // As text: what is not known is NaN, which equals nothing.
+        let alone = format!("{alone:?}");
+        assert_eq!(alone, format!("{:?}", read_flights(format!("[{FLIGHT}]").as_bytes(), 3).unwrap()));
+        let object = format!(r#"{{"flights":[{FLIGHT}]}}"#);
+        assert_eq!(alone, format!("{:?}", read_flights(object.as_bytes(), 3).unwrap()));
         assert_eq!(read_flights(b"[]", 3).unwrap(), []);
     }
 

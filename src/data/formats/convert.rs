@@ -82,12 +82,14 @@ impl<'a> RowReader<'a> {
             None => self.time_after("departed_at", origin_zone, scheduled_departure - EARLIEST_DEPARTURE),
         };
         let cancelled = told_cancelled.unwrap_or(departed_at.is_none());
-        let diverted = told_diverted.unwrap_or(!cancelled && departed_at.is_some() && arrival_delay.is_none());
         let arrived_at = departed_at.and_then(|departed| self.time_after("arrived_at", dest_zone, departed));
         let from_delay = || Some(scheduled_arrival? + TimeDelta::seconds((arrival_delay? * 60.0).round() as i64));
         let arrived_at = arrived_at.or_else(from_delay);
         let from_times = || Some(((arrived_at? - scheduled_arrival?).num_seconds() as f64) / 60.0);
         let told = self.position("arrival_delay_minutes").is_some();
+        // Where the source tells arrival delays, a flight that left and has none landed elsewhere.
+        let no_arrival = if told { arrival_delay.is_none() } else { arrived_at.is_none() };
+        let diverted = told_diverted.unwrap_or(!cancelled && departed_at.is_some() && no_arrival);
         let arrival_delay = if told || diverted { arrival_delay } else { from_times() };
         Some(FlightRecord {
             carrier,
