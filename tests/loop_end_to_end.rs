@@ -197,7 +197,7 @@ impl Flight<'_> {
     /// Another fate: one in five is cancelled, one in five is punctual, the others
     /// come one and a half to five and a half hours late.
     fn fate(&mut self, number: usize) {
-        if number % 5 == 0 {
+        if number.is_multiple_of(5) {
             for name in ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailnum"] {
                 self.set(name, "NA");
             }
