@@ -1,5 +1,7 @@
 //! Answers of the reading commands: a document for programs, and a text for people.
 
+use std::io::IsTerminal;
+
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
@@ -30,9 +32,15 @@ impl Shown {
     }
 }
 
+/// Width of tables where there is no terminal to ask.
+const COLUMNS: u16 = 120;
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(comfy_table::LineStyle::none()));
+    if !std::io::stdout().is_terminal() {
+        table.set_width(COLUMNS);
+    }
     table.set_content_arrangement(ContentArrangement::Dynamic).set_header(header.to_vec());
     table
 }

@@ -188,17 +188,18 @@ impl DataStage {
         }
         let BuiltDataset { manifest, records, report, .. } = built;
         let version = store_dataset(self.env.object_store.as_ref(), &manifest, &records).await?;
-        self.record_dataset(&message, &version, &manifest, &report).await?;
         let labelled = records.iter().filter(|record| record.arrived_at.is_some()).count();
         let first = records.iter().map(|record| record.scheduled_departure).min().unwrap_or(message.as_of);
         let last = records.iter().map(|record| record.scheduled_departure).max().unwrap_or(message.as_of);
-        Ok(DatasetBuilt { version, rows: records.len(), labelled, from: first, until: last })
+        let built = DatasetBuilt { version, rows: records.len(), labelled, from: first, until: last };
+        self.record_dataset(&message, &built, &manifest, &report).await?;
+        Ok(built)
     }
 
     async fn record_dataset(
         &self,
         message: &BuildDataset,
-        version: &Digest,
+        built: &DatasetBuilt,
         manifest: &DatasetManifest,
         report: &super::validation::ValidationReport,
     ) -> Result<(), StepFailure> {
@@ -208,13 +209,13 @@ impl DataStage {
         let sources =
             manifest.sources.iter().map(|source| ObjectRef { key: source.key.clone(), digest: source.sha256.clone() });
         let dataset = ledger::Dataset {
-            version: version.clone(),
+            version: built.version.clone(),
             cycle: message.cycle,
             sources: sources.collect(),
             manifest: json(serde_json::to_value(manifest))?,
             rows: manifest.rows,
-            from: manifest.window_from,
-            until: manifest.window_until,
+            from: built.from,
+            until: built.until,
             validation: json(serde_json::to_value(report))?,
             created_at: self.env.now(),
         };

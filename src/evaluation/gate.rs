@@ -66,8 +66,7 @@ pub struct GatePolicy {
     /// Recall at the live model's share of alerts may fall by this much.
     pub max_recall_loss_at_equal_alerts: f64,
     /// Accuracy at each model's own threshold may fall by this much: a guard
-    /// against a threshold that went astray. Two sound models that weigh recall
-    /// against alarms differently are some percent apart.
+    /// against a threshold that went astray.
     pub max_accuracy_loss: f64,
     /// Accuracy at the live model's share of alerts may fall by this much.
     pub max_accuracy_loss_at_equal_alerts: f64,
@@ -99,7 +98,7 @@ impl Default for GatePolicy {
             max_pr_auc_loss: 0.01,
             max_recall_loss: 0.10,
             max_recall_loss_at_equal_alerts: 0.02,
-            max_accuracy_loss: 0.15,
+            max_accuracy_loss: 0.03,
             max_accuracy_loss_at_equal_alerts: 0.01,
             min_roc_auc_over_lookup: 0.0,
             max_latency_ratio: 1.5,

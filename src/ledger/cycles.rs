@@ -48,8 +48,8 @@ impl std::fmt::Display for CycleReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Bootstrap => f.write_str("bootstrap: there was no live model"),
-            Self::Drift { report, summary } => write!(f, "drift ({report}): {summary}"),
-            Self::Performance { summary } => write!(f, "performance: {summary}"),
+            Self::Drift { report, summary } => write!(f, "data drift ({report}): {summary}"),
+            Self::Performance { summary } => write!(f, "concept drift: {summary}"),
             Self::Scheduled => f.write_str("scheduled"),
             Self::Manual { by, why } => write!(f, "asked for by {by}: {why}"),
         }

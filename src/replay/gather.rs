@@ -69,7 +69,7 @@ pub(super) async fn report(daemon: &Daemon, facts: Facts, out: &Path) -> Result<
         predictions: predictions.len() as u64,
         false_alarms: records
             .iter()
-            .filter(|cycle| is_drift(cycle) && cycle.outcome != Some(CycleOutcome::Deployed))
+            .filter(|cycle| is_data_drift(cycle) && cycle.outcome != Some(CycleOutcome::Deployed))
             .count() as u64,
         detection_secs: detection(ledger, &records).await?,
         drift_to_live_secs: drift_to_live(&records, &cycles),
@@ -94,8 +94,14 @@ pub(super) async fn report(daemon: &Daemon, facts: Facts, out: &Path) -> Result<
     Ok((report, files))
 }
 
-fn is_drift(cycle: &ledger::Cycle) -> bool {
+/// Inputs drifted away from what the model learnt from.
+fn is_data_drift(cycle: &ledger::Cycle) -> bool {
     matches!(cycle.reason, CycleReason::Drift { .. })
+}
+
+/// Data drift, or concept drift: outcomes show that the model no longer holds.
+fn is_drift(cycle: &ledger::Cycle) -> bool {
+    is_data_drift(cycle) || matches!(cycle.reason, CycleReason::Performance { .. })
 }
 
 /// The models that were live, in order, from the history of the alias.
