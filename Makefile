@@ -9,6 +9,8 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 TRIPLE := x86_64-unknown-linux-gnu
 BIN := $(CARGO_TARGET_DIR)/release/delayd
 SERVICE := $(CARGO_TARGET_DIR)/release/service/delayd-serve
+# The same path for every clone, so that none builds libtorch's bindings anew (scripts/setup/libtorch puts it there).
+export LIBTORCH := $(CACHE)/libtorch-2.11.0
 export DELAYD_DATA := $(CURDIR)/.data/nycflights13
 
 .PHONY: help run build service setup setup-test test lint bench clean

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use crate::adapters::local::{
-    FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv,
-};
+use crate::adapters::open;
 use crate::config::Settings;
 use crate::coordinator::cycle::CycleContext;
 use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
@@ -21,15 +19,15 @@ use crate::data::{DataActor, DataStage};
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage};
 use crate::env::{Clock, Env};
-use crate::error::{ErrorKind, chain};
-use crate::ledger::Ledger;
+use crate::error::{ErrorKind, PortError, chain};
+use crate::ledger::{Ledger, NewAlert};
 use crate::monitoring::messages::{Observe, Observed};
 use crate::monitoring::scrape::Scraper;
 use crate::monitoring::{MonitorActor, MonitorStage};
 use crate::notification::messages::DeliverAlerts;
 use crate::notification::{NotifierActor, NotifierStage};
 use crate::packaging::{PackagingActor, PackagingStage};
-use crate::ports::{Cluster, ObjectStore};
+use crate::ports::Severity;
 use crate::registry::{BundleStore, RegistryActor, RegistryStage};
 use crate::saga::{StepFailure, StepObserver};
 use crate::supervision::{ActorRef, ActorStatus, GivenUp, SupervisedActor, Supervision, SupervisionPolicy};
@@ -52,6 +50,8 @@ impl StartError {
     }
 }
 
+/// A timer that fails this often in a row is told of.
+const TOLD_FAILURES: u32 = 3;
 /// How often an answer from a stage is waited for in the timers.
 const TIMER_DEADLINE: Duration = Duration::from_secs(1800);
 
@@ -108,10 +108,9 @@ impl Daemon {
             .map_err(|error| StartError::of(&format!("state directory {}", state_dir.display()))(&error))?;
         let ledger = Ledger::open(&ledger_path(state_dir)).map_err(|error| StartError::of("ledger")(&error))?;
         let service_binary = service_binary(&settings.packaging.service_binary)?;
-        let env = local_env(&settings, clock, ledger, &service_binary)?;
-        let weather = Arc::new(WeatherCsv::new(env.object_store.clone(), settings.ingestion.weather_prefix.clone()));
-        let data = DataStage::new(env.clone(), settings.clone(), weather)
-            .map_err(|error| StartError::of("data contract")(&error))?;
+        let env = env(&settings, clock, ledger, &service_binary)?;
+        let data =
+            DataStage::new(env.clone(), settings.clone()).map_err(|error| StartError::of("data contract")(&error))?;
         let scraper =
             Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
         let bundles = BundleStore::new(state_dir.join("bundles"));
@@ -176,25 +175,53 @@ impl Daemon {
         let notification = Duration::from_secs(self.settings.notification.interval_secs);
         let reconcile = Duration::from_secs(10);
         let ((), (), (), ()) = tokio::join!(
-            every(ingestion, "ingestion", || async { self.ingest().await.map(|_| ()) }),
-            every(monitoring, "monitoring", || async { self.observe().await.map(|_| ()) }),
-            every(notification, "alerts", || self.deliver_alerts()),
-            every(reconcile, "replicas", || self.resume()),
+            self.every(ingestion, "ingestion", || async { self.ingest().await.map(|_| ()) }),
+            self.every(monitoring, "monitoring", || async { self.observe().await.map(|_| ()) }),
+            self.every(notification, "alerts", || self.deliver_alerts()),
+            self.every(reconcile, "replicas", || self.resume()),
         );
     }
-}
 
-/// Does something now and then; a failure is logged and tried again next time.
-async fn every<F, Fut>(pause: Duration, what: &str, work: F)
-where
-    F: Fn() -> Fut,
-    Fut: Future<Output = Result<(), StepFailure>>,
-{
-    loop {
-        if let Err(failure) = work().await {
-            tracing::error!(timer = what, error = %failure, "tried again at the next turn");
+    /// Does something now and then. A failure is logged and tried again next time;
+    /// one that lasts is told, and so is its end.
+    async fn every<F, Fut>(&self, pause: Duration, what: &str, work: F)
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<(), StepFailure>>,
+    {
+        let mut failures: u32 = 0;
+        loop {
+            match work().await {
+                Ok(()) => {
+                    if failures >= TOLD_FAILURES {
+                        let body = format!("It succeeded again after {failures} failures in a row.");
+                        self.tell(Severity::Info, what, "works again", body).await;
+                    }
+                    failures = 0;
+                }
+                Err(failure) => {
+                    failures += 1;
+                    tracing::error!(timer = what, failures, error = %failure, "tried again at the next turn");
+                    if failures == TOLD_FAILURES {
+                        let body = format!(
+                            "{failure}. It is tried again every {} s; the live model keeps serving.",
+                            pause.as_secs()
+                        );
+                        self.tell(Severity::Warning, what, "keeps failing", body).await;
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
         }
-        tokio::time::sleep(pause).await;
+    }
+
+    async fn tell(&self, severity: Severity, what: &str, how: &str, body: String) {
+        let now = self.env.now();
+        let dedup_key = format!("timer/{what}/{how}/{}", now.timestamp());
+        let alert = NewAlert { at: now, severity, dedup_key, title: format!("{what} {how}"), body };
+        if let Err(error) = self.env.ledger.enqueue_alert(alert).await {
+            tracing::error!(error = chain(&error), "an alert could not be put into the outbox");
+        }
     }
 }
 
@@ -294,35 +321,18 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger.sqlite")
 }
 
-fn local_env(
-    settings: &Settings,
-    clock: Arc<dyn Clock>,
-    ledger: Ledger,
-    service_binary: &Path,
-) -> Result<Env, StartError> {
-    let state_dir = &settings.daemon.state_dir;
-    let or = |given: &PathBuf, default: &str| {
-        if given.as_os_str().is_empty() { state_dir.join(default) } else { given.clone() }
-    };
-    let store = FolderStore::open(&or(&settings.ingestion.store_dir, "store"))
-        .map_err(|error| StartError::of("object store")(&error))?;
-    let registry = OciLayoutRegistry::open(&or(&settings.registry.layout_dir, "images"))
-        .map_err(|error| StartError::of("image registry")(&error))?;
-    let cluster = ProcessCluster::open(ProcessClusterConfig {
-        public_port: settings.cluster.port,
-        ready_deadline: Duration::from_secs(settings.cluster.ready_deadline_secs),
-        linger: Duration::from_secs(settings.cluster.drain_linger_secs),
-        ..ProcessClusterConfig::new(service_binary, &state_dir.join("cluster"))
-    });
-    let cluster: Arc<dyn Cluster> = Arc::new(cluster.map_err(|error| StartError::of("local cluster")(&error))?);
-    let object_store: Arc<dyn ObjectStore> = Arc::new(store);
+fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
+    let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
+    let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
+    let weather = open::weather(settings, object_store.clone()).map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,
+        weather,
+        image_registry: open::image_registry(settings).map_err(|error| failed("image registry", error))?,
+        cluster: open::cluster(settings, service_binary).map_err(|error| failed("cluster", error))?,
+        notifier: open::notifier(settings).map_err(|error| failed("notification", error))?,
         object_store,
-        image_registry: Arc::new(registry),
-        cluster,
-        notifier: Arc::new(LogNotifier),
     })
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use chrono::{DateTime, Utc};
 
 use crate::ledger::Ledger;
-use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore};
+use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
 
 /// Tells what time it is: the system's clock, or the replay's.
 pub trait Clock: Send + Sync + std::fmt::Debug {
@@ -58,6 +58,8 @@ pub struct Env {
     pub ledger: Ledger,
     /// Flight logs, weather files, bundles.
     pub object_store: Arc<dyn ObjectStore>,
+    /// What the weather was.
+    pub weather: Arc<dyn WeatherSource>,
     /// Where images go.
     pub image_registry: Arc<dyn ImageRegistry>,
     /// Where the inference service runs.

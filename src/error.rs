@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Timeout,
     /// No room left: disk, memory, quota.
     Exhausted,
+    /// It was cut short on our side, as when an actor or a replica dies: once more may do.
+    Interrupted,
     /// Somebody asked for it to stop.
     Cancelled,
     /// A fault of our own.
@@ -31,7 +33,13 @@ impl ErrorKind {
     /// Whether the same call may succeed later without anybody changing anything.
     #[must_use]
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::Unavailable | Self::Timeout | Self::Exhausted | Self::Conflict)
+        matches!(self, Self::Unavailable | Self::Timeout | Self::Exhausted | Self::Conflict | Self::Interrupted)
+    }
+
+    /// Whether an outside system is away: that passes, and is worth waiting for.
+    #[must_use]
+    pub fn is_outage(self) -> bool {
+        self == Self::Unavailable
     }
 
     /// The kind that an I/O error stands for.

@@ -13,6 +13,7 @@ pub mod env;
 pub mod error;
 pub mod evaluation;
 pub mod http;
+pub mod http_client;
 pub mod ids;
 pub mod ledger;
 pub mod monitoring;

@@ -43,6 +43,9 @@ impl Notifier for Scripted {
         self.delivered.lock().unwrap().push(alert.dedup_key.clone());
         Ok(())
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok("scripted".to_owned())
+    }
 }
 
 async fn ledger_with(alerts: &[&str]) -> Ledger {

@@ -1,5 +1,8 @@
 //! The outside world behind the ports: `local` needs nothing but this machine,
-//! `wrap` adds behaviour to any adapter. Nothing here decides; the stages do.
+//! `cloud` talks to what production has, `wrap` adds behaviour to any adapter, and
+//! `open` makes what the configuration names. Nothing here decides; the stages do.
 
+pub mod cloud;
 pub mod local;
+pub mod open;
 pub mod wrap;

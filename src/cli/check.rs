@@ -1,13 +1,18 @@
 //! `delayd check`: is everything there? It changes nothing.
 
+use std::path::Path;
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::commands::CliError;
-use crate::config::Settings;
+use crate::adapters::open;
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings};
 use crate::daemon::{ledger_path, service_binary};
 use crate::data::contract::Contract;
-use crate::error::chain;
+use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::Ledger;
+use crate::ports::ObjectStore;
 use crate::training::device;
 
 #[derive(Serialize)]
@@ -18,14 +23,17 @@ struct Finding {
 }
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliError> {
-    let findings = vec![
+    let mut findings = vec![
         Finding { what: "configuration", fine: true, detail: "every value can be used".to_owned() },
         contract(settings),
         binary(settings),
         ledger(settings),
-        store(settings),
         compute(settings),
     ];
+    let (stores, registry, cluster, notification) =
+        tokio::join!(stores(settings), registry(settings), cluster(settings), notification(settings));
+    findings.extend(stores);
+    findings.extend([registry, cluster, notification]);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let text = if json {
         serde_json::to_string_pretty(&findings).map_err(|error| CliError::Failed(error.to_string()))?
@@ -78,19 +86,71 @@ fn ledger(settings: &Settings) -> Finding {
     finding("ledger", Ledger::open_read_only(&path).map(|_| path.display().to_string()).map_err(|error| chain(&error)))
 }
 
-fn store(settings: &Settings) -> Finding {
-    let dir = &settings.ingestion.store_dir;
-    let dir = if dir.as_os_str().is_empty() { settings.daemon.state_dir.join("store") } else { dir.clone() };
-    if !dir.exists() {
-        return finding::<String>("object store", Ok(format!("{} is made at the first start", dir.display())));
+/// How long an outside system may take to say that it is there.
+const PROBE_LIMIT: Duration = Duration::from_secs(20);
+
+/// What an adapter says of its outside system.
+async fn probed(what: &'static str, probe: impl Future<Output = Result<String, PortError>>) -> Finding {
+    match tokio::time::timeout(PROBE_LIMIT, probe).await {
+        Ok(result) => finding(what, result.map_err(|error| chain(&error))),
+        Err(_) => finding::<String>(what, Err(format!("did not answer within {} s", PROBE_LIMIT.as_secs()))),
     }
-    let airports = dir.join(&settings.ingestion.airports_key);
-    let result = if airports.is_file() {
-        Ok(dir.display().to_string())
-    } else {
-        Err(format!("{} is missing: airports are needed to read local times", airports.display()))
+}
+
+/// A folder that the first start makes is not made here.
+fn made_later(settings: &Settings, configured: &Path, default: &str) -> Option<String> {
+    let folder = open::folder_or(settings, configured, default);
+    (!folder.exists()).then(|| format!("{} is made at the first start", folder.display()))
+}
+
+async fn stores(settings: &Settings) -> Vec<Finding> {
+    let section = &settings.object_store;
+    if section.kind == ObjectStoreKind::Folder
+        && let Some(later) = made_later(settings, &section.folder, "store")
+    {
+        return vec![finding::<String>("object store", Ok(later))];
+    }
+    let store = match open::object_store(settings) {
+        Ok(store) => store,
+        Err(error) => return vec![finding::<String>("object store", Err(chain(&error)))],
     };
-    finding("object store", result)
+    let weather = async { open::weather(settings, store.clone())?.probe().await };
+    let (store, airports, weather) = tokio::join!(
+        probed("object store", store.probe()),
+        probed("airports", airports(settings, store.as_ref())),
+        probed("weather", weather)
+    );
+    vec![store, airports, weather]
+}
+
+async fn airports(settings: &Settings, store: &dyn ObjectStore) -> Result<String, PortError> {
+    let key = &settings.ingestion.airports_key;
+    if store.list(key).await?.iter().any(|object| object.key == *key) {
+        return Ok(key.clone());
+    }
+    let message = "is not in the object store: airports are needed to read local times";
+    Err(PortError::new(ErrorKind::NotFound, key, message))
+}
+
+async fn registry(settings: &Settings) -> Finding {
+    let section = &settings.registry;
+    match section.kind {
+        RegistryKind::Layout => match made_later(settings, &section.layout_dir, "images") {
+            Some(later) => finding::<String>("image registry", Ok(later)),
+            None => probed("image registry", async { open::image_registry(settings)?.probe().await }).await,
+        },
+    }
+}
+
+/// A cluster of local processes belongs to whoever runs it, and is not opened here.
+async fn cluster(settings: &Settings) -> Finding {
+    match settings.cluster.kind {
+        ClusterKind::Processes => finding::<String>("cluster", Ok("processes of this machine".to_owned())),
+    }
+}
+
+async fn notification(settings: &Settings) -> Finding {
+    probed("notification", async { open::notifier(settings)?.probe().await }).await
 }
 
 fn compute(settings: &Settings) -> Finding {

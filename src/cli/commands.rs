@@ -87,8 +87,8 @@ impl From<ReplayError> for CliError {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(cli: Cli) -> Result<String, CliError> {
-    let quiet = matches!(cli.command, Command::Replay(_));
-    telemetry::init(quiet || !matches!(cli.command, Command::Run), cli.verbose);
+    let quiet = !matches!(cli.command, Command::Run);
+    telemetry::init(quiet, cli.verbose);
     let mut settings = Settings::load(cli.config.as_deref())?;
     if let Some(state) = cli.state {
         settings.daemon.state_dir = state;

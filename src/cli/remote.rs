@@ -16,7 +16,7 @@ pub(super) struct Remote {
 
 impl Remote {
     pub(super) fn new(settings: &Settings, url: Option<&str>) -> Result<Self, CliError> {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(330)).no_proxy().build();
+        let http = crate::http_client::client_builder().timeout(Duration::from_secs(330)).no_proxy().build();
         let http = http.map_err(|error| CliError::Failed(format!("HTTP client: {error}")))?;
         let base = url.map_or_else(
             || format!("http://{}", settings.daemon.http_listen),

@@ -133,6 +133,10 @@ impl Settings {
             ("verification", self.verification.faults()),
             ("monitoring.drift", monitoring.drift.faults()),
             ("monitoring.performance", monitoring.performance.faults()),
+            ("monitoring.errors", monitoring.errors.faults()),
+            ("monitoring.latency", monitoring.latency.faults()),
+            ("monitoring.traffic", monitoring.traffic.faults()),
+            ("monitoring.skew", monitoring.skew.faults()),
         ];
         let of_policies = told.into_iter().flat_map(|(section, faults)| {
             faults.into_iter().map(move |text| Fault {

@@ -6,6 +6,7 @@
 //! fault at once, each with the key, what was found and what was expected.
 
 mod faults;
+mod secret;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +16,11 @@ use figment::providers::{Env as EnvProvider, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 pub use faults::Fault;
+pub use secret::Secret;
 pub use sections::{
-    ApprovalMode, ApprovalSettings, ClusterSettings, DaemonSettings, HoldoutSettings, IngestionSettings,
-    MonitoringSettings, NotificationSettings, PackagingSettings, RegistrySettings, TuningSettings,
+    ApprovalMode, ApprovalSettings, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings, IngestionSettings,
+    MonitoringSettings, NotificationSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
+    RegistrySettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
 use crate::coordinator::decide::RetrainPolicy;
@@ -32,7 +35,11 @@ use crate::verification::VerificationPolicy;
 pub struct Settings {
     /// The process itself.
     pub daemon: DaemonSettings,
-    /// Where flights, weather, airports and holidays come from.
+    /// Where flight logs, reference data, datasets and bundles are kept.
+    pub object_store: ObjectStoreSettings,
+    /// Where weather comes from.
+    pub weather: WeatherSettings,
+    /// Which flights, airports and holidays are taken in, and how.
     pub ingestion: IngestionSettings,
     /// Which rows are held out.
     pub holdout: HoldoutSettings,

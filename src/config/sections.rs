@@ -27,8 +27,10 @@ pub struct DaemonSettings {
     pub http_listen: String,
     /// Attempts of a failing step before its cycle is undone.
     pub step_attempts: u32,
-    /// Seconds before the second attempt; doubled for each later one.
+    /// Seconds before the second attempt; doubled for each later one, up to a minute.
     pub step_retry_secs: f64,
+    /// Seconds for which a step waits for an outside system that is away before its cycle is undone.
+    pub outage_patience_secs: u64,
     /// Seconds without a sign of life after which an actor counts as hung.
     pub hang_limit_secs: u64,
 }
@@ -40,6 +42,7 @@ impl Default for DaemonSettings {
             http_listen: "127.0.0.1:7070".to_owned(),
             step_attempts: 4,
             step_retry_secs: 0.5,
+            outage_patience_secs: 6 * 3600,
             hang_limit_secs: 60,
         }
     }
@@ -53,20 +56,61 @@ impl DaemonSettings {
             attempts: self.step_attempts,
             first_pause: Duration::from_secs_f64(self.step_retry_secs),
             longest_pause: Duration::from_secs(60),
+            outage_patience: Duration::from_secs(self.outage_patience_secs),
         }
     }
 }
 
-/// `[ingestion]`: where flights, weather, airports and holidays come from.
+/// What keeps objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectStoreKind {
+    /// A folder of this machine.
+    #[default]
+    Folder,
+}
+
+/// `[object_store]`: where flight logs, reference data, datasets and bundles are kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectStoreSettings {
+    /// What keeps them.
+    pub kind: ObjectStoreKind,
+    /// The folder; `<state_dir>/store` when empty.
+    pub folder: PathBuf,
+}
+
+/// What tells the weather.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeatherKind {
+    /// CSV files in the object store.
+    #[default]
+    Csv,
+}
+
+/// `[weather]`: where weather comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WeatherSettings {
+    /// What tells it.
+    pub kind: WeatherKind,
+    /// CSV files: the objects under this prefix.
+    pub prefix: String,
+}
+
+impl Default for WeatherSettings {
+    fn default() -> Self {
+        Self { kind: WeatherKind::default(), prefix: "weather/".to_owned() }
+    }
+}
+
+/// `[ingestion]`: which flights, airports and holidays are taken in, and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IngestionSettings {
-    /// Folder of the embedded object store; `<state_dir>/store` when empty.
-    pub store_dir: PathBuf,
     /// Flight logs are the objects under this prefix.
     pub flights_prefix: String,
-    /// Weather observations: the objects under this prefix.
-    pub weather_prefix: String,
     /// Airports: one object.
     pub airports_key: String,
     /// Extra holidays, an iCalendar object; none when empty.
@@ -95,9 +139,7 @@ pub struct IngestionSettings {
 impl Default for IngestionSettings {
     fn default() -> Self {
         Self {
-            store_dir: PathBuf::new(),
             flights_prefix: "flights/".to_owned(),
-            weather_prefix: "weather/".to_owned(),
             airports_key: "reference/airports.csv".to_owned(),
             holidays_key: String::new(),
             events_key: String::new(),
@@ -167,21 +209,43 @@ impl Default for PackagingSettings {
     }
 }
 
+/// What takes images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RegistryKind {
+    /// OCI layouts in a folder of this machine.
+    #[default]
+    Layout,
+}
+
 /// `[registry]`: where images go.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegistrySettings {
+    /// What takes them.
+    pub kind: RegistryKind,
     /// Folder of OCI layouts; `<state_dir>/images` when empty.
     pub layout_dir: PathBuf,
+}
+
+/// What runs the service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterKind {
+    /// Processes of this machine.
+    #[default]
+    Processes,
 }
 
 /// `[cluster]`: where the service runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterSettings {
+    /// What runs it.
+    pub kind: ClusterKind,
     /// Copies of the service.
     pub replicas: u32,
-    /// Port that they share; 0 chooses a free one and keeps it.
+    /// Port that local processes share; 0 chooses a free one and keeps it.
     pub port: u16,
     /// Seconds until a new release must be ready.
     pub ready_deadline_secs: u64,
@@ -191,7 +255,7 @@ pub struct ClusterSettings {
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        Self { replicas: 2, port: 0, ready_deadline_secs: 60, drain_linger_secs: 5 }
+        Self { kind: ClusterKind::default(), replicas: 2, port: 0, ready_deadline_secs: 60, drain_linger_secs: 5 }
     }
 }
 

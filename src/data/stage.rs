@@ -24,7 +24,7 @@ use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::Digest;
 use crate::ledger::{self, IngestedObject, KnownOutcome, ObjectRef, ObjectStatus, Page};
-use crate::ports::{ObjectMeta, WeatherSource};
+use crate::ports::ObjectMeta;
 use crate::saga::{StepFailure, run_blocking};
 
 impl From<DataError> for StepFailure {
@@ -60,7 +60,6 @@ pub struct DataStage {
     env: Env,
     settings: Arc<Settings>,
     contract: Arc<Contract>,
-    weather: Arc<dyn WeatherSource>,
     cached: Arc<Mutex<Option<Arc<TrainingSet>>>>,
 }
 
@@ -69,7 +68,7 @@ impl DataStage {
     ///
     /// # Errors
     /// When the contract is malformed, or a configured feature is known too late.
-    pub fn new(env: Env, settings: Arc<Settings>, weather: Arc<dyn WeatherSource>) -> Result<Self, DataError> {
+    pub fn new(env: Env, settings: Arc<Settings>) -> Result<Self, DataError> {
         let path = &settings.ingestion.contract_path;
         let contract = if path.as_os_str().is_empty() {
             Contract::built_in()?
@@ -78,7 +77,7 @@ impl DataStage {
                 .map_err(|error| DataError::Contract(format!("{}: {error}", path.display())))?;
             Contract::parse(&text)?
         };
-        Ok(Self { env, settings, contract: Arc::new(contract), weather, cached: Arc::default() })
+        Ok(Self { env, settings, contract: Arc::new(contract), cached: Arc::default() })
     }
 
     /// Airports and holidays.
@@ -303,7 +302,7 @@ impl DataStage {
         let mut origins: Vec<String> = records.iter().map(|record| record.origin.clone()).collect();
         origins.sort_unstable();
         origins.dedup();
-        let weather = match self.weather.observations(&origins, from - Duration::days(1), until).await {
+        let weather = match self.env.weather.observations(&origins, from - Duration::days(1), until).await {
             Ok(observations) => observations,
             Err(error) => {
                 // Weather that is away makes a poorer model, not a lost cycle.

@@ -31,6 +31,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/decisions", web::get().to(decisions))
             .route("/decisions/{id}", web::get().to(decision))
             .route("/drift", web::get().to(drift))
+            .route("/monitoring", web::get().to(monitoring))
             .route("/alerts", web::get().to(alerts))
             .route("/{command}", web::post().to(command)),
     );
@@ -130,6 +131,19 @@ async fn decision(state: web::Data<ApiState>, id: web::Path<String>) -> Result<H
 
 async fn drift(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(state.env.ledger.drift_reports(listing.page()).await?))
+}
+
+/// `?days=`: how far back, 7 without it.
+#[derive(Debug, Deserialize)]
+struct Days {
+    days: Option<u32>,
+}
+
+/// Realised performance, latency, errors, traffic and score distribution, look by look.
+async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Result<HttpResponse, Problem> {
+    let now = state.env.now();
+    let from = now - chrono::Duration::days(i64::from(wanted.days.unwrap_or(7).min(400)));
+    Ok(HttpResponse::Ok().json(state.env.ledger.metrics_windows(from, now + chrono::Duration::seconds(1)).await?))
 }
 
 async fn alerts(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {

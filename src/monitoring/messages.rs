@@ -3,6 +3,7 @@
 use actix::Message;
 use serde::{Deserialize, Serialize};
 
+use super::service::ServiceReport;
 use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
 use crate::saga::StepFailure;
 
@@ -22,6 +23,8 @@ pub struct Observed {
     pub rows: u64,
     /// Predictions that were lost before they could be fetched.
     pub predictions_lost: u64,
+    /// Latency, errors, traffic and score distribution, if a model is live.
+    pub service: Option<ServiceReport>,
     /// The drift report written, if there was enough to look at.
     pub drift: Option<DriftFinding>,
     /// The performance report written, if a model is live.

@@ -17,6 +17,7 @@ pub mod messages;
 pub mod performance;
 pub mod realised;
 pub mod scrape;
+pub mod service;
 pub mod skew;
 mod stage;
 pub mod stats;

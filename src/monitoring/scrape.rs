@@ -84,7 +84,8 @@ impl Scraper {
     pub fn new(policy: ScrapePolicy) -> Result<Self, reqwest::Error> {
         let timeout = Duration::from_millis(policy.timeout_ms);
         // Replicas are addressed directly: a proxy of the environment is for the world outside.
-        let client = reqwest::Client::builder().timeout(timeout).connect_timeout(timeout).no_proxy().build()?;
+        let client =
+            crate::http_client::client_builder().timeout(timeout).connect_timeout(timeout).no_proxy().build()?;
         Ok(Self { client, policy })
     }
 

@@ -20,6 +20,8 @@ use super::performance::{
 };
 use super::realised::MaturedPrediction;
 use super::scrape::Scraper;
+use super::service::{self, ServiceInputs, ServiceReport};
+use super::traffic::TrafficProfile;
 use super::window::WindowBook;
 use crate::config::Settings;
 use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
@@ -45,6 +47,12 @@ struct Memory {
     /// Sequence number up to which each process' predictions were fetched.
     fetched: BTreeMap<String, u64>,
     drift_history: Vec<WindowSummary>,
+    /// What traffic is usual; absent in memories of earlier versions.
+    #[serde(default)]
+    traffic: TrafficProfile,
+    /// When replicas were last looked at.
+    #[serde(default)]
+    looked_at: Option<DateTime<Utc>>,
     performance_history: BTreeMap<ModelVersion, Vec<PerformanceSummary>>,
 }
 
@@ -84,9 +92,12 @@ impl MonitorStage {
         seen.predictions_lost = self.fetch_predictions(&replicas, &processes, &mut memory).await?;
         self.forget(&mut memory, now);
         if let Some((version, bundle)) = self.live_bundle().await? {
+            seen.service = Some(self.judge_service(version, &bundle, &mut memory, now).await?);
             seen.drift = self.judge_drift(version, &bundle, &mut memory, now).await?;
-            seen.performance = Some(self.judge_performance(version, &bundle, &mut memory, now).await?);
+            seen.performance =
+                Some(self.judge_performance(version, &bundle, &mut memory, seen.service.as_ref(), now).await?);
         }
+        memory.looked_at = Some(now);
         self.env.ledger.set_setting(MEMORY, memory, now).await?;
         Ok(seen)
     }
@@ -98,6 +109,8 @@ impl MonitorStage {
             first_seen: BTreeMap::new(),
             fetched: BTreeMap::new(),
             drift_history: Vec::new(),
+            traffic: TrafficProfile::default(),
+            looked_at: None,
             performance_history: BTreeMap::new(),
         }))
     }
@@ -201,6 +214,43 @@ impl MonitorStage {
         Ok(Some((version, Arc::new(bundle))))
     }
 
+    /// Latency, errors, traffic and score distribution; what is wrong is told.
+    async fn judge_service(
+        &self,
+        version: ModelVersion,
+        bundle: &Bundle,
+        memory: &mut Memory,
+        now: DateTime<Utc>,
+    ) -> Result<ServiceReport, StepFailure> {
+        let settings = &self.settings.monitoring;
+        let model = version.to_string();
+        let window = memory.book.drift_window(&model, now, settings.window_days);
+        let window = window.map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
+        let inputs = ServiceInputs {
+            model: &model,
+            reference: &bundle.reference,
+            window: window.as_ref(),
+            looked_at: memory.looked_at,
+        };
+        let report = service::evaluate(&memory.book, &mut memory.traffic, inputs, settings, now);
+        let report = report.map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
+        for finding in report.findings() {
+            let alert = NewAlert {
+                at: now,
+                severity: Severity::Warning,
+                // What lasts is told once per model, what passes once a day.
+                dedup_key: match finding.kind {
+                    "skew" => format!("skew/{version}"),
+                    kind => format!("{kind}/{version}/{}", now.date_naive()),
+                },
+                title: finding.title,
+                body: finding.reason,
+            };
+            self.env.ledger.enqueue_alert(alert).await?;
+        }
+        Ok(report)
+    }
+
     async fn judge_drift(
         &self,
         version: ModelVersion,
@@ -280,6 +330,7 @@ impl MonitorStage {
         version: ModelVersion,
         bundle: &Bundle,
         memory: &mut Memory,
+        service: Option<&ServiceReport>,
         now: DateTime<Utc>,
     ) -> Result<PerformanceFinding, StepFailure> {
         let policy = self.settings.monitoring.performance.clone();
@@ -307,8 +358,8 @@ impl MonitorStage {
         })
         .await?;
         history.push(report.summary());
-        let json = serde_json::to_value(&report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-        self.env.ledger.save_metrics_window(MetricsWindow { at: now, model: version, body: json }).await?;
+        let document = serde_json::json!({ "performance": &report, "service": service });
+        self.env.ledger.save_metrics_window(MetricsWindow { at: now, model: version, body: document }).await?;
         if report.status == PerformanceStatus::Degraded {
             let alert = NewAlert {
                 at: now,

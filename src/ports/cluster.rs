@@ -100,4 +100,7 @@ pub trait Cluster: Send + Sync + std::fmt::Debug {
     fn service_url(&self) -> String;
     /// Stops everything (the end of a replay; the undo of a first deployment).
     async fn tear_down(&self) -> Result<(), PortError>;
+    /// Whether the cluster can be reached and lets us do what we need to. Changes
+    /// nothing; answers with one line about what is there.
+    async fn probe(&self) -> Result<String, PortError>;
 }

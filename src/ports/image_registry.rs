@@ -40,4 +40,7 @@ pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
     async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError>;
     /// Takes a tag away; the undo of a push. A missing tag is no error.
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError>;
+    /// Whether the registry can be reached and lets us in. Changes nothing;
+    /// answers with one line about what is there.
+    async fn probe(&self) -> Result<String, PortError>;
 }

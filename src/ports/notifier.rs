@@ -51,4 +51,7 @@ pub struct Alert {
 pub trait Notifier: Send + Sync + std::fmt::Debug {
     /// Delivers one alert.
     async fn deliver(&self, alert: &Alert) -> Result<(), PortError>;
+    /// Whether every channel can be reached and lets us in. Tells nobody anything;
+    /// answers with one line about what is there.
+    async fn probe(&self) -> Result<String, PortError>;
 }

@@ -36,6 +36,9 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError>;
     /// Removes an object; one that is not there is no error.
     async fn delete(&self, key: &str) -> Result<(), PortError>;
+    /// Whether the store can be reached and lets us in. Changes nothing; answers
+    /// with one line about what is there.
+    async fn probe(&self) -> Result<String, PortError>;
 }
 
 /// Longest key in bytes: S3's limit, so that what one store takes every store takes.

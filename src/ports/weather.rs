@@ -67,4 +67,7 @@ pub trait WeatherSource: Send + Sync + std::fmt::Debug {
         from: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Vec<WeatherObservation>, PortError>;
+    /// Whether the source can be reached and lets us in. Changes nothing; answers
+    /// with one line about what is there.
+    async fn probe(&self) -> Result<String, PortError>;
 }

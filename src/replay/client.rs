@@ -110,7 +110,7 @@ impl ServiceClient {
     /// When the HTTP client cannot be built.
     pub fn new(base_url: &str) -> Result<Self, AskError> {
         let url = format!("{base_url}/predict");
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build();
+        let http = crate::http_client::client_builder().timeout(Duration::from_secs(30)).no_proxy().build();
         let http = http.map_err(|source| AskError::Http { url: url.clone(), source })?;
         Ok(Self { http, url })
     }

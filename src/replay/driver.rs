@@ -151,7 +151,7 @@ impl Driver {
         let daemon = Daemon::start(settings, clock.clone() as Arc<dyn Clock>, observer, give_up)?;
         let store = &daemon.env.object_store;
         store.put(&daemon.settings.ingestion.airports_key, airports).await?;
-        let weather_key = format!("{}{}", daemon.settings.ingestion.weather_prefix, weather.0);
+        let weather_key = format!("{}{}", daemon.settings.weather.prefix, weather.0);
         store.put(&weather_key, weather.1).await?;
         let questions = questions(&daemon, &records, options).await?;
         let (from, until) = match (questions.first(), questions.last()) {

@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 use crate::env::Env;
 use crate::error::{ErrorKind, chain};
 use crate::ids::CycleId;
-use crate::ledger::{LedgerError, StepState};
+use crate::ledger::{LedgerError, NewAlert, StepState};
+use crate::ports::Severity;
 
 /// One step of a cycle: its place in the list and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct RetryPolicy {
     pub first_pause: Duration,
     /// The pause never grows past this.
     pub longest_pause: Duration,
+    /// While an outside system is away, attempts are not counted for this long.
+    pub outage_patience: Duration,
 }
 
 impl RetryPolicy {
@@ -98,11 +101,22 @@ impl RetryPolicy {
         let factor = 2_u32.saturating_pow(attempt.saturating_sub(1).min(16));
         self.first_pause.saturating_mul(factor).min(self.longest_pause)
     }
+
+    /// Whether to try once more after `tries` attempts, the first of them `waited` ago.
+    #[must_use]
+    pub fn tries_again(&self, kind: ErrorKind, tries: u32, waited: Duration) -> bool {
+        if kind.is_outage() { waited < self.outage_patience } else { tries < self.attempts }
+    }
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 4, first_pause: Duration::from_millis(500), longest_pause: Duration::from_secs(60) }
+        Self {
+            attempts: 4,
+            first_pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(60),
+            outage_patience: Duration::from_secs(6 * 3600),
+        }
     }
 }
 
@@ -148,20 +162,16 @@ impl Saga {
         }
         self.observer.started(self.cycle, name);
         let begun = Instant::now();
-        let mut tries = 0;
-        let result = loop {
-            tries += 1;
-            self.env.ledger.step_started(self.cycle, position, name, self.env.now()).await?;
-            match attempt().await {
-                Err(failure) if failure.kind.is_retryable() && tries < self.retry.attempts => {
-                    let pause = self.retry.pause_after(tries);
-                    tracing::warn!(cycle.id = %self.cycle, step.name = name, attempt = tries, pause_ms = pause.as_millis() as u64,
-                        error = %failure, "step failed and will be tried again");
-                    tokio::time::sleep(pause).await;
+        let result = self
+            .retried(step, ErrorKind::is_retryable, || {
+                let started = self.env.ledger.step_started(self.cycle, position, name, self.env.now());
+                let attempt = attempt();
+                async move {
+                    started.await?;
+                    attempt.await
                 }
-                other => break other,
-            }
-        };
+            })
+            .await;
         let wall = begun.elapsed();
         self.observer.finished(self.cycle, name, wall, result.as_ref().err());
         match result {
@@ -221,25 +231,85 @@ impl Saga {
         if !self.touched(step).await? {
             return Ok(());
         }
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match attempt().await {
-                Ok(()) => {
-                    self.env.ledger.step_undone(self.cycle, position, self.env.now()).await?;
-                    tracing::info!(cycle.id = %self.cycle, step.name = name, "step undone");
-                    return Ok(());
-                }
-                Err(failure) if tries < self.retry.attempts => {
-                    tracing::warn!(cycle.id = %self.cycle, step.name = name, attempt = tries, error = %failure, "undo failed and will be tried again");
-                    tokio::time::sleep(self.retry.pause_after(tries)).await;
-                }
-                Err(failure) => {
-                    self.env.ledger.step_stuck(self.cycle, position, &failure.message, self.env.now()).await?;
-                    return Err(failure);
-                }
+        match self.retried(step, |_| true, &mut attempt).await {
+            Ok(()) => {
+                self.env.ledger.step_undone(self.cycle, position, self.env.now()).await?;
+                tracing::info!(cycle.id = %self.cycle, step.name = name, "step undone");
+                Ok(())
+            }
+            Err(failure) => {
+                self.env.ledger.step_stuck(self.cycle, position, &failure.message, self.env.now()).await?;
+                Err(failure)
             }
         }
+    }
+
+    /// Tries with growing pauses while it is worth it. An outage that outlasts the
+    /// ordinary attempts is told, and so is its end.
+    async fn retried<T, F, Fut>(
+        &self,
+        step: StepName,
+        worth_it: impl Fn(ErrorKind) -> bool,
+        mut attempt: F,
+    ) -> Result<T, StepFailure>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StepFailure>>,
+    {
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            let failure = match attempt().await {
+                Ok(output) => {
+                    self.tell_end_of_outage(step, tries, begun.elapsed()).await?;
+                    return Ok(output);
+                }
+                Err(failure) => failure,
+            };
+            tries += 1;
+            if !worth_it(failure.kind) || !self.retry.tries_again(failure.kind, tries, begun.elapsed()) {
+                return Err(failure);
+            }
+            if failure.kind.is_outage() && tries == self.retry.attempts {
+                self.tell_outage(step, &failure).await?;
+            }
+            let pause = self.retry.pause_after(tries);
+            tracing::warn!(cycle.id = %self.cycle, step.name = step.name, attempt = tries,
+                pause_ms = pause.as_millis() as u64, error = %failure, "step failed and will be tried again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn tell_outage(&self, step: StepName, failure: &StepFailure) -> Result<(), StepFailure> {
+        let (cycle, name) = (self.cycle, step.name);
+        let patience = self.retry.outage_patience.as_secs();
+        let body = format!(
+            "{failure}. The step is tried again for up to {patience} s; the live model keeps serving. \
+             Nothing needs to be done once the system is back."
+        );
+        self.tell(Severity::Warning, format!("outage/{cycle}/{name}"), format!("{cycle} waits at `{name}`"), body).await
+    }
+
+    async fn tell_end_of_outage(&self, step: StepName, tries: u32, waited: Duration) -> Result<(), StepFailure> {
+        if tries < self.retry.attempts {
+            return Ok(());
+        }
+        let (cycle, name) = (self.cycle, step.name);
+        let title = format!("{cycle} goes on after `{name}`");
+        let body = format!("The outside system is back; the step succeeded {} s after it began.", waited.as_secs());
+        self.tell(Severity::Info, format!("outage-over/{cycle}/{name}"), title, body).await
+    }
+
+    async fn tell(
+        &self,
+        severity: Severity,
+        dedup_key: String,
+        title: String,
+        body: String,
+    ) -> Result<(), StepFailure> {
+        let alert = NewAlert { at: self.env.now(), severity, dedup_key, title, body };
+        self.env.ledger.enqueue_alert(alert).await?;
+        Ok(())
     }
 }
 
@@ -249,9 +319,26 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_and_stops_growing() {
-        let policy =
-            RetryPolicy { attempts: 9, first_pause: Duration::from_secs(1), longest_pause: Duration::from_secs(5) };
+        let policy = RetryPolicy {
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(5),
+            ..RetryPolicy::default()
+        };
         let pauses: Vec<u64> = (1..=5).map(|attempt| policy.pause_after(attempt).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 5, 5]);
+    }
+
+    #[test]
+    fn an_outage_is_waited_for_and_everything_else_is_tried_a_few_times() {
+        let policy = RetryPolicy { attempts: 3, outage_patience: Duration::from_secs(60), ..RetryPolicy::default() };
+        let secs = Duration::from_secs;
+        for (kind, tries, waited, again, reason) in [
+            (ErrorKind::Unavailable, 50, secs(59), true, "the registry may come back"),
+            (ErrorKind::Unavailable, 2, secs(61), false, "patience has an end"),
+            (ErrorKind::Timeout, 2, secs(900), true, "one attempt is left"),
+            (ErrorKind::Interrupted, 3, secs(1), false, "an actor that dies three times will die again"),
+        ] {
+            assert_eq!(policy.tries_again(kind, tries, waited), again, "{reason}");
+        }
     }
 }

@@ -39,7 +39,7 @@ impl ActorGone {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotRunning { .. } | Self::Died { .. } => ErrorKind::Unavailable,
+            Self::NotRunning { .. } | Self::Died { .. } => ErrorKind::Interrupted,
             Self::DeadlinePassed { .. } => ErrorKind::Timeout,
         }
     }

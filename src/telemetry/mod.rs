@@ -7,13 +7,13 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Sends log lines to standard error. `quiet` raises the bar to warnings (a
-/// progress display owns the terminal then); `verbose` lowers it.
+/// Sends log lines to standard error. `quiet` raises the bar to errors (a
+/// progress display or an answer owns the terminal then; alerts are in the ledger); `verbose` lowers it.
 ///
 /// Answers whether it could be set up; a second call in one process cannot.
 pub fn init(quiet: bool, verbose: u8) -> bool {
     let default = match (quiet, verbose) {
-        (true, 0) => "warn",
+        (true, 0) => "error",
         (_, 0) => "info",
         (_, 1) => "info,delayd=debug",
         _ => "debug",

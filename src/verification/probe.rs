@@ -107,7 +107,8 @@ struct PredictedFlight {
 /// When the HTTP client cannot be set up, as with a malformed header.
 pub async fn replay(base_url: &str, rows: &[ProbeRow], policy: &ProbePolicy) -> Result<ProbeResult, reqwest::Error> {
     // The service is addressed directly: a proxy of the environment is for the world outside.
-    let client = reqwest::Client::builder().timeout(Duration::from_millis(policy.timeout_ms)).no_proxy().build()?;
+    let client =
+        crate::http_client::client_builder().timeout(Duration::from_millis(policy.timeout_ms)).no_proxy().build()?;
     let url = format!("{}/predict", base_url.trim_end_matches('/'));
     let started = Instant::now();
     let deadline = Duration::from_secs(policy.deadline_secs);

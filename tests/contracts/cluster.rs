@@ -137,7 +137,7 @@ pub async fn rolls_without_losing_a_request(cluster: &dyn Cluster, releases: &Re
     let (stop, answered, failures) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::new(Vec::new()));
     let client = |keep_alive: bool| {
         let idle = if keep_alive { usize::MAX } else { 0 };
-        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(idle);
+        let client = delayd::http_client::client_builder().no_proxy().pool_max_idle_per_host(idle);
         let client = client.timeout(Duration::from_secs(10)).build().unwrap();
         let (stop, answered, failures, url) = (&stop, &answered, &failures, &url);
         async move {

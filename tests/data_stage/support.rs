@@ -102,4 +102,7 @@ impl ObjectStore for MemoryStore {
         self.objects.lock().unwrap().remove(key);
         Ok(())
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok("in memory".to_owned())
+    }
 }

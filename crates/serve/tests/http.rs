@@ -102,7 +102,7 @@ async fn every_row_is_counted_exactly_once_over_all_workers() {
     let callers = (0..8_u64).map(|caller| {
         let url = url.clone();
         // A client of its own: connections go to different workers.
-        let client = reqwest::Client::new();
+        let client = support::client();
         actix_web::rt::spawn(async move {
             for n in 0..25 {
                 let body = flights(100 * caller + n, 1 + (n as usize % 70));

@@ -182,6 +182,10 @@ impl ObjectStore for FolderStore {
         let key = key.to_owned();
         self.off_thread(move |store| store.remove(&key)).await
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        let objects = self.list("").await?;
+        Ok(format!("{} with {} objects", self.root.display(), objects.len()))
+    }
 }
 
 fn refuse_symlink(action: &str, path: &Path) -> Result<(), PortError> {

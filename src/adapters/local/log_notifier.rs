@@ -31,6 +31,9 @@ impl Notifier for LogNotifier {
         }
         Ok(())
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok("alerts go to the log".to_owned())
+    }
 }
 
 #[cfg(test)]

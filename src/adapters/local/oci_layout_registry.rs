@@ -94,6 +94,14 @@ impl ImageRegistry for OciLayoutRegistry {
         let (registry, repository, tag) = (self.clone(), repository.to_owned(), tag.to_owned());
         super::blocking("removing a tag", move || registry.remove_tag_blocking(&repository, &tag)).await
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        let root = self.root.clone();
+        super::blocking("looking at the image registry", move || {
+            fs::read_dir(&root).map_err(|error| PortError::io("looking at the image registry", error))?;
+            Ok(format!("OCI layouts in {}", root.display()))
+        })
+        .await
+    }
 }
 
 struct CopiedImage {

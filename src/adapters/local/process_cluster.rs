@@ -131,7 +131,7 @@ impl ProcessCluster {
             Ok(None) => config.public_port,
             Err(error) => return Err(PortError::io(opening(), error)),
         };
-        let http = reqwest::Client::builder()
+        let http = crate::http_client::client_builder()
             .no_proxy()
             .timeout(Duration::from_secs(2))
             .build()
@@ -245,6 +245,9 @@ impl Cluster for ProcessCluster {
     async fn tear_down(&self) -> Result<(), PortError> {
         let _rollout = self.rollout.lock().await;
         self.stop_everything().await
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok(format!("local processes in {}, port {}", self.config.state_dir.display(), self.port))
     }
 }
 

@@ -78,4 +78,8 @@ impl WeatherSource for WeatherCsv {
         found.sort_by(|a, b| (&a.airport, a.observed_at).cmp(&(&b.airport, b.observed_at)));
         Ok(found)
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        let files = self.store.list(&self.prefix).await?;
+        Ok(format!("{} weather files under {}", files.len(), self.prefix))
+    }
 }

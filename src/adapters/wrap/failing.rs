@@ -134,6 +134,9 @@ impl<P: ObjectStore> ObjectStore for Failing<P> {
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         self.failures.pass("delete", self.inner.delete(key)).await
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.failures.pass("probe", self.inner.probe()).await
+    }
 }
 
 #[async_trait]
@@ -148,6 +151,9 @@ impl<P: ImageRegistry> ImageRegistry for Failing<P> {
 
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
         self.failures.pass("remove_tag", self.inner.remove_tag(repository, tag)).await
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.failures.pass("probe", self.inner.probe()).await
     }
 }
 
@@ -181,11 +187,17 @@ impl<P: Cluster> Cluster for Failing<P> {
     async fn tear_down(&self) -> Result<(), PortError> {
         self.failures.pass("tear_down", self.inner.tear_down()).await
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.failures.pass("probe", self.inner.probe()).await
+    }
 }
 
 #[async_trait]
 impl<P: Notifier> Notifier for Failing<P> {
     async fn deliver(&self, alert: &Alert) -> Result<(), PortError> {
         self.failures.pass("deliver", self.inner.deliver(alert)).await
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.failures.pass("probe", self.inner.probe()).await
     }
 }

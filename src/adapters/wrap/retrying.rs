@@ -129,6 +129,9 @@ impl<P: ObjectStore> ObjectStore for Retrying<P> {
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         self.policy.run(retryable, || self.inner.delete(key)).await
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.inner.probe().await
+    }
 }
 
 #[async_trait]
@@ -144,11 +147,17 @@ impl<P: ImageRegistry> ImageRegistry for Retrying<P> {
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
         self.policy.run(retryable, || self.inner.remove_tag(repository, tag)).await
     }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.inner.probe().await
+    }
 }
 
 #[async_trait]
 impl<P: Notifier> Notifier for Retrying<P> {
     async fn deliver(&self, alert: &Alert) -> Result<(), PortError> {
         self.policy.run(retryable, || self.inner.deliver(alert)).await
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        self.inner.probe().await
     }
 }

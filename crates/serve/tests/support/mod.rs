@@ -60,7 +60,7 @@ impl Running {
         Self {
             public: format!("http://{public}"),
             admin: format!("http://{admin}"),
-            client: reqwest::Client::new(),
+            client: client(),
             stop: Some(stop),
             ended,
             _folder: folder,
@@ -110,4 +110,15 @@ pub fn flights(seed: u64, count: usize) -> Vec<Value> {
         })
     };
     tiny_rows(seed, count).iter().map(flight).collect()
+}
+
+/// Clients of the whole workspace know TLS, and want to be told whose.
+pub fn client_builder() -> reqwest::ClientBuilder {
+    // Err means that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}
+
+pub fn client() -> reqwest::Client {
+    client_builder().build().unwrap()
 }

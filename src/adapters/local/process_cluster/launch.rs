@@ -187,13 +187,13 @@ impl ProcessCluster {
         }
         // Only a parent learns the exit status.
         let reason = format!("{} is gone (an earlier daemon started it, so its exit status is unknown)", record.name);
-        Some(Ending { kind: ErrorKind::Unavailable, reason })
+        Some(Ending { kind: ErrorKind::Interrupted, reason })
     }
 
     fn ending(&self, name: &str, status: ExitStatus) -> Ending {
         if let Some(signal) = status.signal() {
             let signal = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string());
-            return Ending { kind: ErrorKind::Unavailable, reason: format!("{name} was killed by {signal}") };
+            return Ending { kind: ErrorKind::Interrupted, reason: format!("{name} was killed by {signal}") };
         }
         let port_taken = replica_log::tail(&self.config.log_dir, name).contains("Address already in use");
         // A replica that gives up by itself does so because of its bundle or its arguments.

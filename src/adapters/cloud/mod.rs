@@ -1,0 +1,2 @@
+//! The production adapters: S3, HTTP weather, image registries, Kubernetes, Slack
+//! and mail. No type of an SDK leaves this folder.

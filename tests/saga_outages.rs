@@ -1,0 +1,152 @@
+//! A cycle meets an outside system that is away: it waits, tells, and goes on.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use delayd::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use delayd::env::{Env, SystemClock};
+use delayd::error::ErrorKind;
+use delayd::ids::CycleId;
+use delayd::ledger::{CycleReason, Ledger, Page, StepState};
+use delayd::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress, Severity};
+use delayd::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
+
+const PUSH: StepName = StepName::new(7, "push");
+
+#[derive(Debug)]
+struct NoCluster;
+
+#[async_trait]
+impl Cluster for NoCluster {
+    async fn apply(
+        &self,
+        _: &Release,
+        _: Duration,
+        _: &(dyn Fn(RolloutProgress) + Send + Sync),
+    ) -> Result<(), PortError> {
+        Ok(())
+    }
+    async fn current(&self) -> Result<Option<Release>, PortError> {
+        Ok(None)
+    }
+    async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
+        Ok(Vec::new())
+    }
+    async fn reconcile(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+    fn service_url(&self) -> String {
+        String::new()
+    }
+    async fn tear_down(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok(String::new())
+    }
+}
+
+struct Silent;
+
+impl StepObserver for Silent {
+    fn started(&self, _: CycleId, _: &str) {}
+    fn finished(&self, _: CycleId, _: &str, _: Duration, _: Option<&StepFailure>) {}
+}
+
+fn env(folder: &Path) -> Env {
+    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&folder.join("store")).unwrap());
+    Env {
+        clock: Arc::new(SystemClock),
+        ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
+        weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
+        object_store: store,
+        image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
+        cluster: Arc::new(NoCluster),
+        notifier: Arc::new(LogNotifier),
+    }
+}
+
+async fn saga(env: &Env, patience: Duration) -> (Saga, CycleId) {
+    let cycle = env.ledger.begin_cycle(CycleReason::Bootstrap, env.now()).await.unwrap();
+    let retry = RetryPolicy {
+        attempts: 2,
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(2),
+        outage_patience: patience,
+    };
+    (Saga::new(env.clone(), cycle.id, retry, Arc::new(Silent)), cycle.id)
+}
+
+/// Fails as a registry that is away does, `times` times.
+async fn away(calls: &AtomicU32, times: u32) -> Result<(), StepFailure> {
+    if calls.fetch_add(1, Ordering::SeqCst) < times {
+        return Err(StepFailure::new(ErrorKind::Unavailable, "pushing delay-ml:model_v1: connection refused"));
+    }
+    Ok(())
+}
+
+async fn alerts(env: &Env) -> Vec<(Severity, String)> {
+    let alerts = env.ledger.alerts(Page { offset: 0, limit: 10 }).await.unwrap();
+    let mut told: Vec<_> = alerts.into_iter().map(|alert| (alert.alert.severity, alert.alert.title)).collect();
+    told.sort();
+    told
+}
+
+#[tokio::test]
+async fn a_step_waits_out_an_outage_and_both_its_beginning_and_its_end_are_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let (saga, cycle) = saga(&env, Duration::from_secs(60)).await;
+    let calls = AtomicU32::new(0);
+    saga.step(PUSH, || away(&calls, 7)).await.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 8);
+    let steps = env.ledger.steps_of(cycle).await.unwrap();
+    assert_eq!((steps[0].state, steps[0].attempt), (StepState::Done, 8));
+    let expected = [
+        (Severity::Info, format!("{cycle} goes on after `push`")),
+        (Severity::Warning, format!("{cycle} waits at `push`")),
+    ];
+    assert_eq!(alerts(&env).await, expected);
+}
+
+#[tokio::test]
+async fn patience_with_an_outage_has_an_end_and_the_step_then_fails_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let (saga, cycle) = saga(&env, Duration::from_millis(20)).await;
+    let failure = saga.step(PUSH, || away(&AtomicU32::new(0), 1)).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Unavailable);
+    let steps = env.ledger.steps_of(cycle).await.unwrap();
+    assert_eq!(steps[0].state, StepState::Failed);
+    assert!(steps[0].error.as_deref().unwrap().contains("connection refused"));
+}
+
+#[tokio::test]
+async fn an_undo_waits_out_an_outage_instead_of_getting_stuck() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let (saga, cycle) = saga(&env, Duration::from_secs(60)).await;
+    saga.step(PUSH, || async { Ok(()) }).await.unwrap();
+    let calls = AtomicU32::new(0);
+    saga.undo(PUSH, || away(&calls, 5)).await.unwrap();
+    assert_eq!(env.ledger.steps_of(cycle).await.unwrap()[0].state, StepState::Undone);
+}
+
+#[tokio::test]
+async fn what_is_no_outage_is_tried_a_few_times_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let (saga, _) = saga(&env, Duration::from_secs(60)).await;
+    let calls = AtomicU32::new(0);
+    let attempt = || async {
+        calls.fetch_add(1, Ordering::SeqCst);
+        Err::<(), _>(StepFailure::new(ErrorKind::Interrupted, "the actor died"))
+    };
+    assert_eq!(saga.step(PUSH, attempt).await.unwrap_err().kind, ErrorKind::Interrupted);
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    assert!(alerts(&env).await.is_empty());
+}
