@@ -160,7 +160,8 @@ fn no_secret_leaves_the_configuration() {
     let log = place.path().join("daemon.log");
     let mut daemon = Running::start(run(&["-vv", "run"]), &state, &log);
     let alerts = loop {
-        if let Some(alerts) = get(port, "/api/v1/alerts").filter(|alerts| String::from_utf8_lossy(alerts).contains("keeps failing"))
+        if let Some(alerts) =
+            get(port, "/api/v1/alerts").filter(|alerts| String::from_utf8_lossy(alerts).contains("keeps failing"))
         {
             break alerts;
         }
