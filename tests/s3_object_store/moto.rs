@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use delayd::adapters::cloud::s3::{S3Settings, S3Store};
+use delayd::adapters::cloud::s3::S3Store;
 use delayd::error::ErrorKind;
 use delayd::ports::ObjectStore;
 
@@ -25,7 +25,15 @@ struct Moto {
 fn program() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    Some(cache.join("delayd/moto/bin/moto_server")).filter(|program| program.is_file())
+    let mut programs: Vec<PathBuf> = std::fs::read_dir(cache.join("delayd"))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("moto-")))
+        .map(|home| home.join("bin/moto_server"))
+        .filter(|program| program.is_file())
+        .collect();
+    programs.sort();
+    programs.pop()
 }
 
 impl Moto {
@@ -56,7 +64,7 @@ impl Moto {
     }
 
     fn store(&self) -> S3Store {
-        S3Store::new(S3Settings { ..S3Server::settings_at(&self.url) })
+        S3Store::new(S3Server::settings_at(&self.url))
     }
 }
 

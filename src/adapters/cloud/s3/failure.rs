@@ -2,7 +2,7 @@
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{ConnectorError, DispatchFailure, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
 
 use crate::error::{ErrorKind, PortError, chain};
 use crate::http_client::kind_of_status;
@@ -67,7 +67,7 @@ where
                 Self::new(ErrorKind::Unavailable, format!("the answer was cut off or is malformed: {}", chain(&error)))
             }
             SdkError::ResponseError(answer) => of_answer(answer.raw().status().as_u16(), None, None, None),
-            SdkError::DispatchFailure(failure) => of_dispatch(failure),
+            SdkError::DispatchFailure(failure) => of_dispatch(failure.as_connector_error()),
             SdkError::TimeoutError(_) => Self::new(ErrorKind::Timeout, chain(&error)),
             _ => of_construction(&error),
         }
@@ -151,8 +151,8 @@ fn of_answer(status: u16, code: Option<&str>, said: Option<&str>, region: Option
     Failure { again, code: code.to_owned(), status, ..failure }
 }
 
-fn of_dispatch(failure: &DispatchFailure) -> Failure {
-    let Some(error) = failure.as_connector_error() else {
+fn of_dispatch(error: Option<&ConnectorError>) -> Failure {
+    let Some(error) = error else {
         return Failure::new(ErrorKind::Unavailable, "the request did not get through");
     };
     if let Some(credentials) = cause::<CredentialsError>(error) {
@@ -201,7 +201,7 @@ fn of_credentials(error: &CredentialsError) -> Failure {
     Failure::new(kind, format!("there are no credentials: {text}; {advice}"))
 }
 
-fn cause<T: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> Option<&T> {
+fn cause<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
