@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cloud::s3::S3Store;
 use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::error::PortError;
@@ -25,6 +26,7 @@ pub fn object_store(settings: &Settings) -> Result<Arc<dyn ObjectStore>, PortErr
     let section = &settings.object_store;
     match section.kind {
         ObjectStoreKind::Folder => Ok(Arc::new(FolderStore::open(&folder_or(settings, &section.folder, "store"))?)),
+        ObjectStoreKind::S3 => Ok(Arc::new(S3Store::new(section.s3.clone()))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Settings;
+use super::{ObjectStoreKind, Settings};
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +121,18 @@ impl Settings {
             "1 or more",
         );
         faults.extend(self.policy_faults());
+        faults.extend(self.object_store_faults());
         faults
+    }
+
+    /// What the chosen object store says of its section.
+    fn object_store_faults(&self) -> Vec<Fault> {
+        let told = match self.object_store.kind {
+            ObjectStoreKind::Folder => Vec::new(),
+            ObjectStoreKind::S3 => self.object_store.s3.faults(),
+        };
+        let fault = |text| Fault { key: "object_store.s3".to_owned(), found: "not usable".to_owned(), expected: text };
+        told.into_iter().map(fault).collect()
     }
 
     /// What the stages' policies say of themselves.

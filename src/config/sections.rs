@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::cloud::s3::S3Settings;
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
@@ -68,6 +69,8 @@ pub enum ObjectStoreKind {
     /// A folder of this machine.
     #[default]
     Folder,
+    /// A bucket of S3, or of a store that speaks its protocol.
+    S3,
 }
 
 /// `[object_store]`: where flight logs, reference data, datasets and bundles are kept.
@@ -78,6 +81,8 @@ pub struct ObjectStoreSettings {
     pub kind: ObjectStoreKind,
     /// The folder; `<state_dir>/store` when empty.
     pub folder: PathBuf,
+    /// The bucket.
+    pub s3: S3Settings,
 }
 
 /// What tells the weather.

@@ -43,6 +43,11 @@ impl RetryPolicy {
         self.base_delay.saturating_mul(factor).min(self.max_delay)
     }
 
+    /// How long to wait after the `failed`th failure: any time up to its bound.
+    pub(crate) fn pause(&self, failed: u32) -> Duration {
+        self.delay_bound(failed).mul_f64(random_fraction())
+    }
+
     /// Calls until it succeeds, fails for good, or the attempts are used up.
     async fn run<T, F>(&self, worth_it: fn(&PortError) -> bool, mut call: impl FnMut() -> F) -> Result<T, PortError>
     where
@@ -53,7 +58,7 @@ impl RetryPolicy {
             match call().await {
                 Err(error) if worth_it(&error) && failed + 1 < self.attempts => {
                     failed += 1;
-                    let delay = self.delay_bound(failed).mul_f64(random_fraction());
+                    let delay = self.pause(failed);
                     let error = crate::error::chain(&error);
                     tracing::debug!(attempt = failed, delay_ms = delay.as_millis() as u64, error, "trying again");
                     tokio::time::sleep(delay).await;
