@@ -95,7 +95,7 @@ pub enum AfterFailure {
 
 /// Whether a failure is a refusal: an answer, where an outage is none.
 #[must_use]
-pub fn is_refusal(kind: ErrorKind) -> bool {
+pub(super) fn is_refusal(kind: ErrorKind) -> bool {
     !matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Interrupted)
 }
 

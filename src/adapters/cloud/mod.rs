@@ -1,2 +1,14 @@
 //! The production adapters: S3, HTTP weather, image registries, Kubernetes, Slack
 //! and mail. No type of an SDK leaves this folder.
+
+mod mail;
+mod mail_message;
+mod mail_session;
+mod mail_settings;
+mod slack;
+mod slack_message;
+mod webhook;
+
+pub use mail::{MailNotifier, MailSettings, MailTls};
+pub use slack::{SlackNotifier, SlackSettings};
+pub use webhook::{WebhookNotifier, WebhookSettings};
