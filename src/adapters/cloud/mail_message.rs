@@ -99,6 +99,7 @@ mod tests {
     #[test]
     fn a_title_cannot_add_headers() {
         let text = formatted(&notice("late\r\nBcc: everybody@example.org\r\n\r\nhello"));
+        let text = text.split("\r\n\r\n").next().unwrap();
         assert!(!text.lines().any(|line| line.starts_with("Bcc:")), "{text}");
         assert!(text.contains("Subject: [delayd] [critical] late Bcc: everybody@example.org hello"), "{text}");
     }
