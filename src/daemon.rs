@@ -268,7 +268,9 @@ impl Parts {
         let deployment = spawn(&supervision, "deployment", deployment_stage)?;
         let verification = spawn(&supervision, "verification", verification_stage)?;
         let monitor = spawn(&supervision, "monitor", monitor_stage)?;
-        let notifier = spawn(&supervision, "notifier", NotifierStage::new(env.clone(), &settings.notification))?;
+        let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
+            .map_err(|error| StartError::of("notification")(&error))?;
+        let notifier = spawn(&supervision, "notifier", notifier_stage)?;
         let stages = Stages {
             data: data_actor.actor_ref(),
             training: training.actor_ref(),

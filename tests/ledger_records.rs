@@ -11,6 +11,7 @@ use delayd::ledger::{
     IngestedObject, KnownOutcome, Ledger, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus, Page, Run, RunState,
     ServedPrediction, StepState,
 };
+use delayd::ledger::tx::{route_alert, unrouted_alerts};
 use delayd::ports::{PushedImage, Release, Severity};
 use serde_json::json;
 
@@ -262,9 +263,10 @@ async fn the_same_event_is_one_alert() {
         body: "look".into(),
     };
     let id = ledger.enqueue_alert(alert.clone()).await.unwrap();
-    ledger.mark_alert_delivered(id, at(1)).await.unwrap();
+    let routed = ledger.alert(id).await.unwrap().unwrap().alert;
+    ledger.transact("routing", move |tx| route_alert(tx, &routed, &[], at(1))).await.unwrap();
     assert_eq!(ledger.enqueue_alert(alert).await.unwrap(), id);
-    assert!(ledger.due_alerts(at(9), 10).await.unwrap().is_empty());
+    assert!(ledger.transact("looking", |tx| unrouted_alerts(tx, 10)).await.unwrap().is_empty());
 }
 
 fn flight(number: u32) -> FlightKey {

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cloud::s3::S3Store;
+use super::Channels;
+use super::cloud::{MailNotifier, SlackNotifier, WebhookNotifier};
 use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::error::PortError;
-use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use crate::notification::templates::Templates;
+use crate::ports::{ChannelKind, Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -70,10 +73,42 @@ pub fn cluster(settings: &Settings, service_binary: &Path) -> Result<Arc<dyn Clu
     }
 }
 
-/// The channels of `[notification]`.
+/// The channels of `[notification]`, each with what became of opening it.
+#[must_use]
+pub fn channels(settings: &Settings, templates: &Arc<Templates>) -> Vec<(ChannelKind, OpenedChannel)> {
+    let section = &settings.notification;
+    let open = |kind: ChannelKind| -> OpenedChannel {
+        Ok(match kind {
+            ChannelKind::Log => Arc::new(LogNotifier),
+            ChannelKind::Slack => Arc::new(SlackNotifier::new(&section.slack, templates.clone())?),
+            ChannelKind::Mail => Arc::new(MailNotifier::new(&section.mail, templates.clone())?),
+            ChannelKind::Webhook => Arc::new(WebhookNotifier::new(&section.webhook, templates.clone())?),
+        })
+    };
+    section.channels.iter().map(|kind| (*kind, open(*kind))).collect()
+}
+
+/// A channel, or why there is none.
+pub type OpenedChannel = Result<Arc<dyn Notifier>, PortError>;
+
+/// The templates of `[notification]`. Faulty ones are left out and told by
+/// [`Templates::check`].
+#[must_use]
+pub fn templates(settings: &Settings) -> Arc<Templates> {
+    let section = &settings.notification;
+    Arc::new(Templates::load(&section.templates_dir, &section.public_url))
+}
+
+/// The channels of `[notification]` as one.
 ///
 /// # Errors
 /// When the settings name something unreadable.
-pub fn notifier(_settings: &Settings) -> Result<Arc<dyn Notifier>, PortError> {
-    Ok(Arc::new(LogNotifier))
+pub fn notifier(settings: &Settings) -> Result<Arc<dyn Notifier>, PortError> {
+    let templates = templates(settings);
+    if let Err(error) = templates.check() {
+        tracing::error!(error = %error, "built-in alert templates take the place of faulty ones");
+    }
+    let channels = channels(settings, &templates);
+    let opened: Result<Vec<_>, _> = channels.into_iter().map(|(kind, opened)| Ok((kind, opened?))).collect();
+    Ok(Arc::new(Channels::new(opened?)))
 }

@@ -12,7 +12,7 @@ use crate::daemon::{ledger_path, service_binary};
 use crate::data::contract::Contract;
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::Ledger;
-use crate::ports::ObjectStore;
+use crate::ports::{ChannelKind, ObjectStore};
 use crate::training::device;
 
 #[derive(Serialize)]
@@ -33,7 +33,8 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
     let (stores, registry, cluster, notification) =
         tokio::join!(stores(settings), registry(settings), cluster(settings), notification(settings));
     findings.extend(stores);
-    findings.extend([registry, cluster, notification]);
+    findings.extend([registry, cluster]);
+    findings.extend(notification);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let text = if json {
         serde_json::to_string_pretty(&findings).map_err(|error| CliError::Failed(error.to_string()))?
@@ -149,8 +150,23 @@ async fn cluster(settings: &Settings) -> Finding {
     }
 }
 
-async fn notification(settings: &Settings) -> Finding {
-    probed("notification", async { open::notifier(settings)?.probe().await }).await
+/// Every channel is asked, and told of in a line of its own.
+async fn notification(settings: &Settings) -> Vec<Finding> {
+    let templates = open::templates(settings);
+    let channels = open::channels(settings, &templates);
+    let asked = channels.into_iter().map(|(kind, channel)| probed(told_as(kind), async move { channel?.probe().await }));
+    let mut findings = futures::future::join_all(asked).await;
+    findings.insert(0, finding("alert templates", templates.check()));
+    findings
+}
+
+fn told_as(channel: ChannelKind) -> &'static str {
+    match channel {
+        ChannelKind::Log => "alerts: log",
+        ChannelKind::Slack => "alerts: slack",
+        ChannelKind::Mail => "alerts: mail",
+        ChannelKind::Webhook => "alerts: webhook",
+    }
 }
 
 fn compute(settings: &Settings) -> Finding {

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alerts;
 use super::args::{Cli, Command, ReasonArgs, ReplayArgs};
 use super::check;
 use super::display::TerminalDisplay;
@@ -107,6 +108,15 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Lineage { model } => show::lineage(&read(&settings)?, model).await?,
         Command::Why { decision } => show::why(&read(&settings)?, decision).await?,
         Command::Drift { limit } => show::drift(&read(&settings)?, limit).await?,
+        Command::Alerts(args) => match args.retry {
+            Some(which) => alerts::retry(&settings, which, &args.reason).await?,
+            None => alerts::show(&read(&settings)?, &args).await?,
+        },
+        Command::Silence(args) => alerts::silence(&settings, &args).await?,
+        Command::Silences(args) => match alerts::end(&settings, &args).await? {
+            Some(ended) => ended,
+            None => alerts::silences(&read(&settings)?, args.limit).await?,
+        },
         Command::Retrain(reason) => command(&settings, CommandKind::Retrain, &reason).await?,
         Command::Rollback(reason) => command(&settings, CommandKind::Rollback, &reason).await?,
         Command::Approve(reason) => command(&settings, CommandKind::Approve, &reason).await?,

@@ -2,6 +2,7 @@
 //! with or without a daemon; commands that change something go to the daemon's
 //! HTTP endpoint.
 
+mod alerts;
 mod args;
 mod check;
 mod commands;
@@ -9,5 +10,5 @@ mod display;
 mod remote;
 mod show;
 
-pub use args::{Cli, Command, ReasonArgs, ReplayArgs};
+pub use args::{AlertsArgs, Cli, Command, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs};
 pub use commands::{CliError, run};

@@ -114,12 +114,7 @@ impl Settings {
             self.monitoring.interval_secs.to_string(),
             "1 second or more",
         );
-        check(
-            self.notification.attempts >= 1,
-            "notification.attempts",
-            self.notification.attempts.to_string(),
-            "1 or more",
-        );
+        faults.extend(self.notification.faults());
         faults.extend(self.policy_faults());
         faults.extend(self.object_store_faults());
         faults

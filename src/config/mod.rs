@@ -19,13 +19,14 @@ pub use faults::Fault;
 pub use secret::Secret;
 pub use sections::{
     ApprovalMode, ApprovalSettings, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings, IngestionSettings,
-    MonitoringSettings, NotificationSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
+    MonitoringSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
     RegistrySettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
 use crate::coordinator::decide::RetrainPolicy;
 use crate::coordinator::training_policy::TrainingPolicy;
 use crate::evaluation::gate::GatePolicy;
+pub use crate::notification::NotificationSettings;
 use crate::training::TrainingParameters;
 use crate::verification::VerificationPolicy;
 

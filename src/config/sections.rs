@@ -327,19 +327,3 @@ impl Default for MonitoringSettings {
         }
     }
 }
-
-/// `[notification]`: alerts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NotificationSettings {
-    /// Attempts before an alert is given up.
-    pub attempts: u32,
-    /// Seconds between looks at the outbox.
-    pub interval_secs: u64,
-}
-
-impl Default for NotificationSettings {
-    fn default() -> Self {
-        Self { attempts: 10, interval_secs: 15 }
-    }
-}

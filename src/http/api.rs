@@ -32,7 +32,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/decisions/{id}", web::get().to(decision))
             .route("/drift", web::get().to(drift))
             .route("/monitoring", web::get().to(monitoring))
-            .route("/alerts", web::get().to(alerts))
+            .configure(super::alerts::routes)
             .route("/{command}", web::post().to(command)),
     );
 }
@@ -72,18 +72,18 @@ async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, Problem> {
 
 /// `?limit=&offset=` of the listings.
 #[derive(Debug, Deserialize)]
-struct Listing {
+pub(super) struct Listing {
     limit: Option<u64>,
     offset: Option<u64>,
 }
 
 impl Listing {
-    fn page(&self) -> Page {
+    pub(super) fn page(&self) -> Page {
         Page { offset: self.offset.unwrap_or(0), limit: self.limit.unwrap_or(50).clamp(1, 1000) }
     }
 }
 
-fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
+pub(super) fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
 where
     T::Err: std::fmt::Display,
 {
@@ -144,10 +144,6 @@ async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Res
     let now = state.env.now();
     let from = now - chrono::Duration::days(i64::from(wanted.days.unwrap_or(7).min(400)));
     Ok(HttpResponse::Ok().json(state.env.ledger.metrics_windows(from, now + chrono::Duration::seconds(1)).await?))
-}
-
-async fn alerts(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(state.env.ledger.alerts(listing.page()).await?))
 }
 
 /// The body of a command.

@@ -9,7 +9,9 @@ mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 pub use image_registry::{ImageRegistry, PushedImage};
-pub use notifier::{Alert, Notifier, Severity};
+pub use notifier::{
+    Alert, ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Severity, Undelivered, UnknownChannel, topic_of,
+};
 pub use object_store::{ObjectMeta, ObjectStore, check_key, check_prefix};
 pub use weather::{WeatherObservation, WeatherSource};
 

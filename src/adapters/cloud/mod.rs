@@ -2,3 +2,14 @@
 //! and mail. No type of an SDK leaves this folder.
 
 pub mod s3;
+mod mail;
+mod mail_message;
+mod mail_session;
+mod mail_settings;
+mod slack;
+mod slack_message;
+mod webhook;
+
+pub use mail::{MailNotifier, MailSettings, MailTls};
+pub use slack::{SlackNotifier, SlackSettings};
+pub use webhook::{WebhookNotifier, WebhookSettings};

@@ -3,7 +3,8 @@
 //! bounded, and only for errors that call themselves retryable.
 //!
 //! A cluster is not wrapped: a rollout that failed was undone as a whole, and
-//! whether to roll again is the saga's decision.
+//! whether to roll again is the saga's decision. A notifier is not wrapped either:
+//! the outbox tries again, and remembers that across restarts.
 //!
 //! A `Conflict` is an answer, not a hiccup, for the calls whose contract gives it
 //! a meaning (`put_if_absent`); there it is passed on at once.
@@ -17,7 +18,7 @@ use bytes::Bytes;
 
 use crate::error::ErrorKind;
 use crate::ids::Digest;
-use crate::ports::{Alert, ImageRegistry, Notifier, ObjectMeta, ObjectStore, PortError, PushedImage};
+use crate::ports::{ImageRegistry, ObjectMeta, ObjectStore, PortError, PushedImage};
 
 /// How often and how fast to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,16 +152,6 @@ impl<P: ImageRegistry> ImageRegistry for Retrying<P> {
 
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
         self.policy.run(retryable, || self.inner.remove_tag(repository, tag)).await
-    }
-    async fn probe(&self) -> Result<String, PortError> {
-        self.inner.probe().await
-    }
-}
-
-#[async_trait]
-impl<P: Notifier> Notifier for Retrying<P> {
-    async fn deliver(&self, alert: &Alert) -> Result<(), PortError> {
-        self.policy.run(retryable, || self.inner.deliver(alert)).await
     }
     async fn probe(&self) -> Result<String, PortError> {
         self.inner.probe().await
