@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Settings;
+use super::{Settings, WeatherKind};
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +120,27 @@ impl Settings {
             self.notification.attempts.to_string(),
             "1 or more",
         );
+        faults.extend(self.weather_faults());
         faults.extend(self.policy_faults());
+        faults
+    }
+
+    /// Weather, airports and holidays: only what is chosen.
+    fn weather_faults(&self) -> Vec<Fault> {
+        let (weather, ingestion) = (&self.weather, &self.ingestion);
+        let mut faults = Vec::new();
+        if !(0.0..=1.0).contains(&weather.required_share) {
+            let found = weather.required_share.to_string();
+            let expected = "a share from 0 to 1".to_owned();
+            faults.push(Fault { key: "weather.required_share".to_owned(), found, expected });
+        }
+        if weather.kind == WeatherKind::OpenMeteo {
+            faults.extend(weather.open_meteo.faults("weather.open_meteo"));
+        }
+        if ingestion.airports_url.is_set() || ingestion.holidays_url.is_set() {
+            faults.extend(ingestion.reference.faults("ingestion.reference"));
+            faults.extend(ingestion.fetch.faults("ingestion.fetch"));
+        }
         faults
     }
 

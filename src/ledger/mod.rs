@@ -29,6 +29,7 @@ mod models;
 mod outbox;
 mod predictions;
 mod query;
+mod reference;
 mod runs;
 mod settings;
 mod steps;
@@ -49,6 +50,7 @@ pub use models::{Alias, AliasMove, AliasRecord, Model};
 pub use outbox::{NewAlert, OutboxAlert, OutboxState};
 pub use predictions::{FlightKey, KnownOutcome, Pruned, ScoredOutcome, ServedPrediction};
 pub use query::{Page, SequenceName};
+pub use reference::{DatasetWeather, NewReferenceVersion, ReferenceKind, ReferenceOrigin, ReferenceVersion};
 pub use runs::{Run, RunState};
 pub use steps::{Step, StepState};
 
