@@ -148,14 +148,14 @@ async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Res
 }
 
 /// `GET /api/v1/reference`.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ReferenceDocument {
+#[derive(Debug, Serialize)]
+struct ReferenceDocument {
     /// What counts now, the newest version of each kind.
-    pub current: Vec<ReferenceVersion>,
+    current: Vec<ReferenceVersion>,
     /// Every version, newest first, with what changed.
-    pub versions: Vec<ReferenceVersion>,
+    versions: Vec<ReferenceVersion>,
     /// How much of the weather datasets had, newest first.
-    pub weather: Vec<DatasetWeather>,
+    weather: Vec<DatasetWeather>,
 }
 
 /// Airports, holidays and events with their changes, and the weather of datasets.
