@@ -109,8 +109,11 @@ impl Daemon {
         let ledger = Ledger::open(&ledger_path(state_dir)).map_err(|error| StartError::of("ledger")(&error))?;
         let service_binary = service_binary(&settings.packaging.service_binary)?;
         let env = env(&settings, clock, ledger, &service_binary)?;
-        let data =
-            DataStage::new(env.clone(), settings.clone()).map_err(|error| StartError::of("data contract")(&error))?;
+        let documents = open::reference_documents(&settings)
+            .map_err(|error| StartError::of("airports and holidays by URL")(&error))?;
+        let data = DataStage::new(env.clone(), settings.clone())
+            .map_err(|error| StartError::of("data contract")(&error))?
+            .with_documents(documents);
         let scraper =
             Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
         let bundles = BundleStore::new(state_dir.join("bundles"));
@@ -326,7 +329,8 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
 fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let weather = open::weather(settings, object_store.clone()).map_err(|error| failed("weather", error))?;
+    let weather = open::weather(settings, object_store.clone(), clock.clone())
+        .map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use super::cloud::s3::S3Store;
 use super::Channels;
-use super::cloud::{MailNotifier, SlackNotifier, WebhookNotifier};
+use super::cloud::{HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
 use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, WeatherKind};
+use crate::data::reference::{AirportTable, ReferenceDocuments};
+use crate::env::Clock;
 use crate::error::PortError;
 use crate::notification::templates::Templates;
-use crate::ports::{ChannelKind, Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use crate::ports::{ChannelKind, Cluster, DocumentSource, ImageRegistry, Notifier, ObjectStore, WeatherSource};
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -33,15 +35,43 @@ pub fn object_store(settings: &Settings) -> Result<Arc<dyn ObjectStore>, PortErr
     }
 }
 
-/// The weather of `[weather]`; `store` is where files of it lie.
+/// The weather of `[weather]`; `store` is where files and cached answers lie.
 ///
 /// # Errors
 /// When the settings name something unreadable.
-pub fn weather(settings: &Settings, store: Arc<dyn ObjectStore>) -> Result<Arc<dyn WeatherSource>, PortError> {
+pub fn weather(
+    settings: &Settings,
+    store: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn WeatherSource>, PortError> {
     let section = &settings.weather;
     match section.kind {
         WeatherKind::Csv => Ok(Arc::new(WeatherCsv::new(store, section.prefix.clone()))),
+        WeatherKind::OpenMeteo => {
+            let ingestion = &settings.ingestion;
+            let airports =
+                AirportTable::new(store.clone(), ingestion.airports_key.clone(), ingestion.time_zones.clone());
+            Ok(Arc::new(OpenMeteo::new(section.open_meteo.clone(), store, airports, clock)?))
+        }
     }
+}
+
+/// The documents of `[ingestion]` that are behind a URL.
+///
+/// # Errors
+/// When the settings name something unreadable.
+pub fn reference_documents(settings: &Settings) -> Result<ReferenceDocuments, PortError> {
+    let ingestion = &settings.ingestion;
+    let document = |key: &'static str, address: &Secret| -> Result<Option<Arc<dyn DocumentSource>>, PortError> {
+        if !address.is_set() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(HttpDocument::new(key, address.clone(), ingestion.fetch.clone())?)))
+    };
+    Ok(ReferenceDocuments {
+        airports: document("ingestion.airports_url", &ingestion.airports_url)?,
+        holidays: document("ingestion.holidays_url", &ingestion.holidays_url)?,
+    })
 }
 
 /// The image registry of `[registry]`.

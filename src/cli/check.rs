@@ -1,15 +1,18 @@
 //! `delayd check`: is everything there? It changes nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::commands::CliError;
+use crate::adapters::cloud::OpenMeteo;
 use crate::adapters::open;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::daemon::{ledger_path, service_binary};
 use crate::data::contract::Contract;
+use crate::env::{Clock, SystemClock};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::Ledger;
 use crate::ports::{ChannelKind, ObjectStore};
@@ -30,9 +33,15 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         ledger(settings),
         compute(settings),
     ];
-    let (stores, registry, cluster, notification) =
-        tokio::join!(stores(settings), registry(settings), cluster(settings), notification(settings));
+    let (stores, documents, registry, cluster, notification) = tokio::join!(
+        stores(settings),
+        documents(settings),
+        registry(settings),
+        cluster(settings),
+        notification(settings)
+    );
     findings.extend(stores);
+    findings.extend(documents);
     findings.extend([registry, cluster]);
     findings.extend(notification);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
@@ -109,13 +118,13 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
     if section.kind == ObjectStoreKind::Folder
         && let Some(later) = made_later(settings, &section.folder, "store")
     {
-        return vec![finding::<String>("object store", Ok(later))];
+        return std::iter::once(finding::<String>("object store", Ok(later))).chain(weather_api(settings).await).collect();
     }
     let store = match open::object_store(settings) {
         Ok(store) => store,
         Err(error) => return vec![finding::<String>("object store", Err(chain(&error)))],
     };
-    let weather = async { open::weather(settings, store.clone())?.probe().await };
+    let weather = async { open::weather(settings, store.clone(), Arc::new(SystemClock))?.probe().await };
     let (store, airports, weather) = tokio::join!(
         probed("object store", store.probe()),
         probed("airports", airports(settings, store.as_ref())),
@@ -124,10 +133,38 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
     vec![store, airports, weather]
 }
 
+/// Weather that does not lie in the store.
+async fn weather_api(settings: &Settings) -> Option<Finding> {
+    match settings.weather.kind {
+        WeatherKind::Csv => None,
+        WeatherKind::OpenMeteo => {
+            Some(probed("weather", OpenMeteo::probe_api(&settings.weather.open_meteo, SystemClock.now())).await)
+        }
+    }
+}
+
+/// Airports and holidays behind a URL.
+async fn documents(settings: &Settings) -> Vec<Finding> {
+    let documents = match open::reference_documents(settings) {
+        Ok(documents) => documents,
+        Err(error) => return vec![finding::<String>("reference data", Err(chain(&error)))],
+    };
+    let mut findings = Vec::new();
+    for (what, document) in [("airports by URL", documents.airports), ("holidays by URL", documents.holidays)] {
+        if let Some(document) = document {
+            findings.push(probed(what, document.probe()).await);
+        }
+    }
+    findings
+}
+
 async fn airports(settings: &Settings, store: &dyn ObjectStore) -> Result<String, PortError> {
     let key = &settings.ingestion.airports_key;
     if store.list(key).await?.iter().any(|object| object.key == *key) {
         return Ok(key.clone());
+    }
+    if settings.ingestion.airports_url.is_set() {
+        return Ok(format!("{key} is fetched by ingestion.airports_url at the first ingestion"));
     }
     let message = "is not in the object store: airports are needed to read local times";
     Err(PortError::new(ErrorKind::NotFound, key, message))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ObjectStoreKind, Settings};
+use super::{ObjectStoreKind, Settings, WeatherKind};
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +115,7 @@ impl Settings {
             "1 second or more",
         );
         faults.extend(self.notification.faults());
+        faults.extend(self.weather_faults());
         faults.extend(self.policy_faults());
         faults.extend(self.object_store_faults());
         faults
@@ -128,6 +129,25 @@ impl Settings {
         };
         let fault = |text| Fault { key: "object_store.s3".to_owned(), found: "not usable".to_owned(), expected: text };
         told.into_iter().map(fault).collect()
+    }
+
+    /// Weather, airports and holidays: only what is chosen.
+    fn weather_faults(&self) -> Vec<Fault> {
+        let (weather, ingestion) = (&self.weather, &self.ingestion);
+        let mut faults = Vec::new();
+        if !(0.0..=1.0).contains(&weather.required_share) {
+            let found = weather.required_share.to_string();
+            let expected = "a share from 0 to 1".to_owned();
+            faults.push(Fault { key: "weather.required_share".to_owned(), found, expected });
+        }
+        if weather.kind == WeatherKind::OpenMeteo {
+            faults.extend(weather.open_meteo.faults("weather.open_meteo"));
+        }
+        if ingestion.airports_url.is_set() || ingestion.holidays_url.is_set() {
+            faults.extend(ingestion.reference.faults("ingestion.reference"));
+            faults.extend(ingestion.fetch.faults("ingestion.fetch"));
+        }
+        faults
     }
 
     /// What the stages' policies say of themselves.

@@ -7,7 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::adapters::cloud::s3::S3Settings;
+use super::Secret;
+use crate::adapters::cloud::{HttpDocumentSettings, OpenMeteoSettings};
 use crate::data::formats::{ColumnMapping, ParseLimits};
+use crate::data::reference::ReferencePolicy;
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
 use crate::monitoring::latency::LatencyPolicy;
@@ -92,6 +95,8 @@ pub enum WeatherKind {
     /// CSV files in the object store.
     #[default]
     Csv,
+    /// An HTTP API in Open-Meteo's format.
+    OpenMeteo,
 }
 
 /// `[weather]`: where weather comes from.
@@ -102,11 +107,20 @@ pub struct WeatherSettings {
     pub kind: WeatherKind,
     /// CSV files: the objects under this prefix.
     pub prefix: String,
+    /// With weather for a smaller share of the airport-hours a step waits for it; 0 goes on without any.
+    pub required_share: f64,
+    /// How the API is asked.
+    pub open_meteo: OpenMeteoSettings,
 }
 
 impl Default for WeatherSettings {
     fn default() -> Self {
-        Self { kind: WeatherKind::default(), prefix: "weather/".to_owned() }
+        Self {
+            kind: WeatherKind::default(),
+            prefix: "weather/".to_owned(),
+            required_share: 0.0,
+            open_meteo: OpenMeteoSettings::default(),
+        }
     }
 }
 
@@ -118,8 +132,12 @@ pub struct IngestionSettings {
     pub flights_prefix: String,
     /// Airports: one object.
     pub airports_key: String,
+    /// URL of the airports, whose last good copy is that object; none when empty.
+    pub airports_url: Secret,
     /// Extra holidays, an iCalendar object; none when empty.
     pub holidays_key: String,
+    /// URL of the extra holidays, whose last good copy is that object; none when empty.
+    pub holidays_url: Secret,
     /// Events, a CSV object (date, name); none when empty.
     pub events_key: String,
     /// The data contract; the built-in one when empty.
@@ -139,6 +157,10 @@ pub struct IngestionSettings {
     pub time_zones: BTreeMap<String, String>,
     /// Bounds of one object.
     pub limits: ParseLimits,
+    /// How airports and holidays behind a URL are kept up to date.
+    pub reference: ReferencePolicy,
+    /// How they are fetched.
+    pub fetch: HttpDocumentSettings,
 }
 
 impl Default for IngestionSettings {
@@ -146,7 +168,9 @@ impl Default for IngestionSettings {
         Self {
             flights_prefix: "flights/".to_owned(),
             airports_key: "reference/airports.csv".to_owned(),
+            airports_url: Secret::default(),
             holidays_key: String::new(),
+            holidays_url: Secret::default(),
             events_key: String::new(),
             contract_path: PathBuf::new(),
             concurrency: 4,
@@ -156,6 +180,8 @@ impl Default for IngestionSettings {
             column_mapping: None,
             time_zones: BTreeMap::new(),
             limits: ParseLimits::default(),
+            reference: ReferencePolicy::default(),
+            fetch: HttpDocumentSettings::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::server::ApiState;
 use crate::coordinator::messages::{CommandKind, OperatorCommand};
 use crate::coordinator::stages::ask;
 use crate::ids::{CycleId, DecisionId, ModelVersion};
-use crate::ledger::{AliasRecord, Cycle, Page};
+use crate::ledger::{AliasRecord, Cycle, DatasetWeather, Page, ReferenceKind, ReferenceVersion};
 use crate::ports::Replica;
 use crate::saga::StepFailure;
 use crate::supervision::ActorStatus;
@@ -32,6 +32,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/decisions/{id}", web::get().to(decision))
             .route("/drift", web::get().to(drift))
             .route("/monitoring", web::get().to(monitoring))
+            .route("/reference", web::get().to(reference))
             .configure(super::alerts::routes)
             .route("/{command}", web::post().to(command)),
     );
@@ -144,6 +145,29 @@ async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Res
     let now = state.env.now();
     let from = now - chrono::Duration::days(i64::from(wanted.days.unwrap_or(7).min(400)));
     Ok(HttpResponse::Ok().json(state.env.ledger.metrics_windows(from, now + chrono::Duration::seconds(1)).await?))
+}
+
+/// `GET /api/v1/reference`.
+#[derive(Debug, Serialize)]
+struct ReferenceDocument {
+    /// What counts now, the newest version of each kind.
+    current: Vec<ReferenceVersion>,
+    /// Every version, newest first, with what changed.
+    versions: Vec<ReferenceVersion>,
+    /// How much of the weather datasets had, newest first.
+    weather: Vec<DatasetWeather>,
+}
+
+/// Airports, holidays and events with their changes, and the weather of datasets.
+async fn reference(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
+    let ledger = &state.env.ledger;
+    let mut current = Vec::new();
+    for kind in [ReferenceKind::Airports, ReferenceKind::Holidays, ReferenceKind::Events] {
+        current.extend(ledger.newest_reference(kind).await?);
+    }
+    let versions = ledger.reference_versions(listing.page()).await?;
+    let weather = ledger.dataset_weather(listing.page()).await?;
+    Ok(HttpResponse::Ok().json(ReferenceDocument { current, versions, weather }))
 }
 
 /// The body of a command.

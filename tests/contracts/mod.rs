@@ -7,4 +7,6 @@ pub mod flaky_proxy;
 pub mod image_registry;
 pub mod layouts;
 pub mod object_store;
+pub mod open_meteo_server;
 pub mod scripted_replica;
+pub mod weather;

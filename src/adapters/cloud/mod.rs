@@ -13,3 +13,9 @@ mod webhook;
 pub use mail::{MailNotifier, MailSettings, MailTls};
 pub use slack::{SlackNotifier, SlackSettings};
 pub use webhook::{WebhookNotifier, WebhookSettings};
+mod http_document;
+mod limited_body;
+mod open_meteo;
+
+pub use http_document::{HttpDocument, HttpDocumentSettings};
+pub use open_meteo::{OpenMeteo, OpenMeteoSettings};
