@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cloud::ecr::EcrRegistry;
+use super::cloud::registry::OciRegistry;
 use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
+use super::wrap::Retrying;
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::error::PortError;
 use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
@@ -48,6 +51,14 @@ pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, Por
     match section.kind {
         RegistryKind::Layout => {
             Ok(Arc::new(OciLayoutRegistry::open(&folder_or(settings, &section.layout_dir, "images"))?))
+        }
+        RegistryKind::Oci => {
+            let registry = OciRegistry::open(&section.oci)?;
+            Ok(Arc::new(Retrying::new(registry, section.oci.upload.retry_policy())))
+        }
+        RegistryKind::Ecr => {
+            let registry = EcrRegistry::new(section.ecr.clone());
+            Ok(Arc::new(Retrying::new(registry, section.ecr.upload.retry_policy())))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Settings;
+use super::{RegistryKind, Settings};
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +121,17 @@ impl Settings {
             "1 or more",
         );
         faults.extend(self.policy_faults());
+        faults.extend(self.registry_faults());
         faults
+    }
+
+    /// Those of the image registry that is chosen.
+    fn registry_faults(&self) -> Vec<Fault> {
+        match self.registry.kind {
+            RegistryKind::Layout => Vec::new(),
+            RegistryKind::Oci => self.registry.oci.faults("registry.oci"),
+            RegistryKind::Ecr => self.registry.ecr.faults("registry.ecr"),
+        }
     }
 
     /// What the stages' policies say of themselves.

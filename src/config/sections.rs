@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::cloud::ecr::EcrRegistrySettings;
+use crate::adapters::cloud::registry::OciRegistrySettings;
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
@@ -216,6 +218,10 @@ pub enum RegistryKind {
     /// OCI layouts in a folder of this machine.
     #[default]
     Layout,
+    /// A registry that speaks the OCI distribution protocol.
+    Oci,
+    /// Amazon ECR.
+    Ecr,
 }
 
 /// `[registry]`: where images go.
@@ -226,6 +232,10 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// Folder of OCI layouts; `<state_dir>/images` when empty.
     pub layout_dir: PathBuf,
+    /// A registry that speaks the OCI distribution protocol.
+    pub oci: OciRegistrySettings,
+    /// Amazon ECR.
+    pub ecr: EcrRegistrySettings,
 }
 
 /// What runs the service.

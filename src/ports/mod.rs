@@ -8,7 +8,7 @@ mod object_store;
 mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
-pub use image_registry::{ImageRegistry, PushedImage};
+pub use image_registry::{ImageRegistry, PushedImage, check_tag};
 pub use notifier::{Alert, Notifier, Severity};
 pub use object_store::{ObjectMeta, ObjectStore, check_key, check_prefix};
 pub use weather::{WeatherObservation, WeatherSource};

@@ -11,79 +11,53 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
-use aws_sdk_ecr::config::SharedHttpClient;
 use aws_sdk_ecr::config::http::HttpResponse;
+use aws_sdk_ecr::config::{IdentityCache, SharedHttpClient};
 use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector};
-use serde::{Deserialize, Serialize};
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
 
-use crate::config::{Fault, Secret};
+use crate::config::Secret;
 use crate::error::{ErrorKind, PortError, chain};
 use crate::http_client::{HttpClientSettings, kind_of_status};
 
-/// How an AWS service is reached and who asks.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AwsSettings {
-    /// The region, `eu-central-1`; from the environment or the profile when empty.
-    pub region: String,
-    /// Base URL of the API: a VPC endpoint, or a service that speaks the same protocol; AWS's own when empty.
-    pub endpoint: String,
-    /// Profile of the shared configuration files; the environment's, or `default`, when empty.
-    pub profile: String,
-    /// Access key; the standard credential chain when empty.
-    pub access_key_id: String,
-    /// Secret of the access key.
-    pub secret_access_key: Secret,
-    /// Session token that belongs to a temporary key.
-    pub session_token: Secret,
+/// Who asks, and from where; the part of a service's settings that all have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AwsAccess<'a> {
+    /// The region; the environment's or the profile's when empty.
+    pub(super) region: &'a str,
+    /// Profile of the shared configuration files; the chain's own choice when empty.
+    pub(super) profile: &'a str,
+    /// Access key; the standard chain when not set.
+    pub(super) access_key_id: &'a Secret,
+    /// Its secret.
+    pub(super) secret_access_key: &'a Secret,
+    /// Session token of temporary keys.
+    pub(super) session_token: &'a Secret,
     /// Deadlines and trust.
-    pub http: HttpClientSettings,
+    pub(super) http: &'a HttpClientSettings,
 }
 
-impl AwsSettings {
-    /// Every value that cannot be; `section` is where the settings stand.
-    #[must_use]
-    pub fn faults(&self, section: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut check = |holds: bool, key: &str, found: String, expected: &str| {
-            if !holds {
-                faults.push(Fault { key: format!("{section}.{key}"), found, expected: expected.to_owned() });
-            }
-        };
-        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        check(plain(&self.region), "region", format!("`{}`", self.region), "a region like eu-central-1");
-        check(
-            self.endpoint.is_empty() || is_base_url(&self.endpoint),
-            "endpoint",
-            "not a base URL".to_owned(),
-            "http:// or https://, a host and nothing secret, or nothing",
-        );
-        check(
-            self.access_key_id.is_empty() != self.secret_access_key.is_set(),
-            "secret_access_key",
-            if self.secret_access_key.is_set() { "set alone" } else { "missing" }.to_owned(),
-            "both access_key_id and secret_access_key, or neither",
-        );
-        check(
-            self.access_key_id.is_empty() || self.profile.is_empty(),
-            "profile",
-            format!("`{}`", self.profile),
-            "a profile or an access key, not both",
-        );
-        check(
-            !self.session_token.is_set() || self.secret_access_key.is_set(),
-            "session_token",
-            "set alone".to_owned(),
-            "a session token only with the key that it belongs to",
-        );
-        faults
+impl AwsAccess<'_> {
+    /// What cannot be: the key, what was found, what was expected.
+    pub(super) fn faults(&self) -> Vec<(&'static str, String, &'static str)> {
+        let (id, key) = (self.access_key_id.is_set(), self.secret_access_key.is_set());
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let alone = || "set alone".to_owned();
+        let checks = [
+            (self.region.bytes().all(plain), "region", format!("`{}`", self.region), "a region like eu-central-1"),
+            (id == key, "access_key_id", alone(), "access_key_id and secret_access_key together, or neither"),
+            (key || !self.session_token.is_set(), "session_token", alone(), "a token only with the key it belongs to"),
+            (!key || self.profile.is_empty(), "profile", format!("`{}`", self.profile), "a profile or a key, not both"),
+        ];
+        checks.into_iter().filter(|(holds, ..)| !holds).map(|(_, key, found, expected)| (key, found, expected)).collect()
     }
 
-    /// What an SDK client is made of. May ask the instance for region and credentials' whereabouts.
+    /// What a service's client is made of. The environment and the instance may be
+    /// asked for the region and the whereabouts of credentials; the service is not.
     ///
     /// # Errors
     /// When the authority's file cannot be used, or no region is to be found.
@@ -98,13 +72,14 @@ impl AwsSettings {
             // Trying again is the port's wrapper's work, and the saga's.
             .retry_config(aws_config::retry::RetryConfig::disabled());
         if !self.region.is_empty() {
-            loader = loader.region(Region::new(self.region.clone()));
+            loader = loader.region(Region::new(self.region.to_owned()));
         }
         if !self.profile.is_empty() {
-            loader = loader.profile_name(&self.profile);
+            loader = loader.profile_name(self.profile);
         }
-        if !self.access_key_id.is_empty() {
-            loader = loader.credentials_provider(ConfiguredKey::of(self));
+        if self.secret_access_key.is_set() {
+            // Without the cache, a key that was replaced where it is kept counts at once.
+            loader = loader.credentials_provider(ConfiguredKey::of(self)).identity_cache(IdentityCache::no_cache());
         }
         let config = loader.load().await;
         if config.region().is_none() {
@@ -118,7 +93,7 @@ impl AwsSettings {
         let mut trust = TrustStore::default();
         let path = &self.http.ca_path;
         if !path.as_os_str().is_empty() {
-            // Reading it the strict way first: the SDK panics over a file that is no certificate.
+            // Our own client refuses a file that is no certificate; the SDK's would panic.
             self.http.client(action)?;
             let pem = std::fs::read(path)
                 .map_err(|error| PortError::io(format!("{action}: CA file {}", path.display()), error))?;
@@ -128,20 +103,24 @@ impl AwsSettings {
             .with_trust_store(trust)
             .build()
             .map_err(|error| PortError::new(ErrorKind::Internal, action, chain(&error)))?;
-        Ok(Builder::new().build_with_connector_fn(move |settings, components| {
-            let mut connector = Connector::builder()
-                .tls_provider(Provider::Rustls(CryptoMode::Ring))
-                .tls_context(tls.clone())
-                .proxy_config(ProxyConfig::from_env());
-            connector.set_connector_settings(settings.cloned());
-            connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
-            connector.build()
-        }))
+        let deadlines = HttpConnectorSettings::builder()
+            .connect_timeout(Duration::from_secs(self.http.connect_timeout_secs))
+            .read_timeout(Duration::from_secs(self.http.read_timeout_secs))
+            .build();
+        let connector = Connector::builder()
+            .connector_settings(deadlines)
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .tls_context(tls)
+            .proxy_config(ProxyConfig::from_env())
+            .build();
+        let connector = SharedHttpConnector::new(connector);
+        Ok(http_client_fn(move |_, _| connector.clone()))
     }
 }
 
-/// Whether a text is `http(s)://host[:port][/path]`, without user, query or fragment.
-fn is_base_url(text: &str) -> bool {
+/// Whether a text is `http(s)://host[:port][/path]` and can be shown to anybody:
+/// without user, query or fragment.
+pub(super) fn is_base_url(text: &str) -> bool {
     reqwest::Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.has_host()
@@ -152,28 +131,28 @@ fn is_base_url(text: &str) -> bool {
     })
 }
 
-/// The configured key, read anew whenever the SDK asks for it.
+/// The configured key, read where it is kept whenever the SDK asks for it.
 #[derive(Debug)]
 struct ConfiguredKey {
-    access_key_id: String,
+    access_key_id: Secret,
     secret_access_key: Secret,
     session_token: Secret,
 }
 
 impl ConfiguredKey {
-    fn of(settings: &AwsSettings) -> Self {
+    fn of(access: &AwsAccess<'_>) -> Self {
         Self {
-            access_key_id: settings.access_key_id.clone(),
-            secret_access_key: settings.secret_access_key.clone(),
-            session_token: settings.session_token.clone(),
+            access_key_id: access.access_key_id.clone(),
+            secret_access_key: access.secret_access_key.clone(),
+            session_token: access.session_token.clone(),
         }
     }
 
     fn read(&self) -> Result<Credentials, PortError> {
         let action = "reading the AWS access key";
-        let secret = self.secret_access_key.reveal(action)?;
+        let (id, secret) = (self.access_key_id.reveal(action)?, self.secret_access_key.reveal(action)?);
         let token = self.session_token.is_set().then(|| self.session_token.reveal(action)).transpose()?;
-        Ok(Credentials::new(&self.access_key_id, secret, token, None, "delayd configuration"))
+        Ok(Credentials::new(id, secret, token, None, "delayd configuration"))
     }
 }
 
@@ -266,19 +245,34 @@ mod tests {
 
     #[test]
     fn half_a_key_or_a_key_beside_a_profile_is_told() {
-        let settings = AwsSettings {
-            region: "EU Central".to_owned(),
-            endpoint: "https://user:s3cret@host".to_owned(),
-            profile: "prod".to_owned(),
-            access_key_id: "AKID".to_owned(),
-            session_token: Secret::new("s3cret"),
-            ..AwsSettings::default()
+        let (none, some, http) = (Secret::default(), Secret::new("s3cret"), HttpClientSettings::default());
+        let nothing = AwsAccess {
+            region: "",
+            profile: "",
+            access_key_id: &none,
+            secret_access_key: &none,
+            session_token: &none,
+            http: &http,
         };
-        let faults = settings.faults("registry.ecr.aws");
-        let keys: Vec<_> = faults.iter().map(|fault| fault.key.trim_start_matches("registry.ecr.aws.")).collect();
-        assert_eq!(keys, ["region", "endpoint", "secret_access_key", "profile", "session_token"]);
-        assert!(faults.iter().all(|fault| !fault.to_string().contains("s3cret")), "{faults:?}");
-        assert!(AwsSettings::default().faults("aws").is_empty());
+        assert_eq!(nothing.faults(), []);
+        let keys = |access: AwsAccess<'_>| -> Vec<_> { access.faults().into_iter().map(|(key, ..)| key).collect() };
+        assert_eq!(keys(AwsAccess { region: "EU Central", access_key_id: &some, ..nothing }), ["region", "access_key_id"]);
+        assert_eq!(keys(AwsAccess { session_token: &some, ..nothing }), ["session_token"]);
+        let full = AwsAccess { access_key_id: &some, secret_access_key: &some, ..nothing };
+        assert_eq!(keys(AwsAccess { profile: "prod", ..full }), ["profile"]);
+    }
+
+    #[test]
+    fn a_base_url_holds_nothing_secret() {
+        for (text, fits) in [
+            ("https://vpce-1.ecr.eu-central-1.amazonaws.com", true),
+            ("http://127.0.0.1:5555", true),
+            ("https://user:s3cret@host", false),
+            ("https://host/?token=s3cret", false),
+            ("host:5555", false),
+        ] {
+            assert_eq!(is_base_url(text), fits, "{text}");
+        }
     }
 
     #[test]
@@ -299,11 +293,11 @@ mod tests {
     async fn a_configured_key_is_read_at_each_use() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "one\n").unwrap();
-        let key = ConfiguredKey::of(&AwsSettings {
-            access_key_id: "AKID".to_owned(),
+        let key = ConfiguredKey {
+            access_key_id: Secret::new("AKID"),
             secret_access_key: Secret::new(format!("file:{}", file.path().display())),
-            ..AwsSettings::default()
-        });
+            session_token: Secret::default(),
+        };
         assert_eq!(key.provide_credentials().await.unwrap().secret_access_key(), "one");
         std::fs::write(file.path(), "two\n").unwrap();
         assert_eq!(key.provide_credentials().await.unwrap().secret_access_key(), "two");

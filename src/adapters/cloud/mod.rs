@@ -1,4 +1,6 @@
 //! The production adapters: S3, HTTP weather, image registries, Kubernetes, Slack
 //! and mail. No type of an SDK leaves this folder.
 
-pub mod aws;
+mod aws;
+pub mod ecr;
+pub mod registry;
