@@ -227,7 +227,7 @@ impl Transfer<'_> {
             let error = answer.refusal(self.action);
             return Err(PortError::new(ErrorKind::Unavailable, self.action, error.to_string()));
         }
-        let answer = answer.accepted(self.action)?;
+        let answer = self.known(answer)?.accepted(self.action)?;
         if let Some(location) = self.client.location(&answer) {
             session.location = location;
         }
@@ -251,7 +251,15 @@ impl Transfer<'_> {
             // What was read here is what the digest says, so it went wrong on the way: from the start again.
             return Err(self.broken(&answer.refusal(self.action).to_string()));
         }
-        answer.accepted(self.action).map(|_| ())
+        self.known(answer)?.accepted(self.action).map(|_| ())
+    }
+
+    /// Tells an upload that the registry has forgotten from a repository that is not there.
+    fn known(&self, answer: Answer) -> Result<Answer, PortError> {
+        if answer.status != StatusCode::NOT_FOUND || answer.has_code("NAME_UNKNOWN") {
+            return Ok(answer);
+        }
+        Err(self.broken(&format!("has forgotten the upload ({})", answer.refusal(self.action))))
     }
 
     async fn piece(&self, offset: u64, length: u64) -> Result<Bytes, PortError> {
