@@ -44,7 +44,11 @@ fn at(host: &str) -> OciRegistrySettings {
 /// The settings in force, for large layers.
 fn in_large_pieces(host: &str) -> OciRegistrySettings {
     let defaults = OciRegistrySettings::default();
-    OciRegistrySettings { upload: UploadSettings { retry_secs: 0.02, ..defaults.upload }, http: defaults.http, ..at(host) }
+    OciRegistrySettings {
+        upload: UploadSettings { retry_secs: 0.02, ..defaults.upload },
+        http: defaults.http,
+        ..at(host)
+    }
 }
 
 fn open(settings: &OciRegistrySettings) -> OciRegistry {
@@ -345,9 +349,12 @@ async fn a_token_server_that_refuses_is_told_apart_from_one_that_is_away() {
     let settings =
         OciRegistrySettings { username: USER.to_owned(), password: Secret::new(PASSWORD), ..at(&server.host()) };
     let registry = open(&settings);
-    for (status, kind) in
-        [(401, ErrorKind::Denied), (403, ErrorKind::Denied), (429, ErrorKind::Unavailable), (503, ErrorKind::Unavailable)]
-    {
+    for (status, kind) in [
+        (401, ErrorKind::Denied),
+        (403, ErrorKind::Denied),
+        (429, ErrorKind::Unavailable),
+        (503, ErrorKind::Unavailable),
+    ] {
         tokens.policy.lock().unwrap().refuse = Some(status);
         let (found, text) = failed(&registry, &image.layout).await;
         assert_eq!(found, kind, "{text}");

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::token_server::SERVICE;
 use super::http::{Head, Reply, read_body, read_head, write_reply};
+use super::token_server::SERVICE;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,8 @@ impl PhaseProxy {
             Some(Trouble::Refuse(status)) => {
                 self.note(&head, 0);
                 read_body(&mut client, head).await;
-                return write_reply(&mut client, head_only, &Reply::refusal(status, "PLANNED", "planned refusal")).await;
+                return write_reply(&mut client, head_only, &Reply::refusal(status, "PLANNED", "planned refusal"))
+                    .await;
             }
             Some(challenge @ (Trouble::Challenge | Trouble::ChallengeToken(_))) => {
                 self.note(&head, 0);
@@ -178,7 +179,8 @@ impl PhaseProxy {
             Some(Trouble::RefuseFor(status, secs)) => {
                 self.note(&head, 0);
                 read_body(&mut client, head).await;
-                let reply = Reply::refusal(status, "PLANNED", "planned refusal").header("retry-after", secs.to_string());
+                let reply =
+                    Reply::refusal(status, "PLANNED", "planned refusal").header("retry-after", secs.to_string());
                 return write_reply(&mut client, head_only, &reply).await;
             }
             Some(Trouble::Stall(pause)) => {

@@ -44,7 +44,8 @@ struct Signer {
 impl TokenServer {
     pub async fn start() -> Self {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["token-server.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let certificate =
+            CertificateParams::new(vec!["token-server.test".to_owned()]).unwrap().self_signed(&key).unwrap();
         let certificate_pem = certificate.pem();
         let signer = Arc::new(Signer { key, certificate: STANDARD.encode(certificate.der()) });
         let granted = vec!["pull", "push", "delete"];

@@ -53,7 +53,11 @@ impl AwsAccess<'_> {
             (key || !self.session_token.is_set(), "session_token", alone(), "a token only with the key it belongs to"),
             (!key || self.profile.is_empty(), "profile", format!("`{}`", self.profile), "a profile or a key, not both"),
         ];
-        checks.into_iter().filter(|(holds, ..)| !holds).map(|(_, key, found, expected)| (key, found, expected)).collect()
+        checks
+            .into_iter()
+            .filter(|(holds, ..)| !holds)
+            .map(|(_, key, found, expected)| (key, found, expected))
+            .collect()
     }
 
     /// What a service's client is made of. The environment and the instance may be
@@ -256,7 +260,10 @@ mod tests {
         };
         assert_eq!(nothing.faults(), []);
         let keys = |access: AwsAccess<'_>| -> Vec<_> { access.faults().into_iter().map(|(key, ..)| key).collect() };
-        assert_eq!(keys(AwsAccess { region: "EU Central", access_key_id: &some, ..nothing }), ["region", "access_key_id"]);
+        assert_eq!(
+            keys(AwsAccess { region: "EU Central", access_key_id: &some, ..nothing }),
+            ["region", "access_key_id"]
+        );
         assert_eq!(keys(AwsAccess { session_token: &some, ..nothing }), ["session_token"]);
         let full = AwsAccess { access_key_id: &some, secret_access_key: &some, ..nothing };
         assert_eq!(keys(AwsAccess { profile: "prod", ..full }), ["profile"]);

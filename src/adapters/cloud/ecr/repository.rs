@@ -2,9 +2,7 @@
 //! lifecycle policy, tags taken away. What exists already keeps its own settings.
 
 use aws_sdk_ecr::Client;
-use aws_sdk_ecr::types::{
-    ImageFailureCode, ImageIdentifier, ImageScanningConfiguration, ImageTagMutability, Tag,
-};
+use aws_sdk_ecr::types::{ImageFailureCode, ImageIdentifier, ImageScanningConfiguration, ImageTagMutability, Tag};
 use serde_json::{Value, json};
 
 use super::EcrRegistrySettings;
@@ -78,7 +76,9 @@ impl Repository<'_> {
                 Ok(())
             }
             // Somebody else did in the meantime.
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) => Ok(()),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) => {
+                Ok(())
+            }
             Err(error) => Err(port_error(&action, &error)),
         }
     }

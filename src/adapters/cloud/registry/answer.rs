@@ -43,7 +43,8 @@ impl Answer {
         while let Some(part) = response.chunk().await.map_err(|error| no_answer(action, error))? {
             body.extend_from_slice(&part);
             if body.len() > MAX_ANSWER_BYTES {
-                let message = format!("the answer is longer than {MAX_ANSWER_BYTES} bytes; expected a manifest at most");
+                let message =
+                    format!("the answer is longer than {MAX_ANSWER_BYTES} bytes; expected a manifest at most");
                 return Err(PortError::new(ErrorKind::Corrupt, action, message));
             }
         }
@@ -93,7 +94,9 @@ impl Answer {
 
     fn advice(&self, kind: ErrorKind) -> &'static str {
         match (kind, self.status.as_u16()) {
-            (ErrorKind::Conflict, _) => "; the tag cannot move: push under another tag, or let the repository's tags be moved",
+            (ErrorKind::Conflict, _) => {
+                "; the tag cannot move: push under another tag, or let the repository's tags be moved"
+            }
             (ErrorKind::Denied, 407) => "; the proxy on the way wants a login",
             (ErrorKind::Denied, 401) => "; check the login: username and password, or docker_config",
             (ErrorKind::Denied, _) => "; the login needs pull and push on this repository, and delete to undo a push",
@@ -156,7 +159,8 @@ mod tests {
 
     #[test]
     fn the_kind_comes_from_the_code_where_the_status_does_not_tell() {
-        let immutable = r#"{"errors":[{"code":"TAG_INVALID","message":"tag v1 exists and the repository is immutable"}]}"#;
+        let immutable =
+            r#"{"errors":[{"code":"TAG_INVALID","message":"tag v1 exists and the repository is immutable"}]}"#;
         let blob = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"gone"}]}"#;
         for (status, body, kind) in [
             (400, immutable, ErrorKind::Conflict),

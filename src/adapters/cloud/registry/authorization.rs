@@ -118,7 +118,11 @@ impl Authorization {
 
     /// Who logs in, for people.
     pub(super) async fn who(&self, action: &str) -> Result<String, PortError> {
-        Ok(self.source.login(action).await?.map_or_else(|| "no login".to_owned(), |login| format!("login {}", login.username)))
+        Ok(self
+            .source
+            .login(action)
+            .await?
+            .map_or_else(|| "no login".to_owned(), |login| format!("login {}", login.username)))
     }
 
     async fn basic(&self, action: &str) -> Result<Option<HeaderValue>, PortError> {
@@ -203,7 +207,11 @@ impl Challenge {
         let bearer = challenges.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"));
         if let Some(bearer) = bearer {
             let param = |name: &str| {
-                bearer.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
+                bearer
+                    .params
+                    .iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.to_unescaped())
             };
             return Some(Self::Bearer(TokenServer { realm: param("realm")?, service: param("service") }));
         }
@@ -222,7 +230,10 @@ mod tests {
             Some(Challenge::Bearer(TokenServer { realm, service: service.map(str::to_owned) }))
         };
         for (text, expected) in [
-            (r#"Bearer realm="https://auth.example.com/token",service="r",scope="repository:a:pull,push""#, server(Some("r"))),
+            (
+                r#"Bearer realm="https://auth.example.com/token",service="r",scope="repository:a:pull,push""#,
+                server(Some("r")),
+            ),
             (r#"bearer Realm="https://auth.example.com/token""#, server(None)),
             (r#"Basic realm="x", Bearer realm="https://auth.example.com/token""#, server(None)),
             (r#"Basic realm="basic-realm""#, Some(Challenge::Basic)),

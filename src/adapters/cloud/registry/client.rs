@@ -95,8 +95,7 @@ impl RegistryClient {
             let message = "the registry sends us to an address without TLS; that is not followed";
             return Err(PortError::new(ErrorKind::Invalid, action, message));
         }
-        let mut authorization =
-            if at_home { self.authorization.header(action, &call.scope).await? } else { None };
+        let mut authorization = if at_home { self.authorization.header(action, &call.scope).await? } else { None };
         let (mut may_answer, mut may_wait) = (at_home, true);
         loop {
             let response = self.send_once(action, &call, authorization.clone()).await?;

@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn docker_writes_a_registrys_key_in_several_ways() {
-        for key in ["registry.example.com:5000", "https://registry.example.com:5000", "http://registry.example.com:5000/v2/"]
+        for key in
+            ["registry.example.com:5000", "https://registry.example.com:5000", "http://registry.example.com:5000/v2/"]
         {
             let text = serde_json::json!({"auths": {key: {"auth": STANDARD.encode("ci:s3:cret")}}}).to_string();
             let login = login_of(&text, "registry.example.com:5000").unwrap();

@@ -106,7 +106,7 @@ impl OciRegistry {
 
     /// Sends a blob unless it is there.
     async fn ensure(&self, action: &str, repository: &str, blob: &Blob) -> Result<Sent, PortError> {
-        if Uploads::has(&self.client, action, repository, &blob.digest).await? {
+        if self.uploads.has(&self.client, action, repository, &blob.digest).await? {
             return Ok(Sent::Reused);
         }
         if let Content::File(path) = &blob.content {

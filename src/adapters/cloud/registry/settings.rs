@@ -84,12 +84,7 @@ impl UploadSettings {
             "65536 to 536870912 bytes",
         );
         faults.check((1..=20).contains(&self.attempts), "attempts", self.attempts, "1 to 20");
-        faults.check(
-            (0.0..=20.0).contains(&self.retry_secs),
-            "retry_secs",
-            self.retry_secs,
-            "seconds from 0 to 20",
-        );
+        faults.check((0.0..=20.0).contains(&self.retry_secs), "retry_secs", self.retry_secs, "seconds from 0 to 20");
         faults.found
     }
 }
@@ -171,12 +166,7 @@ mod tests {
             pull_host: "user@host".to_owned(),
             repository_prefix: "Team".to_owned(),
             password: Secret::new("s3cret"),
-            upload: UploadSettings {
-                mount_from: "/".to_owned(),
-                chunk_bytes: 1,
-                attempts: 0,
-                retry_secs: -1.0,
-            },
+            upload: UploadSettings { mount_from: "/".to_owned(), chunk_bytes: 1, attempts: 0, retry_secs: -1.0 },
             ..OciRegistrySettings::default()
         };
         let faults = settings.faults("registry.oci");

@@ -59,7 +59,9 @@ impl Tags<'_> {
         let Some(digest) = self.find(tag, "pull").await? else { return Ok(None) };
         let corrupt = |message: String| PortError::new(ErrorKind::Corrupt, self.action, message);
         match self.read(Method::GET, digest.as_str(), "pull").await? {
-            None => Err(corrupt(format!("the tag points at {digest}, which the registry does not have; push it again"))),
+            None => {
+                Err(corrupt(format!("the tag points at {digest}, which the registry does not have; push it again")))
+            }
             Some(answer) => match Digest::of(&answer.body) {
                 found if found == digest => Ok(Some(digest)),
                 found => Err(corrupt(format!("the manifest {digest} is damaged in the registry: it is {found}"))),

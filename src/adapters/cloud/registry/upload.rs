@@ -76,6 +76,7 @@ impl Uploads {
 
     /// Whether `repository` has the blob.
     pub(super) async fn has(
+        &self,
         client: &RegistryClient,
         action: &str,
         repository: &str,
@@ -83,10 +84,13 @@ impl Uploads {
     ) -> Result<bool, PortError> {
         let url = client.url(&format!("{repository}/blobs/{digest}"))?;
         let answer = client.send(action, Call::new(Method::HEAD, url, &Scope::on(repository, PUSH))).await?;
-        match answer.status {
-            StatusCode::NOT_FOUND => Ok(false),
-            _ => answer.accepted(action).map(|_| true),
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(false);
         }
+        answer.accepted(action)?;
+        // An upload whose last answer was lost came to its end all the same.
+        self.take(&(repository.to_owned(), digest.clone()));
+        Ok(true)
     }
 
     /// Sends a blob that `repository` does not have.
@@ -100,8 +104,7 @@ impl Uploads {
         let action = format!("{action}: sending {}", blob.digest.short());
         let transfer = Transfer { client, action: &action, scope: Scope::on(repository, PUSH), blob };
         let key = (repository.to_owned(), blob.digest.clone());
-        let earlier = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        let resumed = match earlier {
+        let resumed = match self.take(&key) {
             Some(session) => match transfer.ask(&session).await {
                 Ok(standing) => standing,
                 Err(error) => {
@@ -127,9 +130,16 @@ impl Uploads {
         }
     }
 
+    fn take(&self, key: &(String, Digest)) -> Option<Session> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
+    }
+
     /// Keeps an upload that is worth going on with.
     fn remember(&self, key: (String, Digest), session: Session, error: &PortError) {
-        if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Exhausted | ErrorKind::Denied) {
+        if matches!(
+            error.kind(),
+            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Exhausted | ErrorKind::Denied
+        ) {
             self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).insert(key, session);
         }
     }
