@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cloud::s3::S3Store;
 use super::Channels;
+use super::cloud::ecr::EcrRegistry;
+use super::cloud::registry::OciRegistry;
+use super::cloud::s3::S3Store;
 use super::cloud::{HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
 use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
+use super::wrap::Retrying;
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, WeatherKind};
 use crate::data::reference::{AirportTable, ReferenceDocuments};
 use crate::env::Clock;
@@ -83,6 +86,14 @@ pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, Por
     match section.kind {
         RegistryKind::Layout => {
             Ok(Arc::new(OciLayoutRegistry::open(&folder_or(settings, &section.layout_dir, "images"))?))
+        }
+        RegistryKind::Oci => {
+            let registry = OciRegistry::open(&section.oci)?;
+            Ok(Arc::new(Retrying::new(registry, section.oci.upload.retry_policy())))
+        }
+        RegistryKind::Ecr => {
+            let registry = EcrRegistry::new(section.ecr.clone());
+            Ok(Arc::new(Retrying::new(registry, section.ecr.upload.retry_policy())))
         }
     }
 }

@@ -177,6 +177,9 @@ async fn registry(settings: &Settings) -> Finding {
             Some(later) => finding::<String>("image registry", Ok(later)),
             None => probed("image registry", async { open::image_registry(settings)?.probe().await }).await,
         },
+        RegistryKind::Oci | RegistryKind::Ecr => {
+            probed("image registry", async { open::image_registry(settings)?.probe().await }).await
+        }
     }
 }
 

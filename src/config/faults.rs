@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ObjectStoreKind, Settings, WeatherKind};
+use super::{ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +118,7 @@ impl Settings {
         faults.extend(self.weather_faults());
         faults.extend(self.policy_faults());
         faults.extend(self.object_store_faults());
+        faults.extend(self.registry_faults());
         faults
     }
 
@@ -148,6 +149,15 @@ impl Settings {
             faults.extend(ingestion.fetch.faults("ingestion.fetch"));
         }
         faults
+    }
+
+    /// Those of the image registry that is chosen.
+    fn registry_faults(&self) -> Vec<Fault> {
+        match self.registry.kind {
+            RegistryKind::Layout => Vec::new(),
+            RegistryKind::Oci => self.registry.oci.faults("registry.oci"),
+            RegistryKind::Ecr => self.registry.ecr.faults("registry.ecr"),
+        }
     }
 
     /// What the stages' policies say of themselves.

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::cloud::s3::S3Settings;
 use super::Secret;
+use crate::adapters::cloud::ecr::EcrRegistrySettings;
+use crate::adapters::cloud::registry::OciRegistrySettings;
+use crate::adapters::cloud::s3::S3Settings;
 use crate::adapters::cloud::{HttpDocumentSettings, OpenMeteoSettings};
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::data::reference::ReferencePolicy;
@@ -247,6 +249,10 @@ pub enum RegistryKind {
     /// OCI layouts in a folder of this machine.
     #[default]
     Layout,
+    /// A registry that speaks the OCI distribution protocol.
+    Oci,
+    /// Amazon ECR.
+    Ecr,
 }
 
 /// `[registry]`: where images go.
@@ -257,6 +263,10 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// Folder of OCI layouts; `<state_dir>/images` when empty.
     pub layout_dir: PathBuf,
+    /// A registry that speaks the OCI distribution protocol.
+    pub oci: OciRegistrySettings,
+    /// Amazon ECR.
+    pub ecr: EcrRegistrySettings,
 }
 
 /// What runs the service.

@@ -10,7 +10,7 @@ mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 pub use document::{DocumentSource, FetchedDocument, Validators};
-pub use image_registry::{ImageRegistry, PushedImage};
+pub use image_registry::{ImageRegistry, PushedImage, check_tag};
 pub use notifier::{
     Alert, ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Severity, Undelivered, UnknownChannel, topic_of,
 };

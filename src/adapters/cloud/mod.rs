@@ -19,3 +19,6 @@ mod open_meteo;
 
 pub use http_document::{HttpDocument, HttpDocumentSettings};
 pub use open_meteo::{OpenMeteo, OpenMeteoSettings};
+mod aws;
+pub mod ecr;
+pub mod registry;

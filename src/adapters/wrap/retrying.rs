@@ -7,7 +7,8 @@
 //! the outbox tries again, and remembers that across restarts.
 //!
 //! A `Conflict` is an answer, not a hiccup, for the calls whose contract gives it
-//! a meaning (`put_if_absent`); there it is passed on at once.
+//! a meaning (`put_if_absent`, `push` to a tag that cannot move); there it is
+//! passed on at once.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -143,7 +144,7 @@ impl<P: ObjectStore> ObjectStore for Retrying<P> {
 #[async_trait]
 impl<P: ImageRegistry> ImageRegistry for Retrying<P> {
     async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError> {
-        self.policy.run(retryable, || self.inner.push(layout, repository, tag)).await
+        self.policy.run(retryable_but_no_conflict, || self.inner.push(layout, repository, tag)).await
     }
 
     async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError> {
