@@ -2,12 +2,14 @@
 //! crosses a port; behaviour such as retry is added by wrapping one.
 
 mod cluster;
+mod image_builder;
 mod image_registry;
 mod notifier;
 mod object_store;
 mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
+pub use image_builder::ImageBuilder;
 pub use image_registry::{ImageRegistry, PushedImage};
 pub use notifier::{Alert, Notifier, Severity};
 pub use object_store::{ObjectMeta, ObjectStore, check_key, check_prefix};
