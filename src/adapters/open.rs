@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use super::cloud::DockerEngine;
+use super::local::{
+    FolderStore, LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv,
+};
+use crate::config::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::error::PortError;
-use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use crate::ports::{Cluster, ImageBuilder, ImageRegistry, Notifier, ObjectStore, WeatherSource};
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -36,6 +39,16 @@ pub fn weather(settings: &Settings, store: Arc<dyn ObjectStore>) -> Result<Arc<d
     let section = &settings.weather;
     match section.kind {
         WeatherKind::Csv => Ok(Arc::new(WeatherCsv::new(store, section.prefix.clone()))),
+    }
+}
+
+/// The image builder of `[packaging]`.
+#[must_use]
+pub fn image_builder(settings: &Settings) -> Arc<dyn ImageBuilder> {
+    let section = &settings.packaging;
+    match section.builder {
+        BuilderKind::Oci => Arc::new(OciBuilder),
+        BuilderKind::Docker => Arc::new(DockerEngine::new(&section.docker)),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::cloud::DockerEngineSettings;
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
@@ -14,6 +15,7 @@ use crate::monitoring::performance::PerformancePolicy;
 use crate::monitoring::scrape::ScrapePolicy;
 use crate::monitoring::skew::SkewPolicy;
 use crate::monitoring::traffic::TrafficPolicy;
+use crate::packaging::{ExportSettings, SourceSettings};
 use crate::saga::RetryPolicy;
 use crate::training::TuningParameters;
 
@@ -191,6 +193,17 @@ impl Default for TuningSettings {
     }
 }
 
+/// What builds images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuilderKind {
+    /// delayd itself.
+    #[default]
+    Oci,
+    /// A Docker Engine.
+    Docker,
+}
+
 /// `[packaging]`: the service image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -201,11 +214,27 @@ pub struct PackagingSettings {
     pub service_binary: PathBuf,
     /// Whether a dynamically linked service binary is refused: the image has no loader.
     pub require_static_service: bool,
+    /// What builds images.
+    pub builder: BuilderKind,
+    /// The Docker Engine, where it builds.
+    pub docker: DockerEngineSettings,
+    /// Where the service in the image comes from.
+    pub source: SourceSettings,
+    /// Files that tell the pushed image.
+    pub export: ExportSettings,
 }
 
 impl Default for PackagingSettings {
     fn default() -> Self {
-        Self { repository: "delay-ml".to_owned(), service_binary: PathBuf::new(), require_static_service: true }
+        Self {
+            repository: "delay-ml".to_owned(),
+            service_binary: PathBuf::new(),
+            require_static_service: true,
+            builder: BuilderKind::default(),
+            docker: DockerEngineSettings::default(),
+            source: SourceSettings::default(),
+            export: ExportSettings::default(),
+        }
     }
 }
 

@@ -157,7 +157,10 @@ fn add_releases(connection: &Connection, lineage: &mut Lineage, model: &Model) -
     let build_id = format!("{}/build", model.cycle);
     let service = build.as_ref().map(|build| format!(", service {:.12}", build.commit)).unwrap_or_default();
     if let Some(build) = &build {
-        let label = format!("service of {} at {} ({:.12}, {})", build.repository, build.revision, build.commit, build.toolchain);
+        let label = format!(
+            "service of {} at {} ({:.12}, {})",
+            build.repository, build.revision, build.commit, build.toolchain
+        );
         lineage.node(LineageKind::Build, &build_id, label, json!(build));
     }
     for record in &images {

@@ -92,9 +92,7 @@ impl<'a> Archive<'a> {
             let entry = entry.map_err(failed)?;
             let name = entry.path().map_err(failed)?.to_string_lossy().into_owned();
             let member = match (entry.header().entry_type(), entry.link_name().map_err(failed)?) {
-                (kind, _) if kind.is_file() => {
-                    Member::File { offset: entry.raw_file_position(), size: entry.size() }
-                }
+                (kind, _) if kind.is_file() => Member::File { offset: entry.raw_file_position(), size: entry.size() },
                 (kind, Some(target)) if kind.is_symlink() => Member::Link(beside(&name, &target.to_string_lossy())),
                 (kind, Some(target)) if kind.is_hard_link() => Member::Link(target.to_string_lossy().into_owned()),
                 _ => continue,
@@ -183,11 +181,7 @@ impl<'a> Archive<'a> {
     }
 }
 
-fn compressed(
-    mut content: io::Take<File>,
-    file: File,
-    staged: &Path,
-) -> Result<(Digest, u64, Digest), PackagingError> {
+fn compressed(mut content: io::Take<File>, file: File, staged: &Path) -> Result<(Digest, u64, Digest), PackagingError> {
     let mut plain = HashingWriter::new(compressor(file));
     io::copy(&mut content, &mut plain).and_then(|_| plain.flush()).map_err(PackagingError::io("writing", staged))?;
     let (gzip, (found, _)) = plain.finish();

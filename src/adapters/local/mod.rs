@@ -9,8 +9,8 @@ mod oci_layout_registry;
 mod process_cluster;
 mod weather_csv;
 
-pub use folder_store::FolderStore;
 pub(crate) use atomic_file::write_atomically;
+pub use folder_store::FolderStore;
 pub use log_notifier::LogNotifier;
 pub use oci_builder::OciBuilder;
 pub use oci_layout_registry::OciLayoutRegistry;

@@ -67,14 +67,12 @@ struct Toolchain {
 
 impl Compilation<'_> {
     /// Builds, and answers the executable and the toolchain.
-    pub(super) fn run(
-        &self,
-        log: &mut BuildLog,
-        progress: &dyn Fn(&str),
-    ) -> Result<(PathBuf, String), SourceError> {
+    pub(super) fn run(&self, log: &mut BuildLog, progress: &dyn Fn(&str)) -> Result<(PathBuf, String), SourceError> {
         if !self.dir.is_dir() {
-            let message =
-                format!("the commit has no folder `{}`; packaging.source.subdirectory names it", self.settings.subdirectory);
+            let message = format!(
+                "the commit has no folder `{}`; packaging.source.subdirectory names it",
+                self.settings.subdirectory
+            );
             return Err(self.failed(ErrorKind::Invalid, message, log));
         }
         fs::create_dir_all(&self.target_dir).map_err(SourceError::io("creating", &self.target_dir))?;
@@ -239,7 +237,8 @@ fn reason(command: &str, status: ExitStatus, tail: &str) -> (ErrorKind, String) 
         return (ErrorKind::Exhausted, format!("`{command}`: the disk is full; make room for <state>/builds"));
     }
     if says(&["--locked was passed", "because --locked", "cannot update the lock file"]) {
-        let advice = "Cargo.lock does not match Cargo.toml at this commit: run `cargo update --workspace` and commit it";
+        let advice =
+            "Cargo.lock does not match Cargo.toml at this commit: run `cargo update --workspace` and commit it";
         return (ErrorKind::Invalid, format!("`{command}` refused the lock file; {advice}"));
     }
     // cargo's and curl's words about a registry that is away. Only those of the last error count: a
@@ -261,9 +260,10 @@ fn reason(command: &str, status: ExitStatus, tail: &str) -> (ErrorKind, String) 
     }
     match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
         (Some(code), _) => (ErrorKind::Invalid, format!("`{command}` failed with exit status {code}")),
-        (None, Some(nix::libc::SIGKILL)) => {
-            (ErrorKind::Exhausted, format!("`{command}` was killed (signal 9), as the system does when memory runs out"))
-        }
+        (None, Some(nix::libc::SIGKILL)) => (
+            ErrorKind::Exhausted,
+            format!("`{command}` was killed (signal 9), as the system does when memory runs out"),
+        ),
         (None, signal) => {
             (ErrorKind::Interrupted, format!("`{command}` was ended by signal {}", signal.unwrap_or_default()))
         }
@@ -318,7 +318,11 @@ mod tests {
         for (tail, status, kind) in [
             ("error[E0425]: cannot find value `x`", 101 << 8, ErrorKind::Invalid),
             (locked, 101 << 8, ErrorKind::Invalid),
-            ("Updating index\nerror: failed to get `x`\n[6] Couldn't resolve host name", 101 << 8, ErrorKind::Unavailable),
+            (
+                "Updating index\nerror: failed to get `x`\n[6] Couldn't resolve host name",
+                101 << 8,
+                ErrorKind::Unavailable,
+            ),
             ("[6] Couldn't resolve host name, trying again\nerror: could not compile", 101 << 8, ErrorKind::Invalid),
             ("error: could not write: No space left on device (os error 28)", 101 << 8, ErrorKind::Exhausted),
             ("Compiling x", 9, ErrorKind::Exhausted),

@@ -356,7 +356,10 @@ fn reason(lines: &[String]) -> (ErrorKind, &'static str) {
         );
     }
     if says(&["host key verification failed", "no matching host key", "host key is known"]) {
-        return (ErrorKind::Denied, "Put the server's key into the file that packaging.source.ssh_known_hosts_path names");
+        return (
+            ErrorKind::Denied,
+            "Put the server's key into the file that packaging.source.ssh_known_hosts_path names",
+        );
     }
     if says(&[
         "authentication failed",

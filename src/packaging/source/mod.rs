@@ -184,7 +184,8 @@ impl SourceBuilder {
     /// and tried again after the next build.
     fn prune(&self, present: CycleId) {
         let keep = usize::try_from(self.settings.keep_builds).unwrap_or(usize::MAX);
-        let pruned = cache::prune(&self.builds.join("cache"), keep).and_then(|()| prune_logs(&self.builds, keep, present));
+        let pruned =
+            cache::prune(&self.builds.join("cache"), keep).and_then(|()| prune_logs(&self.builds, keep, present));
         if let Err(error) = pruned {
             tracing::warn!(error = crate::error::chain(&error), "old builds could not be removed");
         }
