@@ -60,7 +60,11 @@ fn kind(error: &Error, text: &str) -> ErrorKind {
 /// The kind of the system's error somewhere below. All else between us and the
 /// engine is a connection that broke.
 fn io_kind(error: &Error) -> Option<ErrorKind> {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    // This one shows its cause's cause as its own.
+    let mut cause: Option<&(dyn StdError + 'static)> = match error {
+        Error::IOError { err } => Some(err),
+        error => Some(error),
+    };
     while let Some(present) = cause {
         if let Some(error) = present.downcast_ref::<io::Error>() {
             return match ErrorKind::of_io(error) {
