@@ -10,15 +10,19 @@ use super::Channels;
 use super::cloud::ecr::EcrRegistry;
 use super::cloud::registry::OciRegistry;
 use super::cloud::s3::S3Store;
-use super::cloud::{HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
-use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
+use super::cloud::{DockerEngine, HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
+use super::local::{
+    FolderStore, LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv,
+};
 use super::wrap::Retrying;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, WeatherKind};
+use crate::config::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, WeatherKind};
 use crate::data::reference::{AirportTable, ReferenceDocuments};
 use crate::env::Clock;
 use crate::error::PortError;
 use crate::notification::templates::Templates;
-use crate::ports::{ChannelKind, Cluster, DocumentSource, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use crate::ports::{
+    ChannelKind, Cluster, DocumentSource, ImageBuilder, ImageRegistry, Notifier, ObjectStore, WeatherSource,
+};
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -75,6 +79,16 @@ pub fn reference_documents(settings: &Settings) -> Result<ReferenceDocuments, Po
         airports: document("ingestion.airports_url", &ingestion.airports_url)?,
         holidays: document("ingestion.holidays_url", &ingestion.holidays_url)?,
     })
+}
+
+/// The image builder of `[packaging]`.
+#[must_use]
+pub fn image_builder(settings: &Settings) -> Arc<dyn ImageBuilder> {
+    let section = &settings.packaging;
+    match section.builder {
+        BuilderKind::Oci => Arc::new(OciBuilder),
+        BuilderKind::Docker => Arc::new(DockerEngine::new(&section.docker)),
+    }
 }
 
 /// The image registry of `[registry]`.

@@ -67,6 +67,22 @@ pub enum Command {
         /// Which decision, `decision_3`; without it, the decisions are listed.
         decision: Option<DecisionId>,
     },
+    /// The image that was pushed last, for pipelines: image, tag, digest, model version.
+    Image {
+        /// The image of this model instead, `model_v2`.
+        model: Option<ModelVersion>,
+        /// As lines for GitHub Actions: `delayd image --github-output >> "$GITHUB_OUTPUT"`.
+        #[arg(long, conflicts_with = "dotenv")]
+        github_output: bool,
+        /// As shell variables.
+        #[arg(long)]
+        dotenv: bool,
+    },
+    /// The log of a cycle's build of the service from its source.
+    BuildLog {
+        /// Which cycle, `cycle_3`; the last one that built without it.
+        cycle: Option<CycleId>,
+    },
     /// The drift reports, newest first.
     Drift {
         /// How many.

@@ -10,11 +10,13 @@ use super::commands::CliError;
 use crate::adapters::cloud::OpenMeteo;
 use crate::adapters::open;
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
-use crate::daemon::{ledger_path, service_binary};
+use crate::daemon::{ledger_path, needs_service_binary, service_binary};
 use crate::data::contract::Contract;
 use crate::env::{Clock, SystemClock};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::Ledger;
+use crate::packaging::SourceKind;
+use crate::packaging::source::SourceBuilder;
 use crate::ports::{ChannelKind, ObjectStore};
 use crate::training::device;
 
@@ -33,16 +35,18 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         ledger(settings),
         compute(settings),
     ];
-    let (stores, documents, registry, cluster, notification) = tokio::join!(
+    let (stores, documents, source, builder, registry, cluster, notification) = tokio::join!(
         stores(settings),
         documents(settings),
+        source(settings),
+        builder(settings),
         registry(settings),
         cluster(settings),
         notification(settings)
     );
     findings.extend(stores);
     findings.extend(documents);
-    findings.extend([registry, cluster]);
+    findings.extend([source, builder, registry, cluster]);
     findings.extend(notification);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let text = if json {
@@ -81,7 +85,31 @@ fn contract(settings: &Settings) -> Finding {
     finding("data contract", parsed.map(|_| path.display().to_string()))
 }
 
+/// The repository that the service is built from.
+async fn source(settings: &Settings) -> Finding {
+    let packaging = &settings.packaging;
+    if packaging.source.kind == SourceKind::BuiltIn {
+        return finding::<String>("service source", Ok("the service at hand".to_owned()));
+    }
+    let builder = SourceBuilder::new(&packaging.source, packaging.require_static_service, &settings.daemon.state_dir);
+    probed("service source", async move {
+        let action = "looking at the service's repository";
+        match tokio::task::spawn_blocking(move || builder.probe()).await {
+            Ok(answer) => answer.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
+            Err(error) => Err(PortError::new(ErrorKind::Internal, action, error.to_string())),
+        }
+    })
+    .await
+}
+
+async fn builder(settings: &Settings) -> Finding {
+    probed("image builder", async { open::image_builder(settings).probe().await }).await
+}
+
 fn binary(settings: &Settings) -> Finding {
+    if !needs_service_binary(settings) {
+        return finding::<String>("inference service", Ok("built from its source".to_owned()));
+    }
     finding(
         "inference service",
         service_binary(&settings.packaging.service_binary).map(|path| path.display().to_string()),

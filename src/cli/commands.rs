@@ -9,6 +9,7 @@ use super::alerts;
 use super::args::{Cli, Command, ReasonArgs, ReplayArgs};
 use super::check;
 use super::display::TerminalDisplay;
+use super::images;
 use super::remote::Remote;
 use super::show::{self, Shown};
 use crate::config::{ConfigError, Settings};
@@ -107,6 +108,15 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Models { model } => show::models(&read(&settings)?, model).await?,
         Command::Lineage { model } => show::lineage(&read(&settings)?, model).await?,
         Command::Why { decision } => show::why(&read(&settings)?, decision).await?,
+        Command::Image { model, github_output, dotenv } => {
+            let form = match (github_output, dotenv) {
+                (true, _) => images::Form::GithubOutput,
+                (_, true) => images::Form::Dotenv,
+                _ => images::Form::Text,
+            };
+            images::image(&read(&settings)?, model, form).await?
+        }
+        Command::BuildLog { cycle } => images::build_log(&settings, cycle)?,
         Command::Drift { limit } => show::drift(&read(&settings)?, limit).await?,
         Command::Alerts(args) => match args.retry {
             Some(which) => alerts::retry(&settings, which, &args.reason).await?,
@@ -166,6 +176,7 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
     })?;
     let state = ApiState {
         env: daemon.env.clone(),
+        state_dir: daemon.settings.daemon.state_dir.clone(),
         coordinator: daemon.coordinator.clone(),
         supervision: daemon.supervision().clone(),
         metrics,

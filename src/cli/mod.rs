@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod commands;
 mod display;
+mod images;
 mod remote;
 mod show;
 

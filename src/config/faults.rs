@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use super::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use crate::packaging::SourceKind;
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +161,25 @@ impl Settings {
         }
     }
 
+    /// Processes of this machine run the binary at hand: what was built and pushed
+    /// would not be what serves.
+    fn source_without_images(&self) -> Vec<String> {
+        let built = self.packaging.source.kind == SourceKind::Git;
+        if built && self.cluster.kind == ClusterKind::Processes {
+            let expected = "kind: built_in where cluster.kind is processes, which run packaging.service_binary; a \
+                            service built from git needs a cluster that runs images";
+            return vec![expected.to_owned()];
+        }
+        Vec::new()
+    }
+
+    fn docker_faults(&self) -> Vec<String> {
+        match self.packaging.builder {
+            BuilderKind::Docker => self.packaging.docker.faults(),
+            BuilderKind::Oci => Vec::new(),
+        }
+    }
+
     /// What the stages' policies say of themselves.
     fn policy_faults(&self) -> Vec<Fault> {
         let monitoring = &self.monitoring;
@@ -173,6 +193,9 @@ impl Settings {
             ("monitoring.latency", monitoring.latency.faults()),
             ("monitoring.traffic", monitoring.traffic.faults()),
             ("monitoring.skew", monitoring.skew.faults()),
+            ("packaging.source", self.packaging.source.faults()),
+            ("packaging.source", self.source_without_images()),
+            ("packaging.docker", self.docker_faults()),
         ];
         let of_policies = told.into_iter().flat_map(|(section, faults)| {
             faults.into_iter().map(move |text| Fault {

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 pub use faults::Fault;
 pub use secret::Secret;
 pub use sections::{
-    ApprovalMode, ApprovalSettings, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings, IngestionSettings,
-    MonitoringSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
-    RegistrySettings, TuningSettings, WeatherKind, WeatherSettings,
+    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings,
+    IngestionSettings, MonitoringSettings, ObjectStoreKind, ObjectStoreSettings,
+    PackagingSettings, RegistryKind, RegistrySettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
 use crate::coordinator::decide::RetrainPolicy;

@@ -10,7 +10,7 @@ use super::Secret;
 use crate::adapters::cloud::ecr::EcrRegistrySettings;
 use crate::adapters::cloud::registry::OciRegistrySettings;
 use crate::adapters::cloud::s3::S3Settings;
-use crate::adapters::cloud::{HttpDocumentSettings, OpenMeteoSettings};
+use crate::adapters::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::data::reference::ReferencePolicy;
 use crate::monitoring::drift_policy::DriftPolicy;
@@ -20,6 +20,7 @@ use crate::monitoring::performance::PerformancePolicy;
 use crate::monitoring::scrape::ScrapePolicy;
 use crate::monitoring::skew::SkewPolicy;
 use crate::monitoring::traffic::TrafficPolicy;
+use crate::packaging::{ExportSettings, SourceSettings};
 use crate::saga::RetryPolicy;
 use crate::training::TuningParameters;
 
@@ -224,6 +225,17 @@ impl Default for TuningSettings {
     }
 }
 
+/// What builds images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuilderKind {
+    /// delayd itself.
+    #[default]
+    Oci,
+    /// A Docker Engine.
+    Docker,
+}
+
 /// `[packaging]`: the service image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -234,11 +246,27 @@ pub struct PackagingSettings {
     pub service_binary: PathBuf,
     /// Whether a dynamically linked service binary is refused: the image has no loader.
     pub require_static_service: bool,
+    /// What builds images.
+    pub builder: BuilderKind,
+    /// The Docker Engine, where it builds.
+    pub docker: DockerEngineSettings,
+    /// Where the service in the image comes from.
+    pub source: SourceSettings,
+    /// Files that tell the pushed image.
+    pub export: ExportSettings,
 }
 
 impl Default for PackagingSettings {
     fn default() -> Self {
-        Self { repository: "delay-ml".to_owned(), service_binary: PathBuf::new(), require_static_service: true }
+        Self {
+            repository: "delay-ml".to_owned(),
+            service_binary: PathBuf::new(),
+            require_static_service: true,
+            builder: BuilderKind::default(),
+            docker: DockerEngineSettings::default(),
+            source: SourceSettings::default(),
+            export: ExportSettings::default(),
+        }
     }
 }
 

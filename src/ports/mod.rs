@@ -3,6 +3,7 @@
 
 mod cluster;
 mod document;
+mod image_builder;
 mod image_registry;
 mod notifier;
 mod object_store;
@@ -10,6 +11,7 @@ mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 pub use document::{DocumentSource, FetchedDocument, Validators};
+pub use image_builder::ImageBuilder;
 pub use image_registry::{ImageRegistry, PushedImage, check_tag};
 pub use notifier::{
     Alert, ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Severity, Undelivered, UnknownChannel, topic_of,

@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod flaky_proxy;
+pub mod image_builder;
 pub mod image_registry;
 pub mod layouts;
 pub mod object_store;

@@ -22,3 +22,6 @@ pub use open_meteo::{OpenMeteo, OpenMeteoSettings};
 mod aws;
 pub mod ecr;
 pub mod registry;
+mod docker_engine;
+
+pub use docker_engine::{DockerEngine, DockerEngineSettings};
