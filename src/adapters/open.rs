@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cloud::kubernetes::{KubernetesCluster, KubernetesClusterConfig};
 use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::error::PortError;
@@ -64,6 +65,12 @@ pub fn cluster(settings: &Settings, service_binary: &Path) -> Result<Arc<dyn Clu
             ready_deadline: Duration::from_secs(section.ready_deadline_secs),
             linger: Duration::from_secs(section.drain_linger_secs),
             ..ProcessClusterConfig::new(service_binary, &settings.daemon.state_dir.join("cluster"))
+        })?)),
+        ClusterKind::Kubernetes => Ok(Arc::new(KubernetesCluster::open(KubernetesClusterConfig {
+            settings: section.kubernetes.clone(),
+            state_dir: settings.daemon.state_dir.clone(),
+            ready_deadline: Duration::from_secs(section.ready_deadline_secs),
+            drain_linger: Duration::from_secs(section.drain_linger_secs),
         })?)),
     }
 }

@@ -91,11 +91,6 @@ impl KubernetesClient {
         Ok(Self { settings: settings.clone(), background, connected: Mutex::new(None) })
     }
 
-    /// The runtime of the connections, for servers beside them.
-    pub(in crate::adapters::cloud) fn handle(&self) -> &Handle {
-        &self.background.handle
-    }
-
     /// The connection, made now if there is none. `action` goes into the error.
     ///
     /// # Errors
@@ -115,6 +110,11 @@ impl KubernetesClient {
         };
         *connected = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Has the credentials read anew before the next call.
+    pub(in crate::adapters::cloud) async fn forget_connection(&self) {
+        *self.connected.lock().await = None;
     }
 
     /// Makes a call that may be repeated: one that the API server refuses for the
@@ -165,14 +165,14 @@ impl KubernetesClient {
         match ending {
             Ending::Failed(error) => {
                 if errors::is_unauthorized(&error) || errors::is_transport(&error) {
-                    *self.connected.lock().await = None;
+                    self.forget_connection().await;
                 }
                 let told = errors::of_call(action, &error);
                 let again = told.kind() == ErrorKind::Unavailable;
                 (told, again)
             }
             Ending::Silent => {
-                *self.connected.lock().await = None;
+                self.forget_connection().await;
                 let message = format!("the API server did not answer within {} s", self.settings.request_timeout_secs);
                 // It is away rather than slow: whoever waits for outages should wait for this one.
                 (PortError::new(ErrorKind::Unavailable, action, message), false)

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 
@@ -36,6 +37,13 @@ impl Record {
     fn says_the_same(&self, other: &Self) -> bool {
         self.owner == other.owner && self.applied == other.applied && self.rolling == other.rolling
     }
+}
+
+/// The release that a Deployment says its pods are of. One that cannot be read
+/// says nothing about what ran.
+pub(super) fn release_of(deployment: &Deployment) -> Option<Release> {
+    let text = deployment.metadata.annotations.as_ref()?.get(RELEASE_ANNOTATION)?;
+    serde_json::from_str(text).ok()
 }
 
 impl KubernetesCluster {
@@ -90,7 +98,7 @@ impl KubernetesCluster {
     /// The release of a Deployment that carries our mark and has no record.
     pub(super) async fn lost_release(&self) -> Result<Option<Release>, PortError> {
         let Some(live) = self.live_deployment().await? else { return Ok(None) };
-        let annotations = live.metadata.annotations.unwrap_or_default();
+        let annotations = live.metadata.annotations.clone().unwrap_or_default();
         let (name, us) = (&self.settings().name, self.owner.known().await?);
         let owner = annotations.get(OWNER_ANNOTATION);
         if owner.is_none() || owner != us.as_ref() {
@@ -101,8 +109,7 @@ impl KubernetesCluster {
             );
             return Err(PortError::new(ErrorKind::Conflict, format!("looking for Deployment {name}"), message));
         }
-        // An annotation that cannot be read says nothing about what ran.
-        Ok(annotations.get(RELEASE_ANNOTATION).and_then(|text| serde_json::from_str(text).ok()))
+        Ok(release_of(&live))
     }
 
     async fn read_record(&self) -> Result<Option<Record>, PortError> {
