@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Channels;
 use super::cloud::ecr::EcrRegistry;
+use super::cloud::kubernetes::{KubernetesCluster, KubernetesClusterConfig};
 use super::cloud::registry::OciRegistry;
 use super::cloud::s3::S3Store;
 use super::cloud::{DockerEngine, HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
@@ -124,6 +125,12 @@ pub fn cluster(settings: &Settings, service_binary: &Path) -> Result<Arc<dyn Clu
             ready_deadline: Duration::from_secs(section.ready_deadline_secs),
             linger: Duration::from_secs(section.drain_linger_secs),
             ..ProcessClusterConfig::new(service_binary, &settings.daemon.state_dir.join("cluster"))
+        })?)),
+        ClusterKind::Kubernetes => Ok(Arc::new(KubernetesCluster::open(KubernetesClusterConfig {
+            settings: section.kubernetes.clone(),
+            state_dir: settings.daemon.state_dir.clone(),
+            ready_deadline: Duration::from_secs(section.ready_deadline_secs),
+            drain_linger: Duration::from_secs(section.drain_linger_secs),
         })?)),
     }
 }

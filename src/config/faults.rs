@@ -180,6 +180,18 @@ impl Settings {
         }
     }
 
+    fn kubernetes_faults(&self) -> Vec<Fault> {
+        if self.cluster.kind != ClusterKind::Kubernetes {
+            return Vec::new();
+        }
+        let fault = |expected| Fault {
+            key: "cluster.kubernetes".to_owned(),
+            found: "not usable".to_owned(),
+            expected,
+        };
+        self.cluster.kubernetes.faults().into_iter().map(fault).collect()
+    }
+
     /// What the stages' policies say of themselves.
     fn policy_faults(&self) -> Vec<Fault> {
         let monitoring = &self.monitoring;
@@ -204,6 +216,7 @@ impl Settings {
                 expected: text,
             })
         });
+        let of_policies = of_policies.chain(self.kubernetes_faults());
         let training = self.training.clone().check().err().map(|faults| faults.to_string());
         let tuning = self.tuning.search.check().err().map(|faults| faults.to_string());
         let of_training =

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Secret;
 use crate::adapters::cloud::ecr::EcrRegistrySettings;
+use crate::adapters::cloud::kubernetes::KubernetesSettings;
 use crate::adapters::cloud::registry::OciRegistrySettings;
 use crate::adapters::cloud::s3::S3Settings;
 use crate::adapters::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
@@ -304,6 +305,8 @@ pub enum ClusterKind {
     /// Processes of this machine.
     #[default]
     Processes,
+    /// A Deployment on Kubernetes.
+    Kubernetes,
 }
 
 /// `[cluster]`: where the service runs.
@@ -320,11 +323,20 @@ pub struct ClusterSettings {
     pub ready_deadline_secs: u64,
     /// Seconds a drained replica waits for its last counts to be fetched.
     pub drain_linger_secs: u64,
+    /// How it runs on Kubernetes.
+    pub kubernetes: KubernetesSettings,
 }
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        Self { kind: ClusterKind::default(), replicas: 2, port: 0, ready_deadline_secs: 60, drain_linger_secs: 5 }
+        Self {
+            kind: ClusterKind::default(),
+            replicas: 2,
+            port: 0,
+            ready_deadline_secs: 60,
+            drain_linger_secs: 5,
+            kubernetes: KubernetesSettings::default(),
+        }
     }
 }
 

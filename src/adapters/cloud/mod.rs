@@ -25,3 +25,4 @@ pub mod registry;
 mod docker_engine;
 
 pub use docker_engine::{DockerEngine, DockerEngineSettings};
+pub mod kubernetes;
