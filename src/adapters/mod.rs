@@ -5,4 +5,5 @@
 pub mod cloud;
 pub mod local;
 pub mod open;
+pub mod worker_trainer;
 pub mod wrap;

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use super::local::{
+    FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ThreadTrainer, WeatherCsv,
+};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
+use crate::data::TrainingSets;
 use crate::error::PortError;
-use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, Trainer, WeatherSource};
+use crate::registry::BundleStore;
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -49,6 +53,24 @@ pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, Por
         RegistryKind::Layout => {
             Ok(Arc::new(OciLayoutRegistry::open(&folder_or(settings, &section.layout_dir, "images"))?))
         }
+    }
+}
+
+/// The trainer of `[trainer]`. `sets` is shared with the data stage, `bundles` are those of this machine.
+///
+/// # Errors
+/// When the settings name something unreadable.
+pub fn trainer(
+    settings: &Settings,
+    store: Arc<dyn ObjectStore>,
+    sets: TrainingSets,
+    bundles: BundleStore,
+) -> Result<Arc<dyn Trainer>, PortError> {
+    match settings.trainer.kind {
+        TrainerKind::Thread => {
+            Ok(Arc::new(ThreadTrainer::new(store, sets, bundles, settings.daemon.state_dir.join("runs"))))
+        }
+        TrainerKind::KubernetesJob => Err(PortError::new(crate::error::ErrorKind::Internal, "TEMPORARY", "not yet")),
     }
 }
 

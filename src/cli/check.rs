@@ -7,12 +7,14 @@ use serde::Serialize;
 
 use super::commands::CliError;
 use crate::adapters::open;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind};
 use crate::daemon::{ledger_path, service_binary};
+use crate::data::TrainingSets;
 use crate::data::contract::Contract;
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::Ledger;
 use crate::ports::ObjectStore;
+use crate::registry::BundleStore;
 use crate::training::device;
 
 #[derive(Serialize)]
@@ -30,10 +32,15 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         ledger(settings),
         compute(settings),
     ];
-    let (stores, registry, cluster, notification) =
-        tokio::join!(stores(settings), registry(settings), cluster(settings), notification(settings));
+    let (stores, trainer, registry, cluster, notification) = tokio::join!(
+        stores(settings),
+        trainer(settings),
+        registry(settings),
+        cluster(settings),
+        notification(settings)
+    );
     findings.extend(stores);
-    findings.extend([registry, cluster, notification]);
+    findings.extend([trainer, registry, cluster, notification]);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let text = if json {
         serde_json::to_string_pretty(&findings).map_err(|error| CliError::Failed(error.to_string()))?
@@ -130,6 +137,21 @@ async fn airports(settings: &Settings, store: &dyn ObjectStore) -> Result<String
     }
     let message = "is not in the object store: airports are needed to read local times";
     Err(PortError::new(ErrorKind::NotFound, key, message))
+}
+
+/// A thread of the daemon is always there; the training device is a check of its own.
+async fn trainer(settings: &Settings) -> Finding {
+    match settings.trainer.kind {
+        TrainerKind::Thread => finding::<String>("trainer", Ok("a thread of the daemon".to_owned())),
+        TrainerKind::KubernetesJob => {
+            let probe = async {
+                let bundles = BundleStore::new(settings.daemon.state_dir.join("bundles"));
+                let store = open::object_store(settings)?;
+                open::trainer(settings, store, TrainingSets::default(), bundles)?.probe().await
+            };
+            probed("trainer", probe).await
+        }
+    }
 }
 
 async fn registry(settings: &Settings) -> Finding {

@@ -8,6 +8,7 @@ mod commands;
 mod display;
 mod remote;
 mod show;
+mod train_job;
 
-pub use args::{Cli, Command, ReasonArgs, ReplayArgs};
+pub use args::{Cli, Command, ReasonArgs, ReplayArgs, TrainJobArgs};
 pub use commands::{CliError, run};

@@ -20,7 +20,7 @@ pub use secret::Secret;
 pub use sections::{
     ApprovalMode, ApprovalSettings, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings, IngestionSettings,
     MonitoringSettings, NotificationSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
-    RegistrySettings, TuningSettings, WeatherKind, WeatherSettings,
+    RegistrySettings, TrainerKind, TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
 use crate::coordinator::decide::RetrainPolicy;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub training: TrainingParameters,
     /// The search for better ones.
     pub tuning: TuningSettings,
+    /// Who tunes and trains, and where.
+    pub trainer: TrainerSettings,
     /// Challenger against live model.
     pub gate: GatePolicy,
     /// The service image.

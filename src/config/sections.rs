@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapters::cloud::KubernetesTrainerSettings;
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
@@ -157,7 +158,7 @@ impl Default for IngestionSettings {
 
 /// `[holdout]`: rows that no model ever learns from, so that challenger and live
 /// model can be compared on them fairly.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HoldoutSettings {
     /// Percent of all flights, chosen by a hash of the flight, that stay out of
@@ -189,6 +190,27 @@ impl Default for TuningSettings {
         let search = TuningParameters { trials: 4, wall_time_secs: Some(60), ..TuningParameters::default() };
         Self { every_cycles: 4, search }
     }
+}
+
+/// Who trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainerKind {
+    /// A thread of the daemon.
+    #[default]
+    Thread,
+    /// Jobs of a Kubernetes cluster.
+    KubernetesJob,
+}
+
+/// `[trainer]`: where tuning and training run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainerSettings {
+    /// Who trains.
+    pub kind: TrainerKind,
+    /// Jobs: what they look like.
+    pub kubernetes: KubernetesTrainerSettings,
 }
 
 /// `[packaging]`: the service image.

@@ -5,12 +5,14 @@ mod cluster;
 mod image_registry;
 mod notifier;
 mod object_store;
+mod trainer;
 mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 pub use image_registry::{ImageRegistry, PushedImage};
 pub use notifier::{Alert, Notifier, Severity};
 pub use object_store::{ObjectMeta, ObjectStore, check_key, check_prefix};
+pub use trainer::{BundlePlace, Trainer, TrainingJob, TrainingResult};
 pub use weather::{WeatherObservation, WeatherSource};
 
 pub use crate::error::PortError;

@@ -6,12 +6,14 @@ mod folder_store;
 mod log_notifier;
 mod oci_layout_registry;
 mod process_cluster;
+mod thread_trainer;
 mod weather_csv;
 
 pub use folder_store::FolderStore;
 pub use log_notifier::LogNotifier;
 pub use oci_layout_registry::OciLayoutRegistry;
 pub use process_cluster::{ProcessCluster, ProcessClusterConfig};
+pub use thread_trainer::ThreadTrainer;
 pub use weather_csv::WeatherCsv;
 
 use crate::error::ErrorKind;
