@@ -126,7 +126,8 @@ async fn patience_with_an_outage_has_an_end_and_the_step_then_fails_with_its_rea
     let folder = tempfile::tempdir().unwrap();
     let env = env(folder.path());
     let (saga, cycle) = saga(&env, Duration::from_millis(20)).await;
-    let failure = saga.step(PUSH, || away(&AtomicU32::new(0), 1)).await.unwrap_err();
+    let calls = AtomicU32::new(0);
+    let failure = saga.step(PUSH, || away(&calls, u32::MAX)).await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Unavailable);
     let steps = env.ledger.steps_of(cycle).await.unwrap();
     assert_eq!(steps[0].state, StepState::Failed);

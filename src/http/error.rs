@@ -41,7 +41,9 @@ impl Problem {
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorKind::Denied => StatusCode::FORBIDDEN,
             ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Corrupt | ErrorKind::Cancelled | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorKind::Corrupt | ErrorKind::Interrupted | ErrorKind::Cancelled | ErrorKind::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         Self::new(status, detail)
     }
