@@ -182,17 +182,17 @@ fn read_weather(key: &str, body: &Bytes) -> Result<Vec<WeatherObservation>, Data
     let airports = frame.column("airport").and_then(Column::str).map_err(strange)?;
     let times = frame.column("observed_at_us").and_then(Column::i64).map_err(strange)?;
     let mut observations = Vec::with_capacity(frame.height());
-    for (row, (airport, time)) in airports.into_iter().zip(times).enumerate() {
-        let time = time.and_then(DateTime::from_timestamp_micros);
-        let (Some(airport), Some(time)) = (airport, time) else {
+    for row in 0..frame.height() {
+        let time = times.get(row).and_then(DateTime::from_timestamp_micros);
+        let (Some(airport), Some(time)) = (airports.get(row), time) else {
             return Err(malformed(format!("row {row} has no airport or no time")));
         };
         observations.push(WeatherObservation::missing(airport, time));
     }
     for (name, _, slot) in NUMBERS {
         let values = frame.column(name).and_then(Column::f32).map_err(strange)?;
-        for (observation, value) in observations.iter_mut().zip(values) {
-            *slot(observation) = value.unwrap_or(f32::NAN);
+        for (row, observation) in observations.iter_mut().enumerate() {
+            *slot(observation) = values.get(row).unwrap_or(f32::NAN);
         }
     }
     Ok(observations)

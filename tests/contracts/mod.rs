@@ -7,4 +7,7 @@ pub mod flaky_proxy;
 pub mod image_registry;
 pub mod layouts;
 pub mod object_store;
+pub mod process_pool;
 pub mod scripted_replica;
+pub mod trainer;
+pub mod training_world;

@@ -23,7 +23,7 @@ use crate::training::tune::{Search, TrialOutcome, TrialRecord, TrialTask};
 use crate::training::worker::{
     FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, put_json, run_prefix,
 };
-use crate::training::{CheckedParameters, Progress, TrainingControl, TuningParameters, TuningReport};
+use crate::training::{CheckedParameters, Progress, TrainingControl, TuningReport};
 
 /// Looks in a row that may fail because something outside is away; the saga waits
 /// out what lasts longer.
@@ -126,6 +126,12 @@ impl<P: WorkerPool> WorkerTrainer<P> {
         }
     }
 
+    /// What an earlier attempt failed with must not be taken for this one's failure.
+    async fn start(&self, worker: &Worker) -> Result<(), PortError> {
+        self.store.delete(&worker.work.failure_key()).await?;
+        self.pool.start(worker).await
+    }
+
     /// What came of a part, found or waited for.
     async fn done(
         &self,
@@ -142,7 +148,7 @@ impl<P: WorkerPool> WorkerTrainer<P> {
         }
         document.store(store).await?;
         let worker = Worker { run: job.run, part: name, work };
-        self.pool.start(&worker).await?;
+        self.start(&worker).await?;
         let result = Watch::new(self, &worker, control).until_done().await?;
         Ok((worker.work, result))
     }
@@ -194,7 +200,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
                 Ok(Seen::Vanished) if vanished < VANISHED => {
                     vanished += 1;
                     tracing::warn!(worker = %self.worker, "the worker is gone without a result and is started again");
-                    pool.start(self.worker).await?;
+                    self.trainer.start(self.worker).await?;
                 }
                 Ok(Seen::Vanished) => {
                     let message = format!("somebody removed it {} times before it had a result", VANISHED + 1);
