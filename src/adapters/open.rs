@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cloud::kubernetes::{KubernetesCluster, KubernetesClusterConfig};
+use super::cloud::kubernetes_trainer;
 use super::local::{
     FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ThreadTrainer, WeatherCsv,
 };
@@ -70,7 +72,9 @@ pub fn trainer(
         TrainerKind::Thread => {
             Ok(Arc::new(ThreadTrainer::new(store, sets, bundles, settings.daemon.state_dir.join("runs"))))
         }
-        TrainerKind::KubernetesJob => Err(PortError::new(crate::error::ErrorKind::Internal, "TEMPORARY", "not yet")),
+        TrainerKind::KubernetesJob => {
+            Ok(Arc::new(kubernetes_trainer::open(&settings.trainer.kubernetes, &settings.cluster.kubernetes, store)?))
+        }
     }
 }
 
@@ -86,6 +90,12 @@ pub fn cluster(settings: &Settings, service_binary: &Path) -> Result<Arc<dyn Clu
             ready_deadline: Duration::from_secs(section.ready_deadline_secs),
             linger: Duration::from_secs(section.drain_linger_secs),
             ..ProcessClusterConfig::new(service_binary, &settings.daemon.state_dir.join("cluster"))
+        })?)),
+        ClusterKind::Kubernetes => Ok(Arc::new(KubernetesCluster::open(KubernetesClusterConfig {
+            settings: section.kubernetes.clone(),
+            state_dir: settings.daemon.state_dir.clone(),
+            ready_deadline: Duration::from_secs(section.ready_deadline_secs),
+            drain_linger: Duration::from_secs(section.drain_linger_secs),
         })?)),
     }
 }

@@ -168,6 +168,10 @@ async fn registry(settings: &Settings) -> Finding {
 async fn cluster(settings: &Settings) -> Finding {
     match settings.cluster.kind {
         ClusterKind::Processes => finding::<String>("cluster", Ok("processes of this machine".to_owned())),
+        ClusterKind::Kubernetes => {
+            // No local processes, so no service binary to run.
+            probed("cluster", async { open::cluster(settings, Path::new(""))?.probe().await }).await
+        }
     }
 }
 

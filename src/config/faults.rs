@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{ObjectStoreKind, Settings, TrainerKind};
+use super::{ClusterKind, ObjectStoreKind, Settings, TrainerKind};
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +144,18 @@ impl Settings {
         faults
     }
 
+    fn kubernetes_faults(&self) -> Vec<Fault> {
+        if self.cluster.kind != ClusterKind::Kubernetes {
+            return Vec::new();
+        }
+        let fault = |expected| Fault {
+            key: "cluster.kubernetes".to_owned(),
+            found: "not usable".to_owned(),
+            expected,
+        };
+        self.cluster.kubernetes.faults().into_iter().map(fault).collect()
+    }
+
     /// What the stages' policies say of themselves.
     fn policy_faults(&self) -> Vec<Fault> {
         let monitoring = &self.monitoring;
@@ -165,6 +177,7 @@ impl Settings {
                 expected: text,
             })
         });
+        let of_policies = of_policies.chain(self.kubernetes_faults());
         let training = self.training.clone().check().err().map(|faults| faults.to_string());
         let tuning = self.tuning.search.check().err().map(|faults| faults.to_string());
         let of_training =

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::cloud::KubernetesTrainerSettings;
+use crate::adapters::cloud::kubernetes::KubernetesSettings;
+use crate::adapters::cloud::kubernetes_trainer::KubernetesTrainerSettings;
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
@@ -257,6 +258,8 @@ pub enum ClusterKind {
     /// Processes of this machine.
     #[default]
     Processes,
+    /// A Deployment on Kubernetes.
+    Kubernetes,
 }
 
 /// `[cluster]`: where the service runs.
@@ -273,11 +276,20 @@ pub struct ClusterSettings {
     pub ready_deadline_secs: u64,
     /// Seconds a drained replica waits for its last counts to be fetched.
     pub drain_linger_secs: u64,
+    /// How it runs on Kubernetes.
+    pub kubernetes: KubernetesSettings,
 }
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        Self { kind: ClusterKind::default(), replicas: 2, port: 0, ready_deadline_secs: 60, drain_linger_secs: 5 }
+        Self {
+            kind: ClusterKind::default(),
+            replicas: 2,
+            port: 0,
+            ready_deadline_secs: 60,
+            drain_linger_secs: 5,
+            kubernetes: KubernetesSettings::default(),
+        }
     }
 }
 

@@ -28,9 +28,14 @@ pub(super) fn job_name(settings: &KubernetesTrainerSettings, worker: &Worker) ->
     format!("{}-run-{}-{}", settings.name_prefix, worker.run.0, worker.part)
 }
 
+/// Selects the Jobs of this daemon.
+pub(super) fn own_selector(settings: &KubernetesTrainerSettings) -> String {
+    format!("{MANAGED_BY}=delayd,{INSTANCE}={}", settings.name_prefix)
+}
+
 /// Selects the Jobs of a run.
 pub(super) fn run_selector(settings: &KubernetesTrainerSettings, run: RunId) -> String {
-    format!("{MANAGED_BY}=delayd,{INSTANCE}={},{RUN}={run}", settings.name_prefix)
+    format!("{},{RUN}={run}", own_selector(settings))
 }
 
 fn labels(settings: &KubernetesTrainerSettings, worker: &Worker) -> BTreeMap<&'static str, String> {
@@ -48,22 +53,39 @@ fn labels(settings: &KubernetesTrainerSettings, worker: &Worker) -> BTreeMap<&'s
 /// # Errors
 /// Never but by a fault of our own: the settings were checked.
 pub(super) fn job(settings: &KubernetesTrainerSettings, worker: &Worker) -> Result<Job, PortError> {
-    let labels = labels(settings, worker);
-    let work = json!({ WORK: worker.work.document_key() });
+    let document = worker.work.document_key();
+    build(settings, &job_name(settings, worker), labels(settings, worker), &document)
+}
+
+/// A Job that is never run: by it the API server tells whether it would take one.
+///
+/// # Errors
+/// Never but by a fault of our own.
+pub(super) fn probe_job(settings: &KubernetesTrainerSettings) -> Result<Job, PortError> {
+    build(settings, &format!("{}-probe", settings.name_prefix), BTreeMap::new(), "none")
+}
+
+fn build(
+    settings: &KubernetesTrainerSettings,
+    name: &str,
+    labels: BTreeMap<&'static str, String>,
+    document: &str,
+) -> Result<Job, PortError> {
+    let work = json!({ WORK: document });
     let manifest = json!({
-        "metadata": { "name": job_name(settings, worker), "labels": labels, "annotations": work },
+        "metadata": { "name": name, "labels": labels, "annotations": work },
         "spec": {
             "backoffLimit": settings.retries,
             "activeDeadlineSeconds": settings.deadline_secs,
             "ttlSecondsAfterFinished": settings.ttl_secs,
-            "template": { "metadata": { "labels": labels, "annotations": work }, "spec": pod(settings, worker) },
+            "template": { "metadata": { "labels": labels, "annotations": work }, "spec": pod(settings, document) },
         },
     });
     let built = serde_json::from_value(without_nothing(manifest));
-    built.map_err(|error| PortError::new(ErrorKind::Internal, worker.action(), format!("its Job: {error}")))
+    built.map_err(|error| PortError::new(ErrorKind::Internal, format!("building Job {name}"), error.to_string()))
 }
 
-fn pod(settings: &KubernetesTrainerSettings, worker: &Worker) -> Value {
+fn pod(settings: &KubernetesTrainerSettings, document: &str) -> Value {
     let named = |names: &[String]| names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>();
     let tolerations: Vec<Value> = settings
         .tolerations
@@ -85,13 +107,13 @@ fn pod(settings: &KubernetesTrainerSettings, worker: &Worker) -> Value {
         "nodeSelector": map(&settings.node_selector),
         "tolerations": list(tolerations),
         "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
-        "containers": [container(settings, worker)],
+        "containers": [container(settings, document)],
         "volumes": volumes(settings),
     })
 }
 
-fn container(settings: &KubernetesTrainerSettings, worker: &Worker) -> Value {
-    let mut arguments = vec!["train-job".to_owned(), "--job".to_owned(), worker.work.document_key()];
+fn container(settings: &KubernetesTrainerSettings, document: &str) -> Value {
+    let mut arguments = vec!["train-job".to_owned(), "--job".to_owned(), document.to_owned()];
     if !settings.config_map.is_empty() {
         arguments.extend(["--config".to_owned(), format!("{CONFIG_DIR}/{}", settings.config_key)]);
     }

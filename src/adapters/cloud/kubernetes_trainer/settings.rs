@@ -23,7 +23,7 @@ pub struct Toleration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KubernetesTrainerSettings {
-    /// Namespace of the Jobs.
+    /// Namespace of the Jobs; that of `[cluster.kubernetes]` when empty.
     pub namespace: String,
     /// Beginning of the Jobs' names; another one for each daemon of a namespace.
     pub name_prefix: String,
@@ -83,7 +83,7 @@ pub struct KubernetesTrainerSettings {
 impl Default for KubernetesTrainerSettings {
     fn default() -> Self {
         Self {
-            namespace: "delayd".to_owned(),
+            namespace: String::new(),
             name_prefix: "delayd".to_owned(),
             image: String::new(),
             image_pull_secrets: Vec::new(),
@@ -133,7 +133,7 @@ impl KubernetesTrainerSettings {
                 || !["", "Equal", "Exists"].contains(&toleration.operator.as_str())
         });
         let checks = [
-            (is_name(&self.namespace), "namespace", shown(&self.namespace), name),
+            (self.namespace.is_empty() || is_name(&self.namespace), "namespace", shown(&self.namespace), name),
             (
                 is_name(&self.name_prefix) && self.name_prefix.len() <= LONGEST_PREFIX,
                 "name_prefix",
