@@ -64,17 +64,22 @@ impl JobPool {
         Ok(Self { settings: settings.clone(), client, poll: Duration::from_secs(settings.poll_secs) })
     }
 
-    async fn job(&self, worker: &Worker) -> Result<Option<Job>, PortError> {
-        let name = manifest::job_name(&self.settings, worker);
-        let found = self.client.call(&format!("reading Job {name}"), move |connection| {
+    async fn job(&self, name: String) -> Result<Option<Job>, PortError> {
+        let action = format!("reading Job {name}");
+        let found = self.client.call(&action, move |connection| {
             let name = name.clone();
             async move { Api::<Job>::namespaced(connection.client, &connection.namespace).get_opt(&name).await }
         });
         found.await
     }
 
+    async fn job_of(&self, worker: &Worker) -> Result<Option<Job>, PortError> {
+        self.job(manifest::job_name(&self.settings, worker)).await
+    }
+
     async fn jobs(&self, selector: String) -> Result<Vec<Job>, PortError> {
-        let found = self.client.call(&format!("listing Jobs with {selector}"), move |connection| {
+        let action = format!("listing Jobs with {selector}");
+        let found = self.client.call(&action, move |connection| {
             let only = ListParams::default().labels(&selector);
             async move { Api::<Job>::namespaced(connection.client, &connection.namespace).list(&only).await }
         });
@@ -84,7 +89,8 @@ impl JobPool {
     /// The pods of a Job, of this one and not of an earlier one of the same name.
     async fn pods(&self, worker: &Worker, job: &Job) -> Result<Vec<Pod>, PortError> {
         let selector = format!("{}={}", manifest::JOB, manifest::job_name(&self.settings, worker));
-        let found = self.client.call(&format!("listing pods with {selector}"), move |connection| {
+        let action = format!("listing pods with {selector}");
+        let found = self.client.call(&action, move |connection| {
             let only = ListParams::default().labels(&selector);
             async move { Api::<Pod>::namespaced(connection.client, &connection.namespace).list(&only).await }
         });
@@ -96,7 +102,8 @@ impl JobPool {
 
     async fn create(&self, job: Job, dry_run: bool) -> Result<(), PortError> {
         let name = job.metadata.name.clone().unwrap_or_default();
-        let created = self.client.call(&format!("creating Job {name}"), move |connection| {
+        let action = format!("creating Job {name}");
+        let created = self.client.call(&action, move |connection| {
             let job = job.clone();
             let how = PostParams { dry_run, field_manager: Some("delayd".to_owned()) };
             async move { Api::namespaced(connection.client, &connection.namespace).create(&how, &job).await }
@@ -105,7 +112,8 @@ impl JobPool {
     }
 
     async fn delete(&self, name: String, dry_run: bool) -> Result<(), PortError> {
-        let deleted = self.client.call(&format!("deleting Job {name}"), move |connection| {
+        let action = format!("deleting Job {name}");
+        let deleted = self.client.call(&action, move |connection| {
             let name = name.clone();
             // The Job stays until its last pod has left: what is gone does not run.
             let how = DeleteParams { dry_run, ..DeleteParams::foreground() };
@@ -125,7 +133,7 @@ impl JobPool {
         for job in jobs {
             let name = job.metadata.name.unwrap_or_default();
             self.delete(name.clone(), false).await?;
-            while self.has(&name, job.metadata.uid.as_deref()).await? {
+            while self.job(name.clone()).await?.is_some_and(|there| there.metadata.uid == job.metadata.uid) {
                 if began.elapsed() > REMOVAL_LIMIT {
                     let message = format!("the pods of Job {name} have not left after {} s", REMOVAL_LIMIT.as_secs());
                     return Err(PortError::new(ErrorKind::Timeout, action, message));
@@ -134,15 +142,6 @@ impl JobPool {
             }
         }
         Ok(())
-    }
-
-    async fn has(&self, name: &str, uid: Option<&str>) -> Result<bool, PortError> {
-        let wanted = name.to_owned();
-        let found = self.client.call(&format!("reading Job {name}"), move |connection| {
-            let name = wanted.clone();
-            async move { Api::<Job>::namespaced(connection.client, &connection.namespace).get_opt(&name).await }
-        });
-        Ok(found.await?.is_some_and(|job| job.metadata.uid.as_deref() == uid))
     }
 }
 
@@ -162,7 +161,7 @@ fn does_work_of(job: &Job, worker: &Worker) -> bool {
 #[async_trait]
 impl WorkerPool for JobPool {
     async fn start(&self, worker: &Worker) -> Result<(), PortError> {
-        if let Some(job) = self.job(worker).await? {
+        if let Some(job) = self.job_of(worker).await? {
             if is_ours_and_alive(&job, worker) {
                 return Ok(());
             }
@@ -172,14 +171,14 @@ impl WorkerPool for JobPool {
     }
 
     async fn state(&self, worker: &Worker) -> Result<WorkerState, PortError> {
-        let job = self.job(worker).await?.filter(|job| does_work_of(job, worker));
+        let job = self.job_of(worker).await?.filter(|job| does_work_of(job, worker));
         let Some(job) = job else { return Ok(WorkerState::Absent) };
         let pods = self.pods(worker, &job).await?;
         Ok(state::worker_state(worker, &job, &pods))
     }
 
     async fn stop(&self, worker: &Worker) -> Result<(), PortError> {
-        let jobs = self.job(worker).await?.into_iter().collect();
+        let jobs = self.job_of(worker).await?.into_iter().collect();
         self.remove(jobs, &worker.action()).await
     }
 
