@@ -38,8 +38,8 @@ impl Cluster for NoCluster {
     async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
         Ok(Vec::new())
     }
-    async fn reconcile(&self) -> Result<(), PortError> {
-        Ok(())
+    async fn reconcile(&self) -> Result<Vec<String>, PortError> {
+        Ok(Vec::new())
     }
     fn service_url(&self) -> String {
         String::new()

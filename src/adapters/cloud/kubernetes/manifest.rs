@@ -26,6 +26,7 @@ pub(super) const FIELD_MANAGER: &str = "delayd";
 
 impl ServiceObject {
     /// Every kind.
+    #[cfg(test)]
     pub(super) const ALL: [Self; 6] = [
         Self::NetworkPolicy,
         Self::Service,
