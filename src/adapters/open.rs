@@ -9,21 +9,26 @@ use std::time::Duration;
 use super::Channels;
 use super::cloud::ecr::EcrRegistry;
 use super::cloud::kubernetes::{KubernetesCluster, KubernetesClusterConfig};
+use super::cloud::kubernetes_trainer;
 use super::cloud::registry::OciRegistry;
 use super::cloud::s3::S3Store;
 use super::cloud::{DockerEngine, HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
 use super::local::{
-    FolderStore, LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv,
+    FolderStore, LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ThreadTrainer,
+    WeatherCsv,
 };
 use super::wrap::Retrying;
-use crate::config::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, WeatherKind};
+use crate::config::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, TrainerKind, WeatherKind};
+use crate::data::TrainingSets;
 use crate::data::reference::{AirportTable, ReferenceDocuments};
 use crate::env::Clock;
 use crate::error::PortError;
 use crate::notification::templates::Templates;
 use crate::ports::{
-    ChannelKind, Cluster, DocumentSource, ImageBuilder, ImageRegistry, Notifier, ObjectStore, WeatherSource,
+    ChannelKind, Cluster, DocumentSource, ImageBuilder, ImageRegistry, Notifier, ObjectStore, Trainer,
+    WeatherSource,
 };
+use crate::registry::BundleStore;
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -109,6 +114,26 @@ pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, Por
         RegistryKind::Ecr => {
             let registry = EcrRegistry::new(section.ecr.clone());
             Ok(Arc::new(Retrying::new(registry, section.ecr.upload.retry_policy())))
+        }
+    }
+}
+
+/// The trainer of `[trainer]`. `sets` is shared with the data stage, `bundles` are those of this machine.
+///
+/// # Errors
+/// When the settings name something unreadable.
+pub fn trainer(
+    settings: &Settings,
+    store: Arc<dyn ObjectStore>,
+    sets: TrainingSets,
+    bundles: BundleStore,
+) -> Result<Arc<dyn Trainer>, PortError> {
+    match settings.trainer.kind {
+        TrainerKind::Thread => {
+            Ok(Arc::new(ThreadTrainer::new(store, sets, bundles, settings.daemon.state_dir.join("runs"))))
+        }
+        TrainerKind::KubernetesJob => {
+            Ok(Arc::new(kubernetes_trainer::open(&settings.trainer.kubernetes, &settings.cluster.kubernetes, store)?))
         }
     }
 }

@@ -107,6 +107,22 @@ pub enum Command {
     Pause(ReasonArgs),
     /// Start cycles again.
     Resume(ReasonArgs),
+    /// Do one piece of a training job: what a pod of a training Job runs. The daemon
+    /// writes the document and starts the Job; nobody needs to call this by hand.
+    #[command(hide = true)]
+    TrainJob(TrainJobArgs),
+}
+
+/// One piece of a training job. It needs the object store of the daemon's
+/// configuration and nothing else: no ledger, no cluster.
+#[derive(Debug, Clone, Args)]
+pub struct TrainJobArgs {
+    /// Key of the document in the object store, `training-jobs/run_7/training-0123456789ab/job.json`.
+    #[arg(long, value_name = "KEY")]
+    pub job: String,
+    /// Folder for temporary files; one of the system's when left out.
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// Who asks, and why; both are recorded.

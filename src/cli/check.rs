@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::commands::CliError;
 use crate::adapters::cloud::OpenMeteo;
 use crate::adapters::open;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
 use crate::daemon::{ledger_path, needs_service_binary, service_binary};
+use crate::data::TrainingSets;
 use crate::data::contract::Contract;
 use crate::env::{Clock, SystemClock};
 use crate::error::{ErrorKind, PortError, chain};
@@ -18,6 +19,7 @@ use crate::ledger::Ledger;
 use crate::packaging::SourceKind;
 use crate::packaging::source::SourceBuilder;
 use crate::ports::{ChannelKind, ObjectStore};
+use crate::registry::BundleStore;
 use crate::training::device;
 
 #[derive(Serialize)]
@@ -35,9 +37,10 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         ledger(settings),
         compute(settings),
     ];
-    let (stores, documents, source, builder, registry, cluster, notification) = tokio::join!(
+    let (stores, documents, trainer, source, builder, registry, cluster, notification) = tokio::join!(
         stores(settings),
         documents(settings),
+        trainer(settings),
         source(settings),
         builder(settings),
         registry(settings),
@@ -46,7 +49,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
     );
     findings.extend(stores);
     findings.extend(documents);
-    findings.extend([source, builder, registry, cluster]);
+    findings.extend([trainer, source, builder, registry, cluster]);
     findings.extend(notification);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let text = if json {
@@ -196,6 +199,21 @@ async fn airports(settings: &Settings, store: &dyn ObjectStore) -> Result<String
     }
     let message = "is not in the object store: airports are needed to read local times";
     Err(PortError::new(ErrorKind::NotFound, key, message))
+}
+
+/// A thread of the daemon is always there; the training device is a check of its own.
+async fn trainer(settings: &Settings) -> Finding {
+    match settings.trainer.kind {
+        TrainerKind::Thread => finding::<String>("trainer", Ok("a thread of the daemon".to_owned())),
+        TrainerKind::KubernetesJob => {
+            let probe = async {
+                let bundles = BundleStore::new(settings.daemon.state_dir.join("bundles"));
+                let store = open::object_store(settings)?;
+                open::trainer(settings, store, TrainingSets::default(), bundles)?.probe().await
+            };
+            probed("trainer", probe).await
+        }
+    }
 }
 
 async fn registry(settings: &Settings) -> Finding {

@@ -10,6 +10,7 @@ mod display;
 mod images;
 mod remote;
 mod show;
+mod train_job;
 
-pub use args::{AlertsArgs, Cli, Command, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs};
+pub use args::{AlertsArgs, Cli, Command, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs, TrainJobArgs};
 pub use commands::{CliError, run};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use super::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
 use crate::packaging::SourceKind;
 
 /// One value that cannot be.
@@ -120,6 +120,26 @@ impl Settings {
         faults.extend(self.policy_faults());
         faults.extend(self.object_store_faults());
         faults.extend(self.registry_faults());
+        faults.extend(self.trainer_faults());
+        faults
+    }
+
+    /// What is wrong with the trainer that is chosen.
+    fn trainer_faults(&self) -> Vec<Fault> {
+        let kubernetes = &self.trainer.kubernetes;
+        if self.trainer.kind != TrainerKind::KubernetesJob {
+            return Vec::new();
+        }
+        let fault = |(key, found, expected): (&str, String, &str)| Fault {
+            key: format!("trainer.kubernetes.{key}"),
+            found,
+            expected: expected.to_owned(),
+        };
+        let mut faults: Vec<Fault> = kubernetes.faults().into_iter().map(fault).collect();
+        if self.object_store.kind == ObjectStoreKind::Folder && !kubernetes.has_store_volume() {
+            let expected = "the claim of a volume with object_store.folder on it: pods cannot reach a folder otherwise";
+            faults.push(fault(("store_claim", "empty".to_owned(), expected)));
+        }
         faults
     }
 

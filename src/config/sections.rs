@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Secret;
 use crate::adapters::cloud::ecr::EcrRegistrySettings;
 use crate::adapters::cloud::kubernetes::KubernetesSettings;
+use crate::adapters::cloud::kubernetes_trainer::KubernetesTrainerSettings;
 use crate::adapters::cloud::registry::OciRegistrySettings;
 use crate::adapters::cloud::s3::S3Settings;
 use crate::adapters::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
@@ -192,7 +193,7 @@ impl Default for IngestionSettings {
 
 /// `[holdout]`: rows that no model ever learns from, so that challenger and live
 /// model can be compared on them fairly.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HoldoutSettings {
     /// Percent of all flights, chosen by a hash of the flight, that stay out of
@@ -235,6 +236,27 @@ pub enum BuilderKind {
     Oci,
     /// A Docker Engine.
     Docker,
+}
+
+/// Who trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainerKind {
+    /// A thread of the daemon.
+    #[default]
+    Thread,
+    /// Jobs of a Kubernetes cluster.
+    KubernetesJob,
+}
+
+/// `[trainer]`: where tuning and training run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainerSettings {
+    /// Who trains.
+    pub kind: TrainerKind,
+    /// Jobs: what they look like.
+    pub kubernetes: KubernetesTrainerSettings,
 }
 
 /// `[packaging]`: the service image.

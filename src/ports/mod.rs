@@ -7,6 +7,7 @@ mod image_builder;
 mod image_registry;
 mod notifier;
 mod object_store;
+mod trainer;
 mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
@@ -17,6 +18,7 @@ pub use notifier::{
     Alert, ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Severity, Undelivered, UnknownChannel, topic_of,
 };
 pub use object_store::{ObjectMeta, ObjectStore, check_key, check_prefix};
+pub use trainer::{BundlePlace, Trainer, TrainingJob, TrainingResult};
 pub use weather::{WeatherAnswer, WeatherObservation, WeatherSource};
 
 pub use crate::error::PortError;

@@ -9,5 +9,8 @@ pub mod image_registry;
 pub mod layouts;
 pub mod object_store;
 pub mod open_meteo_server;
+pub mod process_pool;
 pub mod scripted_replica;
+pub mod trainer;
+pub mod training_world;
 pub mod weather;

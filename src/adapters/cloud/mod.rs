@@ -26,3 +26,4 @@ mod docker_engine;
 
 pub use docker_engine::{DockerEngine, DockerEngineSettings};
 pub mod kubernetes;
+pub mod kubernetes_trainer;
