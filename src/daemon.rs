@@ -327,8 +327,8 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
 fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let weather = open::weather(settings, object_store.clone(), clock.clone())
-        .map_err(|error| failed("weather", error))?;
+    let weather =
+        open::weather(settings, object_store.clone(), clock.clone()).map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,
