@@ -149,7 +149,9 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
     if section.kind == ObjectStoreKind::Folder
         && let Some(later) = made_later(settings, &section.folder, "store")
     {
-        return std::iter::once(finding::<String>("object store", Ok(later))).chain(weather_api(settings).await).collect();
+        return std::iter::once(finding::<String>("object store", Ok(later)))
+            .chain(weather_api(settings).await)
+            .collect();
     }
     let store = match open::object_store(settings) {
         Ok(store) => store,

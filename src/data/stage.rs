@@ -315,7 +315,8 @@ impl DataStage {
         }
         let required = self.settings.weather.required_share;
         if coverage.share() < required {
-            let because = if coverage.is_degraded() { coverage.failures.join("; ") } else { "it knows no more".to_owned() };
+            let because =
+                if coverage.is_degraded() { coverage.failures.join("; ") } else { "it knows no more".to_owned() };
             let text = format!("{}; weather.required_share asks for {required}: {because}", coverage.told());
             return Err(StepFailure::new(ErrorKind::Unavailable, text));
         }

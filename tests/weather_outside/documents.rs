@@ -215,7 +215,10 @@ async fn a_change_by_hand_in_the_store_is_noticed_too() {
     assert_eq!(home.codes(&home.stage()).await.len(), 4);
     let told = alerts(&home.env).await;
     assert_eq!((told.len(), told[0].0), (1, Severity::Info), "{told:?}");
-    assert_eq!(home.env.ledger.newest_reference(ReferenceKind::Airports).await.unwrap().unwrap().version.origin, ReferenceOrigin::Store);
+    assert_eq!(
+        home.env.ledger.newest_reference(ReferenceKind::Airports).await.unwrap().unwrap().version.origin,
+        ReferenceOrigin::Store
+    );
 }
 
 #[tokio::test]
