@@ -360,12 +360,7 @@ struct Adapters<'a> {
     bundles: BundleStore,
 }
 
-fn env(
-    settings: &Settings,
-    clock: Arc<dyn Clock>,
-    ledger: Ledger,
-    adapters: Adapters<'_>,
-) -> Result<Env, StartError> {
+fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, adapters: Adapters<'_>) -> Result<Env, StartError> {
     let Adapters { service_binary, sets, bundles } = adapters;
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;

@@ -126,7 +126,8 @@ async fn an_alert_is_delivered_after_failures_and_then_never_again() {
 #[tokio::test]
 async fn a_dead_channel_delays_nobody_else_and_its_failure_is_told_by_another() {
     let ledger = ledger_with(&["drift/model_v1"]).await;
-    let notifier = Scripted::with(&["slack", "mail:a@x.org", "mail:b@x.org"]).failing("mail:b@x.org", &[ErrorKind::Denied; 3]);
+    let notifier =
+        Scripted::with(&["slack", "mail:a@x.org", "mail:b@x.org"]).failing("mail:b@x.org", &[ErrorKind::Denied; 3]);
     let outbox = Outbox::new(ledger.clone(), policy());
     outbox.deliver_due(&notifier, at(0)).await.unwrap();
     assert_eq!(notifier.told("slack"), [[1]]);

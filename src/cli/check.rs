@@ -246,7 +246,8 @@ async fn cluster(settings: &Settings) -> Finding {
 async fn notification(settings: &Settings) -> Vec<Finding> {
     let templates = open::templates(settings);
     let channels = open::channels(settings, &templates);
-    let asked = channels.into_iter().map(|(kind, channel)| probed(told_as(kind), async move { channel?.probe().await }));
+    let asked =
+        channels.into_iter().map(|(kind, channel)| probed(told_as(kind), async move { channel?.probe().await }));
     let mut findings = futures::future::join_all(asked).await;
     findings.insert(0, finding("alert templates", templates.check()));
     findings

@@ -136,10 +136,7 @@ impl DataStage {
 
     fn timing(&self) -> Timing {
         let ingestion = &self.settings.ingestion;
-        Timing {
-            horizon_minutes: ingestion.horizon_minutes,
-            weather_delay_minutes: ingestion.weather_delay_minutes,
-        }
+        Timing { horizon_minutes: ingestion.horizon_minutes, weather_delay_minutes: ingestion.weather_delay_minutes }
     }
 
     /// Freezes what is ingested under a version: every accepted object is read

@@ -248,12 +248,7 @@ pub fn hold_off(
 ///
 /// # Errors
 /// SQLite failed.
-pub fn claim(
-    tx: &Transaction<'_>,
-    endpoint: &Endpoint,
-    message: AlertId,
-    alerts: &[AlertId],
-) -> rusqlite::Result<()> {
+pub fn claim(tx: &Transaction<'_>, endpoint: &Endpoint, message: AlertId, alerts: &[AlertId]) -> rusqlite::Result<()> {
     let sql = "UPDATE deliveries SET message = ?3 WHERE endpoint = ?1 AND alert = ?2 AND state = 'pending'";
     for alert in alerts {
         tx.execute(sql, params![endpoint, alert, message])?;
@@ -270,8 +265,7 @@ pub fn of_message(
     endpoint: &Endpoint,
     message: AlertId,
 ) -> rusqlite::Result<Vec<AlertDelivery>> {
-    let sql =
-        format!("{WITH_ALERT} WHERE d.endpoint = ?1 AND d.message = ?2 AND d.state = 'pending' ORDER BY d.alert");
+    let sql = format!("{WITH_ALERT} WHERE d.endpoint = ?1 AND d.message = ?2 AND d.state = 'pending' ORDER BY d.alert");
     query::all(connection, &sql, params![endpoint, message], AlertDelivery::from_row)
 }
 

@@ -100,14 +100,17 @@ impl Answer {
         }
         if self.status.is_success() {
             let excerpt: String = self.text().chars().take(80).collect();
-            let message = format!("answered {} and `{excerpt}`; Slack answers `ok`: is something in between?", self.status);
+            let message =
+                format!("answered {} and `{excerpt}`; Slack answers `ok`: is something in between?", self.status);
             return Err(PortError::new(ErrorKind::Unavailable, self.action, message).into());
         }
         // A webhook that is gone refuses every message alike.
         let of_this_message = self.status == StatusCode::BAD_REQUEST;
         let error = refusal(self.action, self.status, &self.body);
         let error = match advice(self.status) {
-            Some(advice) => PortError::new(error.kind(), self.action, format!("{}; {advice}", message_of(&error, self.action))),
+            Some(advice) => {
+                PortError::new(error.kind(), self.action, format!("{}; {advice}", message_of(&error, self.action)))
+            }
             None => error,
         };
         Err(Undelivered::from(error).with_channel_away(!of_this_message).after(self.retry_after))
