@@ -6,7 +6,7 @@ use delayd::adapters::open;
 use delayd::config::Settings;
 use delayd::error::ErrorKind;
 
-use crate::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use crate::s3_server::{ACCESS_KEY, BUCKET, DOMAIN, S3Server, SECRET_KEY};
 
 fn config(folder: &Path, section: &str) -> std::path::PathBuf {
     let path = folder.join("delayd.toml");
@@ -19,7 +19,9 @@ fn config(folder: &Path, section: &str) -> std::path::PathBuf {
 }
 
 fn section(endpoint: &str) -> String {
-    format!("bucket = {BUCKET:?}\nregion = \"us-east-1\"\nendpoint = {endpoint:?}\npath_style = true\nretry_pause_ms = 5")
+    format!(
+        "bucket = {BUCKET:?}\nregion = \"us-east-1\"\nendpoint = {endpoint:?}\npath_style = true\nretry_pause_ms = 5"
+    )
 }
 
 /// What `delayd check` says of the object store, with nothing of AWS in its environment but `variables`.
@@ -55,6 +57,18 @@ async fn check_tells_a_bucket_that_is_there_with_credentials_of_the_environment_
 }
 
 #[tokio::test]
+async fn a_bucket_in_the_host_name_is_reached_through_the_environments_proxy() {
+    let server = S3Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let section = section(&format!("http://{DOMAIN}")).replace("path_style = true", "path_style = false");
+    let proxy = server.url();
+    let variables =
+        [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY), ("HTTP_PROXY", proxy.as_str())];
+    let (fine, detail) = told(folder.path(), &section, &variables).await;
+    assert!(fine && detail.contains(BUCKET), "{detail}");
+}
+
+#[tokio::test]
 async fn check_tells_why_a_bucket_cannot_be_used() {
     let server = S3Server::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -73,7 +87,10 @@ async fn check_tells_why_a_bucket_cannot_be_used() {
 #[tokio::test]
 async fn the_daemon_opens_a_store_that_is_away() {
     let folder = tempfile::tempdir().unwrap();
-    let text = format!("{}\naccess_key_id = \"id\"\nsecret_access_key = \"env:DELAYD_NO_SUCH\"", section("http://127.0.0.1:1"));
+    let text = format!(
+        "{}\naccess_key_id = \"id\"\nsecret_access_key = \"env:DELAYD_NO_SUCH\"",
+        section("http://127.0.0.1:1")
+    );
     let settings = Settings::load(Some(&config(folder.path(), &text))).unwrap();
     let store = open::object_store(&settings).unwrap();
     let error = store.list("").await.unwrap_err();

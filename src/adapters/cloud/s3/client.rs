@@ -13,10 +13,10 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     Credentials, IdentityCache, ProvideCredentials, Region, SharedHttpClient, StalledStreamProtectionConfig,
 };
+use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::Connector;
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -52,9 +52,8 @@ pub(super) async fn connect(settings: &S3Settings, action: &str) -> Result<Clien
         // Deadlines are the store's own, because only it knows what a request moves.
         .timeout_config(TimeoutConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    if !settings.endpoint.is_empty() {
-        config = config.endpoint_url(&settings.endpoint);
-    }
+    // Amazon's own where none is named, whatever the environment says: the settings tell where data go.
+    config.set_endpoint_url(Some(settings.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()));
     if keys_are_ours {
         // So that a key that was replaced in its file counts at once.
         config = config.identity_cache(IdentityCache::no_cache());

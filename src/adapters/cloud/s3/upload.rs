@@ -33,14 +33,14 @@ struct Upload {
 impl Upload {
     /// Removes the parts. What cannot be removed is left to the lifecycle rule.
     async fn end(&mut self) {
-        self.open = false;
         let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key).upload_id(&self.id);
         let failure = match tokio::time::timeout(self.patience, request.send()).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => Failure::from(error),
-            Err(_) => Failure::new(ErrorKind::Timeout, "no answer came"),
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(Failure::from(error)),
+            Err(_) => Some(Failure::new(ErrorKind::Timeout, "no answer came")),
         };
-        if !failure.is_missing_upload() {
+        self.open = false;
+        if let Some(failure) = failure.filter(|failure| !failure.is_missing_upload()) {
             let error = failure.message;
             tracing::warn!(object.key = self.key, error, "S3: a failed upload stays until the bucket's lifecycle rule");
         }
