@@ -52,9 +52,8 @@ pub(super) async fn connect(settings: &S3Settings, action: &str) -> Result<Clien
         // Deadlines are the store's own, because only it knows what a request moves.
         .timeout_config(TimeoutConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    if !settings.endpoint.is_empty() {
-        config = config.endpoint_url(&settings.endpoint);
-    }
+    // Amazon's own where none is named, whatever the environment says: the settings tell where data go.
+    config.set_endpoint_url(Some(settings.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()));
     if keys_are_ours {
         // So that a key that was replaced in its file counts at once.
         config = config.identity_cache(IdentityCache::no_cache());
