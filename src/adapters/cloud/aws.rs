@@ -229,6 +229,8 @@ fn kind_of_code(code: &str, status: u16) -> ErrorKind {
         | "UnrecognizedClientException" => ErrorKind::Denied,
         "RequestLimitExceeded" | "ServerException" | "Throttling" | "ThrottlingException" => ErrorKind::Unavailable,
         "LimitExceededException" => ErrorKind::Exhausted,
+        _ if code.ends_with("NotFoundException") => ErrorKind::NotFound,
+        _ if code.ends_with("AlreadyExistsException") => ErrorKind::Conflict,
         _ => kind_of_status(status),
     }
 }
@@ -239,6 +241,7 @@ fn advice(code: &str) -> &'static str {
         "UnrecognizedClientException" | "InvalidClientTokenId" => "; is the access key right, and of this partition?",
         "ExpiredTokenException" => "; the session token has expired: replace it",
         "AccessDenied" | "AccessDeniedException" => "; the role lacks this right",
+        "RepositoryNotFoundException" => "; create the repository, or let it be created",
         _ => "",
     }
 }
@@ -290,6 +293,8 @@ mod tests {
             ("ThrottlingException", 400, ErrorKind::Unavailable),
             ("LimitExceededException", 400, ErrorKind::Exhausted),
             ("InvalidParameterException", 400, ErrorKind::Invalid),
+            ("RepositoryNotFoundException", 400, ErrorKind::NotFound),
+            ("ImageAlreadyExistsException", 400, ErrorKind::Conflict),
             ("no code", 503, ErrorKind::Unavailable),
         ] {
             assert_eq!(kind_of_code(code, status), kind, "{code}");
