@@ -65,6 +65,7 @@ async fn refusals_and_outages_have_their_kinds_and_end() {
         assert!(!chain(&error).contains("s3cret"), "{error}");
     }
     proxy.set(Mood::Pass);
+    receiver.plan(200, "");
     hook.deliver(&endpoint(), &group()).await.unwrap();
 }
 
