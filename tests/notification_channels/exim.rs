@@ -127,7 +127,7 @@ impl Exim {
         if let Some(mut child) = self.child.take() {
             // With it go the processes that serve its connections. It may have ended by itself already.
             let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-            drop(nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL));
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
             drop(child.wait());
         }
     }
