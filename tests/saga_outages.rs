@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use delayd::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use delayd::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
+use delayd::data::TrainingSets;
 use delayd::env::{Env, SystemClock};
 use delayd::error::ErrorKind;
 use delayd::ids::CycleId;
 use delayd::ledger::{CycleReason, Ledger, Page, StepState};
 use delayd::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress, Severity};
+use delayd::registry::BundleStore;
 use delayd::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
 
 const PUSH: StepName = StepName::new(7, "push");
@@ -36,8 +38,8 @@ impl Cluster for NoCluster {
     async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
         Ok(Vec::new())
     }
-    async fn reconcile(&self) -> Result<(), PortError> {
-        Ok(())
+    async fn reconcile(&self) -> Result<Vec<String>, PortError> {
+        Ok(Vec::new())
     }
     fn service_url(&self) -> String {
         String::new()
@@ -63,6 +65,12 @@ fn env(folder: &Path) -> Env {
         clock: Arc::new(SystemClock),
         ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
         weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
+        trainer: Arc::new(ThreadTrainer::new(
+            store.clone(),
+            TrainingSets::default(),
+            BundleStore::new(folder.join("bundles")),
+            folder.join("runs"),
+        )),
         object_store: store,
         image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
         cluster: Arc::new(NoCluster),

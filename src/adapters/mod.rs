@@ -6,6 +6,7 @@ mod channels;
 pub mod cloud;
 pub mod local;
 pub mod open;
+pub mod worker_trainer;
 pub mod wrap;
 
 pub use channels::Channels;

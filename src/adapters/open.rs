@@ -7,12 +7,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Channels;
-use super::cloud::{MailNotifier, SlackNotifier, WebhookNotifier};
-use super::local::{FolderStore, LogNotifier, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, WeatherCsv};
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use super::cloud::ecr::EcrRegistry;
+use super::cloud::kubernetes::{KubernetesCluster, KubernetesClusterConfig};
+use super::cloud::kubernetes_trainer;
+use super::cloud::registry::OciRegistry;
+use super::cloud::s3::S3Store;
+use super::cloud::{DockerEngine, HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
+use super::local::{
+    FolderStore, LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ThreadTrainer,
+    WeatherCsv,
+};
+use super::wrap::Retrying;
+use crate::config::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, TrainerKind, WeatherKind};
+use crate::data::TrainingSets;
+use crate::data::reference::{AirportTable, ReferenceDocuments};
+use crate::env::Clock;
 use crate::error::PortError;
 use crate::notification::templates::Templates;
-use crate::ports::{ChannelKind, Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use crate::ports::{
+    ChannelKind, Cluster, DocumentSource, ImageBuilder, ImageRegistry, Notifier, ObjectStore, Trainer,
+    WeatherSource,
+};
+use crate::registry::BundleStore;
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -28,17 +44,56 @@ pub fn object_store(settings: &Settings) -> Result<Arc<dyn ObjectStore>, PortErr
     let section = &settings.object_store;
     match section.kind {
         ObjectStoreKind::Folder => Ok(Arc::new(FolderStore::open(&folder_or(settings, &section.folder, "store"))?)),
+        ObjectStoreKind::S3 => Ok(Arc::new(S3Store::new(section.s3.clone()))),
     }
 }
 
-/// The weather of `[weather]`; `store` is where files of it lie.
+/// The weather of `[weather]`; `store` is where files and cached answers lie.
 ///
 /// # Errors
 /// When the settings name something unreadable.
-pub fn weather(settings: &Settings, store: Arc<dyn ObjectStore>) -> Result<Arc<dyn WeatherSource>, PortError> {
+pub fn weather(
+    settings: &Settings,
+    store: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn WeatherSource>, PortError> {
     let section = &settings.weather;
     match section.kind {
         WeatherKind::Csv => Ok(Arc::new(WeatherCsv::new(store, section.prefix.clone()))),
+        WeatherKind::OpenMeteo => {
+            let ingestion = &settings.ingestion;
+            let airports =
+                AirportTable::new(store.clone(), ingestion.airports_key.clone(), ingestion.time_zones.clone());
+            Ok(Arc::new(OpenMeteo::new(section.open_meteo.clone(), store, airports, clock)?))
+        }
+    }
+}
+
+/// The documents of `[ingestion]` that are behind a URL.
+///
+/// # Errors
+/// When the settings name something unreadable.
+pub fn reference_documents(settings: &Settings) -> Result<ReferenceDocuments, PortError> {
+    let ingestion = &settings.ingestion;
+    let document = |key: &'static str, address: &Secret| -> Result<Option<Arc<dyn DocumentSource>>, PortError> {
+        if !address.is_set() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(HttpDocument::new(key, address.clone(), ingestion.fetch.clone())?)))
+    };
+    Ok(ReferenceDocuments {
+        airports: document("ingestion.airports_url", &ingestion.airports_url)?,
+        holidays: document("ingestion.holidays_url", &ingestion.holidays_url)?,
+    })
+}
+
+/// The image builder of `[packaging]`.
+#[must_use]
+pub fn image_builder(settings: &Settings) -> Arc<dyn ImageBuilder> {
+    let section = &settings.packaging;
+    match section.builder {
+        BuilderKind::Oci => Arc::new(OciBuilder),
+        BuilderKind::Docker => Arc::new(DockerEngine::new(&section.docker)),
     }
 }
 
@@ -51,6 +106,34 @@ pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, Por
     match section.kind {
         RegistryKind::Layout => {
             Ok(Arc::new(OciLayoutRegistry::open(&folder_or(settings, &section.layout_dir, "images"))?))
+        }
+        RegistryKind::Oci => {
+            let registry = OciRegistry::open(&section.oci)?;
+            Ok(Arc::new(Retrying::new(registry, section.oci.upload.retry_policy())))
+        }
+        RegistryKind::Ecr => {
+            let registry = EcrRegistry::new(section.ecr.clone());
+            Ok(Arc::new(Retrying::new(registry, section.ecr.upload.retry_policy())))
+        }
+    }
+}
+
+/// The trainer of `[trainer]`. `sets` is shared with the data stage, `bundles` are those of this machine.
+///
+/// # Errors
+/// When the settings name something unreadable.
+pub fn trainer(
+    settings: &Settings,
+    store: Arc<dyn ObjectStore>,
+    sets: TrainingSets,
+    bundles: BundleStore,
+) -> Result<Arc<dyn Trainer>, PortError> {
+    match settings.trainer.kind {
+        TrainerKind::Thread => {
+            Ok(Arc::new(ThreadTrainer::new(store, sets, bundles, settings.daemon.state_dir.join("runs"))))
+        }
+        TrainerKind::KubernetesJob => {
+            Ok(Arc::new(kubernetes_trainer::open(&settings.trainer.kubernetes, &settings.cluster.kubernetes, store)?))
         }
     }
 }
@@ -67,6 +150,12 @@ pub fn cluster(settings: &Settings, service_binary: &Path) -> Result<Arc<dyn Clu
             ready_deadline: Duration::from_secs(section.ready_deadline_secs),
             linger: Duration::from_secs(section.drain_linger_secs),
             ..ProcessClusterConfig::new(service_binary, &settings.daemon.state_dir.join("cluster"))
+        })?)),
+        ClusterKind::Kubernetes => Ok(Arc::new(KubernetesCluster::open(KubernetesClusterConfig {
+            settings: section.kubernetes.clone(),
+            state_dir: settings.daemon.state_dir.clone(),
+            ready_deadline: Duration::from_secs(section.ready_deadline_secs),
+            drain_linger: Duration::from_secs(section.drain_linger_secs),
         })?)),
     }
 }

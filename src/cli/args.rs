@@ -67,6 +67,22 @@ pub enum Command {
         /// Which decision, `decision_3`; without it, the decisions are listed.
         decision: Option<DecisionId>,
     },
+    /// The image that was pushed last, for pipelines: image, tag, digest, model version.
+    Image {
+        /// The image of this model instead, `model_v2`.
+        model: Option<ModelVersion>,
+        /// As lines for GitHub Actions: `delayd image --github-output >> "$GITHUB_OUTPUT"`.
+        #[arg(long, conflicts_with = "dotenv")]
+        github_output: bool,
+        /// As shell variables.
+        #[arg(long)]
+        dotenv: bool,
+    },
+    /// The log of a cycle's build of the service from its source.
+    BuildLog {
+        /// Which cycle, `cycle_3`; the last one that built without it.
+        cycle: Option<CycleId>,
+    },
     /// The drift reports, newest first.
     Drift {
         /// How many.
@@ -91,6 +107,22 @@ pub enum Command {
     Pause(ReasonArgs),
     /// Start cycles again.
     Resume(ReasonArgs),
+    /// Do one piece of a training job: what a pod of a training Job runs. The daemon
+    /// writes the document and starts the Job; nobody needs to call this by hand.
+    #[command(hide = true)]
+    TrainJob(TrainJobArgs),
+}
+
+/// One piece of a training job. It needs the object store of the daemon's
+/// configuration and nothing else: no ledger, no cluster.
+#[derive(Debug, Clone, Args)]
+pub struct TrainJobArgs {
+    /// Key of the document in the object store, `training-jobs/run_7/training-0123456789ab/job.json`.
+    #[arg(long, value_name = "KEY")]
+    pub job: String,
+    /// Folder for temporary files; one of the system's when left out.
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// Who asks, and why; both are recorded.

@@ -7,8 +7,10 @@ mod args;
 mod check;
 mod commands;
 mod display;
+mod images;
 mod remote;
 mod show;
+mod train_job;
 
-pub use args::{AlertsArgs, Cli, Command, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs};
+pub use args::{AlertsArgs, Cli, Command, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs, TrainJobArgs};
 pub use commands::{CliError, run};

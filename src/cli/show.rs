@@ -65,7 +65,8 @@ pub(super) async fn cycles(ledger: &Ledger, cycle: Option<CycleId>, limit: u32) 
             cycle.started_at.format("%Y-%m-%d %H:%M").to_string(),
             cycle.reason.to_string(),
             outcome(cycle),
-            cycle.detail.clone(),
+            // The whole of it, with a failed build's last lines, stands under the cycle itself.
+            cycle.detail.lines().next().unwrap_or_default().to_owned(),
         ]);
     }
     Shown::new(&cycles, rows.to_string())

@@ -10,10 +10,13 @@ use super::error::Problem;
 use super::server::ApiState;
 use crate::coordinator::messages::{CommandKind, OperatorCommand};
 use crate::coordinator::stages::ask;
+use crate::error::ErrorKind;
 use crate::ids::{CycleId, DecisionId, ModelVersion};
-use crate::ledger::{AliasRecord, Cycle, Page};
+use crate::ledger::{AliasRecord, Cycle, DatasetWeather, Page, ReferenceKind, ReferenceVersion};
+use crate::packaging::export::ImageExport;
+use crate::packaging::source::build_log_path;
 use crate::ports::Replica;
-use crate::saga::StepFailure;
+use crate::saga::{StepFailure, run_blocking};
 use crate::supervision::ActorStatus;
 
 /// A command may take this long: a rollback replaces every replica.
@@ -25,6 +28,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/status", web::get().to(status))
             .route("/cycles", web::get().to(cycles))
             .route("/cycles/{id}", web::get().to(cycle))
+            .route("/cycles/{id}/build-log", web::get().to(build_log))
+            .route("/image", web::get().to(image))
             .route("/models", web::get().to(models))
             .route("/models/{version}", web::get().to(model))
             .route("/models/{version}/lineage", web::get().to(lineage))
@@ -32,6 +37,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/decisions/{id}", web::get().to(decision))
             .route("/drift", web::get().to(drift))
             .route("/monitoring", web::get().to(monitoring))
+            .route("/reference", web::get().to(reference))
             .configure(super::alerts::routes)
             .route("/{command}", web::post().to(command)),
     );
@@ -103,6 +109,57 @@ async fn cycle(state: web::Data<ApiState>, id: web::Path<String>) -> Result<Http
     Ok(HttpResponse::Ok().json(serde_json::json!({ "cycle": cycle, "steps": steps, "decisions": decisions })))
 }
 
+/// `?lines=`: only so many of the last lines.
+#[derive(Debug, Deserialize)]
+struct Lines {
+    lines: Option<usize>,
+}
+
+/// The log of a cycle's build of the service, as far as it is written.
+async fn build_log(
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    wanted: web::Query<Lines>,
+) -> Result<HttpResponse, Problem> {
+    let id: CycleId = parsed(&id)?;
+    let path = build_log_path(&state.state_dir, id);
+    let bytes = run_blocking(move || std::fs::read(&path)).await?.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            let text = format!("{id} has no build log: the service at hand was packaged, or the log was removed");
+            return Problem::new(actix_web::http::StatusCode::NOT_FOUND, text);
+        }
+        Problem::from(StepFailure::new(ErrorKind::of_io(&error), format!("the build log of {id}: {error}")))
+    })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = match wanted.lines {
+        None => text.into_owned(),
+        Some(lines) => {
+            let all: Vec<&str> = text.lines().collect();
+            all[all.len().saturating_sub(lines)..].iter().map(|line| format!("{line}\n")).collect()
+        }
+    };
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
+}
+
+/// `?model=`: that model's image instead of the one that was pushed last.
+#[derive(Debug, Deserialize)]
+struct OfModel {
+    model: Option<String>,
+}
+
+/// The exported image: what a pipeline deploys.
+async fn image(state: web::Data<ApiState>, wanted: web::Query<OfModel>) -> Result<HttpResponse, Problem> {
+    let model: Option<ModelVersion> = wanted.model.as_deref().map(parsed).transpose()?;
+    let image = ImageExport::read(&state.env.ledger, model).await?;
+    let missing = || {
+        model.map_or_else(
+            || Problem::not_found("a pushed image"),
+            |model| Problem::not_found(format!("a pushed image of {model}")),
+        )
+    };
+    Ok(HttpResponse::Ok().json(image.ok_or_else(missing)?))
+}
+
 async fn models(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(state.env.ledger.models(listing.page()).await?))
 }
@@ -144,6 +201,29 @@ async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Res
     let now = state.env.now();
     let from = now - chrono::Duration::days(i64::from(wanted.days.unwrap_or(7).min(400)));
     Ok(HttpResponse::Ok().json(state.env.ledger.metrics_windows(from, now + chrono::Duration::seconds(1)).await?))
+}
+
+/// `GET /api/v1/reference`.
+#[derive(Debug, Serialize)]
+struct ReferenceDocument {
+    /// What counts now, the newest version of each kind.
+    current: Vec<ReferenceVersion>,
+    /// Every version, newest first, with what changed.
+    versions: Vec<ReferenceVersion>,
+    /// How much of the weather datasets had, newest first.
+    weather: Vec<DatasetWeather>,
+}
+
+/// Airports, holidays and events with their changes, and the weather of datasets.
+async fn reference(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
+    let ledger = &state.env.ledger;
+    let mut current = Vec::new();
+    for kind in [ReferenceKind::Airports, ReferenceKind::Holidays, ReferenceKind::Events] {
+        current.extend(ledger.newest_reference(kind).await?);
+    }
+    let versions = ledger.reference_versions(listing.page()).await?;
+    let weather = ledger.dataset_weather(listing.page()).await?;
+    Ok(HttpResponse::Ok().json(ReferenceDocument { current, versions, weather }))
 }
 
 /// The body of a command.

@@ -12,6 +12,7 @@
 
 mod audit;
 mod backup;
+mod builds;
 pub(crate) mod columns;
 mod connection;
 mod cycles;
@@ -30,6 +31,7 @@ mod models;
 mod outbox;
 mod predictions;
 mod query;
+mod reference;
 mod runs;
 mod settings;
 mod silences;
@@ -37,6 +39,7 @@ mod steps;
 
 pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RecoveredTable, RecoveryReport, recover_copy};
+pub use builds::BuildRecord;
 pub use columns::UnknownText;
 pub use connection::Ledger;
 pub use cycles::{Cycle, CycleOutcome, CycleReason, CycleState};
@@ -52,6 +55,7 @@ pub use models::{Alias, AliasMove, AliasRecord, Model};
 pub use outbox::{NewAlert, OutboxAlert, OutboxState};
 pub use predictions::{FlightKey, KnownOutcome, Pruned, ScoredOutcome, ServedPrediction};
 pub use query::{Page, SequenceName};
+pub use reference::{DatasetWeather, NewReferenceVersion, ReferenceKind, ReferenceOrigin, ReferenceVersion};
 pub use runs::{Run, RunState};
 pub use silences::{NewSilence, Silence};
 pub use steps::{Step, StepState};
@@ -60,6 +64,7 @@ pub use steps::{Step, StepState};
 /// several must be stored together or not at all.
 pub mod tx {
     pub use super::audit::record as record_audit;
+    pub use super::builds::save as save_build;
     pub use super::cycles::{begin as begin_cycle, finish as finish_cycle, set_state as set_cycle_state};
     pub use super::datasets::{insert as insert_dataset, record_object};
     pub use super::decisions::insert as insert_decision;
@@ -70,7 +75,7 @@ pub mod tx {
     };
     pub use super::deployments::{insert as insert_deployment, insert_verification, set_state as set_deployment_state};
     pub use super::drift::{insert as insert_drift_report, save_window as save_metrics_window};
-    pub use super::images::save as save_image;
+    pub use super::images::{save as save_image, withdraw as withdraw_images};
     pub use super::models::{alias, promote, register as register_model, rollback_alias, set_candidate};
     pub use super::outbox::{
         enqueue as enqueue_alert, retry as retry_alert, route as route_alert, unrouted as unrouted_alerts,

@@ -176,7 +176,7 @@ impl<P: Cluster> Cluster for Failing<P> {
         self.failures.pass("replicas", self.inner.replicas()).await
     }
 
-    async fn reconcile(&self) -> Result<(), PortError> {
+    async fn reconcile(&self) -> Result<Vec<String>, PortError> {
         self.failures.pass("reconcile", self.inner.reconcile()).await
     }
 
