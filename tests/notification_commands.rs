@@ -9,6 +9,7 @@ mod receiver;
 mod site;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -54,9 +55,7 @@ impl Daemon {
     fn start(&mut self) {
         let log = self.place.path().join("daemon.log");
         self.running = Some(Running::start(self.command(&["run"]), &self.state(), &log));
-        self.wait("the API", || {
-            std::net::TcpStream::connect(self.address).is_ok().then_some(())
-        });
+        self.wait("the API", || std::net::TcpStream::connect(self.address).is_ok().then_some(()));
     }
 
     fn command(&self, arguments: &[&str]) -> std::process::Command {
@@ -76,6 +75,16 @@ impl Daemon {
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{arguments:?}: {out}{err}");
         out
+    }
+
+    /// The body of what the daemon's endpoint answers.
+    fn get(&self, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: delayd\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
     }
 
     fn alerts(&self) -> Vec<Value> {
@@ -155,6 +164,10 @@ fn administrate(receiver: &Receiver) {
     }
     assert!(!shown.contains("s3cret"), "{shown}");
     daemon.wait_for("undeliverable/slack/", "delivered");
+    assert!(daemon.get("/metrics").contains("delayd_undelivered_alerts{channel=\"slack\",state=\"dead\"} 1"));
+    let api: Value = serde_json::from_str(&daemon.get("/api/v1/alerts/alert_1")).unwrap();
+    assert_eq!(api["deliveries"][1]["state"], "dead", "{api}");
+    assert!(!api.to_string().contains("s3cret"), "{api}");
 
     fs::write(daemon.hook(), receiver.url()).unwrap();
     assert_eq!(daemon.says(&["alerts", "--retry", "alert_1"]).trim(), "1 deliveries are tried again");

@@ -59,7 +59,11 @@ impl Remote {
         }
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let detail = problem.get("detail").and_then(|detail| detail.as_str()).unwrap_or(&text).to_owned();
-        Err(if status == reqwest::StatusCode::NOT_FOUND { CliError::NotFound(detail) } else { CliError::Refused(detail) })
+        Err(if status == reqwest::StatusCode::NOT_FOUND {
+            CliError::NotFound(detail)
+        } else {
+            CliError::Refused(detail)
+        })
     }
 
     /// The daemon's status, if one answers.

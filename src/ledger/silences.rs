@@ -88,8 +88,7 @@ pub fn apply(tx: &Transaction<'_>, now: DateTime<Utc>) -> rusqlite::Result<Vec<(
     for silence in active(tx, now)? {
         let sql = "UPDATE outbox SET silence = ?1, routed_at = coalesce(routed_at, ?3)
                    WHERE state = 'pending' AND substr(dedup_key, 1, length(?2)) = ?2 RETURNING id";
-        let alerts: Vec<AlertId> =
-            query::all(tx, sql, params![silence.id, silence.prefix, At(now)], |row| row.get(0))?;
+        let alerts: Vec<AlertId> = query::all(tx, sql, params![silence.id, silence.prefix, At(now)], |row| row.get(0))?;
         for alert in alerts {
             deliveries::silence(tx, alert)?;
             settle(tx, alert)?;

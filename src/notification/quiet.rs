@@ -87,11 +87,7 @@ impl QuietHours {
 }
 
 fn fault(key: &str, found: &str, expected: &str) -> Fault {
-    Fault {
-        key: format!("notification.quiet_hours.{key}"),
-        found: format!("`{found}`"),
-        expected: expected.to_owned(),
-    }
+    Fault { key: format!("notification.quiet_hours.{key}"), found: format!("`{found}`"), expected: expected.to_owned() }
 }
 
 impl QuietPeriod {
@@ -173,7 +169,8 @@ impl QuietSchedule {
         if !period.days.contains(&day.weekday()) {
             return None;
         }
-        let moment = |minute: u32| self.instant(day.and_time(chrono::NaiveTime::MIN) + Duration::minutes(minute.into()));
+        let moment =
+            |minute: u32| self.instant(day.and_time(chrono::NaiveTime::MIN) + Duration::minutes(minute.into()));
         Some((moment(period.from_minute)?, moment(period.until_minute)?))
     }
 

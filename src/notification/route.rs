@@ -70,12 +70,7 @@ pub fn channels_of(routes: &[Route], enabled: &[ChannelKind], severity: Severity
 
 /// The endpoints of [`channels_of`].
 #[must_use]
-pub fn endpoints_of(
-    routes: &[Route],
-    endpoints: &[Endpoint],
-    severity: Severity,
-    dedup_key: &str,
-) -> Vec<Endpoint> {
+pub fn endpoints_of(routes: &[Route], endpoints: &[Endpoint], severity: Severity, dedup_key: &str) -> Vec<Endpoint> {
     let mut enabled: Vec<ChannelKind> = endpoints.iter().map(|endpoint| endpoint.channel).collect();
     enabled.sort_unstable();
     enabled.dedup();

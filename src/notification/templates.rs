@@ -347,9 +347,8 @@ mod tests {
     use super::*;
 
     fn all_of(templates: &Templates, notice: &Notice) -> String {
-        let rendered = TemplateName::ALL.map(|name| {
-            format!("--- {}\n{}", name.file(), templates.render(name, notice, "[delayd] "))
-        });
+        let rendered = TemplateName::ALL
+            .map(|name| format!("--- {}\n{}", name.file(), templates.render(name, notice, "[delayd] ")));
         rendered.join("\n")
     }
 
@@ -377,11 +376,8 @@ mod tests {
     #[test]
     fn a_broken_template_is_named_and_the_built_in_one_takes_its_place() {
         let folder = tempfile::tempdir().unwrap();
-        let broken = [
-            ("slack.txt", "{% for %}"),
-            ("mail.txt", "{{ alert.titel }}"),
-            ("mail_subject.txt", "{{ headlin }}"),
-        ];
+        let broken =
+            [("slack.txt", "{% for %}"), ("mail.txt", "{{ alert.titel }}"), ("mail_subject.txt", "{{ headlin }}")];
         for (name, text) in broken {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
@@ -399,7 +395,8 @@ mod tests {
     fn what_an_alert_names_is_linked_once() {
         let templates = Templates::load(Path::new(""), "https://delayd.example.org/");
         let mut alert = examples()[0].alerts.remove(0);
-        alert.body = "model_v2 replaces model_v1, see decision_7; model_v2 won. cycle_0 and model_x are nothing.".to_owned();
+        alert.body =
+            "model_v2 replaces model_v1, see decision_7; model_v2 won. cycle_0 and model_x are nothing.".to_owned();
         let mentions = templates.mentions(&Notice::single(alert));
         let ids: Vec<&str> = mentions.iter().map(|mention| mention.id.as_str()).collect();
         assert_eq!(ids, ["cycle_1", "model_v2", "model_v1", "decision_7"]);

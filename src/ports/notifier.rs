@@ -128,7 +128,11 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.address.is_empty() { write!(f, "{}", self.channel) } else { write!(f, "{}:{}", self.channel, self.address) }
+        if self.address.is_empty() {
+            write!(f, "{}", self.channel)
+        } else {
+            write!(f, "{}:{}", self.channel, self.address)
+        }
     }
 }
 
@@ -324,7 +328,8 @@ mod tests {
     #[test]
     fn a_notice_is_known_by_its_alerts() {
         let one = Notice::single(alert(1, "drift/model_v1"));
-        let two = Notice { kind: NoticeKind::Group, alerts: vec![alert(1, "drift/model_v1"), alert(2, "drift/model_v2")] };
+        let two =
+            Notice { kind: NoticeKind::Group, alerts: vec![alert(1, "drift/model_v1"), alert(2, "drift/model_v2")] };
         assert_eq!(one.identity(), Notice::single(alert(1, "drift/model_v1")).identity());
         assert_ne!(one.identity(), two.identity());
         assert_eq!((one.headline().as_str(), two.headline().as_str()), ("title 1", "2 × drift: title 1"));

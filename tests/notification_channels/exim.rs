@@ -232,13 +232,8 @@ fn configuration(folder: &Path, smtp: u16, smtps: u16) -> String {
     let (user, group) = user_and_group();
     let folder = folder.display();
     let flag = |flag: Flag| format!("exists{{{folder}/flags/{}}}", flag.file());
-    let (greylisting, defer_data, open, plain, busy) = (
-        flag(Flag::Greylisting),
-        flag(Flag::DeferData),
-        flag(Flag::Open),
-        flag(Flag::Plain),
-        flag(Flag::Busy),
-    );
+    let (greylisting, defer_data, open, plain, busy) =
+        (flag(Flag::Greylisting), flag(Flag::DeferData), flag(Flag::Open), flag(Flag::Plain), flag(Flag::Busy));
     format!(
         r"
 exim_user = {user}

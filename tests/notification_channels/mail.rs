@@ -25,11 +25,15 @@ async fn send(settings: &MailSettings) -> Result<(), Undelivered> {
 #[tokio::test]
 async fn a_mail_arrives_encrypted_with_both_parts_and_every_character() {
     let Some(exim) = Exim::start("a_mail_arrives_encrypted_with_both_parts_and_every_character") else { return };
-    let settings = MailSettings { to: vec!["ops@example.org".into(), "Chefin Zoë <boss@example.org>".into()], ..exim.settings() };
+    let settings =
+        MailSettings { to: vec!["ops@example.org".into(), "Chefin Zoë <boss@example.org>".into()], ..exim.settings() };
     let mail = mail_by(&settings);
     let endpoints: Vec<String> = mail.endpoints().iter().map(ToString::to_string).collect();
     assert_eq!(endpoints, ["mail:ops@example.org", "mail:boss@example.org"]);
-    let body = format!("PSI of <wind_speed> & so on: Zürich 東京 ✈ model_v4\n.\nA line that begins with a dot above.\n{}", "x".repeat(2000));
+    let body = format!(
+        "PSI of <wind_speed> & so on: Zürich 東京 ✈ model_v4\n.\nA line that begins with a dot above.\n{}",
+        "x".repeat(2000)
+    );
     mail.deliver(&mail_to("ops@example.org"), &notice("Drift: Zürich ✈ 東京", &body)).await.unwrap();
     let arrived = exim.mails("ops", 1).remove(0);
     assert_eq!(arrived.header("subject"), "[delayd] [warning] Drift: Zürich ✈ 東京");
@@ -55,7 +59,10 @@ async fn implicit_tls_and_an_open_relay_on_this_machine_work_too() {
     send(&exim.open_by(exim.smtp)).await.unwrap();
     exim.mails("ops", 2);
     let log = exim.log();
-    assert!(log.contains("P=esmtpsa") && log.lines().any(|line| line.contains("<= ") && line.contains("P=esmtp S=")), "{log}");
+    assert!(
+        log.contains("P=esmtpsa") && log.lines().any(|line| line.contains("<= ") && line.contains("P=esmtp S=")),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -140,7 +147,11 @@ async fn a_server_that_is_away_busy_or_slow_is_an_outage_and_ends() {
     let proxy = FlakyProxy::before(exim.smtp).await;
     let settings = MailSettings { timeout_secs: 1, ..exim.settings_by(proxy.address()) };
     let slow = Mood::Slow(Duration::from_secs(30));
-    let table = [(Mood::Down, ErrorKind::Unavailable), (slow, ErrorKind::Timeout), (Mood::CutAfter(10), ErrorKind::Unavailable)];
+    let table = [
+        (Mood::Down, ErrorKind::Unavailable),
+        (slow, ErrorKind::Timeout),
+        (Mood::CutAfter(10), ErrorKind::Unavailable),
+    ];
     for (mood, kind) in table {
         proxy.set(mood);
         let error = send(&settings).await.unwrap_err();

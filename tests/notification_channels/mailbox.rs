@@ -25,12 +25,8 @@ pub struct Mail {
 
 impl Mail {
     pub fn read(raw: &[u8]) -> Self {
-        let mut python = Command::new("python3")
-            .args(["-c", READER])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut python =
+            Command::new("python3").args(["-c", READER]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         python.stdin.take().unwrap().write_all(raw).unwrap();
         let output = python.wait_with_output().unwrap();
         assert!(output.status.success());

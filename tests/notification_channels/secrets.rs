@@ -74,8 +74,10 @@ async fn no_secret_reaches_a_log_an_error_the_ledger_or_an_answer() {
 #[test]
 fn the_printed_configuration_shows_where_a_secret_is_kept_or_nothing() {
     let mut settings = Settings::default();
-    settings.notification.slack =
-        SlackSettings { webhook_url: Secret::new("https://hooks.slack.com/services/s3cret-hook"), ..SlackSettings::default() };
+    settings.notification.slack = SlackSettings {
+        webhook_url: Secret::new("https://hooks.slack.com/services/s3cret-hook"),
+        ..SlackSettings::default()
+    };
     settings.notification.mail = MailSettings { password: Secret::new("s3cret-pa55"), ..MailSettings::default() };
     settings.notification.webhook = WebhookSettings {
         bearer_token: Secret::new("env:TOKEN"),

@@ -68,7 +68,8 @@ impl SlackMessage<'_> {
 
 /// A notice without blocks.
 pub(super) fn plain_payload(notice: &Notice) -> Value {
-    let told = notice.alerts.iter().map(|alert| format!("{}\n{}", slack_escaped(&alert.title), slack_escaped(&alert.body)));
+    let told =
+        notice.alerts.iter().map(|alert| format!("{}\n{}", slack_escaped(&alert.title), slack_escaped(&alert.body)));
     let text = told.collect::<Vec<_>>().join("\n\n");
     let all = format!("[{}] {text}", notice.severity());
     json!({ "text": cut(&all, FALLBACK_CHARS, &where_the_rest_is(notice)) })
@@ -136,7 +137,8 @@ fn cut(text: &str, limit: usize, note: &str) -> String {
     if length <= limit {
         return text.to_owned();
     }
-    let note = if note == "…" { note.to_owned() } else { format!("\n… {} characters were cut: {note}", length - limit) };
+    let note =
+        if note == "…" { note.to_owned() } else { format!("\n… {} characters were cut: {note}", length - limit) };
     let kept: String = text.chars().take(limit.saturating_sub(note.chars().count())).collect();
     format!("{}{note}", whole_entities(&kept))
 }
@@ -223,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_plain_message_holds_every_alert() {
-        let group = Notice { kind: NoticeKind::Group, alerts: vec![alert(1, "a & b", "x".into()), alert(2, "c", "y".into())] };
+        let group =
+            Notice { kind: NoticeKind::Group, alerts: vec![alert(1, "a & b", "x".into()), alert(2, "c", "y".into())] };
         assert_eq!(plain_payload(&group), json!({ "text": "[warning] a &amp; b\nx\n\nc\ny" }));
     }
 }

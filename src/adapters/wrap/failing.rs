@@ -13,8 +13,8 @@ use bytes::Bytes;
 use crate::error::ErrorKind;
 use crate::ids::Digest;
 use crate::ports::{
-    Cluster, Endpoint, ImageRegistry, Notice, Notifier, ObjectMeta, ObjectStore, PortError, PushedImage, Release, Replica,
-    RolloutProgress, Undelivered,
+    Cluster, Endpoint, ImageRegistry, Notice, Notifier, ObjectMeta, ObjectStore, PortError, PushedImage, Release,
+    Replica, RolloutProgress, Undelivered,
 };
 
 /// Which calls fail. Clones share the plan, so that a test keeps one in hand.
