@@ -360,17 +360,12 @@ struct Adapters<'a> {
     bundles: BundleStore,
 }
 
-fn env(
-    settings: &Settings,
-    clock: Arc<dyn Clock>,
-    ledger: Ledger,
-    adapters: Adapters<'_>,
-) -> Result<Env, StartError> {
+fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, adapters: Adapters<'_>) -> Result<Env, StartError> {
     let Adapters { service_binary, sets, bundles } = adapters;
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let weather = open::weather(settings, object_store.clone(), clock.clone())
-        .map_err(|error| failed("weather", error))?;
+    let weather =
+        open::weather(settings, object_store.clone(), clock.clone()).map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,

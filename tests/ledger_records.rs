@@ -6,12 +6,12 @@
 use chrono::{DateTime, Utc};
 use delayd::error::ErrorKind;
 use delayd::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
+use delayd::ledger::tx::{route_alert, unrouted_alerts};
 use delayd::ledger::{
     Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
     IngestedObject, KnownOutcome, Ledger, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus, Page, Run, RunState,
     ServedPrediction, StepState,
 };
-use delayd::ledger::tx::{route_alert, unrouted_alerts};
 use delayd::ports::{PushedImage, Release, Severity};
 use serde_json::json;
 

@@ -18,15 +18,16 @@ use super::local::{
     WeatherCsv,
 };
 use super::wrap::Retrying;
-use crate::config::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, TrainerKind, WeatherKind};
+use crate::config::{
+    BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, TrainerKind, WeatherKind,
+};
 use crate::data::TrainingSets;
 use crate::data::reference::{AirportTable, ReferenceDocuments};
 use crate::env::Clock;
 use crate::error::PortError;
 use crate::notification::templates::Templates;
 use crate::ports::{
-    ChannelKind, Cluster, DocumentSource, ImageBuilder, ImageRegistry, Notifier, ObjectStore, Trainer,
-    WeatherSource,
+    ChannelKind, Cluster, DocumentSource, ImageBuilder, ImageRegistry, Notifier, ObjectStore, Trainer, WeatherSource,
 };
 use crate::registry::BundleStore;
 

@@ -149,7 +149,9 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
     if section.kind == ObjectStoreKind::Folder
         && let Some(later) = made_later(settings, &section.folder, "store")
     {
-        return std::iter::once(finding::<String>("object store", Ok(later))).chain(weather_api(settings).await).collect();
+        return std::iter::once(finding::<String>("object store", Ok(later)))
+            .chain(weather_api(settings).await)
+            .collect();
     }
     let store = match open::object_store(settings) {
         Ok(store) => store,
@@ -244,7 +246,8 @@ async fn cluster(settings: &Settings) -> Finding {
 async fn notification(settings: &Settings) -> Vec<Finding> {
     let templates = open::templates(settings);
     let channels = open::channels(settings, &templates);
-    let asked = channels.into_iter().map(|(kind, channel)| probed(told_as(kind), async move { channel?.probe().await }));
+    let asked =
+        channels.into_iter().map(|(kind, channel)| probed(told_as(kind), async move { channel?.probe().await }));
     let mut findings = futures::future::join_all(asked).await;
     findings.insert(0, finding("alert templates", templates.check()));
     findings

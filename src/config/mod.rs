@@ -19,8 +19,8 @@ pub use faults::Fault;
 pub use secret::Secret;
 pub use sections::{
     ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings,
-    IngestionSettings, MonitoringSettings, ObjectStoreKind, ObjectStoreSettings,
-    PackagingSettings, RegistryKind, RegistrySettings, TrainerKind, TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
+    IngestionSettings, MonitoringSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
+    RegistrySettings, TrainerKind, TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
 use crate::coordinator::decide::RetrainPolicy;

@@ -136,10 +136,7 @@ impl DataStage {
 
     fn timing(&self) -> Timing {
         let ingestion = &self.settings.ingestion;
-        Timing {
-            horizon_minutes: ingestion.horizon_minutes,
-            weather_delay_minutes: ingestion.weather_delay_minutes,
-        }
+        Timing { horizon_minutes: ingestion.horizon_minutes, weather_delay_minutes: ingestion.weather_delay_minutes }
     }
 
     /// Freezes what is ingested under a version: every accepted object is read
@@ -315,7 +312,8 @@ impl DataStage {
         }
         let required = self.settings.weather.required_share;
         if coverage.share() < required {
-            let because = if coverage.is_degraded() { coverage.failures.join("; ") } else { "it knows no more".to_owned() };
+            let because =
+                if coverage.is_degraded() { coverage.failures.join("; ") } else { "it knows no more".to_owned() };
             let text = format!("{}; weather.required_share asks for {required}: {because}", coverage.told());
             return Err(StepFailure::new(ErrorKind::Unavailable, text));
         }

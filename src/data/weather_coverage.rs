@@ -136,7 +136,8 @@ mod tests {
         assert_eq!((coverage.fresh_airport_hours, coverage.fresh_found), (2, 1));
         assert_eq!(coverage.without_any, ["JFK"]);
         assert!((coverage.share() - 0.375).abs() < 1e-9 && !coverage.is_degraded());
-        let all_old = [("EWR", "2013-07-01T00:00:00Z"), ("EWR", "2013-07-01T01:00:00Z"), ("EWR", "2013-07-01T02:00:00Z")];
+        let all_old =
+            [("EWR", "2013-07-01T00:00:00Z"), ("EWR", "2013-07-01T01:00:00Z"), ("EWR", "2013-07-01T02:00:00Z")];
         assert_eq!(WeatherCoverage::of(&airports[..1], window, &answer(&all_old)).share(), 0.0);
     }
 

@@ -11,6 +11,7 @@ pub mod object_store;
 pub mod open_meteo_server;
 pub mod process_pool;
 pub mod scripted_replica;
+pub mod surroundings;
 pub mod trainer;
 pub mod training_world;
 pub mod weather;

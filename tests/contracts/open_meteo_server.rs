@@ -231,11 +231,11 @@ struct Asked {
 
 impl Asked {
     fn of(endpoint: &'static str, query: &HashMap<String, String>, today: NaiveDate) -> Result<Self, Refusal> {
-        let required = |key: &str| {
-            query.get(key).ok_or_else(|| bad(format!("Value of type 'String' required for key '{key}'.")))
-        };
+        let required =
+            |key: &str| query.get(key).ok_or_else(|| bad(format!("Value of type 'String' required for key '{key}'.")));
         let numbers = |key: &str| -> Result<Vec<f64>, Refusal> {
-            let parse = |text: &str| text.parse::<f64>().map_err(|_| bad(format!("Invalid number '{text}' for '{key}'")));
+            let parse =
+                |text: &str| text.parse::<f64>().map_err(|_| bad(format!("Invalid number '{text}' for '{key}'")));
             required(key)?.split(',').map(parse).collect()
         };
         let (latitudes, longitudes) = (numbers("latitude")?, numbers("longitude")?);
@@ -266,16 +266,17 @@ impl Asked {
         }
         let variable = |name: &str| {
             VARIABLES.iter().position(|(_, variable)| *variable == name).ok_or_else(|| {
-                bad(format!("Data corrupted at path ''. Cannot initialize WeatherVariable from invalid String value {name}."))
+                bad(format!(
+                    "Data corrupted at path ''. Cannot initialize WeatherVariable from invalid String value {name}."
+                ))
             })
         };
         let variables = required("hourly")?.split(',').map(variable).collect::<Result<_, _>>()?;
         let unit = |key: &str, known: &[&str]| -> Result<String, Refusal> {
             let chosen = query.get(key).map_or(known[0], String::as_str);
             let fits = known.contains(&chosen);
-            fits.then(|| chosen.to_owned()).ok_or_else(|| {
-                bad(format!("Cannot initialize {key} from invalid String value {chosen} for key {key}"))
-            })
+            fits.then(|| chosen.to_owned())
+                .ok_or_else(|| bad(format!("Cannot initialize {key} from invalid String value {chosen} for key {key}")))
         };
         if !matches!(query.get("timezone").map(String::as_str), None | Some("GMT" | "UTC")) {
             return Err(bad("Invalid timezone"));

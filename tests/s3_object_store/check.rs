@@ -19,7 +19,9 @@ fn config(folder: &Path, section: &str) -> std::path::PathBuf {
 }
 
 fn section(endpoint: &str) -> String {
-    format!("bucket = {BUCKET:?}\nregion = \"us-east-1\"\nendpoint = {endpoint:?}\npath_style = true\nretry_pause_ms = 5")
+    format!(
+        "bucket = {BUCKET:?}\nregion = \"us-east-1\"\nendpoint = {endpoint:?}\npath_style = true\nretry_pause_ms = 5"
+    )
 }
 
 /// What `delayd check` says of the object store, with nothing of AWS in its environment but `variables`.
@@ -73,7 +75,10 @@ async fn check_tells_why_a_bucket_cannot_be_used() {
 #[tokio::test]
 async fn the_daemon_opens_a_store_that_is_away() {
     let folder = tempfile::tempdir().unwrap();
-    let text = format!("{}\naccess_key_id = \"id\"\nsecret_access_key = \"env:DELAYD_NO_SUCH\"", section("http://127.0.0.1:1"));
+    let text = format!(
+        "{}\naccess_key_id = \"id\"\nsecret_access_key = \"env:DELAYD_NO_SUCH\"",
+        section("http://127.0.0.1:1")
+    );
     let settings = Settings::load(Some(&config(folder.path(), &text))).unwrap();
     let store = open::object_store(&settings).unwrap();
     let error = store.list("").await.unwrap_err();

@@ -87,8 +87,7 @@ async fn an_upload_nobody_waits_for_any_more_is_ended() {
 #[tokio::test]
 async fn an_object_that_is_too_large_for_us_is_refused_before_it_is_fetched() {
     let server = S3Server::start().await;
-    let store =
-        S3Store::new(S3Settings { maximum_object_bytes: 6 << 20, ..server.settings() });
+    let store = S3Store::new(S3Settings { maximum_object_bytes: 6 << 20, ..server.settings() });
     std::fs::write(server.bucket().join("large"), noise(7 * MIB, 6)).unwrap();
     let error = store.get("large").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exhausted);

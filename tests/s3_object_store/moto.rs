@@ -73,7 +73,8 @@ async fn another_server_keeps_what_is_written_to_it() {
     let Some(moto) = Moto::start("another_server_keeps_what_is_written_to_it").await else { return };
     let store = moto.store();
     assert!(store.probe().await.unwrap().contains(BUCKET));
-    for (key, length) in [("empty", 0), ("flights/1.csv", 1000), ("with space/ümlaut=1.csv", 10), ("large", 17 * MIB)] {
+    for (key, length) in [("empty", 0), ("flights/1.csv", 1000), ("with space/ümlaut=1.csv", 10), ("large", 17 * MIB)]
+    {
         store.put(key, noise(length, 1)).await.unwrap();
         assert_eq!(store.get(key).await.unwrap(), noise(length, 1), "{key}");
     }

@@ -121,7 +121,11 @@ impl S3Server {
             longest_retry_pause_ms: 20,
             part_bytes: 5 << 20,
             multipart_threshold_bytes: 5 << 20,
-            http: HttpClientSettings { connect_timeout_secs: 2, read_timeout_secs: 10, ..HttpClientSettings::default() },
+            http: HttpClientSettings {
+                connect_timeout_secs: 2,
+                read_timeout_secs: 10,
+                ..HttpClientSettings::default()
+            },
             ..S3Settings::default()
         }
     }
@@ -229,8 +233,10 @@ fn lost<T>(answer: S3Result<S3Response<T>>, trouble: Option<Trouble>) -> S3Resul
 /// Reads a body before anything is changed: a stalled sender holds up nobody.
 async fn whole(body: &mut Option<StreamingBlob>) -> S3Result<()> {
     if let Some(stream) = body.take() {
-        let parts: Vec<Bytes> =
-            stream.try_collect().await.map_err(|error| S3Error::with_source(s3s::S3ErrorCode::IncompleteBody, error))?;
+        let parts: Vec<Bytes> = stream
+            .try_collect()
+            .await
+            .map_err(|error| S3Error::with_source(s3s::S3ErrorCode::IncompleteBody, error))?;
         *body = Some(StreamingBlob::wrap(futures::stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>))));
     }
     Ok(())

@@ -38,7 +38,10 @@ async fn every_refusal_has_its_kind_and_only_what_may_pass_is_tried_again() {
         assert_eq!((error.kind(), proxy.connections() - before), (kind, attempts), "{status}: {error}");
         let text = error.to_string();
         assert!(text.contains(&format!("answered {status}")) && text.contains("planned refusal"), "{text}");
-        assert!(text.starts_with("asking 127.0.0.1 (weather.open_meteo.archive_url) for the archive of 3 places"), "{text}");
+        assert!(
+            text.starts_with("asking 127.0.0.1 (weather.open_meteo.archive_url) for the archive of 3 places"),
+            "{text}"
+        );
         assert_eq!(text.contains("check weather.open_meteo.api_key"), kind == ErrorKind::Denied, "{text}");
     }
 }
@@ -48,7 +51,10 @@ async fn one_bad_answer_is_tried_again() {
     let Some(world) = World::at("one_bad_answer_is_tried_again", NOW).await else { return };
     let proxy = FlakyProxy::before(world.server.address()).await;
     for mood in [Mood::Down, Mood::Refuse(503), Mood::Refuse(429), Mood::CutAfter(600)] {
-        let fresh = OpenMeteoSettings { cache_prefix: format!("{mood:?}/").replace([' ', '(', ')'], "-"), ..settings(&proxy.url()) };
+        let fresh = OpenMeteoSettings {
+            cache_prefix: format!("{mood:?}/").replace([' ', '(', ')'], "-"),
+            ..settings(&proxy.url())
+        };
         let source = world.source(fresh);
         proxy.set_for(mood, 1);
         assert_eq!(asked(&source, &AIRPORTS, DAY.0, DAY.1).await.len(), 72, "{mood:?}");
@@ -180,8 +186,9 @@ async fn after_one_outage_the_other_requests_of_a_question_are_left_out_and_coun
     let proxy = FlakyProxy::before(world.server.address()).await;
     proxy.set(Mood::Refuse(503));
     let many = OpenMeteoSettings { days_per_call: 1, concurrency: 1, ..settings(&proxy.url()) };
-    let answer = world.source(many).available(&codes(&AIRPORTS), utc("2013-06-01T00:00:00Z"), utc("2013-07-01T00:00:00Z"));
-    let failures: Vec<String> = answer.await.failures.iter().map(ToString::to_string).collect();
+    let (from, until) = (utc("2013-06-01T00:00:00Z"), utc("2013-07-01T00:00:00Z"));
+    let answer = world.source(many).available(&codes(&AIRPORTS), from, until).await;
+    let failures: Vec<String> = answer.failures.iter().map(ToString::to_string).collect();
     assert_eq!(proxy.connections(), 2, "one request with its two attempts");
     assert!(failures[1].contains("29 further requests were left out"), "{failures:?}");
 }

@@ -42,7 +42,7 @@ fn write_config(folder: &Path, weather: &str, airports: &str, holidays: &str) ->
          [weather]\nkind = \"open_meteo\"\n\
          [weather.open_meteo]\narchive_url = \"{weather}\"\nforecast_url = \"{weather}\"\napi_key = \"{KEY}\"\nattempts = 1\n\
          archive_lag_days = 0\n\
-         [ingestion]\nairports_url = \"{airports}\"\nholidays_url = \"{holidays}\"\n\
+         [ingestion]\ninterval_secs = 1\nairports_url = \"{airports}\"\nholidays_url = \"{holidays}\"\n\
          [ingestion.fetch]\nattempts = 1\n",
         folder.join("state").display()
     );
@@ -52,7 +52,8 @@ fn write_config(folder: &Path, weather: &str, airports: &str, holidays: &str) ->
 }
 
 const AIRPORTS: &str = "faa,name,lat,lon,alt,tz,dst,tzone\nJFK,Kennedy,40.6398,-73.7789,13,-5,A,America/New_York\n";
-const CALENDAR: &str = "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nDTSTART;VALUE=DATE:20130812\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
+const CALENDAR: &str =
+    "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nDTSTART;VALUE=DATE:20130812\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
 
 #[tokio::test]
 async fn check_tells_of_the_weather_and_of_each_document_and_changes_nothing() {
@@ -67,7 +68,8 @@ async fn check_tells_of_the_weather_and_of_each_document_and_changes_nothing() {
     assert!(finding(&findings, "airports by URL").0 && finding(&findings, "holidays by URL").0, "{findings}");
     assert!(!world.folder().join("state").exists(), "nothing is made");
     assert_eq!((airports.take_answers(), holidays.take_answers()), (vec![200], vec![200]));
-    let nowhere = write_config(world.folder(), "http://127.0.0.1:1", "http://127.0.0.1:1/private-0815", &holidays.url());
+    let nowhere =
+        write_config(world.folder(), "http://127.0.0.1:1", "http://127.0.0.1:1/private-0815", &holidays.url());
     let findings = check(&nowhere);
     let (fine, detail) = finding(&findings, "weather");
     assert!(!fine && detail.contains("weather.open_meteo.archive_url"), "{findings}");
@@ -97,7 +99,8 @@ async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
     let (airports, holidays) = (DocumentServer::start(AIRPORTS), DocumentServer::start(CALENDAR));
     let config = write_config(world.folder(), &world.server.url(), &airports.url(), &holidays.url());
     let text = std::fs::read_to_string(&config).unwrap();
-    let address = text.lines().find_map(|line| line.strip_prefix("http_listen = ")).unwrap().trim_matches('"').to_owned();
+    let address =
+        text.lines().find_map(|line| line.strip_prefix("http_listen = ")).unwrap().trim_matches('"').to_owned();
     let log = world.folder().join("daemon.log");
     let mut command = delayd(&config);
     command.arg("run").env("DELAYD_SERVE_BIN", service).stdout(Stdio::null());
@@ -112,7 +115,8 @@ async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
         {
             break document;
         }
-        let told = || BufReader::new(std::fs::File::open(&log).unwrap()).lines().map_while(Result::ok).collect::<Vec<_>>();
+        let told =
+            || BufReader::new(std::fs::File::open(&log).unwrap()).lines().map_while(Result::ok).collect::<Vec<_>>();
         assert!(Instant::now() < deadline, "{:#?}", told());
         tokio::time::sleep(Duration::from_millis(50)).await;
     };

@@ -35,10 +35,8 @@ async fn the_key_is_sent_and_is_in_no_error_log_or_debug_text() {
     let Some(world) = World::at("the_key_is_sent…", NOW).await else { return };
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     world.server.behave(Behaviour { key: Some(KEY.into()), ..Behaviour::default() });
     let proxy = FlakyProxy::before(world.server.address()).await;

@@ -1,11 +1,11 @@
 //! The production adapters: S3, HTTP weather, image registries, Kubernetes, Slack
 //! and mail. No type of an SDK leaves this folder.
 
-pub mod s3;
 mod mail;
 mod mail_message;
 mod mail_session;
 mod mail_settings;
+pub mod s3;
 mod slack;
 mod slack_message;
 mod webhook;
@@ -20,9 +20,9 @@ mod open_meteo;
 pub use http_document::{HttpDocument, HttpDocumentSettings};
 pub use open_meteo::{OpenMeteo, OpenMeteoSettings};
 mod aws;
+mod docker_engine;
 pub mod ecr;
 pub mod registry;
-mod docker_engine;
 
 pub use docker_engine::{DockerEngine, DockerEngineSettings};
 pub mod kubernetes;

@@ -201,8 +201,7 @@ impl ReferenceLibrary {
             title,
             body,
         });
-        let origin =
-            if self.documents.of(kind).is_some() { ReferenceOrigin::Url } else { ReferenceOrigin::Store };
+        let origin = if self.documents.of(kind).is_some() { ReferenceOrigin::Url } else { ReferenceOrigin::Store };
         let changes = serde_json::to_value(&changes).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let (digest, entries) = (digest.clone(), parsed.entries);
         let version = NewReferenceVersion { kind, digest, object_key, origin, entries, changes, noticed_at: now };

@@ -145,7 +145,8 @@ impl ApiClient {
                 }
                 Misread::Unexpected(found) => {
                     let found = excerpt(&found, key.as_deref());
-                    let message = format!("answered {found}; expected Open-Meteo's hourly format in the units asked for");
+                    let message =
+                        format!("answered {found}; expected Open-Meteo's hourly format in the units asked for");
                     PortError::new(ErrorKind::Invalid, &action, message)
                 }
             })

@@ -68,7 +68,15 @@ impl OpenMeteo {
     ) -> Result<Self, PortError> {
         let client = ApiClient::new(settings.clone())?;
         let cache = Cache::new(store, settings.cache_prefix.clone(), settings.months_in_memory);
-        Ok(Self { settings, client, cache, airports, clock, asking: Mutex::default(), told: std::sync::Mutex::default() })
+        Ok(Self {
+            settings,
+            client,
+            cache,
+            airports,
+            clock,
+            asking: Mutex::default(),
+            told: std::sync::Mutex::default(),
+        })
     }
 
     /// Whether the API answers as expected: the question of [`WeatherSource::probe`],

@@ -82,7 +82,9 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
         "NoSuchBucket" => {
             (ErrorKind::NotFound, "there is no such bucket: create it, or correct object_store.s3.bucket and endpoint")
         }
-        "NoSuchUpload" => (ErrorKind::Interrupted, "the upload was ended from outside; the object is to be written anew"),
+        "NoSuchUpload" => {
+            (ErrorKind::Interrupted, "the upload was ended from outside; the object is to be written anew")
+        }
         "AccessDenied" | "AllAccessDisabled" => {
             (ErrorKind::Denied, "these credentials lack the right; docs/outside/s3.md lists what is needed")
         }
@@ -98,7 +100,9 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
         "TemporaryRedirect" | "SlowDown" | "ServiceUnavailable" | "InternalError" | "Throttling" => {
             (ErrorKind::Unavailable, "this passes by itself")
         }
-        "RequestTimeout" => (ErrorKind::Timeout, "the connection is slow; if this stays, lower object_store.s3.concurrency"),
+        "RequestTimeout" => {
+            (ErrorKind::Timeout, "the connection is slow; if this stays, lower object_store.s3.concurrency")
+        }
         "BadDigest" | "InvalidDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch" => {
             (ErrorKind::Unavailable, "the body was damaged on its way")
         }
@@ -110,7 +114,9 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
             (ErrorKind::Exhausted, "make room in the store, or raise its quota")
         }
         "InvalidObjectState" => (ErrorKind::Invalid, "the object is archived: restore it first"),
-        "NotImplemented" => (ErrorKind::Invalid, "the store lacks this part of S3; docs/outside/s3.md lists what is needed"),
+        "NotImplemented" => {
+            (ErrorKind::Invalid, "the store lacks this part of S3; docs/outside/s3.md lists what is needed")
+        }
         _ => return None,
     })
 }
@@ -120,7 +126,9 @@ fn meaning_of_status(status: u16) -> (ErrorKind, &'static str) {
     match status {
         301 => (ErrorKind::Invalid, "the bucket is elsewhere: correct object_store.s3.region or endpoint"),
         307 => (ErrorKind::Unavailable, "this passes by itself"),
-        401 | 403 => (ErrorKind::Denied, "check the credentials and their rights; docs/outside/s3.md lists what is needed"),
+        401 | 403 => {
+            (ErrorKind::Denied, "check the credentials and their rights; docs/outside/s3.md lists what is needed")
+        }
         501 => (ErrorKind::Invalid, "the store lacks this part of S3; docs/outside/s3.md lists what is needed"),
         _ => (kind_of_status(status), ""),
     }

@@ -152,7 +152,10 @@ impl S3Store {
         while let Some(bytes) = self.bounds.next(answer.body.next()).await? {
             let bytes = bytes.map_err(|error| {
                 let error = crate::error::chain(&error);
-                Failure::new(ErrorKind::Unavailable, format!("the body broke off after {taken} of {expected} bytes: {error}"))
+                Failure::new(
+                    ErrorKind::Unavailable,
+                    format!("the body broke off after {taken} of {expected} bytes: {error}"),
+                )
             })?;
             taken += bytes.len() as u64;
             if taken > expected {
@@ -180,7 +183,8 @@ fn extent(answer: &GetObjectOutput) -> Result<(u64, u64), Failure> {
 }
 
 fn length(bytes: u64) -> Result<usize, Failure> {
-    usize::try_from(bytes).map_err(|_| Failure::new(ErrorKind::Exhausted, format!("{bytes} bytes do not fit in memory")))
+    usize::try_from(bytes)
+        .map_err(|_| Failure::new(ErrorKind::Exhausted, format!("{bytes} bytes do not fit in memory")))
 }
 
 /// The bytes, if they are those that were written.
@@ -194,7 +198,8 @@ async fn checked(bytes: Bytes, sha256: Option<String>) -> Result<Bytes, Failure>
     if found.hex() == expected {
         return Ok(bytes);
     }
-    let message = format!("the bytes have SHA-256 {}; they were written with {expected}: restore the object", found.hex());
+    let message =
+        format!("the bytes have SHA-256 {}; they were written with {expected}: restore the object", found.hex());
     // If they were damaged on their way, and not where they lie, reading anew helps.
     Err(Failure { anew: true, ..Failure::new(ErrorKind::Corrupt, message) })
 }

@@ -107,9 +107,7 @@ impl S3Store {
     async fn mark_of(&self, client: &Client, key: &str) -> Result<Option<String>, Failure> {
         let request = || client.head_object().bucket(&self.settings.bucket).key(key).send();
         match self.bounds.retried(request).await {
-            Ok(head) => {
-                Ok(Some(head.metadata().and_then(|marks| marks.get(WRITE_MARK)).cloned().unwrap_or_default()))
-            }
+            Ok(head) => Ok(Some(head.metadata().and_then(|marks| marks.get(WRITE_MARK)).cloned().unwrap_or_default())),
             Err(failure) if failure.kind == ErrorKind::NotFound => Ok(None),
             Err(failure) => Err(failure),
         }
