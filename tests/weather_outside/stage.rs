@@ -220,7 +220,7 @@ async fn a_step_of_the_saga_waits_out_an_outage_of_the_weather_and_goes_on_by_it
     let attempt = || async { stage.training_set(&version).await.map(|set| set.examples.len()) };
     assert_eq!(saga.step(StepName::new(5, "train"), attempt).await.unwrap(), 921);
     let (done, back) = (Instant::now(), outage.await.unwrap());
-    println!("outage of {:?}; the step was done {:?} after its end", back - begun, done - back);
+    eprintln!("outage of {:?}; the step was done {:?} after its end", back - begun, done - back);
     let step = &home.env.ledger.steps_of(cycle).await.unwrap()[0];
     assert_eq!(step.state, StepState::Done);
     assert!(step.attempt > 1, "it was tried again");
