@@ -9,13 +9,17 @@ use serde::Serialize;
 use super::commands::CliError;
 use crate::adapters::cloud::OpenMeteo;
 use crate::adapters::open;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
-use crate::daemon::{ledger_path, service_binary};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
+use crate::daemon::{ledger_path, needs_service_binary, service_binary};
+use crate::data::TrainingSets;
 use crate::data::contract::Contract;
 use crate::env::{Clock, SystemClock};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::Ledger;
-use crate::ports::ObjectStore;
+use crate::packaging::SourceKind;
+use crate::packaging::source::SourceBuilder;
+use crate::ports::{ChannelKind, ObjectStore};
+use crate::registry::BundleStore;
 use crate::training::device;
 
 #[derive(Serialize)]
@@ -33,16 +37,20 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         ledger(settings),
         compute(settings),
     ];
-    let (stores, documents, registry, cluster, notification) = tokio::join!(
+    let (stores, documents, trainer, source, builder, registry, cluster, notification) = tokio::join!(
         stores(settings),
         documents(settings),
+        trainer(settings),
+        source(settings),
+        builder(settings),
         registry(settings),
         cluster(settings),
         notification(settings)
     );
     findings.extend(stores);
     findings.extend(documents);
-    findings.extend([registry, cluster, notification]);
+    findings.extend([trainer, source, builder, registry, cluster]);
+    findings.extend(notification);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let text = if json {
         serde_json::to_string_pretty(&findings).map_err(|error| CliError::Failed(error.to_string()))?
@@ -80,7 +88,31 @@ fn contract(settings: &Settings) -> Finding {
     finding("data contract", parsed.map(|_| path.display().to_string()))
 }
 
+/// The repository that the service is built from.
+async fn source(settings: &Settings) -> Finding {
+    let packaging = &settings.packaging;
+    if packaging.source.kind == SourceKind::BuiltIn {
+        return finding::<String>("service source", Ok("the service at hand".to_owned()));
+    }
+    let builder = SourceBuilder::new(&packaging.source, packaging.require_static_service, &settings.daemon.state_dir);
+    probed("service source", async move {
+        let action = "looking at the service's repository";
+        match tokio::task::spawn_blocking(move || builder.probe()).await {
+            Ok(answer) => answer.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
+            Err(error) => Err(PortError::new(ErrorKind::Internal, action, error.to_string())),
+        }
+    })
+    .await
+}
+
+async fn builder(settings: &Settings) -> Finding {
+    probed("image builder", async { open::image_builder(settings).probe().await }).await
+}
+
 fn binary(settings: &Settings) -> Finding {
+    if !needs_service_binary(settings) {
+        return finding::<String>("inference service", Ok("built from its source".to_owned()));
+    }
     finding(
         "inference service",
         service_binary(&settings.packaging.service_binary).map(|path| path.display().to_string()),
@@ -171,6 +203,21 @@ async fn airports(settings: &Settings, store: &dyn ObjectStore) -> Result<String
     Err(PortError::new(ErrorKind::NotFound, key, message))
 }
 
+/// A thread of the daemon is always there; the training device is a check of its own.
+async fn trainer(settings: &Settings) -> Finding {
+    match settings.trainer.kind {
+        TrainerKind::Thread => finding::<String>("trainer", Ok("a thread of the daemon".to_owned())),
+        TrainerKind::KubernetesJob => {
+            let probe = async {
+                let bundles = BundleStore::new(settings.daemon.state_dir.join("bundles"));
+                let store = open::object_store(settings)?;
+                open::trainer(settings, store, TrainingSets::default(), bundles)?.probe().await
+            };
+            probed("trainer", probe).await
+        }
+    }
+}
+
 async fn registry(settings: &Settings) -> Finding {
     let section = &settings.registry;
     match section.kind {
@@ -178,6 +225,9 @@ async fn registry(settings: &Settings) -> Finding {
             Some(later) => finding::<String>("image registry", Ok(later)),
             None => probed("image registry", async { open::image_registry(settings)?.probe().await }).await,
         },
+        RegistryKind::Oci | RegistryKind::Ecr => {
+            probed("image registry", async { open::image_registry(settings)?.probe().await }).await
+        }
     }
 }
 
@@ -185,11 +235,31 @@ async fn registry(settings: &Settings) -> Finding {
 async fn cluster(settings: &Settings) -> Finding {
     match settings.cluster.kind {
         ClusterKind::Processes => finding::<String>("cluster", Ok("processes of this machine".to_owned())),
+        ClusterKind::Kubernetes => {
+            // No local processes, so no service binary to run.
+            probed("cluster", async { open::cluster(settings, Path::new(""))?.probe().await }).await
+        }
     }
 }
 
-async fn notification(settings: &Settings) -> Finding {
-    probed("notification", async { open::notifier(settings)?.probe().await }).await
+/// Every channel is asked, and told of in a line of its own.
+async fn notification(settings: &Settings) -> Vec<Finding> {
+    let templates = open::templates(settings);
+    let channels = open::channels(settings, &templates);
+    let asked =
+        channels.into_iter().map(|(kind, channel)| probed(told_as(kind), async move { channel?.probe().await }));
+    let mut findings = futures::future::join_all(asked).await;
+    findings.insert(0, finding("alert templates", templates.check()));
+    findings
+}
+
+fn told_as(channel: ChannelKind) -> &'static str {
+    match channel {
+        ChannelKind::Log => "alerts: log",
+        ChannelKind::Slack => "alerts: slack",
+        ChannelKind::Mail => "alerts: mail",
+        ChannelKind::Webhook => "alerts: webhook",
+    }
 }
 
 fn compute(settings: &Settings) -> Finding {

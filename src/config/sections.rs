@@ -7,7 +7,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Secret;
-use crate::adapters::cloud::{HttpDocumentSettings, OpenMeteoSettings};
+use crate::adapters::cloud::ecr::EcrRegistrySettings;
+use crate::adapters::cloud::kubernetes::KubernetesSettings;
+use crate::adapters::cloud::kubernetes_trainer::KubernetesTrainerSettings;
+use crate::adapters::cloud::registry::OciRegistrySettings;
+use crate::adapters::cloud::s3::S3Settings;
+use crate::adapters::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::data::reference::ReferencePolicy;
 use crate::monitoring::drift_policy::DriftPolicy;
@@ -17,6 +22,7 @@ use crate::monitoring::performance::PerformancePolicy;
 use crate::monitoring::scrape::ScrapePolicy;
 use crate::monitoring::skew::SkewPolicy;
 use crate::monitoring::traffic::TrafficPolicy;
+use crate::packaging::{ExportSettings, SourceSettings};
 use crate::saga::RetryPolicy;
 use crate::training::TuningParameters;
 
@@ -71,6 +77,8 @@ pub enum ObjectStoreKind {
     /// A folder of this machine.
     #[default]
     Folder,
+    /// A bucket of S3, or of a store that speaks its protocol.
+    S3,
 }
 
 /// `[object_store]`: where flight logs, reference data, datasets and bundles are kept.
@@ -81,6 +89,8 @@ pub struct ObjectStoreSettings {
     pub kind: ObjectStoreKind,
     /// The folder; `<state_dir>/store` when empty.
     pub folder: PathBuf,
+    /// The bucket.
+    pub s3: S3Settings,
 }
 
 /// What tells the weather.
@@ -183,7 +193,7 @@ impl Default for IngestionSettings {
 
 /// `[holdout]`: rows that no model ever learns from, so that challenger and live
 /// model can be compared on them fairly.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HoldoutSettings {
     /// Percent of all flights, chosen by a hash of the flight, that stay out of
@@ -217,6 +227,38 @@ impl Default for TuningSettings {
     }
 }
 
+/// What builds images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuilderKind {
+    /// delayd itself.
+    #[default]
+    Oci,
+    /// A Docker Engine.
+    Docker,
+}
+
+/// Who trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainerKind {
+    /// A thread of the daemon.
+    #[default]
+    Thread,
+    /// Jobs of a Kubernetes cluster.
+    KubernetesJob,
+}
+
+/// `[trainer]`: where tuning and training run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainerSettings {
+    /// Who trains.
+    pub kind: TrainerKind,
+    /// Jobs: what they look like.
+    pub kubernetes: KubernetesTrainerSettings,
+}
+
 /// `[packaging]`: the service image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -227,11 +269,27 @@ pub struct PackagingSettings {
     pub service_binary: PathBuf,
     /// Whether a dynamically linked service binary is refused: the image has no loader.
     pub require_static_service: bool,
+    /// What builds images.
+    pub builder: BuilderKind,
+    /// The Docker Engine, where it builds.
+    pub docker: DockerEngineSettings,
+    /// Where the service in the image comes from.
+    pub source: SourceSettings,
+    /// Files that tell the pushed image.
+    pub export: ExportSettings,
 }
 
 impl Default for PackagingSettings {
     fn default() -> Self {
-        Self { repository: "delay-ml".to_owned(), service_binary: PathBuf::new(), require_static_service: true }
+        Self {
+            repository: "delay-ml".to_owned(),
+            service_binary: PathBuf::new(),
+            require_static_service: true,
+            builder: BuilderKind::default(),
+            docker: DockerEngineSettings::default(),
+            source: SourceSettings::default(),
+            export: ExportSettings::default(),
+        }
     }
 }
 
@@ -242,6 +300,10 @@ pub enum RegistryKind {
     /// OCI layouts in a folder of this machine.
     #[default]
     Layout,
+    /// A registry that speaks the OCI distribution protocol.
+    Oci,
+    /// Amazon ECR.
+    Ecr,
 }
 
 /// `[registry]`: where images go.
@@ -252,6 +314,10 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// Folder of OCI layouts; `<state_dir>/images` when empty.
     pub layout_dir: PathBuf,
+    /// A registry that speaks the OCI distribution protocol.
+    pub oci: OciRegistrySettings,
+    /// Amazon ECR.
+    pub ecr: EcrRegistrySettings,
 }
 
 /// What runs the service.
@@ -261,6 +327,8 @@ pub enum ClusterKind {
     /// Processes of this machine.
     #[default]
     Processes,
+    /// A Deployment on Kubernetes.
+    Kubernetes,
 }
 
 /// `[cluster]`: where the service runs.
@@ -277,11 +345,20 @@ pub struct ClusterSettings {
     pub ready_deadline_secs: u64,
     /// Seconds a drained replica waits for its last counts to be fetched.
     pub drain_linger_secs: u64,
+    /// How it runs on Kubernetes.
+    pub kubernetes: KubernetesSettings,
 }
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        Self { kind: ClusterKind::default(), replicas: 2, port: 0, ready_deadline_secs: 60, drain_linger_secs: 5 }
+        Self {
+            kind: ClusterKind::default(),
+            replicas: 2,
+            port: 0,
+            ready_deadline_secs: 60,
+            drain_linger_secs: 5,
+            kubernetes: KubernetesSettings::default(),
+        }
     }
 }
 
@@ -346,21 +423,5 @@ impl Default for MonitoringSettings {
             traffic: TrafficPolicy::default(),
             skew: SkewPolicy::default(),
         }
-    }
-}
-
-/// `[notification]`: alerts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NotificationSettings {
-    /// Attempts before an alert is given up.
-    pub attempts: u32,
-    /// Seconds between looks at the outbox.
-    pub interval_secs: u64,
-}
-
-impl Default for NotificationSettings {
-    fn default() -> Self {
-        Self { attempts: 10, interval_secs: 15 }
     }
 }

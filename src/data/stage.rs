@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
-use tokio::sync::Mutex;
 
 use super::contract::Contract;
 use super::dataset::{
     BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset,
 };
 use super::error::DataError;
+use super::frozen::{freeze, frozen_inputs, load_frozen};
 use super::ingest::{IngestOptions, Ingested, KnownObject, ObjectReport, ingest_new};
 use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
 use super::reference::{ReferenceData, ReferenceDocuments, ReferenceLibrary};
+use super::training_sets::{Timing, TrainingSet, TrainingSets, assemble_examples, load_training_set};
 use super::validation::quarantine_csv;
-use super::weather::WeatherHistory;
 use super::weather_coverage::{CoverageWindow, WeatherCoverage};
-use super::{Example, FlightRecord, OperationsIndex, assemble};
+use super::{Example, FlightRecord, assemble};
 use crate::config::Settings;
 use crate::env::Env;
 use crate::error::ErrorKind;
@@ -33,17 +33,6 @@ impl From<DataError> for StepFailure {
     }
 }
 
-/// Examples of one dataset, kept while a cycle needs them.
-#[derive(Debug)]
-pub struct TrainingSet {
-    /// The dataset.
-    pub version: Digest,
-    /// Its flights with what was known at their prediction times.
-    pub examples: Vec<Example>,
-    /// Airports and holidays.
-    pub reference: ReferenceData,
-}
-
 /// The data stage's work, apart from its actor. Training and verification read
 /// datasets through it too.
 #[derive(Clone)]
@@ -52,15 +41,15 @@ pub struct DataStage {
     settings: Arc<Settings>,
     contract: Arc<Contract>,
     library: ReferenceLibrary,
-    cached: Arc<Mutex<Option<Arc<TrainingSet>>>>,
+    sets: TrainingSets,
 }
 
 impl DataStage {
-    /// The stage, with its contract read.
+    /// The stage, with its contract read; `sets` is shared with whoever trains here.
     ///
     /// # Errors
     /// When the contract is malformed, or a configured feature is known too late.
-    pub fn new(env: Env, settings: Arc<Settings>) -> Result<Self, DataError> {
+    pub fn new(env: Env, settings: Arc<Settings>, sets: TrainingSets) -> Result<Self, DataError> {
         let path = &settings.ingestion.contract_path;
         let contract = if path.as_os_str().is_empty() {
             Contract::built_in()?
@@ -70,7 +59,7 @@ impl DataStage {
             Contract::parse(&text)?
         };
         let library = ReferenceLibrary::new(env.clone(), settings.clone(), ReferenceDocuments::default());
-        Ok(Self { env, settings, contract: Arc::new(contract), library, cached: Arc::default() })
+        Ok(Self { env, settings, contract: Arc::new(contract), library, sets })
     }
 
     /// The same stage, with reference data that are fetched from documents.
@@ -145,8 +134,9 @@ impl DataStage {
         Ok(summary)
     }
 
-    fn horizon(&self) -> Duration {
-        Duration::minutes(i64::from(self.settings.ingestion.horizon_minutes))
+    fn timing(&self) -> Timing {
+        let ingestion = &self.settings.ingestion;
+        Timing { horizon_minutes: ingestion.horizon_minutes, weather_delay_minutes: ingestion.weather_delay_minutes }
     }
 
     /// Freezes what is ingested under a version: every accepted object is read
@@ -251,26 +241,30 @@ impl DataStage {
     }
 
     /// The examples of a dataset: read, verified against its version, and
-    /// assembled with what was known at each prediction time.
+    /// assembled with what was known at each prediction time. Whoever is first
+    /// freezes weather and reference data with it; all later ones see the same.
     ///
     /// # Errors
-    /// When the dataset is missing or damaged, or weather cannot be read.
+    /// When the dataset is missing or damaged, or the store fails.
     pub async fn training_set(&self, version: &Digest) -> Result<Arc<TrainingSet>, StepFailure> {
-        let mut cached = self.cached.lock().await;
-        if let Some(set) = cached.as_ref().filter(|set| set.version == *version) {
-            return Ok(set.clone());
+        self.sets.get_or(version, self.read_set(version)).await
+    }
+
+    async fn read_set(&self, version: &Digest) -> Result<TrainingSet, StepFailure> {
+        let store = self.env.object_store.as_ref();
+        if let Some(inputs) = frozen_inputs(store, version).await? {
+            return load_training_set(store, version, &inputs, self.timing()).await;
         }
-        // Two sets at once would double the memory.
-        *cached = None;
         let reference = self.reference().await?;
-        let (_, records) = load_dataset(self.env.object_store.as_ref(), version).await?;
-        let (examples, coverage) = self.assembled(records, &reference).await?;
+        let (_, records) = load_dataset(store, version).await?;
+        let (weather, coverage) = self.weather_of(&records).await?;
         if let Some(coverage) = coverage {
             self.record_weather(version, &coverage).await?;
         }
-        let set = Arc::new(TrainingSet { version: version.clone(), examples, reference });
-        *cached = Some(set.clone());
-        Ok(set)
+        let inputs = freeze(store, version, &weather, &reference).await?;
+        let (weather, reference) = load_frozen(store, version, &inputs).await?;
+        let examples = assemble_examples(records, weather, &reference, self.timing()).await?;
+        Ok(TrainingSet { version: version.clone(), examples, reference, inputs, timing: self.timing() })
     }
 
     /// Assembles flights with the weather and operations known at their
@@ -283,30 +277,22 @@ impl DataStage {
         records: Vec<FlightRecord>,
         reference: &ReferenceData,
     ) -> Result<Vec<Example>, StepFailure> {
-        Ok(self.assembled(records, reference).await?.0)
+        let (weather, _) = self.weather_of(&records).await?;
+        assemble_examples(records, weather, reference, self.timing()).await
     }
 
-    async fn assembled(
+    /// The observations that some flights may be joined with, and how complete they are.
+    async fn weather_of(
         &self,
-        records: Vec<FlightRecord>,
-        reference: &ReferenceData,
-    ) -> Result<(Vec<Example>, Option<WeatherCoverage>), StepFailure> {
+        records: &[FlightRecord],
+    ) -> Result<(Vec<WeatherObservation>, Option<WeatherCoverage>), StepFailure> {
         let departures = || records.iter().map(|record| record.scheduled_departure);
         let (Some(from), Some(until)) = (departures().min(), departures().max()) else { return Ok((Vec::new(), None)) };
         let mut origins: Vec<String> = records.iter().map(|record| record.origin.clone()).collect();
         origins.sort_unstable();
         origins.dedup();
         let (weather, coverage) = self.weather(&origins, from - Duration::days(1), until).await?;
-        let delay = Duration::minutes(i64::from(self.settings.ingestion.weather_delay_minutes));
-        let (horizon, airports) = (self.horizon(), reference.airports.clone());
-        let examples = run_blocking(move || -> Result<Vec<Example>, DataError> {
-            let mut weather = weather;
-            weather.iter_mut().for_each(|observation| observation.observed_at += delay);
-            let operations = OperationsIndex::new(&records, &airports)?;
-            Ok(assemble(&records, &operations, &WeatherHistory::new(&weather), horizon))
-        })
-        .await??;
-        Ok((examples, Some(coverage)))
+        Ok((weather, Some(coverage)))
     }
 
     /// What there is of the weather. Weather that is away makes a poorer model, not
@@ -362,7 +348,7 @@ impl DataStage {
 
     /// Frees the examples of the last cycle.
     pub async fn release(&self) {
-        *self.cached.lock().await = None;
+        self.sets.release().await;
     }
 }
 

@@ -8,55 +8,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use delayd::adapters::cloud::{HttpDocument, HttpDocumentSettings};
-use delayd::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use delayd::adapters::local::{FolderStore, WeatherCsv};
 use delayd::adapters::open;
 use delayd::config::{Secret, Settings};
-use delayd::data::DataStage;
+use delayd::data::{DataStage, TrainingSets};
 use delayd::env::{Env, ReplayClock};
 use delayd::error::{ErrorKind, chain};
 use delayd::http_client::HttpClientSettings;
-use delayd::ledger::{Ledger, Page, ReferenceKind, ReferenceOrigin};
-use delayd::ports::{
-    Cluster, DocumentSource, FetchedDocument, ObjectStore, PortError, Release, Replica, RolloutProgress, Severity,
-    Validators, WeatherSource,
-};
+use delayd::ledger::{Page, ReferenceKind, ReferenceOrigin};
+use delayd::ports::{DocumentSource, FetchedDocument, ObjectStore, PortError, Severity, Validators, WeatherSource};
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
+use crate::contracts::surroundings;
 use crate::document_server::{DocumentServer, PATH, Served};
 use crate::world::utc;
-
-#[derive(Debug)]
-pub struct NoCluster;
-
-#[async_trait]
-impl Cluster for NoCluster {
-    async fn apply(
-        &self,
-        _: &Release,
-        _: Duration,
-        _: &(dyn Fn(RolloutProgress) + Send + Sync),
-    ) -> Result<(), PortError> {
-        Ok(())
-    }
-    async fn current(&self) -> Result<Option<Release>, PortError> {
-        Ok(None)
-    }
-    async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
-        Ok(Vec::new())
-    }
-    async fn reconcile(&self) -> Result<(), PortError> {
-        Ok(())
-    }
-    fn service_url(&self) -> String {
-        String::new()
-    }
-    async fn tear_down(&self) -> Result<(), PortError> {
-        Ok(())
-    }
-    async fn probe(&self) -> Result<String, PortError> {
-        Ok(String::new())
-    }
-}
 
 /// A daemon's surroundings with a store of its own.
 pub fn env(
@@ -65,15 +30,7 @@ pub fn env(
     store: Arc<dyn ObjectStore>,
     weather: Arc<dyn WeatherSource>,
 ) -> Env {
-    Env {
-        clock,
-        ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
-        weather,
-        object_store: store,
-        image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
-        cluster: Arc::new(NoCluster),
-        notifier: Arc::new(LogNotifier),
-    }
+    Env { clock, weather, object_store: store, ..surroundings::env(folder) }
 }
 
 pub async fn alerts(env: &Env) -> Vec<(Severity, String, String)> {
@@ -129,7 +86,7 @@ impl Home {
     fn stage(&self) -> DataStage {
         let documents = open::reference_documents(&self.settings).unwrap();
         let settings = Arc::new(self.settings.clone());
-        DataStage::new(self.env.clone(), settings).unwrap().with_documents(documents)
+        DataStage::new(self.env.clone(), settings, TrainingSets::default()).unwrap().with_documents(documents)
     }
 
     async fn codes(&self, stage: &DataStage) -> Vec<String> {

@@ -10,7 +10,7 @@ use delayd::config::Settings;
 use delayd::data::contract::Contract;
 use delayd::data::dataset::{BuildContext, DatasetWindow, build_dataset, store_dataset};
 use delayd::data::formats::{ParseLimits, parquet};
-use delayd::data::{DataStage, FlightRecord};
+use delayd::data::{DataStage, FlightRecord, TrainingSets};
 use delayd::env::Env;
 use delayd::error::ErrorKind;
 use delayd::ids::{CycleId, Digest};
@@ -72,7 +72,7 @@ impl Home {
     fn stage(&self, required_share: f64) -> DataStage {
         let mut settings = Settings::default();
         settings.weather.required_share = required_share;
-        DataStage::new(self.env.clone(), Arc::new(settings)).unwrap()
+        DataStage::new(self.env.clone(), Arc::new(settings), TrainingSets::default()).unwrap()
     }
 
     /// A dataset as a cycle makes it.
@@ -181,7 +181,7 @@ async fn weather_of_the_api_makes_the_same_examples_as_the_file() {
     home.world.store.put("weather/2013.csv", Bytes::from(home.world.weather.clone())).await.unwrap();
     let csv = Arc::new(delayd::adapters::local::WeatherCsv::new(home.world.store.clone(), "weather/"));
     let env = Env { weather: csv, ..home.env.clone() };
-    let by_file = DataStage::new(env, Arc::new(Settings::default())).unwrap();
+    let by_file = DataStage::new(env, Arc::new(Settings::default()), TrainingSets::default()).unwrap();
     let file = by_file.examples(flights(), &reference).await.unwrap();
     assert_eq!(api.len(), file.len());
     for (a, b) in api.iter().zip(&file) {

@@ -29,6 +29,8 @@ pub use table::AirportTable;
 use self::stored::{FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key};
 use super::error::DataError;
 use super::holidays::extend_calendar;
+use serde::{Deserialize, Serialize};
+
 use crate::config::Settings;
 use crate::env::Env;
 use crate::error::{ErrorKind, chain};
@@ -41,7 +43,8 @@ use crate::saga::StepFailure;
 const HOLIDAYS_COPY: &str = "reference/holidays.ics";
 
 /// Airports and holidays as the store has them now.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReferenceData {
     /// Airports by IATA code.
     pub airports: BTreeMap<String, Airport>,
