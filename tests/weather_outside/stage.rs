@@ -1,6 +1,7 @@
 //! What the data stage makes of weather that is partly away.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::TimeDelta;
@@ -12,9 +13,10 @@ use delayd::data::formats::{ParseLimits, parquet};
 use delayd::data::{DataStage, FlightRecord, TrainingSets};
 use delayd::env::Env;
 use delayd::error::ErrorKind;
-use delayd::ids::Digest;
-use delayd::ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, Page};
+use delayd::ids::{CycleId, Digest};
+use delayd::ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, Page, StepState};
 use delayd::ports::Severity;
+use delayd::saga::{Saga, StepFailure, StepName, StepObserver};
 use delayd_features::NumericInput;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
@@ -190,4 +192,38 @@ async fn weather_of_the_api_makes_the_same_examples_as_the_file() {
             assert!((a.is_nan() && b.is_nan()) || (a - b).abs() < 0.06, "{}: {a} and {b}", input.name());
         }
     }
+}
+
+struct Silent;
+
+impl StepObserver for Silent {
+    fn started(&self, _: CycleId, _: &str) {}
+    fn finished(&self, _: CycleId, _: &str, _: Duration, _: Option<&StepFailure>) {}
+}
+
+#[tokio::test]
+async fn a_step_of_the_saga_waits_out_an_outage_of_the_weather_and_goes_on_by_itself() {
+    let Some(home) = Home::new("a_step_of_the_saga_waits_out_an_outage…").await else { return };
+    let version = home.dataset().await;
+    home.proxy.set(Mood::Down);
+    let stage = home.stage(0.9);
+    let cycle = home.env.ledger.cycles(Page::newest(1)).await.unwrap()[0].id;
+    // The pauses of a daemon with the default configuration.
+    let retry = Settings::default().daemon.step_retry();
+    let saga = Saga::new(home.env.clone(), cycle, retry, Arc::new(Silent));
+    let (proxy, begun) = (home.proxy.clone(), Instant::now());
+    let outage = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        proxy.set(Mood::Pass);
+        Instant::now()
+    });
+    let attempt = || async { stage.training_set(&version).await.map(|set| set.examples.len()) };
+    assert_eq!(saga.step(StepName::new(5, "train"), attempt).await.unwrap(), 921);
+    let (done, back) = (Instant::now(), outage.await.unwrap());
+    eprintln!("outage of {:?}; the step was done {:?} after its end", back - begun, done - back);
+    let step = &home.env.ledger.steps_of(cycle).await.unwrap()[0];
+    assert_eq!(step.state, StepState::Done);
+    assert!(step.attempt > 1, "it was tried again");
+    let titles: Vec<String> = alerts(&home.env).await.into_iter().map(|(_, title, _)| title).collect();
+    assert!(titles.iter().any(|title| title.starts_with("weather is incomplete")), "{titles:?}");
 }
