@@ -33,10 +33,11 @@ struct Field {
 }
 
 impl Field {
-    async fn new(test: &str) -> Option<Self> {
+    /// `short` names the namespace, whose name has an end.
+    async fn new(test: &str, short: &str) -> Option<Self> {
         // Pods write beside what this test writes, and neither is root to the other.
         umask(Mode::empty());
-        let site = Site::new(test)?;
+        let site = Site::new(short)?;
         let service = cluster::images::service_binary()?;
         let image = daemon_image::pushed(test, &site.registry, &service)?;
         let world = World::new().await;
@@ -109,7 +110,7 @@ fn shipped_rights(site: &Site) -> std::path::PathBuf {
 
 #[tokio::test]
 async fn jobs_of_a_cluster_keep_the_contract() {
-    let Some(field) = Field::new("jobs_of_a_cluster_keep_the_contract").await else { return };
+    let Some(field) = Field::new("jobs_of_a_cluster_keep_the_contract", "jobs_contract").await else { return };
     let found = field.trainer().probe().await.unwrap();
     assert!(found.contains(&field.site.namespace) && found.contains(&field.image), "{found}");
     assert!(field.jobs().is_empty(), "probing made a Job: {:?}", field.jobs());
@@ -119,7 +120,7 @@ async fn jobs_of_a_cluster_keep_the_contract() {
 
 #[tokio::test]
 async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
-    let Some(field) = Field::new("a_gpu_that_no_node_has_is_told_in_the_schedulers_words").await else { return };
+    let Some(field) = Field::new("a_gpu_that_no_node_has_is_told_in_the_schedulers_words", "jobs_gpu").await else { return };
     let trainer = field.trainer_with(|settings| {
         settings.gpus = 1;
         settings.start_deadline_secs = 4;
@@ -142,7 +143,7 @@ async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
 
 #[tokio::test]
 async fn an_image_that_cannot_be_pulled_is_told() {
-    let Some(field) = Field::new("an_image_that_cannot_be_pulled_is_told").await else { return };
+    let Some(field) = Field::new("an_image_that_cannot_be_pulled_is_told", "jobs_image").await else { return };
     let trainer = field.trainer_with(|settings| {
         let (repository, _) = settings.image.rsplit_once('@').unwrap();
         settings.image = format!("{repository}@{}", Digest::of(b"nowhere"));
@@ -157,7 +158,7 @@ async fn an_image_that_cannot_be_pulled_is_told() {
 
 #[tokio::test]
 async fn a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost() {
-    let Some(field) = Field::new("a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost").await else {
+    let Some(field) = Field::new("a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost", "jobs_memory").await else {
         return;
     };
     let trainer = field.trainer_with(|settings| {
@@ -189,7 +190,7 @@ async fn a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost() {
 #[tokio::test]
 async fn a_job_is_found_again_after_the_daemon_died_and_is_stopped_when_the_run_is_discarded() {
     let test = "a_job_is_found_again_after_the_daemon_died_and_is_stopped_when_the_run_is_discarded";
-    let Some(field) = Field::new(&test[..40]).await else { return };
+    let Some(field) = Field::new(test, "jobs_found").await else { return };
     let job = TrainingJob { run: RunId(5), ..endless(&field.world.job) };
     let start = |trainer: Box<dyn Trainer>| {
         let job = job.clone();
@@ -214,7 +215,7 @@ async fn a_job_is_found_again_after_the_daemon_died_and_is_stopped_when_the_run_
 
 #[tokio::test]
 async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
-    let Some(field) = Field::new("an_api_server_that_is_away_for_a_while_costs_no_training").await else { return };
+    let Some(field) = Field::new("an_api_server_that_is_away_for_a_while_costs_no_training", "jobs_outage").await else { return };
     let gate = Gate::before(field.site.api_server()).await;
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&field.kubeconfig).unwrap()).unwrap();
     let mut config = config;
@@ -251,7 +252,7 @@ async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
 
 #[tokio::test]
 async fn missing_rights_are_told_by_the_probe() {
-    let Some(field) = Field::new("missing_rights_are_told_by_the_probe").await else { return };
+    let Some(field) = Field::new("missing_rights_are_told_by_the_probe", "jobs_rights").await else { return };
     field.site.kubectl(&["delete", "rolebinding", "delayd-training"]);
     let error = field.trainer().probe().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
