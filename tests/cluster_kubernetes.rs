@@ -297,7 +297,13 @@ async fn what_somebody_changes_or_deletes_is_noticed_told_and_put_right() {
     assert!(told.len() == 1 && told[0].contains("spec.replicas (1, is 2 again)"), "{told:?}");
     assert_eq!(site.value("deployment/delay-ml", ".spec.replicas"), "2");
 
-    site.kubectl(&["patch", "service/delay-ml", "--type=merge", "-p", r#"{"spec":{"selector":{"delayd.dev/service":"x"}}}"#]);
+    site.kubectl(&[
+        "patch",
+        "service/delay-ml",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"selector":{"delayd.dev/service":"x"}}}"#,
+    ]);
     let told = cluster.reconcile().await.unwrap();
     assert!(told.len() == 1 && told[0].starts_with("Service delay-ml was changed"), "{told:?}");
 
@@ -400,7 +406,14 @@ async fn every_object_is_applied_and_what_is_switched_off_is_taken_away() {
         assert_eq!(site.value(&format!("{object}/delay-ml"), ".metadata.name"), "", "{object}");
     }
     few.tear_down().await.unwrap();
-    let left = site.kubectl(&["get", "all,configmaps,poddisruptionbudgets", "-l", "delayd.dev/service=delay-ml", "-o", "name"]);
+    let left = site.kubectl(&[
+        "get",
+        "all,configmaps,poddisruptionbudgets",
+        "-l",
+        "delayd.dev/service=delay-ml",
+        "-o",
+        "name",
+    ]);
     assert_eq!(left, "");
 }
 
@@ -427,7 +440,11 @@ async fn a_missing_right_is_named_by_probe_and_by_the_call_that_needs_it() {
     });
     let kubeconfig = site.kubeconfig_with_token("daemon", &site.token());
     let cluster = site.open_with(|settings| settings.kubeconfig = kubeconfig);
-    assert_tells(&cluster.probe().await.unwrap_err(), ErrorKind::Denied, &["missing: patch deployments.apps;", "role.yaml"]);
+    assert_tells(
+        &cluster.probe().await.unwrap_err(),
+        ErrorKind::Denied,
+        &["missing: patch deployments.apps;", "role.yaml"],
+    );
     let error = apply(&cluster, &site.release(1).await).await.unwrap_err();
     assert_tells(&error, ErrorKind::Denied, &["cannot patch resource \"deployments\"", "nothing of it is left"]);
 }

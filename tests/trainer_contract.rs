@@ -57,8 +57,7 @@ async fn appears(store: &dyn ObjectStore, prefix: &str, end: &str) -> String {
 
 /// Seconds of work, so that it can be interrupted, and the same result each time.
 fn some_seconds(job: &TrainingJob) -> TrainingJob {
-    let parameters =
-        TrainingParameters { batch_size: 16, max_epochs: 40, patience: 40, ..job.parameters.clone() };
+    let parameters = TrainingParameters { batch_size: 16, max_epochs: 40, patience: 40, ..job.parameters.clone() };
     TrainingJob { parameters, ..job.clone() }
 }
 

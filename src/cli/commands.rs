@@ -5,9 +5,11 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alerts;
 use super::args::{Cli, Command, ReasonArgs, ReplayArgs};
 use super::check;
 use super::display::TerminalDisplay;
+use super::images;
 use super::remote::Remote;
 use super::show::{self, Shown};
 use super::train_job;
@@ -121,7 +123,25 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Models { model } => show::models(&read(&settings)?, model).await?,
         Command::Lineage { model } => show::lineage(&read(&settings)?, model).await?,
         Command::Why { decision } => show::why(&read(&settings)?, decision).await?,
+        Command::Image { model, github_output, dotenv } => {
+            let form = match (github_output, dotenv) {
+                (true, _) => images::Form::GithubOutput,
+                (_, true) => images::Form::Dotenv,
+                _ => images::Form::Text,
+            };
+            images::image(&read(&settings)?, model, form).await?
+        }
+        Command::BuildLog { cycle } => images::build_log(&settings, cycle)?,
         Command::Drift { limit } => show::drift(&read(&settings)?, limit).await?,
+        Command::Alerts(args) => match args.retry {
+            Some(which) => alerts::retry(&settings, which, &args.reason).await?,
+            None => alerts::show(&read(&settings)?, &args).await?,
+        },
+        Command::Silence(args) => alerts::silence(&settings, &args).await?,
+        Command::Silences(args) => match alerts::end(&settings, &args).await? {
+            Some(ended) => ended,
+            None => alerts::silences(&read(&settings)?, args.limit).await?,
+        },
         Command::Retrain(reason) => command(&settings, CommandKind::Retrain, &reason).await?,
         Command::Rollback(reason) => command(&settings, CommandKind::Rollback, &reason).await?,
         Command::Approve(reason) => command(&settings, CommandKind::Approve, &reason).await?,
@@ -171,6 +191,7 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
     })?;
     let state = ApiState {
         env: daemon.env.clone(),
+        state_dir: daemon.settings.daemon.state_dir.clone(),
         coordinator: daemon.coordinator.clone(),
         supervision: daemon.supervision().clone(),
         metrics,

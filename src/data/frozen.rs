@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
 use super::formats::parquet::read_frame;
-use super::stage::ReferenceData;
+use super::reference::ReferenceData;
 use crate::error::ErrorKind;
 use crate::ids::Digest;
 use crate::ports::{ObjectStore, WeatherObservation};

@@ -11,11 +11,11 @@ use tokio::sync::Mutex;
 use super::dataset::load_dataset;
 use super::error::DataError;
 use super::frozen::{FrozenInputs, load_frozen};
-use super::stage::ReferenceData;
-use super::weather::{WeatherHistory, WeatherObservation};
+use super::reference::ReferenceData;
+use super::weather::WeatherHistory;
 use super::{Example, FlightRecord, OperationsIndex, assemble};
 use crate::ids::Digest;
-use crate::ports::ObjectStore;
+use crate::ports::{ObjectStore, WeatherObservation};
 use crate::saga::{StepFailure, run_blocking};
 
 /// Examples of one dataset, kept while a cycle needs them.

@@ -5,10 +5,14 @@
 pub mod cluster;
 pub mod daemon_image;
 pub mod flaky_proxy;
+pub mod image_builder;
 pub mod image_registry;
 pub mod layouts;
 pub mod object_store;
+pub mod open_meteo_server;
 pub mod process_pool;
 pub mod scripted_replica;
+pub mod surroundings;
 pub mod trainer;
 pub mod training_world;
+pub mod weather;

@@ -70,7 +70,11 @@ impl ProcessPool {
 
     /// How many workers still run.
     pub fn running(&self) -> usize {
-        self.inner().workers.values_mut().filter_map(|started| started.child.try_wait().unwrap().is_none().then_some(())).count()
+        self.inner()
+            .workers
+            .values_mut()
+            .filter_map(|started| started.child.try_wait().unwrap().is_none().then_some(()))
+            .count()
     }
 }
 

@@ -105,8 +105,7 @@ async fn the_live_bundle_warms_the_start(world: &World, make: Make<'_>, live: &T
             upload_bundle(store, &dir, &bundle_prefix(&live.bundle)).await.unwrap();
         }
     }
-    let parameters =
-        TrainingParameters { warm_start: true, warm_start_max_epochs: 1, ..world.job.parameters.clone() };
+    let parameters = TrainingParameters { warm_start: true, warm_start_max_epochs: 1, ..world.job.parameters.clone() };
     let job = TrainingJob { live: Some(live.bundle.clone()), parameters, ..world.job.clone() };
     let (here, there) = (by_thread(world, &job).await, trained(world, make().as_ref(), &job).await);
     assert_eq!(there.report.record.started_from, StartedFrom::EarlierWeights);

@@ -76,7 +76,12 @@ pub fn quick_search() -> TuningParameters {
         trials: 5,
         wall_time_secs: None,
         max_rows: 1000,
-        space: SearchSpace { hidden: vec![8, 16], blocks: vec![1], batch_size: vec![128, 256], ..SearchSpace::default() },
+        space: SearchSpace {
+            hidden: vec![8, 16],
+            blocks: vec![1],
+            batch_size: vec![128, 256],
+            ..SearchSpace::default()
+        },
         ..TuningParameters::default()
     }
 }

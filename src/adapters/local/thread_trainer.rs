@@ -47,9 +47,8 @@ impl ThreadTrainer {
             let same = kept.inputs == job.inputs && kept.timing == job.timing;
             if same { Ok(kept) } else { load().await.map(Arc::new) }
         };
-        read.await.map_err(|failure: crate::saga::StepFailure| {
-            PortError::new(failure.kind, job.action(), failure.message)
-        })
+        read.await
+            .map_err(|failure: crate::saga::StepFailure| PortError::new(failure.kind, job.action(), failure.message))
     }
 
     /// The live bundle as this machine has it, or from the object store.

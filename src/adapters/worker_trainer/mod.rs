@@ -250,7 +250,8 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
             return Seen::Going;
         }
         let key = self.worker.work.result_key();
-        let message = format!("it ended well, but {key} is not there; workers must reach the daemon's own object store");
+        let message =
+            format!("it ended well, but {key} is not there; workers must reach the daemon's own object store");
         Seen::GivenUp(self.error(ErrorKind::Corrupt, message))
     }
 

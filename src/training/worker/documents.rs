@@ -80,8 +80,7 @@ impl WorkDocument {
 
     fn bytes(&self) -> Result<Bytes, PortError> {
         let body = serde_json::to_vec_pretty(self);
-        body.map(Bytes::from)
-            .map_err(|error| PortError::new(ErrorKind::Internal, self.job.action(), error.to_string()))
+        body.map(Bytes::from).map_err(|error| PortError::new(ErrorKind::Internal, self.job.action(), error.to_string()))
     }
 
     /// Where its work lies.

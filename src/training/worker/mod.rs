@@ -141,9 +141,7 @@ impl Computation {
                 return Ok(WorkResult::Trial { record });
             }
             WorkPart::Whole => (job, None),
-            WorkPart::Chosen { parameters, tuning } => {
-                (TrainingJob { parameters, tuning: None, ..job }, Some(tuning))
-            }
+            WorkPart::Chosen { parameters, tuning } => (TrainingJob { parameters, tuning: None, ..job }, Some(tuning)),
         };
         let finished = inputs(&job).train_into(&dir, control)?;
         let mut report = finished.trained.report;
@@ -166,11 +164,7 @@ fn news_of(news: &watch::Sender<Option<ProgressDocument>>, progress: &Progress) 
 
 /// Writes the last news now and then. News that cannot be written are no failure of
 /// the training.
-async fn tell_progress(
-    store: Arc<dyn ObjectStore>,
-    key: String,
-    mut news: watch::Receiver<Option<ProgressDocument>>,
-) {
+async fn tell_progress(store: Arc<dyn ObjectStore>, key: String, mut news: watch::Receiver<Option<ProgressDocument>>) {
     while news.changed().await.is_ok() {
         let Some(last) = news.borrow_and_update().clone() else { continue };
         if let Err(error) = put_json(store.as_ref(), &key, &last).await {

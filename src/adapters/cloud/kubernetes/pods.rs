@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn a_pod_s_life_is_told_as_a_replica_s() {
         let leaving = json!({"deletionTimestamp": LATE});
-        let unscheduled = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
+        let unscheduled =
+            json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
         for (metadata, status, expected) in [
             (json!({}), json!({"phase": "Pending"}), Some(ReplicaState::Starting)),
             (json!({}), unscheduled, Some(ReplicaState::Failed)),

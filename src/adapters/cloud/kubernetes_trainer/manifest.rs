@@ -168,9 +168,8 @@ fn mounts(settings: &KubernetesTrainerSettings) -> Value {
         mounts.push(json!({ "name": "store", "mountPath": settings.store_mount }));
     }
     let secrets = settings.secret_mounts.values().enumerate();
-    mounts.extend(
-        secrets.map(|(n, path)| json!({ "name": format!("secret-{n}"), "mountPath": path, "readOnly": true })),
-    );
+    mounts
+        .extend(secrets.map(|(n, path)| json!({ "name": format!("secret-{n}"), "mountPath": path, "readOnly": true })));
     Value::Array(mounts)
 }
 

@@ -184,7 +184,11 @@ impl KubernetesTrainerSettings {
                 "operator Equal or Exists, effect NoSchedule, PreferNoSchedule or NoExecute",
             ),
         ];
-        checks.into_iter().filter(|(holds, ..)| !holds).map(|(_, key, found, expected)| (key, found, expected)).collect()
+        checks
+            .into_iter()
+            .filter(|(holds, ..)| !holds)
+            .map(|(_, key, found, expected)| (key, found, expected))
+            .collect()
     }
 
     /// Whether pods have a volume on which a folder store can lie.

@@ -42,16 +42,20 @@ fn waits_for(pod: &Pod) -> Option<String> {
     if status.phase.as_deref() != Some("Pending") {
         return None;
     }
-    let unscheduled = status.conditions.iter().flatten().find(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    });
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
         let reason = condition.reason.as_deref().unwrap_or("not scheduled");
         return Some(told(reason, condition.message.as_deref()));
     }
-    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
-        container.state.as_ref().and_then(|state| state.waiting.as_ref())
-    });
+    let waiting = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .find_map(|container| container.state.as_ref().and_then(|state| state.waiting.as_ref()));
     Some(match waiting {
         Some(waiting) => told(waiting.reason.as_deref().unwrap_or("waiting"), waiting.message.as_deref()),
         None => "its pod is being prepared by the node".to_owned(),
@@ -97,9 +101,11 @@ struct Ended {
 fn terminated(pod: &Pod) -> Option<Ended> {
     let status = pod.status.as_ref()?;
     let of = |state: &Option<ContainerState>| state.as_ref().and_then(|state| state.terminated.clone());
-    let found = status.container_statuses.iter().flatten().find_map(|container| {
-        of(&container.state).or_else(|| of(&container.last_state))
-    });
+    let found = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .find_map(|container| of(&container.state).or_else(|| of(&container.last_state)));
     match found {
         Some(ended) => Some(Ended {
             exit: ended.exit_code,
