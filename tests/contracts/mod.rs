@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
 
 pub mod cluster;
+pub mod daemon_image;
 pub mod flaky_proxy;
 pub mod image_builder;
 pub mod image_registry;

@@ -205,3 +205,8 @@ pub async fn damage(store: &dyn ObjectStore, key: &str) -> Bytes {
     store.put(key, Bytes::from(damaged)).await.unwrap();
     body
 }
+
+/// The keys under a prefix.
+pub async fn listed(store: &dyn ObjectStore, prefix: &str) -> Vec<String> {
+    store.list(prefix).await.unwrap().into_iter().map(|object| object.key).collect()
+}

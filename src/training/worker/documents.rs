@@ -152,7 +152,7 @@ impl Work {
     ///
     /// # Errors
     /// `Invalid` when it is no document's key.
-    pub(super) fn at_document(key: &str) -> Result<Self, PortError> {
+    pub(crate) fn at_document(key: &str) -> Result<Self, PortError> {
         let prefix = key.strip_suffix(DOCUMENT).filter(|prefix| prefix.starts_with(ROOT) && prefix.ends_with('/'));
         let prefix = prefix.ok_or_else(|| {
             let message = format!("expected a key like {ROOT}run_7/training-0123456789ab/{DOCUMENT}");

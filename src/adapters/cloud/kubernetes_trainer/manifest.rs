@@ -199,3 +199,60 @@ fn without_nothing(value: Value) -> Value {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Toleration;
+    use super::*;
+    use crate::training::worker::Work;
+
+    fn worker() -> Worker {
+        let work = Work::at_document("training-jobs/run_7/trial-2-round-0-0123456789ab/job.json").unwrap();
+        Worker { run: RunId(7), part: "trial-2-round-0".to_owned(), work }
+    }
+
+    fn settings() -> KubernetesTrainerSettings {
+        KubernetesTrainerSettings { image: "registry/delayd@sha256:00".to_owned(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_plain_job_says_no_more_than_it_must() {
+        let job = job(&settings(), &worker()).unwrap();
+        insta::assert_json_snapshot!(serde_json::to_value(&job).unwrap());
+    }
+
+    #[test]
+    fn everything_that_can_be_configured_reaches_the_pod() {
+        let settings = KubernetesTrainerSettings {
+            gpus: 2,
+            image_pull_secrets: vec!["registry".to_owned()],
+            service_account: "trainer".to_owned(),
+            priority_class: "low".to_owned(),
+            config_map: "delayd-config".to_owned(),
+            env_secrets: vec!["s3".to_owned()],
+            store_claim: "store".to_owned(),
+            node_selector: BTreeMap::from([("accelerator".to_owned(), "h100".to_owned())]),
+            env: BTreeMap::from([("LD_PRELOAD".to_owned(), "libtorch_cuda.so".to_owned())]),
+            secret_mounts: BTreeMap::from([("s3-token".to_owned(), "/run/secrets/s3".into())]),
+            tolerations: vec![Toleration {
+                key: "nvidia.com/gpu".to_owned(),
+                operator: "Exists".to_owned(),
+                effect: "NoSchedule".to_owned(),
+                ..Toleration::default()
+            }],
+            ..settings()
+        };
+        let job = job(&settings, &worker()).unwrap();
+        insta::assert_json_snapshot!(serde_json::to_value(job.spec.unwrap().template.spec).unwrap());
+    }
+
+    #[test]
+    fn names_and_labels_are_what_kubernetes_allows() {
+        let settings = KubernetesTrainerSettings { name_prefix: "a".repeat(20), ..settings() };
+        let worker = Worker { run: RunId(u64::from(u32::MAX)), part: "trial-1000-round-10".to_owned(), ..worker() };
+        let name = job_name(&settings, &worker);
+        // Pods get a suffix of six characters; a label's value has at most 63.
+        assert!(name.len() + 6 <= 63, "{name}");
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{name}");
+    }
+}

@@ -131,3 +131,107 @@ fn last_words(words: &str) -> String {
     let tail: String = words.chars().skip(skipped).collect();
     format!("; its last words: {tail}")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ids::{Digest, RunId};
+    use crate::training::worker::Work;
+
+    fn worker() -> Worker {
+        let key = format!("training-jobs/run_7/training-{}/job.json", Digest::of(b"work").short());
+        Worker { run: RunId(7), part: "training".to_owned(), work: Work::at_document(&key).unwrap() }
+    }
+
+    fn state(job: Value, pods: &[Value]) -> WorkerState {
+        let job: Job = serde_json::from_value(json!({ "status": job })).unwrap();
+        let pods: Vec<Pod> = pods.iter().map(|pod| serde_json::from_value(pod.clone()).unwrap()).collect();
+        worker_state(&worker(), &job, &pods)
+    }
+
+    fn pod(second: u32, status: Value) -> Value {
+        json!({ "metadata": { "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z") }, "status": status })
+    }
+
+    fn ended(exit: i32, reason: &str, words: &str) -> Value {
+        let terminated = json!({ "exitCode": exit, "reason": reason, "message": words });
+        let status = json!({ "name": "training", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "terminated": terminated } });
+        json!({ "phase": "Failed", "containerStatuses": [status] })
+    }
+
+    fn waits(reason: &str, message: &str) -> Value {
+        let status = json!({ "name": "training", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "waiting": { "reason": reason, "message": message } } });
+        json!({ "phase": "Pending", "containerStatuses": [status] })
+    }
+
+    fn failed(reason: &str) -> Value {
+        let condition = json!({ "type": "Failed", "status": "True", "reason": reason, "message": "said the Job" });
+        json!({ "conditions": [condition] })
+    }
+
+    #[test]
+    fn a_worker_waits_for_its_pod_for_the_scheduler_and_for_its_image() {
+        let unscheduled = json!({ "phase": "Pending", "conditions": [{ "type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu." }] });
+        let cases = [
+            (vec![], "its pod is not made yet"),
+            (vec![pod(0, unscheduled)], "Unschedulable: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
+            (vec![pod(0, waits("ImagePullBackOff", "Back-off"))], "ImagePullBackOff: Back-off"),
+            (vec![pod(0, waits("ContainerCreating", ""))], "ContainerCreating"),
+            (vec![pod(0, json!({ "phase": "Pending" }))], "its pod is being prepared by the node"),
+            // The second attempt counts, whatever order they are listed in.
+            (vec![pod(9, waits("ErrImagePull", "no")), pod(1, ended(1, "Error", ""))], "ErrImagePull: no"),
+        ];
+        for (pods, expected) in cases {
+            match state(json!({}), &pods) {
+                WorkerState::Waiting(why) => assert_eq!(why, expected),
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_is_at_work_while_a_pod_runs_and_between_two_attempts() {
+        for pods in [vec![pod(0, json!({ "phase": "Running" }))], vec![pod(0, ended(1, "Error", "no"))]] {
+            assert!(matches!(state(json!({ "active": 1 }), &pods), WorkerState::Running));
+        }
+        let complete = json!({ "conditions": [{ "type": "Complete", "status": "True" }] });
+        assert!(matches!(state(complete, &[]), WorkerState::Succeeded));
+    }
+
+    #[test]
+    fn why_a_job_failed_is_told_by_its_last_pod() {
+        let long = "x".repeat(5000) + " the end";
+        let evicted = json!({ "phase": "Failed", "reason": "Evicted", "message": "The node was low on memory." });
+        let backoff = || failed("BackoffLimitExceeded");
+        let cases = [
+            (backoff(), vec![pod(0, ended(137, "OOMKilled", ""))], ErrorKind::Exhausted, "trainer.kubernetes.memory"),
+            (backoff(), vec![pod(0, ended(137, "Error", ""))], ErrorKind::Exhausted, "exit status 137"),
+            (backoff(), vec![pod(0, ended(75, "Error", "delayd: no store"))], ErrorKind::Interrupted, "delayd: no store"),
+            (backoff(), vec![pod(0, ended(1, "Error", &long))], ErrorKind::Interrupted, "the end"),
+            (backoff(), vec![pod(0, evicted)], ErrorKind::Interrupted, "low on memory"),
+            (backoff(), vec![], ErrorKind::Interrupted, "left no pod"),
+            (failed("DeadlineExceeded"), vec![], ErrorKind::Timeout, "said the Job"),
+            (
+                failed("DeadlineExceeded"),
+                vec![pod(0, ended(143, "Error", ""))],
+                ErrorKind::Timeout,
+                "trainer.kubernetes.deadline_secs",
+            ),
+        ];
+        for (job, pods, kind, words) in cases {
+            match state(job, &pods) {
+                WorkerState::Failed(error) => {
+                    assert_eq!(error.kind(), kind, "{error}");
+                    assert!(error.to_string().contains(words) && error.to_string().contains("said the Job"), "{error}");
+                    assert!(error.to_string().len() < 1500, "{error}");
+                }
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+    }
+}
