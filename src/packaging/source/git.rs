@@ -216,13 +216,17 @@ impl<'a> Repository<'a> {
     /// Asks nothing, and trusts only hosts that are known.
     fn ssh_command(&self) -> String {
         let mut command = String::from("ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=30");
-        let path = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"));
-        if !self.settings.ssh_key_path.as_os_str().is_empty() {
-            command.push_str(&format!(" -o IdentitiesOnly=yes -i {}", path(&self.settings.ssh_key_path)));
+        let shell = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
+        // ssh itself reads `%` as the beginning of a token (ssh_config, "TOKENS").
+        let path = |path: &Path| path.to_string_lossy().replace('%', "%%");
+        let (key, known) = (&self.settings.ssh_key_path, &self.settings.ssh_known_hosts_path);
+        if !key.as_os_str().is_empty() {
+            command.push_str(&format!(" -o IdentitiesOnly=yes -i {}", shell(&path(key))));
         }
-        if !self.settings.ssh_known_hosts_path.as_os_str().is_empty() {
-            let known = path(&self.settings.ssh_known_hosts_path);
-            command.push_str(&format!(" -o UserKnownHostsFile={known}"));
+        if !known.as_os_str().is_empty() {
+            // This one is a list, and each of its words may be quoted.
+            let option = format!("UserKnownHostsFile={}", quoted(&path(known)));
+            command.push_str(&format!(" -o {}", shell(&option)));
         }
         command
     }
