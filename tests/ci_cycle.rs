@@ -445,8 +445,25 @@ fn what_was_built_is_recorded_annotated_exported_and_withdrawn() {
         assert!(lineage.edges.iter().any(|edge| edge.from == node.id && edge.to == export.reference));
         assert!(lineage.tree().contains(&format!("service {}", &commit[..12])), "{}", lineage.tree());
 
+        let told = |arguments: &[&str]| {
+            let mut delayd = std::process::Command::new(env!("CARGO_BIN_EXE_delayd"));
+            let output = delayd.arg("--state").arg(bench.state()).args(arguments).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        assert_eq!(told(&["image", "--github-output"]), (Some(0), github));
+        assert_eq!(told(&["image", "--dotenv", "model_v1"]), (Some(0), dotenv));
+        let (_, text) = told(&["image"]);
+        assert!(text.contains(&commit) && text.contains(packaged.digest.as_str()), "{text}");
+        let json: ImageExport = serde_json::from_str(&told(&["--json", "image"]).1).unwrap();
+        assert_eq!(json, export);
+        let (_, log) = told(&["build-log", "cycle_1"]);
+        assert!(log.contains("$ nice -n 10 sh build.sh"), "{log}");
+        assert_eq!(told(&["build-log"]).1, log);
+        assert_eq!(told(&["build-log", "cycle_9"]).0, Some(4));
+
         let withdraw = WithdrawImage { model: bench.cycle.model };
         ask(&bench.packaging.actor_ref(), withdraw, SOON).await.unwrap();
+        assert_eq!(told(&["image"]).0, Some(4));
         assert!(!bench.state().join("image.json").exists() && !bench.state().join("image.env").exists());
         assert_eq!(get(&format!("{url}/image")).await.0, 404);
     });

@@ -244,9 +244,8 @@ impl<'a> Repository<'a> {
     }
 
     fn run(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Said, SourceError> {
-        let in_log = |log: &mut BuildLog, text: &str| log.line(text);
         let path = log.path().to_owned();
-        in_log(log, &format!("$ git {}", arguments.join(" "))).map_err(SourceError::io("writing", &path))?;
+        log.line(&format!("$ git {}", arguments.join(" "))).map_err(SourceError::io("writing", &path))?;
         let program = Program {
             command: std::iter::once("git").chain(arguments.iter().copied()).map(str::to_owned).collect(),
             dir: self.sources.clone(),
@@ -257,9 +256,9 @@ impl<'a> Repository<'a> {
         let mut lines = Vec::new();
         let ended = run(&program, self.control, &mut |line| {
             lines.push(line.to_owned());
-            in_log(log, line)
+            log.line(line)
         });
-        match ended.map_err(|source| SourceError::Program { program: "git".to_owned(), source })? {
+        match ended.map_err(SourceError::run("git", &path))? {
             Ended::Exited(status) => Ok(Said { success: status.success(), lines }),
             Ended::Stopped => Err(SourceError::Stopped),
             Ended::TimedOut => Err(SourceError::Git {
