@@ -15,7 +15,7 @@ use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
 use crate::coordinator::stages::{Stages, ask};
 use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::messages::IngestFlights;
-use crate::data::{DataActor, DataStage};
+use crate::data::{DataActor, DataStage, TrainingSets};
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage};
 use crate::env::{Clock, Env};
@@ -127,12 +127,17 @@ impl Daemon {
         } else {
             PathBuf::new()
         };
-        let env = env(&settings, clock, ledger, &service_binary)?;
-        let data =
-            DataStage::new(env.clone(), settings.clone()).map_err(|error| StartError::of("data contract")(&error))?;
+        let bundles = BundleStore::new(state_dir.join("bundles"));
+        let sets = TrainingSets::default();
+        let adapters = Adapters { service_binary: &service_binary, sets: sets.clone(), bundles: bundles.clone() };
+        let env = env(&settings, clock, ledger, adapters)?;
+        let documents = open::reference_documents(&settings)
+            .map_err(|error| StartError::of("airports and holidays by URL")(&error))?;
+        let data = DataStage::new(env.clone(), settings.clone(), sets)
+            .map_err(|error| StartError::of("data contract")(&error))?
+            .with_documents(documents);
         let scraper =
             Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
-        let bundles = BundleStore::new(state_dir.join("bundles"));
         let parts = Parts { env, settings, bundles, data, scraper: Arc::new(scraper), service_binary, observer };
         parts.spawn(give_up)
     }
@@ -294,7 +299,9 @@ impl Parts {
         let deployment = spawn(&supervision, "deployment", deployment_stage)?;
         let verification = spawn(&supervision, "verification", verification_stage)?;
         let monitor = spawn(&supervision, "monitor", monitor_stage)?;
-        let notifier = spawn(&supervision, "notifier", NotifierStage::new(env.clone(), &settings.notification))?;
+        let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
+            .map_err(|error| StartError::of("notification")(&error))?;
+        let notifier = spawn(&supervision, "notifier", notifier_stage)?;
         let stages = Stages {
             data: data_actor.actor_ref(),
             training: training.actor_ref(),
@@ -348,14 +355,25 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger.sqlite")
 }
 
-fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
+/// What adapters share with the stages.
+struct Adapters<'a> {
+    service_binary: &'a Path,
+    sets: TrainingSets,
+    bundles: BundleStore,
+}
+
+fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, adapters: Adapters<'_>) -> Result<Env, StartError> {
+    let Adapters { service_binary, sets, bundles } = adapters;
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let weather = open::weather(settings, object_store.clone()).map_err(|error| failed("weather", error))?;
+    let weather =
+        open::weather(settings, object_store.clone(), clock.clone()).map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,
         weather,
+        trainer: open::trainer(settings, object_store.clone(), sets, bundles)
+            .map_err(|error| failed("trainer", error))?,
         image_registry: open::image_registry(settings).map_err(|error| failed("image registry", error))?,
         cluster: open::cluster(settings, service_binary).map_err(|error| failed("cluster", error))?,
         notifier: open::notifier(settings).map_err(|error| failed("notification", error))?,

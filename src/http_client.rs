@@ -39,6 +39,8 @@ impl HttpClientSettings {
         let mut builder = client_builder()
             .connect_timeout(Duration::from_secs(self.connect_timeout_secs))
             .read_timeout(Duration::from_secs(self.read_timeout_secs))
+            // After a redirect the other server would be told the address before, and with it the key.
+            .referer(false)
             .user_agent(concat!("delayd/", env!("CARGO_PKG_VERSION")));
         for certificate in authorities(action, &self.ca_path)? {
             builder = builder.add_root_certificate(certificate);

@@ -35,7 +35,7 @@ impl Shown {
 /// Width of tables where there is no terminal to ask.
 const COLUMNS: u16 = 120;
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(comfy_table::LineStyle::none()));
     if !std::io::stdout().is_terminal() {
@@ -45,7 +45,7 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn page(limit: u32) -> Page {
+pub(super) fn page(limit: u32) -> Page {
     Page { offset: 0, limit: u64::from(limit.max(1)) }
 }
 

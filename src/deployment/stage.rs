@@ -7,9 +7,9 @@ use super::messages::{DeployModel, ModelDeployed, RestoreRelease, RollBackToPrev
 use crate::config::Settings;
 use crate::env::Env;
 use crate::error::ErrorKind;
-use crate::ids::{DeploymentId, ModelVersion};
-use crate::ledger::{Alias, Deployment, DeploymentState, Page};
-use crate::ports::Release;
+use crate::ids::{DeploymentId, Digest, ModelVersion};
+use crate::ledger::{Alias, Deployment, DeploymentState, NewAlert, Page};
+use crate::ports::{Release, Severity};
 use crate::registry::BundleStore;
 use crate::saga::StepFailure;
 
@@ -121,9 +121,26 @@ impl DeploymentStage {
         Ok(record.release)
     }
 
-    /// Restarts dead replicas and adopts running ones.
+    /// Restarts dead replicas and adopts running ones. What somebody else changed
+    /// is told, each thing once a day: two who both insist would fill the outbox.
     pub(super) async fn reconcile(&self) -> Result<(), StepFailure> {
-        self.env.cluster.reconcile().await?;
+        let repairs = self.env.cluster.reconcile().await?;
+        if repairs.is_empty() {
+            return Ok(());
+        }
+        let (now, lines) = (self.env.now(), repairs.join("\n"));
+        tracing::warn!(repairs = lines, "the cluster was not as it was applied, and was put right");
+        let alert = NewAlert {
+            at: now,
+            severity: Severity::Warning,
+            dedup_key: format!("cluster/repaired/{}/{}", now.date_naive(), Digest::of(lines.as_bytes()).short()),
+            title: "the service's objects were changed by somebody else".to_owned(),
+            body: format!(
+                "{lines}\nThe live model keeps serving. Find out who did it: a change that is meant to stay belongs \
+                 into the configuration or the templates."
+            ),
+        };
+        self.env.ledger.enqueue_alert(alert).await?;
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::coordinator::messages::{CommandKind, OperatorCommand};
 use crate::coordinator::stages::ask;
 use crate::error::ErrorKind;
 use crate::ids::{CycleId, DecisionId, ModelVersion};
-use crate::ledger::{AliasRecord, Cycle, Page};
+use crate::ledger::{AliasRecord, Cycle, DatasetWeather, Page, ReferenceKind, ReferenceVersion};
 use crate::packaging::export::ImageExport;
 use crate::packaging::source::build_log_path;
 use crate::ports::Replica;
@@ -37,7 +37,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/decisions/{id}", web::get().to(decision))
             .route("/drift", web::get().to(drift))
             .route("/monitoring", web::get().to(monitoring))
-            .route("/alerts", web::get().to(alerts))
+            .route("/reference", web::get().to(reference))
+            .configure(super::alerts::routes)
             .route("/{command}", web::post().to(command)),
     );
 }
@@ -77,18 +78,18 @@ async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, Problem> {
 
 /// `?limit=&offset=` of the listings.
 #[derive(Debug, Deserialize)]
-struct Listing {
+pub(super) struct Listing {
     limit: Option<u64>,
     offset: Option<u64>,
 }
 
 impl Listing {
-    fn page(&self) -> Page {
+    pub(super) fn page(&self) -> Page {
         Page { offset: self.offset.unwrap_or(0), limit: self.limit.unwrap_or(50).clamp(1, 1000) }
     }
 }
 
-fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
+pub(super) fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
 where
     T::Err: std::fmt::Display,
 {
@@ -202,8 +203,27 @@ async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Res
     Ok(HttpResponse::Ok().json(state.env.ledger.metrics_windows(from, now + chrono::Duration::seconds(1)).await?))
 }
 
-async fn alerts(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(state.env.ledger.alerts(listing.page()).await?))
+/// `GET /api/v1/reference`.
+#[derive(Debug, Serialize)]
+struct ReferenceDocument {
+    /// What counts now, the newest version of each kind.
+    current: Vec<ReferenceVersion>,
+    /// Every version, newest first, with what changed.
+    versions: Vec<ReferenceVersion>,
+    /// How much of the weather datasets had, newest first.
+    weather: Vec<DatasetWeather>,
+}
+
+/// Airports, holidays and events with their changes, and the weather of datasets.
+async fn reference(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
+    let ledger = &state.env.ledger;
+    let mut current = Vec::new();
+    for kind in [ReferenceKind::Airports, ReferenceKind::Holidays, ReferenceKind::Events] {
+        current.extend(ledger.newest_reference(kind).await?);
+    }
+    let versions = ledger.reference_versions(listing.page()).await?;
+    let weather = ledger.dataset_weather(listing.page()).await?;
+    Ok(HttpResponse::Ok().json(ReferenceDocument { current, versions, weather }))
 }
 
 /// The body of a command.

@@ -94,8 +94,10 @@ pub trait Cluster: Send + Sync + std::fmt::Debug {
     async fn current(&self) -> Result<Option<Release>, PortError>;
     /// All replicas, draining ones too.
     async fn replicas(&self) -> Result<Vec<Replica>, PortError>;
-    /// Restarts what died and takes over what an earlier daemon started.
-    async fn reconcile(&self) -> Result<(), PortError>;
+    /// Restarts what died and takes over what an earlier daemon started. Answers
+    /// what somebody else had changed or taken away and was put right, one line for
+    /// each; what merely died is in `replicas`.
+    async fn reconcile(&self) -> Result<Vec<String>, PortError>;
     /// The address clients use: base URL of the service.
     fn service_url(&self) -> String;
     /// Stops everything (the end of a replay; the undo of a first deployment).

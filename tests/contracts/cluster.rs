@@ -7,8 +7,6 @@ use std::time::Duration;
 use delayd::error::PortError;
 use delayd::ports::{Cluster, Release, Replica, ReplicaState};
 
-const DEADLINE: Duration = Duration::from_secs(30);
-
 /// What the suite needs of an adapter's surroundings.
 pub struct Releases {
     /// Two releases that work, with two replicas each.
@@ -37,6 +35,9 @@ pub async fn keeps_the_whole_contract(cluster: &dyn Cluster, releases: &Releases
     reconciling_what_is_well_changes_nothing(cluster).await;
     tearing_down_stops_everything_and_may_be_repeated(cluster).await;
 }
+
+/// Far more than any cluster needs.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 pub async fn apply(cluster: &dyn Cluster, release: &Release) -> Result<(), PortError> {
     cluster.apply(release, DEADLINE, &|_| ()).await

@@ -231,10 +231,12 @@ impl Cluster for ProcessCluster {
         Ok(join_all(records.into_iter().map(|record| self.observe(record))).await.into_iter().flatten().collect())
     }
 
-    async fn reconcile(&self) -> Result<(), PortError> {
+    async fn reconcile(&self) -> Result<Vec<String>, PortError> {
         let _rollout = self.rollout.lock().await;
         self.rotate_logs().await?;
-        self.restore_wanted_state().await
+        self.restore_wanted_state().await?;
+        // Nobody else can change processes that only we know of.
+        Ok(Vec::new())
     }
 
     fn service_url(&self) -> String {
