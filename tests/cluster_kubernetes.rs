@@ -12,6 +12,7 @@ use std::time::Duration;
 use cluster::gate::{Gate, State};
 use cluster::{Site, answering_model, in_state, prediction, through_the_api_server, until};
 use contracts::cluster::{apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request};
+use contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd::adapters::cloud::kubernetes::ServiceObject;
 use delayd::error::ErrorKind;
 use delayd::ports::{Cluster, Release, ReplicaState};
@@ -132,7 +133,7 @@ async fn pods_that_a_quota_forbids_are_told() {
     let Some(site) = Site::new("quota") else { return };
     let cluster = site.open();
     apply(&cluster, &site.release(1).await).await.unwrap();
-    site.apply_yaml("{apiVersion: v1, kind: ResourceQuota, metadata: {name: small}, spec: {hard: {pods: \"2\"}}}");
+    site.kubectl(&["create", "quota", "small", "--hard=pods=2"]);
     until("the quota counts", async || site.value("resourcequota/small", ".status.used.pods") == "2").await;
     let error = cluster.apply(&site.release(2).await, Duration::from_secs(5), &|_| ()).await.unwrap_err();
     assert_tells(&error, ErrorKind::Exhausted, &["cannot be made", "exceeded quota", "model_v1 still serves"]);
@@ -238,7 +239,7 @@ async fn a_daemon_that_died_in_the_middle_of_a_rollout_is_followed_by_one_that_g
     apply(&cluster, &first).await.unwrap();
     let (begun, wait) = tokio::sync::oneshot::channel();
     let begun = std::sync::Mutex::new(Some(begun));
-    let tell = |_| drop(begun.lock().unwrap().take().map(|begun| begun.send(())));
+    let tell = |_| begun.lock().unwrap().take().map_or((), |begun| begun.send(()).unwrap_or(()));
     // Dropped as soon as it is under way, as by a crash.
     tokio::select! {
         _ = cluster.apply(&second, cluster::PATIENCE, &tell) => panic!("it was to be interrupted"),
@@ -369,7 +370,7 @@ async fn another_daemon_is_refused_until_the_service_is_handed_over() {
 async fn a_stranger_s_deployment_is_never_taken_over() {
     let Some(site) = Site::new("stranger") else { return };
     site.apply_yaml(
-        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: delay-ml}, spec: {replicas: 0, \
+        "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: delay-ml}, spec: {replicas: 0, \
          selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: c}]}}}}",
     );
     let cluster = site.open();
@@ -480,6 +481,50 @@ async fn a_wrong_authority_is_an_outage_that_says_certificate() {
     });
     let cluster = site.open_with(|settings| settings.kubeconfig = kubeconfig);
     assert_tells(&cluster.probe().await.unwrap_err(), ErrorKind::Unavailable, &["certificate is not trusted"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_of_the_api_server_has_its_kind_and_passing_ones_are_tried_again() {
+    let Some(site) = Site::new("refusals") else { return };
+    let api = site.plain_api();
+    let flaky = FlakyProxy::before(api.address).await;
+    let kubeconfig = site.kubeconfig_for("plain", |config| {
+        config["clusters"][0]["cluster"] = serde_json::json!({ "server": flaky.url() });
+        config["users"][0]["user"] = serde_json::json!({});
+    });
+    let cluster = site.open_with(|settings| {
+        settings.kubeconfig = kubeconfig;
+        settings.request_timeout_secs = 2;
+    });
+    let (first, second) = (site.release(1).await, site.release(2).await);
+    apply(&cluster, &first).await.unwrap();
+    for (status, kind) in [
+        (401, ErrorKind::Denied),
+        (403, ErrorKind::Denied),
+        (404, ErrorKind::NotFound),
+        (409, ErrorKind::Conflict),
+        (429, ErrorKind::Unavailable),
+        (500, ErrorKind::Unavailable),
+        (503, ErrorKind::Unavailable),
+    ] {
+        flaky.set(Mood::Refuse(status));
+        // Whoever has a connection that stands goes on with it.
+        until("the refusal is met", async || cluster.replicas().await.is_err()).await;
+        let error = cluster.replicas().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{status}: {error}");
+        flaky.set(Mood::Pass);
+        assert_eq!(cluster.replicas().await.unwrap().len(), 2);
+    }
+    for mood in [Mood::Down, Mood::CutAfter(200), Mood::Slow(Duration::from_secs(5))] {
+        flaky.set(mood);
+        until("the outage is met", async || cluster.replicas().await.is_err()).await;
+        assert_eq!(cluster.replicas().await.unwrap_err().kind(), ErrorKind::Unavailable, "{mood:?}");
+        flaky.set(Mood::Pass);
+    }
+    flaky.set_for(Mood::Refuse(503), 2);
+    assert_eq!(cluster.replicas().await.unwrap().len(), 2, "the third attempt is heard");
+    apply(&cluster, &second).await.unwrap();
+    assert_eq!(answering_model(&cluster).await, Ok("model_v2".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

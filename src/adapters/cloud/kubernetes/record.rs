@@ -66,13 +66,18 @@ impl KubernetesCluster {
             return Ok(Some(record));
         }
         let (name, map) = (&self.settings().name, self.record_name());
-        let us = us.unwrap_or_else(|| "a daemon that never deployed".to_owned());
-        let message = format!(
-            "the service {name} belongs to the daemon `{}`, and we are `{us}`; stop that one for good and hand the \
-             service over with `kubectl patch configmap {map} --type merge -p '{{\"data\":{{\"owner\":\"{us}\"}}}}'`, or \
-             choose another cluster.kubernetes.name",
-            record.owner
-        );
+        let owner = &record.owner;
+        let message = match us {
+            Some(us) => format!(
+                "the service {name} belongs to the daemon `{owner}`, and we are `{us}`; stop that one for good and hand \
+                 the service over with `kubectl patch configmap {map} --type merge -p \
+                 '{{\"data\":{{\"owner\":\"{us}\"}}}}'`, or choose another cluster.kubernetes.name"
+            ),
+            None => format!(
+                "the service {name} belongs to the daemon `{owner}`, and we have deployed nothing yet; choose another \
+                 cluster.kubernetes.name, or deploy to be told how to take it over"
+            ),
+        };
         Err(PortError::new(ErrorKind::Conflict, format!("looking whose service {name} is"), message))
     }
 
@@ -82,15 +87,12 @@ impl KubernetesCluster {
     /// # Errors
     /// `Conflict` when the service, or a Deployment of that name, is not ours.
     pub(super) async fn claim(&self) -> Result<Record, PortError> {
+        let owner = self.owner.name().await?;
         if let Some(record) = self.own_record().await? {
             return Ok(record);
         }
-        let mut record = Record {
-            owner: self.owner.name().await?,
-            applied: self.lost_release().await?,
-            rolling: None,
-            version: None,
-        };
+        let mut record =
+            Record { owner, applied: self.lost_release().await?, rolling: None, version: None };
         match self.write_record(&mut record).await {
             Ok(()) => Ok(record),
             // Somebody was quicker.
@@ -168,8 +170,7 @@ impl KubernetesCluster {
         if kept.as_ref() != Some(release) {
             return Ok(None);
         }
-        let manifests: Option<Vec<Manifest>> =
-            data.get("manifests.json").and_then(|text| serde_json::from_str(text).ok());
+        let manifests: Option<Vec<Manifest>> = data.get("manifests.json").and_then(|text| serde_json::from_str(text).ok());
         let versions = self.versions().await?;
         Ok(manifests.filter(|all| all.iter().all(|one| one.api_version() == versions.of(one.object))))
     }
@@ -237,8 +238,11 @@ impl KubernetesCluster {
         data: BTreeMap<String, String>,
         resource_version: Option<String>,
     ) -> ConfigMap {
-        let labels =
-            [(SERVICE_LABEL, self.settings().name.as_str()), (KEEPS_LABEL, keeps), (MANAGED_BY_LABEL, FIELD_MANAGER)];
+        let labels = [
+            (SERVICE_LABEL, self.settings().name.as_str()),
+            (KEEPS_LABEL, keeps),
+            (MANAGED_BY_LABEL, FIELD_MANAGER),
+        ];
         let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
         ConfigMap {
             metadata: ObjectMeta { name: Some(name), labels: Some(labels), resource_version, ..ObjectMeta::default() },
