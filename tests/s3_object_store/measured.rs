@@ -82,13 +82,13 @@ async fn sixty_four_mebibytes_next_to_the_plain_sdk() {
     let digest = timed(async { Digest::of(&body) }).await.0;
     // The first round warms up.
     let times = times.map(|times| median(times[1..].to_vec()));
-    println!("64 MiB, median of {ROUNDS} rounds, time and its ratio to the plain SDK's single request");
+    eprintln!("64 MiB, median of {ROUNDS} rounds, time and its ratio to the plain SDK's single request");
     let ways = ["put, plain SDK", "put in parts", "put at once", "get, plain SDK", "get in parts", "get at once"];
     for (way, (what, time)) in ways.iter().zip(times).enumerate() {
         let ratio = time.as_secs_f64() / times[way / 3 * 3].as_secs_f64();
-        println!("{what:<16} {:>6} ms  {ratio:.2}", time.as_millis());
+        eprintln!("{what:<16} {:>6} ms  {ratio:.2}", time.as_millis());
     }
-    println!("SHA-256 alone    {:>6} ms", digest.as_millis());
+    eprintln!("SHA-256 alone    {:>6} ms", digest.as_millis());
 }
 
 #[tokio::test]
@@ -122,6 +122,6 @@ async fn an_outage_as_one_call_sees_it() {
             // The next call after the outage works at once.
             assert_eq!(store.get("small").await.unwrap(), noise(1000, 1));
         }
-        println!("outage of {outage_ms} ms: {outlasted} of {CALLS} calls outlast it, median {:?}", median(waits));
+        eprintln!("outage of {outage_ms} ms: {outlasted} of {CALLS} calls outlast it, median {:?}", median(waits));
     }
 }
