@@ -50,7 +50,6 @@ impl HttpClientSettings {
 }
 
 /// A builder of HTTP clients with this program's TLS implementation in place.
-#[must_use]
 pub fn client_builder() -> reqwest::ClientBuilder {
     install_tls();
     reqwest::Client::builder()
