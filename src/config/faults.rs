@@ -128,11 +128,7 @@ impl Settings {
         if self.cluster.kind != ClusterKind::Kubernetes {
             return Vec::new();
         }
-        let fault = |expected| Fault {
-            key: "cluster.kubernetes".to_owned(),
-            found: "not usable".to_owned(),
-            expected,
-        };
+        let fault = |expected| Fault { key: "cluster.kubernetes".to_owned(), found: "not usable".to_owned(), expected };
         self.cluster.kubernetes.faults().into_iter().map(fault).collect()
     }
 

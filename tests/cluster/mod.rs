@@ -222,7 +222,8 @@ impl Site {
     /// A token of the daemon's service account.
     pub fn token(&self) -> String {
         let request = self.folder.path().join("token-request.json");
-        std::fs::write(&request, r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}"#).unwrap();
+        std::fs::write(&request, r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}"#)
+            .unwrap();
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/delayd/token", self.namespace);
         let answer = self.kubectl_anywhere(&["create", "--raw", &path, "-f", request.to_str().unwrap()]);
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();

@@ -236,7 +236,8 @@ mod tests {
 
     fn events(of: &[(&str, &str)]) -> Vec<Event> {
         let event = |(reason, message): &(&str, &str)| {
-            let event = json!({"metadata": {}, "involvedObject": {}, "type": "Warning", "reason": reason, "message": message});
+            let event =
+                json!({"metadata": {}, "involvedObject": {}, "type": "Warning", "reason": reason, "message": message});
             serde_json::from_value(event).unwrap()
         };
         of.iter().map(event).collect()
@@ -322,7 +323,8 @@ mod tests {
     #[test]
     fn pods_that_are_not_made_are_told_with_the_admission_s_reason() {
         let of = |message: &str| {
-            let condition = json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message});
+            let condition =
+                json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message});
             let deployment = json!({"metadata": {}, "status": {"conditions": [condition]}});
             of_deployment(&serde_json::from_value(deployment).unwrap()).unwrap().kind
         };

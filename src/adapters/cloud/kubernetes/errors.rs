@@ -129,7 +129,10 @@ mod tests {
     fn a_missing_right_is_told_as_the_api_server_names_it() {
         let said = "deployments.apps \"delay-ml\" is forbidden: User \"x\" cannot patch resource \"deployments\"";
         let text = answered(403, said).to_string();
-        assert!(text.contains("cannot patch resource \"deployments\"") && text.contains("k8s/rbac/role.yaml"), "{text}");
+        assert!(
+            text.contains("cannot patch resource \"deployments\"") && text.contains("k8s/rbac/role.yaml"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -29,8 +29,7 @@ impl KubernetesCluster {
         let put = self.client.call(&action, move |connection| {
             let (resource, name, body, params) = (resource.clone(), name.clone(), body.clone(), params.clone());
             async move {
-                let api: Api<DynamicObject> =
-                    Api::namespaced_with(connection.client, &connection.namespace, &resource);
+                let api: Api<DynamicObject> = Api::namespaced_with(connection.client, &connection.namespace, &resource);
                 api.patch(&name, &params, &Patch::Apply(&body)).await
             }
         });
@@ -44,8 +43,7 @@ impl KubernetesCluster {
         let found = self.client.call(&action, move |connection| {
             let (resource, name) = (resource.clone(), name.clone());
             async move {
-                let api: Api<DynamicObject> =
-                    Api::namespaced_with(connection.client, &connection.namespace, &resource);
+                let api: Api<DynamicObject> = Api::namespaced_with(connection.client, &connection.namespace, &resource);
                 api.get_opt(&name).await
             }
         });
@@ -59,8 +57,7 @@ impl KubernetesCluster {
         let deleted = self.client.call(&action, move |connection| {
             let (resource, name) = (resource.clone(), name.clone());
             async move {
-                let api: Api<DynamicObject> =
-                    Api::namespaced_with(connection.client, &connection.namespace, &resource);
+                let api: Api<DynamicObject> = Api::namespaced_with(connection.client, &connection.namespace, &resource);
                 api.delete(&name, &DeleteParams::background()).await.map(|_| ())
             }
         });

@@ -116,6 +116,9 @@ mod tests {
     #[tokio::test]
     async fn a_configured_name_needs_no_file() {
         let owner = Owner::new("loop-1", Path::new("/nowhere"));
-        assert_eq!((owner.known().await.unwrap(), owner.name().await.unwrap()), (Some("loop-1".into()), "loop-1".into()));
+        assert_eq!(
+            (owner.known().await.unwrap(), owner.name().await.unwrap()),
+            (Some("loop-1".into()), "loop-1".into())
+        );
     }
 }

@@ -204,16 +204,15 @@ mod tests {
 
     #[test]
     fn what_the_api_server_keeps_for_itself_is_no_difference() {
-        let live = json!({"metadata": {"name": "a", "resourceVersion": "1", "generation": 3}, "status": {"replicas": 1}});
+        let live =
+            json!({"metadata": {"name": "a", "resourceVersion": "1", "generation": 3}, "status": {"replicas": 1}});
         let wanted = json!({"metadata": {"name": "a", "resourceVersion": "2", "generation": 4}, "status": {}});
         assert_eq!(differences(&live, &wanted), Vec::<String>::new());
     }
 
     #[test]
     fn differences_are_told_by_their_place_and_values_only_where_they_cannot_be_secret() {
-        let spec = |replicas: u32, image: &str, value: &str| {
-            json!({"spec": {"replicas": replicas, "containers": [{"image": image, "env": [{"value": value}]}]}})
-        };
+        let spec = |replicas: u32, image: &str, value: &str| json!({"spec": {"replicas": replicas, "containers": [{"image": image, "env": [{"value": value}]}]}});
         let found = differences(&spec(5, "evil", "s3cret"), &spec(2, "good", "other"));
         assert_eq!(
             found,

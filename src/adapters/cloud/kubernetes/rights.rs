@@ -163,7 +163,9 @@ mod tests {
                 sub => format!("{}/{sub}", right.resource),
             };
             let grants = |rule: &&serde_json::Value| {
-                has(&rule["apiGroups"], right.group) && has(&rule["resources"], &resource) && has(&rule["verbs"], right.verb)
+                has(&rule["apiGroups"], right.group)
+                    && has(&rule["resources"], &resource)
+                    && has(&rule["verbs"], right.verb)
             };
             assert!(rules.iter().any(|rule| grants(&rule)), "{right} is not granted");
         }

@@ -208,12 +208,7 @@ impl KubernetesCluster {
     }
 
     /// Why it does not become ready, with what events and logs tell.
-    pub(super) async fn explained(
-        &self,
-        standing: Standing,
-        release: &Release,
-        waited: Option<Duration>,
-    ) -> PortError {
+    pub(super) async fn explained(&self, standing: Standing, release: &Release, waited: Option<Duration>) -> PortError {
         let mut troubles = Vec::new();
         let message = standing.message(release);
         for trouble in standing.troubles {
@@ -290,12 +285,7 @@ impl KubernetesCluster {
     }
 
     /// Back to the release that ran before, all of it; says what came of it.
-    async fn go_back(
-        &self,
-        record: &mut Record,
-        failed: &Planned,
-        before: Option<Planned>,
-    ) -> Result<String, Failure> {
+    async fn go_back(&self, record: &mut Record, failed: &Planned, before: Option<Planned>) -> Result<String, Failure> {
         let Some(before) = before else {
             for manifest in &failed.manifests {
                 self.take_away(manifest).await.map_err(Failure::of)?;
@@ -340,7 +330,8 @@ fn check(release: &Release) -> Result<(), String> {
     if release.replicas == 0 {
         return Err("a release needs at least one replica; to stop the service, tear it down".to_owned());
     }
-    let by_digest = release.image.rsplit_once('@').is_some_and(|(_, digest)| digest.parse::<crate::ids::Digest>().is_ok());
+    let by_digest =
+        release.image.rsplit_once('@').is_some_and(|(_, digest)| digest.parse::<crate::ids::Digest>().is_ok());
     if release.image.starts_with("oci:") || !by_digest {
         return Err(format!(
             "nodes cannot pull `{}`; expected an image in a registry by digest, like \

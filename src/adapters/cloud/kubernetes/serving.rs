@@ -61,9 +61,10 @@ impl KubernetesCluster {
     async fn service_fault(&self, release: &Release) -> Result<Option<String>, PortError> {
         let own = release.deployment.to_string();
         let pods = self.pods().await?;
-        let serving = pods.iter().filter(|pod| is_serving(pod)).filter(|pod| {
-            pod.metadata.labels.as_ref().and_then(|labels| labels.get(DEPLOYMENT_LABEL)) == Some(&own)
-        });
+        let serving = pods
+            .iter()
+            .filter(|pod| is_serving(pod))
+            .filter(|pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(DEPLOYMENT_LABEL)) == Some(&own));
         let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         for pod in serving {
             names.insert(name(pod).to_owned());
@@ -115,7 +116,9 @@ impl KubernetesCluster {
         for _ in 0..needed {
             match self.front_page(&url).await {
                 Ok(page) if names.contains(&page.replica) => {}
-                Ok(page) => return Some(format!("is answered by {} still, which is not of this release", page.replica)),
+                Ok(page) => {
+                    return Some(format!("is answered by {} still, which is not of this release", page.replica));
+                }
                 Err(fault) => return Some(fault),
             }
         }

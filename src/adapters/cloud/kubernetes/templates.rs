@@ -9,7 +9,9 @@ use minijinja::{Environment, ErrorKind as TemplateFault, UndefinedBehavior};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::manifest::{ApiVersions, DEPLOYMENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, Manifest, SERVICE_LABEL};
+use super::manifest::{
+    ApiVersions, DEPLOYMENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, Manifest, SERVICE_LABEL,
+};
 use super::settings::{KubernetesSettings, ServiceObject};
 use crate::error::{ErrorKind, chain};
 use crate::ports::{PortError, Release};
@@ -93,7 +95,10 @@ impl<'a> Variables<'a> {
     fn of(release: &'a Release, around: &Surroundings<'a>, object: ServiceObject) -> Self {
         let settings = around.settings;
         let selector = selector(&settings.name);
-        let own = [("app.kubernetes.io/name", settings.name.clone()), ("app.kubernetes.io/component", "inference".to_owned())];
+        let own = [
+            ("app.kubernetes.io/name", settings.name.clone()),
+            ("app.kubernetes.io/component", "inference".to_owned()),
+        ];
         let mut labels = selector.clone();
         labels.extend(own);
         let mut pod_labels = labels.clone();
@@ -271,13 +276,8 @@ mod tests {
     }
 
     fn rendered(settings: &KubernetesSettings, versions: ApiVersions) -> Result<Vec<Manifest>, PortError> {
-        let around = Surroundings {
-            settings,
-            namespace: "flights",
-            drain_linger_secs: 5,
-            progress_deadline_secs: 60,
-            versions,
-        };
+        let around =
+            Surroundings { settings, namespace: "flights", drain_linger_secs: 5, progress_deadline_secs: 60, versions };
         render(&release(), &around)
     }
 
@@ -328,8 +328,7 @@ mod tests {
     fn with_template(file: &str, text: &str) -> Result<Vec<Manifest>, PortError> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(file), text).unwrap();
-        let settings =
-            KubernetesSettings { templates_dir: folder.path().to_owned(), ..KubernetesSettings::default() };
+        let settings = KubernetesSettings { templates_dir: folder.path().to_owned(), ..KubernetesSettings::default() };
         rendered(&settings, NEW)
     }
 
