@@ -89,6 +89,12 @@ async fn refused(cluster: &dyn Cluster, good: &Release, bad: &Release, limit: Du
     error
 }
 
+/// How long the API server is away; longer ones are for measuring.
+fn outage() -> Duration {
+    let secs = std::env::var("DELAYD_TEST_OUTAGE_SECS").ok().and_then(|secs| secs.parse().ok());
+    Duration::from_secs(secs.unwrap_or(2))
+}
+
 fn assert_tells(error: &delayd::error::PortError, kind: ErrorKind, parts: &[&str]) {
     let text = delayd::error::chain(error);
     assert_eq!(error.kind(), kind, "{text}");
@@ -111,6 +117,7 @@ async fn a_crash_loop_is_rolled_back_before_the_deadline_with_code_and_log() {
     let (good, bad) = (site.release(1).await, site.damaged_release(2).await);
     let begun = std::time::Instant::now();
     let error = refused(&site.open(), &good, &bad, Duration::from_secs(600)).await;
+    eprintln!("a crash loop was rolled back {:?} after the good release was begun", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(300), "nobody waits for what crashed twice");
     let parts = ["exited with code 1", "2 times", "its last lines", "delayd-serve:", "model_v1 still serves"];
     assert_tells(&error, ErrorKind::Invalid, &parts);
@@ -159,12 +166,14 @@ async fn a_pod_that_is_killed_is_replaced_and_both_are_told() {
     let cluster = site.open();
     apply(&cluster, &site.release(1).await).await.unwrap();
     let victim = ready(&cluster).await.remove(0);
+    let killed = std::time::Instant::now();
     site.kubectl(&["delete", "pod", &victim.name, "--grace-period=0", "--force", "--wait=false"]);
     until("another pod is ready", async || {
         let now = ready(&cluster).await;
         now.len() == 2 && now.iter().all(|replica| replica.name != victim.name)
     })
     .await;
+    eprintln!("a killed pod was replaced and ready after {:?}", killed.elapsed());
     assert_eq!(cluster.reconcile().await.unwrap(), Vec::<String>::new(), "the cluster did it by itself");
     assert_eq!(answering_model(&cluster).await, Ok("model_v1".to_owned()));
 }
@@ -193,9 +202,15 @@ async fn while_the_api_server_is_away_the_service_serves_and_everything_goes_on_
         for error in errors {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{state:?}: {error}");
         }
-        assert_eq!(answering_model(&cluster).await, Ok("model_v1".to_owned()));
+        let shut = std::time::Instant::now();
+        while shut.elapsed() < outage() {
+            assert_eq!(answering_model(&cluster).await, Ok("model_v1".to_owned()));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         gate.set(State::Open);
+        let back = std::time::Instant::now();
         until("it answers again", async || cluster.current().await.is_ok()).await;
+        eprintln!("{state:?} for {:?}: it was used again after {:?}", outage(), back.elapsed());
         assert_eq!(cluster.current().await.unwrap().as_ref(), Some(&first));
     }
 }
@@ -492,35 +507,35 @@ async fn every_refusal_of_the_api_server_has_its_kind_and_passing_ones_are_tried
         config["clusters"][0]["cluster"] = serde_json::json!({ "server": flaky.url() });
         config["users"][0]["user"] = serde_json::json!({});
     });
-    let cluster = site.open_with(|settings| {
-        settings.kubeconfig = kubeconfig;
-        settings.request_timeout_secs = 2;
-    });
+    // Each with connections of its own: those that stand go on.
+    let open = || {
+        site.open_with(|settings| {
+            settings.kubeconfig = kubeconfig.clone();
+            settings.request_timeout_secs = 2;
+        })
+    };
     let (first, second) = (site.release(1).await, site.release(2).await);
-    apply(&cluster, &first).await.unwrap();
-    for (status, kind) in [
-        (401, ErrorKind::Denied),
-        (403, ErrorKind::Denied),
-        (404, ErrorKind::NotFound),
-        (409, ErrorKind::Conflict),
-        (429, ErrorKind::Unavailable),
-        (500, ErrorKind::Unavailable),
-        (503, ErrorKind::Unavailable),
+    apply(&open(), &first).await.unwrap();
+    for (mood, kind) in [
+        (Mood::Refuse(401), ErrorKind::Denied),
+        (Mood::Refuse(403), ErrorKind::Denied),
+        (Mood::Refuse(404), ErrorKind::NotFound),
+        (Mood::Refuse(409), ErrorKind::Conflict),
+        (Mood::Refuse(429), ErrorKind::Unavailable),
+        (Mood::Refuse(500), ErrorKind::Unavailable),
+        (Mood::Refuse(503), ErrorKind::Unavailable),
+        (Mood::Down, ErrorKind::Unavailable),
+        (Mood::CutAfter(200), ErrorKind::Unavailable),
+        (Mood::Slow(Duration::from_secs(5)), ErrorKind::Unavailable),
     ] {
-        flaky.set(Mood::Refuse(status));
-        // Whoever has a connection that stands goes on with it.
-        until("the refusal is met", async || cluster.replicas().await.is_err()).await;
-        let error = cluster.replicas().await.unwrap_err();
-        assert_eq!(error.kind(), kind, "{status}: {error}");
-        flaky.set(Mood::Pass);
-        assert_eq!(cluster.replicas().await.unwrap().len(), 2);
-    }
-    for mood in [Mood::Down, Mood::CutAfter(200), Mood::Slow(Duration::from_secs(5))] {
+        let cluster = open();
         flaky.set(mood);
-        until("the outage is met", async || cluster.replicas().await.is_err()).await;
-        assert_eq!(cluster.replicas().await.unwrap_err().kind(), ErrorKind::Unavailable, "{mood:?}");
+        let error = cluster.replicas().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{mood:?}: {error}");
         flaky.set(Mood::Pass);
+        assert_eq!(cluster.replicas().await.unwrap().len(), 2, "after {mood:?}");
     }
+    let cluster = open();
     flaky.set_for(Mood::Refuse(503), 2);
     assert_eq!(cluster.replicas().await.unwrap().len(), 2, "the third attempt is heard");
     apply(&cluster, &second).await.unwrap();

@@ -70,7 +70,8 @@ fn phase(pod: &Pod) -> &str {
 
 /// Whether nothing of the pod runs any more.
 fn has_ended(pod: &Pod) -> bool {
-    let is_over = |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    let is_over =
+        |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.terminated.is_some());
     matches!(phase(pod), "Failed" | "Succeeded") || (containers(pod).count() > 0 && containers(pod).all(is_over))
 }
 
@@ -142,7 +143,8 @@ mod tests {
         let leaving = json!({"deletionTimestamp": LATE});
         let mut ended = running(false, EARLY, LATE);
         ended["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 0}});
-        let unscheduled = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
+        let unscheduled =
+            json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
         for (metadata, status, expected) in [
             (json!({}), json!({"phase": "Pending"}), Some(ReplicaState::Starting)),
             (json!({}), unscheduled, Some(ReplicaState::Failed)),

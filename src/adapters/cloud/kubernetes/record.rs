@@ -91,8 +91,7 @@ impl KubernetesCluster {
         if let Some(record) = self.own_record().await? {
             return Ok(record);
         }
-        let mut record =
-            Record { owner, applied: self.lost_release().await?, rolling: None, version: None };
+        let mut record = Record { owner, applied: self.lost_release().await?, rolling: None, version: None };
         match self.write_record(&mut record).await {
             Ok(()) => Ok(record),
             // Somebody was quicker.
@@ -170,7 +169,8 @@ impl KubernetesCluster {
         if kept.as_ref() != Some(release) {
             return Ok(None);
         }
-        let manifests: Option<Vec<Manifest>> = data.get("manifests.json").and_then(|text| serde_json::from_str(text).ok());
+        let manifests: Option<Vec<Manifest>> =
+            data.get("manifests.json").and_then(|text| serde_json::from_str(text).ok());
         let versions = self.versions().await?;
         Ok(manifests.filter(|all| all.iter().all(|one| one.api_version() == versions.of(one.object))))
     }
@@ -238,11 +238,8 @@ impl KubernetesCluster {
         data: BTreeMap<String, String>,
         resource_version: Option<String>,
     ) -> ConfigMap {
-        let labels = [
-            (SERVICE_LABEL, self.settings().name.as_str()),
-            (KEEPS_LABEL, keeps),
-            (MANAGED_BY_LABEL, FIELD_MANAGER),
-        ];
+        let labels =
+            [(SERVICE_LABEL, self.settings().name.as_str()), (KEEPS_LABEL, keeps), (MANAGED_BY_LABEL, FIELD_MANAGER)];
         let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
         ConfigMap {
             metadata: ObjectMeta { name: Some(name), labels: Some(labels), resource_version, ..ObjectMeta::default() },

@@ -208,12 +208,7 @@ impl KubernetesCluster {
     }
 
     /// Why it does not become ready, with what events and logs tell.
-    pub(super) async fn explained(
-        &self,
-        standing: Standing,
-        release: &Release,
-        waited: Option<Duration>,
-    ) -> PortError {
+    pub(super) async fn explained(&self, standing: Standing, release: &Release, waited: Option<Duration>) -> PortError {
         let mut troubles = Vec::new();
         let message = standing.message(release);
         for trouble in standing.troubles {
