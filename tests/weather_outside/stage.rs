@@ -84,8 +84,12 @@ impl Home {
         let limits = ParseLimits::default();
         let context =
             BuildContext { contract: &contract, airports: &reference.airports, mapping: None, limits: &limits };
-        let window =
-            DatasetWindow { from: utc("2013-07-01T00:00:00Z"), until: utc(NOW), as_of: utc(NOW), policy: policy.into() };
+        let window = DatasetWindow {
+            from: utc("2013-07-01T00:00:00Z"),
+            until: utc(NOW),
+            as_of: utc(NOW),
+            policy: policy.into(),
+        };
         let built = build_dataset(self.world.store.as_ref(), &[key.to_owned()], &window, context).await.unwrap();
         assert_eq!(built.records.len(), 921);
         let version = store_dataset(self.world.store.as_ref(), &built.manifest, &built.records).await.unwrap();
