@@ -41,7 +41,6 @@ setup-test: setup
 	@scripts/setup/packages test
 
 test: setup-test service ## every test, with the real parts they need
-	@cargo build --release --locked --bin delayd
 	@if command -v cargo-nextest >/dev/null; then \
 	  DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --workspace --no-fail-fast; \
 	else \
@@ -57,8 +56,7 @@ test-cluster: setup-test service ## the tests that need a Kubernetes (KUBECONFIG
 	  echo "[test] set KUBECONFIG to a cluster for tests, and DELAYD_TEST_REGISTRY to a registry (host:port, plain http) that its nodes pull from" >&2; \
 	  exit 1; \
 	fi
-	@cargo build --release --locked --bin delayd
-	@DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --no-fail-fast --test-threads 1 $(CLUSTER_TESTS)
+	@DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --workspace --no-fail-fast --test-threads 1 $(CLUSTER_TESTS)
 
 lint: setup ## format and clippy, warnings are errors
 	@cargo fmt --all --check
