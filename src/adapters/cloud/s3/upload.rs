@@ -2,13 +2,14 @@
 //! stops waiting; one whose process was killed costs storage until the bucket's
 //! lifecycle rule removes it, and is never seen as an object.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use super::S3Store;
 use super::failure::Failure;
@@ -104,18 +105,27 @@ impl S3Store {
         })
     }
 
+    /// Sends every part. After a failure none is begun any more, but those under way
+    /// are waited for: a part that arrives after the upload's end would stay.
     async fn upload_parts(&self, upload: &Upload, body: &Bytes) -> Result<Vec<CompletedPart>, Failure> {
         let size = part_size(body.len() as u64, self.settings.part_bytes);
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let starts = (0..body.len()).step_by(size);
+        let failed = &AtomicBool::new(false);
         let sending: Vec<_> = starts
             .zip(1..)
-            .map(|(start, number)| {
+            .map(|(start, number)| async move {
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
                 let bytes = body.slice(start..body.len().min(start.saturating_add(size)));
-                self.upload_part(upload, number, bytes)
+                let sent = self.upload_part(upload, number, bytes).await;
+                failed.fetch_or(sent.is_err(), Ordering::Relaxed);
+                sent.map(Some)
             })
             .collect();
-        stream::iter(sending).buffered(self.settings.concurrency).try_collect().await
+        let outcomes: Vec<_> = stream::iter(sending).buffered(self.settings.concurrency).collect().await;
+        outcomes.into_iter().filter_map(Result::transpose).collect()
     }
 
     async fn upload_part(&self, upload: &Upload, number: i32, bytes: Bytes) -> Result<CompletedPart, Failure> {
