@@ -90,8 +90,11 @@ impl Drop for EndBuilds {
     }
 }
 
-/// Owners of the actors' threads.
+/// Owners of the actors' threads, in the order in which they are stopped. The
+/// coordinator goes first: to it a stage that is gone is a step that failed, and a
+/// cycle that was only interrupted must not be undone.
 struct Actors {
+    _coordinator: SupervisedActor<CoordinatorActor>,
     _data: SupervisedActor<DataActor>,
     _training: SupervisedActor<TrainingActor>,
     _registry: SupervisedActor<RegistryActor>,
@@ -100,7 +103,6 @@ struct Actors {
     _verification: SupervisedActor<VerificationActor>,
     _monitor: SupervisedActor<MonitorActor>,
     _notifier: SupervisedActor<NotifierActor>,
-    _coordinator: SupervisedActor<CoordinatorActor>,
 }
 
 impl Daemon {
@@ -323,6 +325,7 @@ impl Parts {
             supervision,
             _builds: EndBuilds(builds),
             _actors: Actors {
+                _coordinator: coordinator,
                 _data: data_actor,
                 _training: training,
                 _registry: registry,
@@ -331,7 +334,6 @@ impl Parts {
                 _verification: verification,
                 _monitor: monitor,
                 _notifier: notifier,
-                _coordinator: coordinator,
             },
         })
     }

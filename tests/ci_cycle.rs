@@ -160,6 +160,11 @@ async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMu
     }
 }
 
+/// Has the daemon go on with what is unfinished; its actors may only be starting.
+async fn resume(daemon: &Daemon) {
+    until("the daemon's actors run", || async { daemon.resume().await.ok() }).await;
+}
+
 async fn finished(daemon: &Daemon, cycle: CycleId) -> Cycle {
     until("the cycle is finished", || async {
         let found = daemon.env.ledger.cycle(cycle).await.unwrap().unwrap();
@@ -213,7 +218,7 @@ fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
         std::fs::create_dir_all(&state).unwrap();
         let (cycle, ..) = registered(&Ledger::open(&ledger_path(&state)).unwrap(), &state).await;
         let daemon = start(settings);
-        daemon.resume().await.unwrap();
+        resume(&daemon).await;
         let ended = finished(&daemon, cycle.id).await;
         assert_eq!(ended.outcome, Some(CycleOutcome::Failed), "{}", ended.detail);
         for part in [&commit[..12], "exit status 4", "error: the encoder is not there", "build.log"] {
@@ -257,7 +262,7 @@ fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
         std::fs::create_dir_all(&state).unwrap();
         let (cycle, ..) = registered(&Ledger::open(&ledger_path(&state)).unwrap(), &state).await;
         let daemon = start(settings);
-        daemon.resume().await.unwrap();
+        resume(&daemon).await;
         until("the outage is told", || async {
             alerts(&daemon).await.into_iter().find(|(title, _)| title == "cycle_1 waits at `build`")
         })
@@ -294,7 +299,7 @@ fn a_daemon_that_stops_ends_its_build_and_leaves_the_cycle_to_the_next_start() {
         std::fs::create_dir_all(&state).unwrap();
         let (cycle, ..) = registered(&Ledger::open(&ledger_path(&state)).unwrap(), &state).await;
         let daemon = start(settings.clone());
-        daemon.resume().await.unwrap();
+        resume(&daemon).await;
         let pid = until("the build runs", || async {
             std::fs::read_to_string(&pid_file).ok().map(|pid| pid.trim().to_owned()).filter(|pid| !pid.is_empty())
         })
@@ -315,7 +320,7 @@ fn a_daemon_that_stops_ends_its_build_and_leaves_the_cycle_to_the_next_start() {
         // The next start does it again.
         std::fs::remove_file(&pid_file).unwrap();
         let next = start(settings);
-        next.resume().await.unwrap();
+        resume(&next).await;
         until("the build runs again", || async { pid_file.exists().then_some(()) }).await;
         let build = step(&next.env.ledger, cycle.id, "build").await.unwrap();
         assert_eq!(build.attempt, 2);
@@ -440,8 +445,25 @@ fn what_was_built_is_recorded_annotated_exported_and_withdrawn() {
         assert!(lineage.edges.iter().any(|edge| edge.from == node.id && edge.to == export.reference));
         assert!(lineage.tree().contains(&format!("service {}", &commit[..12])), "{}", lineage.tree());
 
+        let told = |arguments: &[&str]| {
+            let mut delayd = std::process::Command::new(env!("CARGO_BIN_EXE_delayd"));
+            let output = delayd.arg("--state").arg(bench.state()).args(arguments).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        };
+        assert_eq!(told(&["image", "--github-output"]), (Some(0), github));
+        assert_eq!(told(&["image", "--dotenv", "model_v1"]), (Some(0), dotenv));
+        let (_, text) = told(&["image"]);
+        assert!(text.contains(&commit) && text.contains(packaged.digest.as_str()), "{text}");
+        let json: ImageExport = serde_json::from_str(&told(&["--json", "image"]).1).unwrap();
+        assert_eq!(json, export);
+        let (_, log) = told(&["build-log", "cycle_1"]);
+        assert!(log.contains("$ nice -n 10 sh build.sh"), "{log}");
+        assert_eq!(told(&["build-log"]).1, log);
+        assert_eq!(told(&["build-log", "cycle_9"]).0, Some(4));
+
         let withdraw = WithdrawImage { model: bench.cycle.model };
         ask(&bench.packaging.actor_ref(), withdraw, SOON).await.unwrap();
+        assert_eq!(told(&["image"]).0, Some(4));
         assert!(!bench.state().join("image.json").exists() && !bench.state().join("image.env").exists());
         assert_eq!(get(&format!("{url}/image")).await.0, 404);
     });
@@ -487,7 +509,7 @@ fn older_ledger(path: &Path) {
     newest
         .execute_batch(
             "UPDATE steps SET position = -position; UPDATE steps SET position = -position / 10;
-             DROP TABLE builds; ALTER TABLE images DROP COLUMN withdrawn_at; PRAGMA user_version = 1;",
+             DROP TABLE builds; ALTER TABLE images DROP COLUMN withdrawn_at; PRAGMA user_version = 3;",
         )
         .unwrap();
 }
@@ -522,7 +544,7 @@ fn a_cycle_that_an_older_daemon_packaged_goes_on_without_a_build() {
         let daemon = start(settings);
         let newer: Vec<(u32, String)> = older.iter().map(|(position, name)| (position * 10, name.clone())).collect();
         assert_eq!(positions("steps"), newer);
-        daemon.resume().await.unwrap();
+        resume(&daemon).await;
         // The made-up service does not run: what counts is that its image was pushed, and nothing was built.
         let ended = finished(&daemon, cycle.id).await;
         assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);

@@ -214,7 +214,8 @@ async fn a_key_opens_a_repository_by_ssh_and_an_unknown_host_is_not_trusted() {
     let keys = place.folder.path().join("it's ssh");
     std::fs::create_dir_all(&keys).unwrap();
     let server = ServerProcess::sshd(&keys);
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name;
+    let user = std::process::Command::new("id").arg("-un").output().unwrap().stdout;
+    let user = String::from_utf8(user).unwrap().trim().to_owned();
     let path = place.root().join("service").display().to_string();
     let settings = SourceSettings {
         ssh_key_path: server.key.clone(),

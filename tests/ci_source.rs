@@ -195,6 +195,17 @@ fn a_subdirectory_is_built_and_a_missing_one_is_named() {
 }
 
 #[test]
+fn a_state_directory_may_be_named_from_where_the_daemon_was_started() {
+    let place = tempfile::tempdir().unwrap();
+    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+    let up: std::path::PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
+    let relative = up.join(place.path().strip_prefix("/").unwrap()).join("state");
+    assert!(relative.is_relative());
+    let built = build(&script_settings(&repository.url()), &relative, FIRST).unwrap();
+    assert!(built.binary.is_file());
+}
+
+#[test]
 fn a_command_that_builds_nothing_is_told_so() {
     let place = tempfile::tempdir().unwrap();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), "echo nothing to do\n");

@@ -12,6 +12,7 @@ use std::time::Duration;
 use cluster::gate::{Gate, State};
 use cluster::{Site, answering_model, in_state, prediction, through_the_api_server, until};
 use contracts::cluster::{apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request};
+use contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd::adapters::cloud::kubernetes::ServiceObject;
 use delayd::error::ErrorKind;
 use delayd::ports::{Cluster, Release, ReplicaState};
@@ -88,6 +89,12 @@ async fn refused(cluster: &dyn Cluster, good: &Release, bad: &Release, limit: Du
     error
 }
 
+/// How long the API server is away; longer ones are for measuring.
+fn outage() -> Duration {
+    let secs = std::env::var("DELAYD_TEST_OUTAGE_SECS").ok().and_then(|secs| secs.parse().ok());
+    Duration::from_secs(secs.unwrap_or(2))
+}
+
 fn assert_tells(error: &delayd::error::PortError, kind: ErrorKind, parts: &[&str]) {
     let text = delayd::error::chain(error);
     assert_eq!(error.kind(), kind, "{text}");
@@ -110,6 +117,7 @@ async fn a_crash_loop_is_rolled_back_before_the_deadline_with_code_and_log() {
     let (good, bad) = (site.release(1).await, site.damaged_release(2).await);
     let begun = std::time::Instant::now();
     let error = refused(&site.open(), &good, &bad, Duration::from_secs(600)).await;
+    eprintln!("a crash loop was rolled back {:?} after the good release was begun", begun.elapsed());
     assert!(begun.elapsed() < Duration::from_secs(300), "nobody waits for what crashed twice");
     let parts = ["exited with code 1", "2 times", "its last lines", "delayd-serve:", "model_v1 still serves"];
     assert_tells(&error, ErrorKind::Invalid, &parts);
@@ -132,7 +140,7 @@ async fn pods_that_a_quota_forbids_are_told() {
     let Some(site) = Site::new("quota") else { return };
     let cluster = site.open();
     apply(&cluster, &site.release(1).await).await.unwrap();
-    site.apply_yaml("{apiVersion: v1, kind: ResourceQuota, metadata: {name: small}, spec: {hard: {pods: \"2\"}}}");
+    site.kubectl(&["create", "quota", "small", "--hard=pods=2"]);
     until("the quota counts", async || site.value("resourcequota/small", ".status.used.pods") == "2").await;
     let error = cluster.apply(&site.release(2).await, Duration::from_secs(5), &|_| ()).await.unwrap_err();
     assert_tells(&error, ErrorKind::Exhausted, &["cannot be made", "exceeded quota", "model_v1 still serves"]);
@@ -158,12 +166,14 @@ async fn a_pod_that_is_killed_is_replaced_and_both_are_told() {
     let cluster = site.open();
     apply(&cluster, &site.release(1).await).await.unwrap();
     let victim = ready(&cluster).await.remove(0);
+    let killed = std::time::Instant::now();
     site.kubectl(&["delete", "pod", &victim.name, "--grace-period=0", "--force", "--wait=false"]);
     until("another pod is ready", async || {
         let now = ready(&cluster).await;
         now.len() == 2 && now.iter().all(|replica| replica.name != victim.name)
     })
     .await;
+    eprintln!("a killed pod was replaced and ready after {:?}", killed.elapsed());
     assert_eq!(cluster.reconcile().await.unwrap(), Vec::<String>::new(), "the cluster did it by itself");
     assert_eq!(answering_model(&cluster).await, Ok("model_v1".to_owned()));
 }
@@ -192,9 +202,15 @@ async fn while_the_api_server_is_away_the_service_serves_and_everything_goes_on_
         for error in errors {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{state:?}: {error}");
         }
-        assert_eq!(answering_model(&cluster).await, Ok("model_v1".to_owned()));
+        let shut = std::time::Instant::now();
+        while shut.elapsed() < outage() {
+            assert_eq!(answering_model(&cluster).await, Ok("model_v1".to_owned()));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         gate.set(State::Open);
+        let back = std::time::Instant::now();
         until("it answers again", async || cluster.current().await.is_ok()).await;
+        eprintln!("{state:?} for {:?}: it was used again after {:?}", outage(), back.elapsed());
         assert_eq!(cluster.current().await.unwrap().as_ref(), Some(&first));
     }
 }
@@ -238,7 +254,7 @@ async fn a_daemon_that_died_in_the_middle_of_a_rollout_is_followed_by_one_that_g
     apply(&cluster, &first).await.unwrap();
     let (begun, wait) = tokio::sync::oneshot::channel();
     let begun = std::sync::Mutex::new(Some(begun));
-    let tell = |_| drop(begun.lock().unwrap().take().map(|begun| begun.send(())));
+    let tell = |_| begun.lock().unwrap().take().map_or((), |begun| begun.send(()).unwrap_or(()));
     // Dropped as soon as it is under way, as by a crash.
     tokio::select! {
         _ = cluster.apply(&second, cluster::PATIENCE, &tell) => panic!("it was to be interrupted"),
@@ -369,7 +385,7 @@ async fn another_daemon_is_refused_until_the_service_is_handed_over() {
 async fn a_stranger_s_deployment_is_never_taken_over() {
     let Some(site) = Site::new("stranger") else { return };
     site.apply_yaml(
-        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: delay-ml}, spec: {replicas: 0, \
+        "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: delay-ml}, spec: {replicas: 0, \
          selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: c}]}}}}",
     );
     let cluster = site.open();
@@ -480,6 +496,50 @@ async fn a_wrong_authority_is_an_outage_that_says_certificate() {
     });
     let cluster = site.open_with(|settings| settings.kubeconfig = kubeconfig);
     assert_tells(&cluster.probe().await.unwrap_err(), ErrorKind::Unavailable, &["certificate is not trusted"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_of_the_api_server_has_its_kind_and_passing_ones_are_tried_again() {
+    let Some(site) = Site::new("refusals") else { return };
+    let api = site.plain_api();
+    let flaky = FlakyProxy::before(api.address).await;
+    let kubeconfig = site.kubeconfig_for("plain", |config| {
+        config["clusters"][0]["cluster"] = serde_json::json!({ "server": flaky.url() });
+        config["users"][0]["user"] = serde_json::json!({});
+    });
+    // Each with connections of its own: those that stand go on.
+    let open = || {
+        site.open_with(|settings| {
+            settings.kubeconfig = kubeconfig.clone();
+            settings.request_timeout_secs = 2;
+        })
+    };
+    let (first, second) = (site.release(1).await, site.release(2).await);
+    apply(&open(), &first).await.unwrap();
+    for (mood, kind) in [
+        (Mood::Refuse(401), ErrorKind::Denied),
+        (Mood::Refuse(403), ErrorKind::Denied),
+        (Mood::Refuse(404), ErrorKind::NotFound),
+        (Mood::Refuse(409), ErrorKind::Conflict),
+        (Mood::Refuse(429), ErrorKind::Unavailable),
+        (Mood::Refuse(500), ErrorKind::Unavailable),
+        (Mood::Refuse(503), ErrorKind::Unavailable),
+        (Mood::Down, ErrorKind::Unavailable),
+        (Mood::CutAfter(200), ErrorKind::Unavailable),
+        (Mood::Slow(Duration::from_secs(5)), ErrorKind::Unavailable),
+    ] {
+        let cluster = open();
+        flaky.set(mood);
+        let error = cluster.replicas().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{mood:?}: {error}");
+        flaky.set(Mood::Pass);
+        assert_eq!(cluster.replicas().await.unwrap().len(), 2, "after {mood:?}");
+    }
+    let cluster = open();
+    flaky.set_for(Mood::Refuse(503), 2);
+    assert_eq!(cluster.replicas().await.unwrap().len(), 2, "the third attempt is heard");
+    apply(&cluster, &second).await.unwrap();
+    assert_eq!(answering_model(&cluster).await, Ok("model_v2".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

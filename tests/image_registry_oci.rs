@@ -13,6 +13,7 @@ use delayd::adapters::wrap::Retrying;
 use delayd::config::Secret;
 use delayd::error::ErrorKind;
 use delayd::ports::ImageRegistry;
+use registry_servers::containerd::Containerd;
 use registry_servers::docker_registry::{PASSWORD, USER};
 use registry_servers::keeping_registry::Manners;
 use registry_servers::skopeo::{self, Entry};
@@ -95,6 +96,21 @@ async fn skopeo_pulls_back_byte_for_byte_what_was_pushed() {
         let by_tag = skopeo::inspect(&format!("{}/team/models/delay-ml:model_v1", settings.host), &entry);
         assert_eq!(by_tag["layers"][1]["digest"], image.model_layer.as_str());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containerd_pulls_by_the_reference_that_a_push_answers() {
+    needs_registry!("containerd_pulls_by_the_reference_that_a_push_answers");
+    let Some(containerd) = Containerd::start("containerd_pulls_by_the_reference_that_a_push_answers") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (_, layout) = images::image(folder.path(), 1);
+    let server = DockerRegistry::open();
+    let pushed = open(&at(&server.host())).push(&layout, "delay-ml", "model_v1").await.unwrap();
+    containerd.fetch(&pushed.reference, &["--plain-http"]);
+    let closed = DockerRegistry::start(&Access::Password, true);
+    let settings = with_password(at(&closed.host()), PASSWORD);
+    let pushed = open(&settings).push(&layout, "delay-ml", "model_v1").await.unwrap();
+    containerd.fetch(&pushed.reference, &["--plain-http", "--user", &format!("{USER}:{PASSWORD}")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,9 @@ use chrono::{DateTime, Utc, Weekday};
 use delayd::env::{Clock, ReplayClock};
 use delayd::error::{ErrorKind, PortError};
 use delayd::ids::AlertId;
-use delayd::ledger::{AuditEntry, DeliveryState, Ledger, NewAlert, NewSilence, OutboxAlert, OutboxState, Page};
+use delayd::ledger::{
+    AuditEntry, DeliveryState, Ledger, NewAlert, NewSilence, OutboxAlert, OutboxState, Page, UndeliveredCount,
+};
 use delayd::notification::quiet::{QuietHours, QuietPeriod};
 use delayd::notification::route::Route;
 use delayd::notification::{DeliveryPolicy, DeliveryReport, Outbox};
@@ -133,6 +135,8 @@ async fn a_dead_channel_delays_nobody_else_and_its_failure_is_told_by_another() 
     assert_eq!(notifier.told("slack"), [[1]]);
     assert_eq!(notifier.told("mail:a@x.org"), [[1]], "nor does one recipient delay another");
     assert_eq!(stored(&ledger, 1).await.state, OutboxState::Pending, "not done until each channel is");
+    let waiting = UndeliveredCount { channel: ChannelKind::Mail, state: DeliveryState::Pending, count: 1 };
+    assert_eq!(ledger.undelivered().await.unwrap(), [waiting]);
     for now in [100, 200] {
         outbox.deliver_due(&notifier, at(now)).await.unwrap();
     }
@@ -329,6 +333,20 @@ async fn at_night_only_the_critical_is_told_and_the_rest_in_the_morning_as_one()
     outbox.deliver_due(&notifier, clock.now()).await.unwrap();
     assert_eq!(notifier.told("slack"), vec![vec![2, 3], vec![1, 4]]);
     assert_eq!(notifier.last_kind(), NoticeKind::Digest);
+}
+
+#[tokio::test]
+async fn a_quiet_weekend_is_no_outage() {
+    let weekend = QuietPeriod { days: vec![Weekday::Mon], from: "00:00".into(), until: "24:00".into() };
+    let quiet = QuietHours { periods: vec![weekend], ..QuietHours::default() }.schedule().unwrap();
+    let ledger = ledger_with(&["drift/1"]).await;
+    let notifier = Scripted::with(&["slack"]).failing("slack", &[ErrorKind::Unavailable]);
+    let patience = Duration::from_secs(3600);
+    let outbox = Outbox::new(ledger.clone(), DeliveryPolicy { quiet, outage_patience: patience, ..policy() });
+    outbox.deliver_due(&notifier, at(0)).await.unwrap();
+    let midnight = 12 * 3600;
+    assert_eq!(outbox.deliver_due(&notifier, at(midnight)).await.unwrap().failed, 1, "not given up");
+    assert_eq!(outbox.deliver_due(&notifier, at(midnight + 10)).await.unwrap().delivered, 1);
 }
 
 #[tokio::test]

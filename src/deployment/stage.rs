@@ -144,3 +144,80 @@ impl DeploymentStage {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+    use crate::env::SystemClock;
+    use crate::ledger::Ledger;
+    use crate::ports::{Cluster, ObjectStore, PortError, Replica, RolloutProgress};
+
+    /// A cluster in which somebody changes the same thing again and again.
+    #[derive(Debug)]
+    struct Meddled;
+
+    #[async_trait]
+    impl Cluster for Meddled {
+        async fn apply(
+            &self,
+            _: &Release,
+            _: Duration,
+            _: &(dyn Fn(RolloutProgress) + Send + Sync),
+        ) -> Result<(), PortError> {
+            Ok(())
+        }
+        async fn current(&self) -> Result<Option<Release>, PortError> {
+            Ok(None)
+        }
+        async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
+            Ok(Vec::new())
+        }
+        async fn reconcile(&self) -> Result<Vec<String>, PortError> {
+            Ok(vec!["Service delay-ml was gone and was made again".to_owned()])
+        }
+        fn service_url(&self) -> String {
+            String::new()
+        }
+        async fn tear_down(&self) -> Result<(), PortError> {
+            Ok(())
+        }
+        async fn probe(&self) -> Result<String, PortError> {
+            Ok(String::new())
+        }
+    }
+
+    fn stage(folder: &Path) -> DeploymentStage {
+        let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&folder.join("store")).unwrap());
+        let env = Env {
+            clock: Arc::new(SystemClock),
+            ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
+            weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
+            object_store: store,
+            image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
+            cluster: Arc::new(Meddled),
+            notifier: Arc::new(LogNotifier),
+        };
+        DeploymentStage { env, settings: Arc::default(), bundles: BundleStore::new(folder.join("bundles")) }
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_changed_is_told_once_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = stage(folder.path());
+        let day = stage.env.now().date_naive();
+        stage.reconcile().await.unwrap();
+        stage.reconcile().await.unwrap();
+        let alerts = stage.env.ledger.alerts(Page { offset: 0, limit: 10 }).await.unwrap();
+        // Midnight may lie between the two.
+        let expected = if stage.env.now().date_naive() == day { 1 } else { 2 };
+        assert_eq!(alerts.len(), expected);
+        let alert = &alerts[0].alert;
+        assert_eq!(alert.severity, Severity::Warning);
+        assert!(alert.body.contains("Service delay-ml was gone"), "{}", alert.body);
+    }
+}

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::columns::{At, Count, text_enum};
 use super::outbox::{alert_from_row, settle, unroute};
 use super::query;
+use super::{Ledger, LedgerError};
 use crate::ids::AlertId;
-use crate::ports::{Alert, Endpoint};
+use crate::ports::{Alert, ChannelKind, Endpoint};
 
 text_enum! {
     /// Where a delivery is.
@@ -207,7 +208,8 @@ pub fn told_since(
     })
 }
 
-/// Lets alerts wait at an endpoint. `held` marks them for a digest.
+/// Lets alerts wait at an endpoint. `held` marks them for a digest. What is kept
+/// back on purpose is no outage: it is tried since it may be told again.
 ///
 /// # Errors
 /// SQLite failed.
@@ -218,7 +220,7 @@ pub fn wait(
     until: DateTime<Utc>,
     held: bool,
 ) -> rusqlite::Result<()> {
-    let sql = "UPDATE deliveries SET next_attempt_at = ?3, held = max(held, ?4)
+    let sql = "UPDATE deliveries SET next_attempt_at = ?3, since = ?3, held = max(held, ?4)
                WHERE endpoint = ?1 AND alert = ?2 AND state = 'pending'";
     for alert in alerts {
         tx.execute(sql, params![endpoint, alert, At(until), held])?;
@@ -302,4 +304,40 @@ pub fn failed(
     let values = params![endpoint, message, state, failure.refused, failure.error, failure.retry_at.map(At)];
     let alerts: Vec<AlertId> = query::all(tx, sql, values, |row| row.get(0))?;
     alerts.into_iter().try_for_each(|alert| settle(tx, alert))
+}
+
+/// Deliveries that did not arrive, at one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndeliveredCount {
+    /// Which channel.
+    pub channel: ChannelKind,
+    /// [`DeliveryState::Pending`] or [`DeliveryState::Dead`].
+    pub state: DeliveryState,
+    /// How many.
+    pub count: u64,
+}
+
+impl Ledger {
+    /// How many deliveries wait or were given up, by channel.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn undelivered(&self) -> Result<Vec<UndeliveredCount>, LedgerError> {
+        let sql = "SELECT endpoint, state, count(*) AS count FROM deliveries
+                   WHERE state IN ('pending', 'dead') GROUP BY endpoint, state";
+        let counted = self.read("counting undelivered alerts", move |connection| {
+            query::all(connection, sql, [], |row| {
+                let endpoint: Endpoint = row.get("endpoint")?;
+                Ok((endpoint.channel, row.get("state")?, row.get::<_, Count>("count")?.0))
+            })
+        });
+        let mut sums: Vec<UndeliveredCount> = Vec::new();
+        for (channel, state, count) in counted.await? {
+            match sums.iter_mut().find(|sum| sum.channel == channel && sum.state == state) {
+                Some(sum) => sum.count += count,
+                None => sums.push(UndeliveredCount { channel, state, count }),
+            }
+        }
+        Ok(sums)
+    }
 }

@@ -45,7 +45,7 @@ pub use connection::Ledger;
 pub use cycles::{Cycle, CycleOutcome, CycleReason, CycleState};
 pub use datasets::{Dataset, DatasetVersion, IngestedObject, ObjectRef, ObjectStatus};
 pub use decisions::{Decision, NewDecision};
-pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, ToldMessage};
+pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, ToldMessage, UndeliveredCount};
 pub use deployments::{Deployment, DeploymentState, VerificationRecord};
 pub use drift::{DriftRecord, MetricsWindow};
 pub use error::{LedgerError, Refusal, refuse};

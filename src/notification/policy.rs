@@ -44,7 +44,7 @@ impl Default for DeliveryPolicy {
             outage_patience: Duration::from_secs(86_400),
             initial_backoff: Duration::from_secs(15),
             max_backoff: Duration::from_secs(600),
-            attempt_timeout: Duration::from_secs(60),
+            attempt_timeout: Duration::from_secs(120),
             batch: 200,
             group_window: Duration::from_secs(300),
             routes: Vec::new(),

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::image::{self, ImageConfig};
+use super::image;
 use super::layer::{compressor, finish_compressor};
 use super::oci::{CONFIG_TYPE, Descriptor, HashingWriter, LAYER_TYPE, Layout, Platform, copy_hashing};
 use super::{PackageRequest, PackagedImage, PackagingError};
@@ -38,6 +38,19 @@ const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 struct Saved {
     config: String,
     layers: Vec<String>,
+}
+
+/// What is read of an engine's configuration. The rest is not ours to know.
+#[derive(Debug, Deserialize)]
+struct EngineConfig {
+    architecture: String,
+    os: String,
+    rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
 }
 
 /// Where a member of the archive lies.
@@ -65,7 +78,7 @@ pub fn convert(archive: &Path, request: &PackageRequest) -> Result<PackagedImage
         fs::create_dir_all(&blobs).map_err(PackagingError::io("creating", &blobs))?;
         let saved = archive.saved()?;
         let bytes = archive.document(&saved.config)?;
-        let config: ImageConfig = serde_json::from_slice(&bytes).map_err(PackagingError::json(archive.path))?;
+        let config: EngineConfig = serde_json::from_slice(&bytes).map_err(PackagingError::json(archive.path))?;
         let diff_ids = config.rootfs.diff_ids;
         let ([service, model], [service_id, model_id]) = (saved.layers.as_slice(), diff_ids.as_slice()) else {
             return Err(archive.fault(format!(

@@ -192,10 +192,10 @@ fn annotations(request: &PackageRequest) -> BTreeMap<String, String> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ImageConfig {
     created: String,
-    pub(super) architecture: String,
-    pub(super) os: String,
+    architecture: String,
+    os: String,
     pub(super) config: RunConfig,
-    pub(super) rootfs: RootFs,
+    rootfs: RootFs,
     history: Vec<History>,
 }
 
@@ -213,12 +213,11 @@ pub(super) struct RunConfig {
     pub(super) stop_signal: String,
 }
 
-/// The layers, uncompressed.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct RootFs {
+struct RootFs {
     #[serde(rename = "type")]
     kind: String,
-    pub(super) diff_ids: Vec<Digest>,
+    diff_ids: Vec<Digest>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -12,10 +12,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 ///
 /// Answers whether it could be set up; a second call in one process cannot.
 pub fn init(quiet: bool, verbose: u8) -> bool {
+    // What its client meets is told by the Kubernetes adapter, once, where it is handled.
     let default = match (quiet, verbose) {
-        (true, 0) => "error",
-        (_, 0) => "info",
-        (_, 1) => "info,delayd=debug",
+        (true, 0) => "error,kube_client=off",
+        (_, 0) => "info,kube_client=off",
+        (_, 1) => "info,delayd=debug,kube_client=off",
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("DELAYD_LOG").unwrap_or_else(|_| EnvFilter::new(default));

@@ -22,7 +22,7 @@ impl Dockerd {
             eprintln!("SKIPPED: {test}: {why}");
             None
         };
-        if !nix::unistd::geteuid().is_root() {
+        if !super::is_root() {
             return skipped("dockerd starts only as root; run the tests as root for this one");
         }
         // Short, because the path of a socket has an end.

@@ -50,7 +50,7 @@ impl ServerProcess {
         std::fs::copy(file("user_key.pub"), file("authorized_keys")).unwrap();
         let address = free_address();
         let config = format!(
-            "ListenAddress {address}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
+            "ListenAddress {address}\nHostKey \"{}\"\nAuthorizedKeysFile \"{}\"\nPidFile none\nStrictModes no\nUsePAM no\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n",
             file("host_key").display(),
             file("authorized_keys").display()

@@ -23,6 +23,12 @@ pub fn has(test: &str, program: &str, package: &str) -> bool {
     there
 }
 
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
 /// A repository whose service is a tiny cargo workspace, or a script.
 pub struct ServiceRepository {
     pub dir: PathBuf,

@@ -12,7 +12,7 @@ pub mod gate;
 pub mod images;
 pub mod logs;
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -182,6 +182,15 @@ impl Site {
         address.to_socket_addrs().unwrap().next().unwrap()
     }
 
+    /// The API server without TLS and login, for as long as the answer lives.
+    pub fn plain_api(&self) -> PlainApi {
+        let mut child = self.command(&["proxy", "--port=0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit(' ').next().unwrap().parse();
+        PlainApi { child, address: address.unwrap() }
+    }
+
     /// A copy of the kubeconfig with another server, and whatever else is changed.
     pub fn kubeconfig_for(&self, name: &str, change: impl FnOnce(&mut serde_json::Value)) -> PathBuf {
         let config = self.kubectl_anywhere(&["config", "view", "--minify", "--raw", "--flatten", "-o", "json"]);
@@ -226,6 +235,19 @@ impl Site {
         self.kubeconfig_for(name, |config| {
             config["users"][0]["user"] = serde_json::json!({ "token": token });
         })
+    }
+}
+
+/// `kubectl proxy`.
+pub struct PlainApi {
+    child: std::process::Child,
+    pub address: std::net::SocketAddr,
+}
+
+impl Drop for PlainApi {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -24,7 +24,7 @@ pub fn nycflights13(test: &str, name: &str) -> Option<Vec<u8>> {
     let path = PathBuf::from(folder).join(name);
     let found = std::fs::read(&path).ok();
     if found.is_none() {
-        println!("SKIPPED: {test}: {} is missing; get it with scripts/setup/data", path.display());
+        eprintln!("SKIPPED: {test}: {} is missing; get it with scripts/setup/data", path.display());
     }
     found
 }

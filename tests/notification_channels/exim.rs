@@ -4,6 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -102,6 +103,7 @@ impl Exim {
             .arg("-C")
             .arg(&config)
             .arg("-bdf")
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -123,8 +125,9 @@ impl Exim {
 
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may have ended by itself already.
-            drop(child.kill());
+            // With it go the processes that serve its connections. It may have ended by itself already.
+            let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
             drop(child.wait());
         }
     }

@@ -57,7 +57,7 @@ async fn each_of_slacks_refusals_has_its_kind_and_says_what_to_do() {
         (429, "rate_limited", ErrorKind::Unavailable, true, "they wait"),
         (500, "rollup_error", ErrorKind::Unavailable, true, "rollup_error"),
         (503, "", ErrorKind::Unavailable, true, "503"),
-        (302, "", ErrorKind::Invalid, true, "302"),
+        (302, "", ErrorKind::Unavailable, true, "something in between"),
         (200, "<html>log in</html>", ErrorKind::Unavailable, true, "something in between"),
     ];
     for (status, body, kind, away, advice) in table {

@@ -65,7 +65,19 @@ async fn refusals_and_outages_have_their_kinds_and_end() {
         assert!(!chain(&error).contains("s3cret"), "{error}");
     }
     proxy.set(Mood::Pass);
+    receiver.plan(200, "");
     hook.deliver(&endpoint(), &group()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_no_success() {
+    let (receiver, elsewhere) = (Receiver::start().await, Receiver::start().await);
+    for status in [301, 302, 307] {
+        receiver.plan_with(status, "", &format!("Location: {}", elsewhere.url()));
+        let error = webhook(&receiver.url()).deliver(&endpoint(), &group()).await.unwrap_err();
+        assert!(error.to_string().contains("redirects are not followed"), "{error}");
+    }
+    assert!(elsewhere.requests().is_empty());
 }
 
 #[tokio::test]

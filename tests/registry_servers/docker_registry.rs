@@ -19,7 +19,9 @@ const HTPASSWD_ECR: &str = "AWS:$2y$05$QLZkYVP1XyZEulPxfC29WeVxralKD7LRJVYbcqa4C
 /// Who is let in.
 pub enum Access<'a> {
     Everybody,
-    /// [`USER`] with [`PASSWORD`], over TLS.
+    /// [`USER`] with [`PASSWORD`].
+    Password,
+    /// The same over TLS.
     PasswordAndTls,
     /// Who comes with ECR's login, as moto hands it out.
     EcrLogin,
@@ -44,7 +46,7 @@ impl DockerRegistry {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::write(folder.path(), access, deletes);
         let server = Server::start("docker-registry", Duration::from_secs(20), |port| config.command(port));
-        let (address, ca_path) = (server.address, folder.path().join("ca.crt"));
+        let (address, ca_path) = (server.address, folder.path().join("trust/ca.crt"));
         Self { server, folder, address, ca_path }
     }
 
@@ -97,10 +99,15 @@ impl Config {
             Access::Everybody => {}
             Access::PasswordAndTls => {
                 let certificates = TestCertificates::new();
-                at("ca.crt", &certificates.ca_pem);
+                // A folder of its own: skopeo reads every file beside it.
+                std::fs::create_dir(folder.join("trust")).unwrap();
+                at("trust/ca.crt", &certificates.ca_pem);
                 let (certificate, key) =
                     (at("server.crt", &certificates.server_pem), at("server.key", &certificates.server_key_pem));
                 tls = format!("  tls: {{certificate: {certificate}, key: {key}}}\n");
+                auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", at("htpasswd", HTPASSWD));
+            }
+            Access::Password => {
                 auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", at("htpasswd", HTPASSWD));
             }
             Access::EcrLogin => {

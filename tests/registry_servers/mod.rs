@@ -11,6 +11,7 @@
     unreachable_pub
 )]
 
+pub mod containerd;
 pub mod docker_registry;
 pub mod ecr_api;
 pub mod http;

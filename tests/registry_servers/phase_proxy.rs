@@ -50,6 +50,8 @@ impl Phase {
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
+    /// None this time.
+    Nothing,
     /// The connection is closed without an answer.
     Close,
     /// The request is answered with this status.
@@ -190,7 +192,7 @@ impl PhaseProxy {
             Some(Trouble::CutBody(bytes)) => (bytes, 0),
             Some(Trouble::LoseAnswer) => (usize::MAX, 0),
             Some(Trouble::CutAnswer(bytes)) => (usize::MAX, bytes),
-            None => (usize::MAX, usize::MAX),
+            Some(Trouble::Nothing) | None => (usize::MAX, usize::MAX),
         };
         let mut upstream = TcpStream::connect(server).await?;
         upstream.write_all(format!("{}\r\nConnection: close\r\n\r\n", head.raw).as_bytes()).await?;

@@ -94,7 +94,7 @@ fn answer(signer: &Signer, policy: &Policy, request: &Request) -> Reply {
         "iss": ISSUER, "sub": USER, "aud": request.head.query("service").first(), "jti": "1",
         "iat": now, "nbf": now - 5, "exp": now + policy.lifetime_secs, "access": access,
     });
-    let body = json!({"token": signer.token(&claims), "expires_in": policy.lifetime_secs});
+    let body = json!({"token": signer.token(&claims), "expires_in": policy.lifetime_secs.max(0)});
     Reply::new(200).header("content-type", "application/json").body(body.to_string())
 }
 

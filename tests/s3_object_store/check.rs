@@ -6,7 +6,7 @@ use delayd::adapters::open;
 use delayd::config::Settings;
 use delayd::error::ErrorKind;
 
-use crate::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
+use crate::s3_server::{ACCESS_KEY, BUCKET, DOMAIN, S3Server, SECRET_KEY};
 
 fn config(folder: &Path, section: &str) -> std::path::PathBuf {
     let path = folder.join("delayd.toml");
@@ -54,6 +54,18 @@ async fn check_tells_a_bucket_that_is_there_with_credentials_of_the_environment_
     let named = format!("{}\nprofile = \"flights\"", section(&server.url()));
     let (fine, detail) = told(folder.path(), &named, &variables).await;
     assert!(fine, "{detail}");
+}
+
+#[tokio::test]
+async fn a_bucket_in_the_host_name_is_reached_through_the_environments_proxy() {
+    let server = S3Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let section = section(&format!("http://{DOMAIN}")).replace("path_style = true", "path_style = false");
+    let proxy = server.url();
+    let variables =
+        [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY), ("HTTP_PROXY", proxy.as_str())];
+    let (fine, detail) = told(folder.path(), &section, &variables).await;
+    assert!(fine && detail.contains(BUCKET), "{detail}");
 }
 
 #[tokio::test]

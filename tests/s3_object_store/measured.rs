@@ -7,8 +7,11 @@ use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use delayd::adapters::cloud::s3::{S3Settings, S3Store};
+use delayd::error::ErrorKind;
+use delayd::ids::Digest;
 use delayd::ports::ObjectStore;
 
+use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
 use crate::noise;
 use crate::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 
@@ -32,45 +35,93 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// The time of one thing done.
+async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
+    let start = Instant::now();
+    let done = work.await;
+    (start.elapsed(), done)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "it measures"]
-async fn sixty_four_mebibytes_move_as_fast_as_by_the_plain_sdk() {
+async fn sixty_four_mebibytes_next_to_the_plain_sdk() {
     let server = S3Server::start().await;
     let sdk = plain(&server);
     let defaults = S3Settings::default();
-    let store = S3Store::new(S3Settings {
-        part_bytes: defaults.part_bytes,
-        multipart_threshold_bytes: defaults.multipart_threshold_bytes,
-        ..server.settings()
-    });
+    let (part_bytes, threshold) = (defaults.part_bytes, defaults.multipart_threshold_bytes);
+    let store = |multipart_threshold_bytes| {
+        S3Store::new(S3Settings { part_bytes, multipart_threshold_bytes, ..server.settings() })
+    };
+    let (in_parts, at_once) = (store(threshold), store(128 << 20));
     let body: Bytes = noise(64 << 20, 1);
-    let mut times: [Vec<Duration>; 4] = Default::default();
-    for round in 0..=ROUNDS {
-        let start = Instant::now();
+    let plain_put = async || {
         let request = sdk.put_object().bucket(BUCKET).key("plain").body(ByteStream::from(body.clone()));
         request.send().await.unwrap();
-        let plain_put = start.elapsed();
-        let start = Instant::now();
-        store.put("ours", body.clone()).await.unwrap();
-        let our_put = start.elapsed();
-        let start = Instant::now();
+    };
+    let plain_get = async || {
         let answer = sdk.get_object().bucket(BUCKET).key("plain").send().await.unwrap();
-        let plain_bytes = answer.body.collect().await.unwrap().into_bytes();
-        let plain_get = start.elapsed();
-        let start = Instant::now();
-        let our_bytes = store.get("ours").await.unwrap();
-        let our_get = start.elapsed();
-        assert!(plain_bytes == body && our_bytes == body);
-        // The first round warms up.
-        if round > 0 {
-            for (times, time) in times.iter_mut().zip([plain_put, our_put, plain_get, our_get]) {
-                times.push(time);
-            }
+        assert!(answer.body.collect().await.unwrap().into_bytes() == body);
+    };
+    let put = async |store: &S3Store, key: &str| store.put(key, body.clone()).await.unwrap();
+    let get = async |store: &S3Store, key: &str| assert!(store.get(key).await.unwrap() == body);
+    let mut times: [Vec<Duration>; 6] = Default::default();
+    for round in 0..=ROUNDS {
+        // In another order each time, because a write feels the one before it.
+        for turn in 0..3 {
+            let (way, time) = match (round + turn) % 3 {
+                0 => (0, timed(plain_put()).await.0),
+                1 => (1, timed(put(&in_parts, "parts")).await.0),
+                _ => (2, timed(put(&at_once, "once")).await.0),
+            };
+            times[way].push(time);
         }
+        times[3].push(timed(plain_get()).await.0);
+        times[4].push(timed(get(&in_parts, "parts")).await.0);
+        times[5].push(timed(get(&at_once, "once")).await.0);
     }
-    let [plain_put, our_put, plain_get, our_get] = times.map(median);
-    let ratio = |ours: Duration, plain: Duration| ours.as_secs_f64() / plain.as_secs_f64();
-    println!("64 MiB, median of {ROUNDS}");
-    println!("put: plain {plain_put:?}, ours {our_put:?}, ratio {:.2}", ratio(our_put, plain_put));
-    println!("get: plain {plain_get:?}, ours {our_get:?}, ratio {:.2}", ratio(our_get, plain_get));
+    let digest = timed(async { Digest::of(&body) }).await.0;
+    // The first round warms up.
+    let times = times.map(|times| median(times[1..].to_vec()));
+    eprintln!("64 MiB, median of {ROUNDS} rounds, time and its ratio to the plain SDK's single request");
+    let ways = ["put, plain SDK", "put in parts", "put at once", "get, plain SDK", "get in parts", "get at once"];
+    for (way, (what, time)) in ways.iter().zip(times).enumerate() {
+        let ratio = time.as_secs_f64() / times[way / 3 * 3].as_secs_f64();
+        eprintln!("{what:<16} {:>6} ms  {ratio:.2}", time.as_millis());
+    }
+    eprintln!("SHA-256 alone    {:>6} ms", digest.as_millis());
+}
+
+#[tokio::test]
+#[ignore = "it measures"]
+async fn an_outage_as_one_call_sees_it() {
+    const CALLS: usize = 20;
+    let server = S3Server::start().await;
+    server.store().put("small", noise(1000, 1)).await.unwrap();
+    let defaults = S3Settings::default();
+    for outage_ms in [250, 1000, 5000] {
+        let (mut outlasted, mut waits) = (0, Vec::new());
+        for _ in 0..CALLS {
+            let proxy = FlakyProxy::before(server.address).await;
+            let store = S3Store::new(S3Settings {
+                attempts: defaults.attempts,
+                retry_pause_ms: defaults.retry_pause_ms,
+                longest_retry_pause_ms: defaults.longest_retry_pause_ms,
+                ..S3Server::settings_at(&proxy.url())
+            });
+            proxy.set(Mood::Down);
+            let back = async {
+                tokio::time::sleep(Duration::from_millis(outage_ms)).await;
+                proxy.set(Mood::Pass);
+            };
+            let ((wait, outcome), ()) = tokio::join!(timed(store.get("small")), back);
+            waits.push(wait);
+            match outcome {
+                Ok(_) => outlasted += 1,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+            }
+            // The next call after the outage works at once.
+            assert_eq!(store.get("small").await.unwrap(), noise(1000, 1));
+        }
+        eprintln!("outage of {outage_ms} ms: {outlasted} of {CALLS} calls outlast it, median {:?}", median(waits));
+    }
 }

@@ -29,6 +29,7 @@ use s3s::dto::{
     ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput, Range, StreamingBlob, UploadPartInput,
     UploadPartOutput,
 };
+use s3s::host::{S3Host, VirtualHost};
 use s3s::service::S3ServiceBuilder;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
@@ -37,6 +38,9 @@ use tokio::sync::RwLock;
 pub const BUCKET: &str = "flight-data";
 pub const ACCESS_KEY: &str = "AKIDTEST";
 pub const SECRET_KEY: &str = "a-secret-key-of-the-tests";
+
+/// Under this name the server takes the bucket from the host.
+pub const DOMAIN: &str = "s3.test";
 
 /// What is to go wrong, operation by operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +85,7 @@ impl S3Server {
             plan: plan.clone(),
         };
         let mut service = S3ServiceBuilder::new(repaired);
+        service.set_host(Hosts);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = service.build();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -167,6 +172,20 @@ impl S3Server {
 impl Drop for S3Server {
     fn drop(&mut self) {
         self.serving.abort();
+    }
+}
+
+/// Hosts under [`DOMAIN`] name the bucket, all others leave that to the path.
+struct Hosts;
+
+impl S3Host for Hosts {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        let bucket = host.strip_suffix(DOMAIN).and_then(|rest| rest.strip_suffix('.'));
+        let virtual_host = VirtualHost::new(host);
+        Ok(match bucket {
+            Some(bucket) => virtual_host.with_bucket(bucket),
+            None => virtual_host,
+        })
     }
 }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use delayd::adapters::cloud::{HttpDocument, HttpDocumentSettings};
 use delayd::adapters::local::{FolderStore, WeatherCsv};
@@ -16,7 +15,7 @@ use delayd::env::{Env, ReplayClock};
 use delayd::error::{ErrorKind, chain};
 use delayd::http_client::HttpClientSettings;
 use delayd::ledger::{Page, ReferenceKind, ReferenceOrigin};
-use delayd::ports::{DocumentSource, FetchedDocument, ObjectStore, PortError, Severity, Validators, WeatherSource};
+use delayd::ports::{DocumentSource, FetchedDocument, ObjectStore, Severity, Validators, WeatherSource};
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use crate::contracts::surroundings;

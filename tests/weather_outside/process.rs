@@ -93,7 +93,7 @@ async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
     let test = "the_status_endpoint_tells_the_reference_data…";
     let Some(world) = World::at(test, NOW).await else { return };
     let Some(service) = std::env::var_os("DELAYD_SERVE_BIN").filter(|path| Path::new(path).is_file()) else {
-        println!("SKIPPED: {test}: the service is missing; build it and name it in DELAYD_SERVE_BIN (make test does)");
+        eprintln!("SKIPPED: {test}: the service is missing; build it and name it in DELAYD_SERVE_BIN (make test does)");
         return;
     };
     let (airports, holidays) = (DocumentServer::start(AIRPORTS), DocumentServer::start(CALENDAR));

@@ -1,6 +1,7 @@
 //! What the data stage makes of weather that is partly away.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::TimeDelta;
@@ -12,9 +13,10 @@ use delayd::data::formats::{ParseLimits, parquet};
 use delayd::data::{DataStage, FlightRecord, TrainingSets};
 use delayd::env::Env;
 use delayd::error::ErrorKind;
-use delayd::ids::Digest;
-use delayd::ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, Page};
+use delayd::ids::{CycleId, Digest};
+use delayd::ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, Page, StepState};
 use delayd::ports::Severity;
+use delayd::saga::{Saga, StepFailure, StepName, StepObserver};
 use delayd_features::NumericInput;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
@@ -73,8 +75,8 @@ impl Home {
         DataStage::new(self.env.clone(), Arc::new(settings), TrainingSets::default()).unwrap()
     }
 
-    /// A dataset as a cycle makes it.
-    async fn dataset(&self) -> Digest {
+    /// A dataset as a cycle makes it; another policy makes it another dataset.
+    async fn dataset(&self, policy: &str) -> Digest {
         let (key, body) = ("flights/1.parquet", Bytes::from(parquet::write_flights(&flights()).unwrap()));
         self.world.store.put(key, body.clone()).await.unwrap();
         let reference = self.stage(0.0).reference().await.unwrap();
@@ -83,12 +85,15 @@ impl Home {
         let context =
             BuildContext { contract: &contract, airports: &reference.airports, mapping: None, limits: &limits };
         let window =
-            DatasetWindow { from: utc("2013-07-01T00:00:00Z"), until: utc(NOW), as_of: utc(NOW), policy: "all".into() };
+            DatasetWindow { from: utc("2013-07-01T00:00:00Z"), until: utc(NOW), as_of: utc(NOW), policy: policy.into() };
         let built = build_dataset(self.world.store.as_ref(), &[key.to_owned()], &window, context).await.unwrap();
         assert_eq!(built.records.len(), 921);
         let version = store_dataset(self.world.store.as_ref(), &built.manifest, &built.records).await.unwrap();
         let ledger = &self.env.ledger;
-        let cycle = ledger.begin_cycle(CycleReason::Bootstrap, utc(NOW)).await.unwrap().id;
+        let cycle = match ledger.cycles(Page::newest(1)).await.unwrap().first() {
+            Some(cycle) => cycle.id,
+            None => ledger.begin_cycle(CycleReason::Bootstrap, utc(NOW)).await.unwrap().id,
+        };
         let digest = Digest::of(&body);
         let object = IngestedObject {
             key: key.into(),
@@ -120,7 +125,7 @@ impl Home {
 #[tokio::test]
 async fn a_part_that_is_away_is_recorded_with_the_dataset_and_told_once_a_day() {
     let Some(home) = Home::new("a_part_that_is_away_is_recorded…").await else { return };
-    let version = home.dataset().await;
+    let version = home.dataset("all").await;
     home.proxy.set(Mood::Down);
     let stage = home.stage(0.0);
     let set = stage.training_set(&version).await.unwrap();
@@ -137,8 +142,7 @@ async fn a_part_that_is_away_is_recorded_with_the_dataset_and_told_once_a_day() 
     assert_eq!((coverage["airport_hours"].as_u64(), coverage["found"].as_u64()), (Some(3 * 330), Some(3 * 182)));
     assert!((weather[0].share - 60.0 / 504.0).abs() < 1e-9, "the worse window is the fresh one: {coverage}");
     assert!(coverage["failures"][0].as_str().unwrap().contains("the forecast of 3 places"), "{coverage}");
-    stage.release().await;
-    stage.training_set(&version).await.unwrap();
+    stage.training_set(&home.dataset("all, once more").await).await.unwrap();
     let told = alerts(&home.env).await;
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(
@@ -146,19 +150,22 @@ async fn a_part_that_is_away_is_recorded_with_the_dataset_and_told_once_a_day() 
         (Severity::Warning, "weather is incomplete: 444 airport-hours are missing")
     );
     assert!(told[0].2.contains("weather.open_meteo.forecast_url"), "{told:?}");
-    // Back again: the next cycle has it all, and its record says so.
+    // Back again: the next cycle's dataset has it all, and this one stays what it was.
     home.proxy.set(Mood::Pass);
-    stage.release().await;
+    home.world.advance_to("2013-07-17T11:30:00Z");
+    let next = home.dataset("all, and whole").await;
+    stage.training_set(&next).await.unwrap();
     stage.training_set(&version).await.unwrap();
     let weather = home.env.ledger.dataset_weather(Page::newest(9)).await.unwrap();
-    assert!((weather[0].share - 1.0).abs() < 1e-9, "{weather:?}");
+    let share = |dataset: &Digest| weather.iter().find(|weather| weather.dataset == *dataset).unwrap().share;
+    assert!((share(&next) - 1.0).abs() < 1e-9 && share(&version) < 0.2, "{weather:?}");
     assert_eq!(alerts(&home.env).await.len(), 1);
 }
 
 #[tokio::test]
 async fn with_a_required_share_the_step_waits_until_the_weather_is_there() {
     let Some(home) = Home::new("with_a_required_share_the_step_waits…").await else { return };
-    let version = home.dataset().await;
+    let version = home.dataset("all").await;
     home.proxy.set(Mood::Refuse(503));
     let stage = home.stage(0.9);
     let failure = stage.training_set(&version).await.unwrap_err();
@@ -190,4 +197,38 @@ async fn weather_of_the_api_makes_the_same_examples_as_the_file() {
             assert!((a.is_nan() && b.is_nan()) || (a - b).abs() < 0.06, "{}: {a} and {b}", input.name());
         }
     }
+}
+
+struct Silent;
+
+impl StepObserver for Silent {
+    fn started(&self, _: CycleId, _: &str) {}
+    fn finished(&self, _: CycleId, _: &str, _: Duration, _: Option<&StepFailure>) {}
+}
+
+#[tokio::test]
+async fn a_step_of_the_saga_waits_out_an_outage_of_the_weather_and_goes_on_by_itself() {
+    let Some(home) = Home::new("a_step_of_the_saga_waits_out_an_outage…").await else { return };
+    let version = home.dataset("all").await;
+    home.proxy.set(Mood::Down);
+    let stage = home.stage(0.9);
+    let cycle = home.env.ledger.cycles(Page::newest(1)).await.unwrap()[0].id;
+    // The pauses of a daemon with the default configuration.
+    let retry = Settings::default().daemon.step_retry();
+    let saga = Saga::new(home.env.clone(), cycle, retry, Arc::new(Silent));
+    let (proxy, begun) = (home.proxy.clone(), Instant::now());
+    let outage = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        proxy.set(Mood::Pass);
+        Instant::now()
+    });
+    let attempt = || async { stage.training_set(&version).await.map(|set| set.examples.len()) };
+    assert_eq!(saga.step(StepName::new(5, "train"), attempt).await.unwrap(), 921);
+    let (done, back) = (Instant::now(), outage.await.unwrap());
+    eprintln!("outage of {:?}; the step was done {:?} after its end", back - begun, done - back);
+    let step = &home.env.ledger.steps_of(cycle).await.unwrap()[0];
+    assert_eq!(step.state, StepState::Done);
+    assert!(step.attempt > 1, "it was tried again");
+    let titles: Vec<String> = alerts(&home.env).await.into_iter().map(|(_, title, _)| title).collect();
+    assert!(titles.iter().any(|title| title.starts_with("weather is incomplete")), "{titles:?}");
 }

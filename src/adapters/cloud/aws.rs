@@ -1,9 +1,12 @@
 //! What every AWS service needs alike: region, credentials, deadlines and trust,
-//! and one reading of what goes wrong. It knows no service.
+//! and one reading of what goes wrong. It knows no service, and tries nothing twice.
 //!
 //! Credentials come from the standard chain (environment, profile files, web
 //! identity, container, instance) unless keys are configured here.
 
+mod failure;
+
+use std::path::Path;
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
@@ -11,22 +14,26 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
-use aws_sdk_ecr::config::http::HttpResponse;
 use aws_sdk_ecr::config::{IdentityCache, SharedHttpClient};
-use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+pub(super) use self::failure::port_error;
 use crate::config::Secret;
 use crate::error::{ErrorKind, PortError, chain};
-use crate::http_client::{HttpClientSettings, kind_of_status};
+use crate::http_client::HttpClientSettings;
 
 /// Who asks, and from where; the part of a service's settings that all have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AwsAccess<'a> {
+    /// Where the settings stand, for messages: `registry.ecr`.
+    pub(super) section: &'static str,
     /// The region; the environment's or the profile's when empty.
     pub(super) region: &'a str,
     /// Profile of the shared configuration files; the chain's own choice when empty.
@@ -39,6 +46,8 @@ pub(super) struct AwsAccess<'a> {
     pub(super) session_token: &'a Secret,
     /// Deadlines and trust.
     pub(super) http: &'a HttpClientSettings,
+    /// How long an answer may take to begin; the service's own business without.
+    pub(super) answer_within: Option<Duration>,
 }
 
 impl AwsAccess<'_> {
@@ -66,13 +75,10 @@ impl AwsAccess<'_> {
     /// # Errors
     /// When the authority's file cannot be used, or no region is to be found.
     pub(super) async fn sdk_config(&self, action: &str) -> Result<SdkConfig, PortError> {
-        let deadlines = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(self.http.connect_timeout_secs))
-            .read_timeout(Duration::from_secs(self.http.read_timeout_secs))
-            .build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(self.http_client(action)?)
-            .timeout_config(deadlines)
+            // Deadlines are the connection's, and what a service adds to them.
+            .timeout_config(TimeoutConfig::disabled())
             // Trying again is the port's wrapper's work, and the saga's.
             .retry_config(aws_config::retry::RetryConfig::disabled());
         if !self.region.is_empty() {
@@ -87,7 +93,11 @@ impl AwsAccess<'_> {
         }
         let config = loader.load().await;
         if config.region().is_none() {
-            let message = "no AWS region is known; set `region`, AWS_REGION, or the profile's region";
+            let section = self.section;
+            let message = format!(
+                "no region is known: set {section}.region, AWS_REGION or the profile's; services other than Amazon's \
+                 mostly take us-east-1"
+            );
             return Err(PortError::new(ErrorKind::Invalid, action, message));
         }
         Ok(config)
@@ -95,24 +105,20 @@ impl AwsAccess<'_> {
 
     fn http_client(&self, action: &str) -> Result<SharedHttpClient, PortError> {
         let mut trust = TrustStore::default();
-        let path = &self.http.ca_path;
-        if !path.as_os_str().is_empty() {
-            // Our own client refuses a file that is no certificate; the SDK's would panic.
-            self.http.client(action)?;
-            let pem = std::fs::read(path)
-                .map_err(|error| PortError::io(format!("{action}: CA file {}", path.display()), error))?;
-            trust = trust.with_pem_certificate(pem);
+        if !self.http.ca_path.as_os_str().is_empty() {
+            trust = trust.with_pem_certificate(authorities(action, &self.http.ca_path)?);
         }
         let tls = TlsContext::builder()
             .with_trust_store(trust)
             .build()
             .map_err(|error| PortError::new(ErrorKind::Internal, action, chain(&error)))?;
-        let deadlines = HttpConnectorSettings::builder()
-            .connect_timeout(Duration::from_secs(self.http.connect_timeout_secs))
-            .read_timeout(Duration::from_secs(self.http.read_timeout_secs))
-            .build();
+        let mut deadlines =
+            HttpConnectorSettings::builder().connect_timeout(Duration::from_secs(self.http.connect_timeout_secs));
+        if let Some(answer_within) = self.answer_within {
+            deadlines = deadlines.read_timeout(answer_within);
+        }
         let connector = Connector::builder()
-            .connector_settings(deadlines)
+            .connector_settings(deadlines.build())
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .tls_context(tls)
             .proxy_config(ProxyConfig::from_env())
@@ -120,6 +126,28 @@ impl AwsAccess<'_> {
         let connector = SharedHttpConnector::new(connector);
         Ok(http_client_fn(move |_, _| connector.clone()))
     }
+}
+
+/// The file of authorities, once it is known that each certificate in it can be
+/// read: the SDK's client would panic over one that cannot.
+fn authorities(action: &str, path: &Path) -> Result<Vec<u8>, PortError> {
+    let pem =
+        std::fs::read(path).map_err(|error| PortError::io(format!("{action}: CA file {}", path.display()), error))?;
+    let invalid = |found: String| {
+        let message = format!("CA file {} {found}; expected certificates in PEM", path.display());
+        PortError::new(ErrorKind::Invalid, action, message)
+    };
+    let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| invalid(format!("is malformed ({error})")))?;
+    if certificates.is_empty() {
+        return Err(invalid("holds no certificate".to_owned()));
+    }
+    let mut store = rustls::RootCertStore::empty();
+    for certificate in certificates {
+        store.add(certificate).map_err(|error| invalid(format!("holds one that is of no use ({error})")))?;
+    }
+    Ok(pem)
 }
 
 /// Whether a text is `http(s)://host[:port][/path]` and can be shown to anybody:
@@ -138,6 +166,7 @@ pub(super) fn is_base_url(text: &str) -> bool {
 /// The configured key, read where it is kept whenever the SDK asks for it.
 #[derive(Debug)]
 struct ConfiguredKey {
+    section: &'static str,
     access_key_id: Secret,
     secret_access_key: Secret,
     session_token: Secret,
@@ -146,6 +175,7 @@ struct ConfiguredKey {
 impl ConfiguredKey {
     fn of(access: &AwsAccess<'_>) -> Self {
         Self {
+            section: access.section,
             access_key_id: access.access_key_id.clone(),
             secret_access_key: access.secret_access_key.clone(),
             session_token: access.session_token.clone(),
@@ -153,9 +183,9 @@ impl ConfiguredKey {
     }
 
     fn read(&self) -> Result<Credentials, PortError> {
-        let action = "reading the AWS access key";
-        let (id, secret) = (self.access_key_id.reveal(action)?, self.secret_access_key.reveal(action)?);
-        let token = self.session_token.is_set().then(|| self.session_token.reveal(action)).transpose()?;
+        let action = format!("reading the keys of {}", self.section);
+        let (id, secret) = (self.access_key_id.reveal(&action)?, self.secret_access_key.reveal(&action)?);
+        let token = self.session_token.is_set().then(|| self.session_token.reveal(&action)).transpose()?;
         Ok(Credentials::new(id, secret, token, None, "delayd configuration"))
     }
 }
@@ -165,81 +195,7 @@ impl ProvideCredentials for ConfiguredKey {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::ready(self.read().map_err(CredentialsError::provider_error))
-    }
-}
-
-/// What a failed call of an AWS service stands for. `action` says what was tried on what.
-pub(super) fn port_error<E>(action: &str, error: &SdkError<E, HttpResponse>) -> PortError
-where
-    E: std::error::Error + ProvideErrorMetadata + 'static,
-{
-    match error {
-        SdkError::ServiceError(answer) => {
-            let (code, status) = (answer.err().code().unwrap_or("no code"), answer.raw().status().as_u16());
-            let said = answer.err().message().unwrap_or("no message");
-            let message = format!("answered {status} {code}: {said}{}", advice(code));
-            PortError::new(kind_of_code(code, status), action, message)
-        }
-        SdkError::ResponseError(answer) => {
-            let status = answer.raw().status().as_u16();
-            let kind = if answer.raw().status().is_success() { ErrorKind::Unavailable } else { kind_of_status(status) };
-            PortError::new(kind, action, format!("answered {status} with a body that cannot be read: {}", chain(error)))
-        }
-        SdkError::TimeoutError(_) => PortError::new(ErrorKind::Timeout, action, chain(error)),
-        _ => no_answer(action, error),
-    }
-}
-
-fn no_answer<E>(action: &str, error: &SdkError<E, HttpResponse>) -> PortError
-where
-    E: std::error::Error + 'static,
-{
-    let text = chain(error);
-    let lower = text.to_lowercase();
-    let failed = match error {
-        SdkError::DispatchFailure(failure) => failure,
-        _ => return PortError::new(ErrorKind::Invalid, action, text),
-    };
-    if failed.is_timeout() {
-        PortError::new(ErrorKind::Timeout, action, text)
-    } else if lower.contains("certificate") {
-        let message = format!("{text}; the endpoint's certificate is not trusted: name its authority by http.ca_path");
-        PortError::new(ErrorKind::Unavailable, action, message)
-    } else if lower.contains("credentials") {
-        let message = format!("{text}; no AWS credentials could be had: set a key, a profile, or an instance role");
-        PortError::new(ErrorKind::Denied, action, message)
-    } else {
-        PortError::new(ErrorKind::Unavailable, action, text)
-    }
-}
-
-/// Many services answer 400 to everything and tell apart by the code alone
-/// (AWS, "Common errors" of each API reference).
-fn kind_of_code(code: &str, status: u16) -> ErrorKind {
-    match code {
-        "AccessDenied"
-        | "AccessDeniedException"
-        | "ExpiredTokenException"
-        | "IncompleteSignature"
-        | "InvalidClientTokenId"
-        | "InvalidSignatureException"
-        | "MissingAuthenticationTokenException"
-        | "OptInRequired"
-        | "UnrecognizedClientException" => ErrorKind::Denied,
-        "RequestLimitExceeded" | "ServerException" | "Throttling" | "ThrottlingException" => ErrorKind::Unavailable,
-        "LimitExceededException" => ErrorKind::Exhausted,
-        _ => kind_of_status(status),
-    }
-}
-
-fn advice(code: &str) -> &'static str {
-    match code {
-        "InvalidSignatureException" => "; is the secret key right, and the machine's clock?",
-        "UnrecognizedClientException" | "InvalidClientTokenId" => "; is the access key right, and of this partition?",
-        "ExpiredTokenException" => "; the session token has expired: replace it",
-        "AccessDenied" | "AccessDeniedException" => "; the role lacks this right",
-        _ => "",
+        future::ProvideCredentials::ready(self.read().map_err(CredentialsError::invalid_configuration))
     }
 }
 
@@ -251,12 +207,14 @@ mod tests {
     fn half_a_key_or_a_key_beside_a_profile_is_told() {
         let (none, some, http) = (Secret::default(), Secret::new("s3cret"), HttpClientSettings::default());
         let nothing = AwsAccess {
+            section: "registry.ecr",
             region: "",
             profile: "",
             access_key_id: &none,
             secret_access_key: &none,
             session_token: &none,
             http: &http,
+            answer_within: None,
         };
         assert_eq!(nothing.faults(), []);
         let keys = |access: AwsAccess<'_>| -> Vec<_> { access.faults().into_iter().map(|(key, ..)| key).collect() };
@@ -282,25 +240,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_code_tells_more_than_a_status() {
-        for (code, status, kind) in [
-            ("AccessDeniedException", 400, ErrorKind::Denied),
-            ("UnrecognizedClientException", 400, ErrorKind::Denied),
-            ("ThrottlingException", 400, ErrorKind::Unavailable),
-            ("LimitExceededException", 400, ErrorKind::Exhausted),
-            ("InvalidParameterException", 400, ErrorKind::Invalid),
-            ("no code", 503, ErrorKind::Unavailable),
-        ] {
-            assert_eq!(kind_of_code(code, status), kind, "{code}");
-        }
-    }
-
     #[tokio::test]
     async fn a_configured_key_is_read_at_each_use() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "one\n").unwrap();
         let key = ConfiguredKey {
+            section: "registry.ecr",
             access_key_id: Secret::new("AKID"),
             secret_access_key: Secret::new(format!("file:{}", file.path().display())),
             session_token: Secret::default(),
@@ -311,5 +256,17 @@ mod tests {
         std::fs::remove_file(file.path()).unwrap();
         let error = chain(&key.provide_credentials().await.unwrap_err());
         assert!(error.contains(&file.path().display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_ca_file_that_is_none_is_refused_by_name() {
+        for content in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), content).unwrap();
+            let error = authorities("asking ECR", file.path()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            let text = error.to_string();
+            assert!(text.contains(&file.path().display().to_string()) && text.contains("PEM"), "{text}");
+        }
     }
 }

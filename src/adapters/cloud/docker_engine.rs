@@ -114,7 +114,9 @@ impl DockerEngine {
     async fn built(&self, request: &PackageRequest, action: &str) -> Result<PackagedImage, PortError> {
         let context_dir = beside(&request.layout_dir, "context");
         let archive = beside(&request.layout_dir, "exported.tar");
-        let outcome = self.build_in(request, action, &context_dir, &archive).await;
+        let building = self.build_in(request, action, &context_dir, &archive);
+        let built = tokio::time::timeout(self.timeout, building).await;
+        let outcome = built.unwrap_or_else(|_| Err(self.late(action, self.timeout)));
         let cleared = blocking(action, move || {
             docker_context::remove(&context_dir)?;
             match std::fs::remove_file(&archive) {
@@ -165,17 +167,12 @@ impl DockerEngine {
                     lines.extend(text.lines().map(str::to_owned).filter(|line| !line.trim().is_empty()));
                 }
                 Err(error) => {
-                    let error = self.failed(action, &error);
-                    let told = lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n");
-                    return Err(if told.is_empty() {
-                        error
-                    } else {
-                        PortError::new(
-                            error.kind(),
-                            action,
-                            format!("{}; before that:\n{told}", errors::message(&error)),
-                        )
-                    });
+                    let (kind, mut text) = errors::told(&self.host, &error);
+                    if !lines.is_empty() {
+                        let last = lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n");
+                        text.push_str(&format!("; before that:\n{last}"));
+                    }
+                    return Err(PortError::new(kind, action, text));
                 }
             }
         }
@@ -200,8 +197,7 @@ impl DockerEngine {
 impl ImageBuilder for DockerEngine {
     async fn build(&self, request: &PackageRequest) -> Result<PackagedImage, PortError> {
         let action = format!("building {}:{} by Docker", request.repository, request.model);
-        let built = tokio::time::timeout(self.timeout, self.built(request, &action)).await;
-        built.map_err(|_| self.late(&action, self.timeout))?
+        self.built(request, &action).await
     }
 
     async fn discard(&self, repository: &str, tag: &str) -> Result<(), PortError> {

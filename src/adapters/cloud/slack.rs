@@ -4,6 +4,8 @@
 //! It asks for nothing else of Slack: no token, no reading, no threads, no files.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::{StatusCode, Url};
@@ -16,7 +18,6 @@ use crate::error::{ErrorKind, PortError};
 use crate::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
 use crate::notification::templates::Templates;
 use crate::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
-use std::sync::Arc;
 
 const TELLING: &str = "telling Slack";
 const ASKING: &str = "asking Slack";
@@ -67,7 +68,7 @@ impl SlackNotifier {
     /// # Errors
     /// When the authority's file cannot be read.
     pub fn new(settings: &SlackSettings, templates: Arc<Templates>) -> Result<Self, PortError> {
-        let http = settings.http.client(TELLING)?;
+        let http = settings.http.posting_client(TELLING)?;
         Ok(Self { webhook_url: settings.webhook_url.clone(), http, templates })
     }
 
@@ -84,7 +85,7 @@ impl SlackNotifier {
 struct Answer {
     action: &'static str,
     status: StatusCode,
-    retry_after: Option<std::time::Duration>,
+    retry_after: Option<Duration>,
     body: Vec<u8>,
 }
 
@@ -98,7 +99,7 @@ impl Answer {
         if self.status == StatusCode::OK && self.text() == "ok" {
             return Ok(());
         }
-        if self.status.is_success() {
+        if self.status.is_success() || self.status.is_redirection() {
             let excerpt: String = self.text().chars().take(80).collect();
             let message =
                 format!("answered {} and `{excerpt}`; Slack answers `ok`: is something in between?", self.status);
@@ -108,19 +109,11 @@ impl Answer {
         let of_this_message = self.status == StatusCode::BAD_REQUEST;
         let error = refusal(self.action, self.status, &self.body);
         let error = match advice(self.status) {
-            Some(advice) => {
-                PortError::new(error.kind(), self.action, format!("{}; {advice}", message_of(&error, self.action)))
-            }
+            Some(advice) => PortError::new(error.kind(), self.action, format!("{}; {advice}", error.message())),
             None => error,
         };
         Err(Undelivered::from(error).with_channel_away(!of_this_message).after(self.retry_after))
     }
-}
-
-/// An error's text without its action.
-fn message_of(error: &PortError, action: &str) -> String {
-    let text = error.to_string();
-    text.strip_prefix(&format!("{action}: ")).unwrap_or(&text).to_owned()
 }
 
 /// What to do about a refusal (docs.slack.dev, "Handling errors" of incoming webhooks).

@@ -76,7 +76,7 @@ impl WebhookNotifier {
     /// # Errors
     /// When the authority's file cannot be read.
     pub fn new(settings: &WebhookSettings, templates: Arc<Templates>) -> Result<Self, PortError> {
-        Ok(Self { settings: settings.clone(), http: settings.http.client(TELLING)?, templates })
+        Ok(Self { settings: settings.clone(), http: settings.http.posting_client(TELLING)?, templates })
     }
 
     fn request(&self, action: &str, method: reqwest::Method) -> Result<reqwest::RequestBuilder, PortError> {
@@ -130,6 +130,12 @@ impl Notifier for WebhookNotifier {
         let (status, wait) = (response.status(), retry_after(&response));
         if status.is_success() {
             return Ok(());
+        }
+        if status.is_redirection() {
+            let message = format!("answered {status}; redirects are not followed: name the address it leads to");
+            return Err(
+                Undelivered::from(PortError::new(ErrorKind::NotFound, TELLING, message)).with_channel_away(true)
+            );
         }
         let body = response.bytes().await.map_err(|error| transport_error(TELLING, error))?;
         let of_this_notice = matches!(status.as_u16(), 400 | 413 | 422);

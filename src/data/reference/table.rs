@@ -12,13 +12,16 @@ use crate::data::DataError;
 use crate::ledger::ReferenceKind;
 use crate::ports::{ObjectMeta, ObjectStore};
 
+/// Airports by IATA code.
+type Airports = BTreeMap<String, Airport>;
+
 /// Airports by IATA code, read again only when the object changes.
 #[derive(Debug)]
 pub struct AirportTable {
     store: Arc<dyn ObjectStore>,
     key: String,
     time_zones: BTreeMap<String, String>,
-    kept: Mutex<Option<(ObjectMeta, Arc<BTreeMap<String, Airport>>)>>,
+    kept: Mutex<Option<(ObjectMeta, Arc<Airports>)>>,
 }
 
 impl AirportTable {

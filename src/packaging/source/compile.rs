@@ -166,15 +166,11 @@ impl Compilation<'_> {
             timeout,
             mark: self.mark.to_owned(),
         };
-        let mut full = None;
         let ended = run(&program, self.control, &mut |line| {
             news(line);
-            log.line(line).inspect_err(|error| full = Some(std::io::Error::new(error.kind(), error.to_string())))
+            log.line(line)
         });
-        match (ended, full) {
-            (Err(_), Some(source)) => Err(SourceError::io("writing", &path)(source)),
-            (ended, _) => ended.map_err(|source| SourceError::Program { program: started, source }),
-        }
+        ended.map_err(SourceError::run(&started, &path))
     }
 
     fn environment(&self) -> Vec<(String, OsString)> {
@@ -284,7 +280,7 @@ pub(super) fn command_digest(settings: &SourceSettings) -> Digest {
     for word in &settings.build_command {
         add("word", word);
     }
-    for (name, value) in &settings.environment {
+    for (name, value) in settings.environment.iter().filter(|(name, _)| !is_secret(name)) {
         add(name, value);
     }
     for name in settings.pass_environment.iter().filter(|name| !is_secret(name)) {
@@ -293,12 +289,14 @@ pub(super) fn command_digest(settings: &SourceSettings) -> Digest {
     Digest::of(text.as_bytes())
 }
 
-/// Values that must not be seen in a log: of the passed variables, those whose name says so.
+/// Values that must not be seen in a log: the token, and of the build's variables those whose name says so.
 pub(super) fn secrets(settings: &SourceSettings) -> Vec<String> {
     let named = settings.pass_environment.iter().filter(|name| is_secret(name));
     let passed = named.filter_map(|name| std::env::var(name).ok());
+    let configured = settings.environment.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value.clone());
     // Unreadable now is unreadable for git, too, which then says so.
-    passed.chain(settings.token.reveal("masking the log").ok()).filter(|value| !value.is_empty()).collect()
+    let token = settings.token.reveal("masking the log").ok();
+    passed.chain(configured).chain(token).filter(|value| !value.is_empty()).collect()
 }
 
 fn is_secret(name: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::process::RunError;
 use crate::error::{ErrorKind, PortError};
 
 /// Why there is no executable.
@@ -70,6 +71,14 @@ impl SourceError {
             Self::Program { .. } => ErrorKind::Invalid,
             Self::Secret(error) => error.kind(),
             Self::Stopped => ErrorKind::Cancelled,
+        }
+    }
+
+    /// A program that did not come to its end; `log` is where its output went.
+    pub(super) fn run<'a>(program: &'a str, log: &'a Path) -> impl FnOnce(RunError) -> Self + 'a {
+        move |error| match error {
+            RunError::Start(source) => Self::Program { program: program.to_owned(), source },
+            RunError::Output(source) => Self::io("writing", log)(source),
         }
     }
 

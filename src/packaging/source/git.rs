@@ -216,13 +216,17 @@ impl<'a> Repository<'a> {
     /// Asks nothing, and trusts only hosts that are known.
     fn ssh_command(&self) -> String {
         let mut command = String::from("ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=30");
-        let path = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"));
-        if !self.settings.ssh_key_path.as_os_str().is_empty() {
-            command.push_str(&format!(" -o IdentitiesOnly=yes -i {}", path(&self.settings.ssh_key_path)));
+        let shell = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
+        // ssh itself reads `%` as the beginning of a token (ssh_config, "TOKENS").
+        let path = |path: &Path| path.to_string_lossy().replace('%', "%%");
+        let (key, known) = (&self.settings.ssh_key_path, &self.settings.ssh_known_hosts_path);
+        if !key.as_os_str().is_empty() {
+            command.push_str(&format!(" -o IdentitiesOnly=yes -i {}", shell(&path(key))));
         }
-        if !self.settings.ssh_known_hosts_path.as_os_str().is_empty() {
-            let known = path(&self.settings.ssh_known_hosts_path);
-            command.push_str(&format!(" -o UserKnownHostsFile={known}"));
+        if !known.as_os_str().is_empty() {
+            // This one is a list, and each of its words may be quoted.
+            let option = format!("UserKnownHostsFile={}", quoted(&path(known)));
+            command.push_str(&format!(" -o {}", shell(&option)));
         }
         command
     }
@@ -240,9 +244,8 @@ impl<'a> Repository<'a> {
     }
 
     fn run(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Said, SourceError> {
-        let in_log = |log: &mut BuildLog, text: &str| log.line(text);
         let path = log.path().to_owned();
-        in_log(log, &format!("$ git {}", arguments.join(" "))).map_err(SourceError::io("writing", &path))?;
+        log.line(&format!("$ git {}", arguments.join(" "))).map_err(SourceError::io("writing", &path))?;
         let program = Program {
             command: std::iter::once("git").chain(arguments.iter().copied()).map(str::to_owned).collect(),
             dir: self.sources.clone(),
@@ -253,9 +256,9 @@ impl<'a> Repository<'a> {
         let mut lines = Vec::new();
         let ended = run(&program, self.control, &mut |line| {
             lines.push(line.to_owned());
-            in_log(log, line)
+            log.line(line)
         });
-        match ended.map_err(|source| SourceError::Program { program: "git".to_owned(), source })? {
+        match ended.map_err(SourceError::run("git", &path))? {
             Ended::Exited(status) => Ok(Said { success: status.success(), lines }),
             Ended::Stopped => Err(SourceError::Stopped),
             Ended::TimedOut => Err(SourceError::Git {

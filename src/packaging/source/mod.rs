@@ -30,6 +30,8 @@ pub use settings::{SourceKind, SourceSettings};
 use crate::ids::{CycleId, Digest};
 
 const LOG_FILE: &str = "build.log";
+/// A probe is answered within this time, or not at all.
+const PROBE_LIMIT_SECS: u64 = 15;
 /// How often a build looks whether another one has ended.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,6 +73,8 @@ impl SourceBuilder {
     /// A builder that keeps what it needs in `state_dir`.
     #[must_use]
     pub fn new(settings: &SourceSettings, must_be_static: bool, state_dir: &Path) -> Self {
+        // Programs run in other folders than the daemon. Only an empty path has no absolute form.
+        let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
         Self {
             settings: settings.clone(),
             must_be_static,
@@ -123,7 +127,9 @@ impl SourceBuilder {
             let mut log = BuildLog::begin(&path, self.settings.maximum_log_bytes, compile::secrets(&self.settings))
                 .map_err(SourceError::io("writing", &path))?;
             let (control, mark) = (BuildControl::default(), folder.display().to_string());
-            Repository::at(&folder, &self.settings, &control, &mark).probe(&mut log)
+            let fetch_timeout_secs = self.settings.fetch_timeout_secs.min(PROBE_LIMIT_SECS);
+            let settings = SourceSettings { fetch_timeout_secs, ..self.settings.clone() };
+            Repository::at(&folder, &settings, &control, &mark).probe(&mut log)
         });
         // What is left lies in the system's folder for such things.
         let _ = fs::remove_dir_all(&folder);

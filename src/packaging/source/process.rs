@@ -58,6 +58,15 @@ pub(super) enum Ended {
     Stopped,
 }
 
+/// Why it did not come to its end.
+#[derive(Debug)]
+pub(super) enum RunError {
+    /// It could not be started.
+    Start(io::Error),
+    /// Its output could not be kept.
+    Output(io::Error),
+}
+
 /// Runs the program. Every line that it or its children say is told to `line`.
 ///
 /// # Errors
@@ -66,25 +75,30 @@ pub(super) fn run(
     program: &Program,
     control: &BuildControl,
     line: &mut dyn FnMut(&str) -> io::Result<()>,
-) -> io::Result<Ended> {
+) -> Result<Ended, RunError> {
+    let (mut running, lines) = start(program).map_err(RunError::Start)?;
+    let ended = running.wait(program.timeout, control, &lines, line).map_err(RunError::Output)?;
+    running.end();
+    // The pipe is closed now that nobody is left to write into it.
+    while let Ok(text) = lines.recv_timeout(GRACE) {
+        line(&text).map_err(RunError::Output)?;
+    }
+    Ok(ended)
+}
+
+fn start(program: &Program) -> io::Result<(Running, Receiver<String>)> {
     let (reader, writer) = io::pipe()?;
     let (name, arguments) = program.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(name);
     command.args(arguments).current_dir(&program.dir).env_clear().process_group(0);
     command.envs(program.environment.iter().map(|(name, value)| (name, value))).env(MARK_VARIABLE, &program.mark);
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut running = Running { child: command.spawn()?, mark: program.mark.clone(), ended: false };
+    let running = Running { child: command.spawn()?, mark: program.mark.clone(), ended: false };
     // Our ends of the pipe: while they are open the reader never comes to its end.
     drop(command);
     let (tell, lines) = sync_channel(WAITING_LINES);
     std::thread::Builder::new().name("build-output".to_owned()).spawn(move || read_lines(reader, &tell))?;
-    let ended = running.wait(program.timeout, control, &lines, line)?;
-    running.end();
-    // The pipe is closed now that nobody is left to write into it.
-    while let Ok(text) = lines.recv_timeout(GRACE) {
-        line(&text)?;
-    }
-    Ok(ended)
+    Ok((running, lines))
 }
 
 /// The program while it runs; dropping it ends it.

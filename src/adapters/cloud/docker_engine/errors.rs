@@ -9,6 +9,12 @@ use crate::error::{ErrorKind, PortError, chain};
 use crate::http_client::kind_of_status;
 
 pub(super) fn port_error(action: &str, host: &str, error: &Error) -> PortError {
+    let (kind, text) = told(host, error);
+    PortError::new(kind, action, text)
+}
+
+/// The kind, what the engine said, and what to do.
+pub(super) fn told(host: &str, error: &Error) -> (ErrorKind, String) {
     let text = match error {
         Error::DockerResponseServerError { message, .. } => message.clone(),
         Error::DockerStreamError { error } => error.clone(),
@@ -30,13 +36,7 @@ pub(super) fn port_error(action: &str, host: &str, error: &Error) -> PortError {
         }
         _ => String::new(),
     };
-    PortError::new(kind, action, format!("{text}{advice}"))
-}
-
-/// What a port error says, without its action.
-pub(super) fn message(error: &PortError) -> String {
-    let text = error.to_string();
-    text.split_once(": ").map_or_else(|| text.clone(), |(_, message)| message.to_owned())
+    (kind, format!("{text}{advice}"))
 }
 
 fn kind(error: &Error, text: &str) -> ErrorKind {

@@ -50,9 +50,8 @@ impl EcrRegistry {
         let settings = &self.settings;
         let sdk = settings.access().sdk_config(action).await?;
         let mut config = aws_sdk_ecr::config::Builder::from(&sdk);
-        if !settings.endpoint.is_empty() {
-            config = config.endpoint_url(&settings.endpoint);
-        }
+        // Amazon's own where none is named, whatever the environment says: the settings tell where images go.
+        config.set_endpoint_url(Some(settings.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()));
         let api = Client::from_conf(config.build());
         let login = EcrLogin::new(api.clone());
         let host = if settings.registry_host.is_empty() {

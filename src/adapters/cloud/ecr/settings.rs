@@ -1,5 +1,7 @@
 //! `[registry.ecr]`: which registry of Amazon ECR, and how its repositories are kept.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::adapters::cloud::aws::{AwsAccess, is_base_url};
@@ -116,12 +118,14 @@ impl EcrRegistrySettings {
     /// Who asks, and from where.
     pub(super) fn access(&self) -> AwsAccess<'_> {
         AwsAccess {
+            section: "registry.ecr",
             region: &self.region,
             profile: &self.profile,
             access_key_id: &self.access_key_id,
             secret_access_key: &self.secret_access_key,
             session_token: &self.session_token,
             http: &self.http,
+            answer_within: Some(Duration::from_secs(self.http.read_timeout_secs)),
         }
     }
 

@@ -68,6 +68,13 @@ fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
+/// Whether nothing of the pod runs any more.
+fn has_ended(pod: &Pod) -> bool {
+    let is_over =
+        |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    matches!(phase(pod), "Failed" | "Succeeded") || (containers(pod).count() > 0 && containers(pod).all(is_over))
+}
+
 /// Whether the pod counts: neither leaving nor ended.
 pub(super) fn is_active(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase(pod), "Failed" | "Succeeded")
@@ -79,10 +86,9 @@ pub(super) fn is_serving(pod: &Pod) -> bool {
 }
 
 fn state_of(pod: &Pod) -> Option<(ReplicaState, Option<String>)> {
-    let ended = matches!(phase(pod), "Failed" | "Succeeded");
     if pod.metadata.deletion_timestamp.is_some() {
-        // Between its end and its disappearance there is nothing left to ask.
-        return (!ended).then_some((ReplicaState::Draining, None));
+        // Between its end and its disappearance, which the kubelet may take a minute for, nothing is left to ask.
+        return (!has_ended(pod)).then_some((ReplicaState::Draining, None));
     }
     let Some(trouble) = of_pod(pod) else { return Some((ReplicaState::Ready, None)) };
     // Waiting is no failure; everything that has a reason of its own is.
@@ -135,6 +141,8 @@ mod tests {
     #[test]
     fn a_pod_s_life_is_told_as_a_replica_s() {
         let leaving = json!({"deletionTimestamp": LATE});
+        let mut ended = running(false, EARLY, LATE);
+        ended["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 0}});
         let unscheduled =
             json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
         for (metadata, status, expected) in [
@@ -144,7 +152,8 @@ mod tests {
             (json!({}), running(false, EARLY, EARLY), Some(ReplicaState::Starting)),
             (json!({}), running(false, EARLY, LATE), Some(ReplicaState::Failed)),
             (leaving.clone(), running(false, EARLY, LATE), Some(ReplicaState::Draining)),
-            (leaving, json!({"phase": "Succeeded"}), None),
+            (leaving.clone(), json!({"phase": "Succeeded"}), None),
+            (leaving, ended, None),
             (json!({}), json!({"phase": "Failed", "reason": "Evicted"}), Some(ReplicaState::Failed)),
         ] {
             assert_eq!(state(&metadata, &status), expected, "{metadata} {status}");

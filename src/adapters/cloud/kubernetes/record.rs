@@ -66,13 +66,18 @@ impl KubernetesCluster {
             return Ok(Some(record));
         }
         let (name, map) = (&self.settings().name, self.record_name());
-        let us = us.unwrap_or_else(|| "a daemon that never deployed".to_owned());
-        let message = format!(
-            "the service {name} belongs to the daemon `{}`, and we are `{us}`; stop that one for good and hand the \
-             service over with `kubectl patch configmap {map} --type merge -p '{{\"data\":{{\"owner\":\"{us}\"}}}}'`, or \
-             choose another cluster.kubernetes.name",
-            record.owner
-        );
+        let owner = &record.owner;
+        let message = match us {
+            Some(us) => format!(
+                "the service {name} belongs to the daemon `{owner}`, and we are `{us}`; stop that one for good and hand \
+                 the service over with `kubectl patch configmap {map} --type merge -p \
+                 '{{\"data\":{{\"owner\":\"{us}\"}}}}'`, or choose another cluster.kubernetes.name"
+            ),
+            None => format!(
+                "the service {name} belongs to the daemon `{owner}`, and we have deployed nothing yet; choose another \
+                 cluster.kubernetes.name, or deploy to be told how to take it over"
+            ),
+        };
         Err(PortError::new(ErrorKind::Conflict, format!("looking whose service {name} is"), message))
     }
 
@@ -82,15 +87,11 @@ impl KubernetesCluster {
     /// # Errors
     /// `Conflict` when the service, or a Deployment of that name, is not ours.
     pub(super) async fn claim(&self) -> Result<Record, PortError> {
+        let owner = self.owner.name().await?;
         if let Some(record) = self.own_record().await? {
             return Ok(record);
         }
-        let mut record = Record {
-            owner: self.owner.name().await?,
-            applied: self.lost_release().await?,
-            rolling: None,
-            version: None,
-        };
+        let mut record = Record { owner, applied: self.lost_release().await?, rolling: None, version: None };
         match self.write_record(&mut record).await {
             Ok(()) => Ok(record),
             // Somebody was quicker.

@@ -4,8 +4,6 @@
 //! An object is compared with what applying it would make of it (a dry run by the
 //! API server), so defaults and the fields of others are no difference.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use super::KubernetesCluster;
@@ -29,6 +27,8 @@ impl KubernetesCluster {
         let Some(mut record) = self.record_again(&mut repairs).await? else { return Ok(repairs) };
         if record.rolling.is_some() {
             self.settle(&mut record).await?;
+        }
+        if record.rolling.is_some() {
             return Ok(repairs);
         }
         let Some(release) = record.applied.clone() else { return Ok(repairs) };
@@ -92,7 +92,7 @@ impl KubernetesCluster {
             Some(standing) if !standing.is_broken() && !standing.given_up => Ok(()),
             standing => {
                 let reason = match standing {
-                    Some(standing) => chain(&self.explained(standing, &release, Duration::ZERO).await),
+                    Some(standing) => chain(&self.explained(standing, &release, None).await),
                     None => "it had not been applied yet".to_owned(),
                 };
                 let outcome = self.go_back_telling(record, &planned, before).await;

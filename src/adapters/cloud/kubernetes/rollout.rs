@@ -183,7 +183,7 @@ impl KubernetesCluster {
                         return Ok(());
                     }
                     if late || standing.is_broken() {
-                        return Err(Failure::Broken(self.explained(standing, release, begun.elapsed()).await));
+                        return Err(Failure::Broken(self.explained(standing, release, Some(begun.elapsed())).await));
                     }
                 }
                 Err(error) if error.kind().is_outage() => {
@@ -208,7 +208,7 @@ impl KubernetesCluster {
     }
 
     /// Why it does not become ready, with what events and logs tell.
-    pub(super) async fn explained(&self, standing: Standing, release: &Release, waited: Duration) -> PortError {
+    pub(super) async fn explained(&self, standing: Standing, release: &Release, waited: Option<Duration>) -> PortError {
         let mut troubles = Vec::new();
         let message = standing.message(release);
         for trouble in standing.troubles {
@@ -216,8 +216,8 @@ impl KubernetesCluster {
         }
         let (kind, reason) = diagnosis::told(troubles)
             .unwrap_or_else(|| (ErrorKind::Timeout, "no pod tells what is the matter".to_owned()));
-        let action = format!("after {} s {message}", waited.as_secs());
-        PortError::new(kind, action, reason)
+        let waited = waited.map(|waited| format!("after {} s ", waited.as_secs())).unwrap_or_default();
+        PortError::new(kind, format!("{waited}{message}"), reason)
     }
 
     /// What cannot be fetched is left out: the trouble itself is known.

@@ -169,9 +169,8 @@ impl KubernetesSettings {
     }
 }
 
-/// The longest name: with the longest suffix (`-release-18446744073709551615`
-/// does not occur; deployments are counted by hand) it stays under the 63
-/// characters of a DNS label (RFC 1123).
+/// With `-release-` and the number of a deployment up to nine digits, a name is
+/// still within the 63 characters of a DNS label (RFC 1123).
 const MAX_NAME_CHARS: usize = 45;
 
 fn is_label(text: &str) -> bool {

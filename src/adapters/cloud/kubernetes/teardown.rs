@@ -11,7 +11,7 @@ use crate::error::ErrorKind;
 use crate::ports::{PortError, ReplicaState};
 
 /// Beyond what pods may take to leave: the cluster's own part of it.
-const MARGIN: Duration = Duration::from_secs(30);
+const MARGIN: Duration = Duration::from_secs(60);
 
 impl KubernetesCluster {
     /// Deletes every object of every release kept, waits until the last pod has
@@ -47,10 +47,10 @@ impl KubernetesCluster {
         let grace = templates::termination_grace_secs(self.settings(), self.config.drain_linger.as_secs());
         let deadline = Instant::now() + Duration::from_secs(grace) + MARGIN;
         loop {
-            if self.pods().await?.is_empty() {
+            let replicas = self.observed_replicas().await?;
+            if replicas.is_empty() {
                 return Ok(());
             }
-            let replicas = self.observed_replicas().await?;
             for replica in replicas.iter().filter(|replica| replica.state == ReplicaState::Draining) {
                 // It may be gone already, or not be done yet; the next look tells.
                 let _ = self.http.post(format!("{}/admin/v1/collected", replica.admin_url)).send().await;

@@ -210,7 +210,8 @@ mod tests {
         let one = parsed(&answer(40.125), 1).unwrap();
         assert_eq!(one.len(), 1);
         let two = parsed(&json!([answer(40.125), answer(41.125)]), 2).unwrap();
-        assert_eq!((two.len(), &two[0]), (2, &one[0]));
+        let moments = |hours: &[Hour]| hours.iter().map(|hour| hour.at).collect::<Vec<_>>();
+        assert_eq!((two.len(), moments(&two[0])), (2, moments(&one[0])));
         assert!(matches!(parsed(&json!([answer(41.0), answer(44.0)]), 2), Err(Misread::Unexpected(_))));
         assert!(matches!(parsed(&answer(40.0), 2), Err(Misread::Unexpected(_))));
     }

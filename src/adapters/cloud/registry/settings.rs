@@ -98,12 +98,9 @@ impl OciRegistrySettings {
         faults.check(self.pull_host.is_empty() || is_host(&self.pull_host), "pull_host", &self.pull_host, HOST);
         let prefix = &self.repository_prefix;
         faults.check(repository_or_nothing(prefix), "repository_prefix", prefix, REPOSITORY);
-        faults.check(
-            self.username.is_empty() != self.password.is_set(),
-            "password",
-            if self.password.is_set() { "set alone" } else { "missing" },
-            "username and password together, or neither",
-        );
+        let lacking = if self.password.is_set() { "username" } else { "password" };
+        let together = self.username.is_empty() != self.password.is_set();
+        faults.check(together, lacking, "", "username and password together, or neither");
         faults.check(
             self.username.is_empty() || self.docker_config.as_os_str().is_empty(),
             "docker_config",
@@ -139,7 +136,9 @@ impl<'a> Faults<'a> {
     ) {
         if !holds {
             let key = format!("{}.{key}", self.section);
-            self.found.push(Fault { key, found: format!("`{found}`"), expected: expected.to_owned() });
+            let found = found.to_string();
+            let found = if found.is_empty() { "not set".to_owned() } else { format!("`{found}`") };
+            self.found.push(Fault { key, found, expected: expected.to_owned() });
         }
     }
 }
@@ -172,7 +171,7 @@ mod tests {
         let faults = settings.faults("registry.oci");
         let keys: Vec<_> = faults.iter().map(|fault| fault.key.trim_start_matches("registry.oci.")).collect();
         let upload = ["upload.mount_from", "upload.chunk_bytes", "upload.attempts", "upload.retry_secs"];
-        assert_eq!(keys, [["host", "pull_host", "repository_prefix", "password"], upload].concat());
+        assert_eq!(keys, [["host", "pull_host", "repository_prefix", "username"], upload].concat());
         assert!(faults.iter().all(|fault| !fault.to_string().contains("s3cret")), "{faults:?}");
     }
 

@@ -56,8 +56,15 @@ impl Bounds {
         tokio::time::timeout(self.read, sign).await.map_err(|_| too_slow("nothing came", self.read))
     }
 
-    /// A request that sends little and gets little, until it succeeds, fails for
-    /// good, or its attempts are used up.
+    /// One request that sends little and gets little.
+    pub(super) async fn short<T, E: Into<Failure>>(
+        &self,
+        request: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        self.once(async { self.next(request).await?.map_err(Into::into) }).await
+    }
+
+    /// A short request until it succeeds, fails for good, or its attempts are used up.
     pub(super) async fn retried<T, E, F>(&self, request: impl Fn() -> F) -> Result<T, Failure>
     where
         E: Into<Failure>,
@@ -65,8 +72,7 @@ impl Bounds {
     {
         let mut attempts = self.attempts();
         loop {
-            let answer = async { self.next(request()).await?.map_err(Into::into) };
-            match self.once(answer).await {
+            match self.short(request()).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => attempts.again(failure).await?,
             }

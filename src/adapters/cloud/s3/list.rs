@@ -61,8 +61,8 @@ impl S3Store {
         let told = |failure: Failure| failure.into_port(action);
         // First the listing: unlike that to HEAD, its answer says why it is refused.
         let listing = client.list_objects_v2().bucket(bucket).prefix(&self.root).max_keys(1).send();
-        let page = self.bounds.once(listing).await.map_err(told)?;
-        let head = self.bounds.once(client.head_bucket().bucket(bucket).send()).await.map_err(told)?;
+        let page = self.bounds.short(listing).await.map_err(told)?;
+        let head = self.bounds.short(client.head_bucket().bucket(bucket).send()).await.map_err(told)?;
         let configured = client.config().region().map(ToString::to_string).unwrap_or_default();
         let region = head.bucket_region().map_or(configured, ToOwned::to_owned);
         let place = if self.settings.endpoint.is_empty() { "Amazon S3" } else { self.settings.endpoint.as_str() };

@@ -5,7 +5,7 @@
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use bytes::{Bytes, BytesMut};
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::failure::Failure;
 use super::write::SHA256_MARK;
@@ -103,7 +103,7 @@ impl S3Store {
             reading.push(self.part(client, key, piece, start, end, etag));
             start = end;
         }
-        try_join_all(reading).await
+        stream::iter(reading).buffered(self.settings.concurrency).try_collect().await
     }
 
     /// The bytes from `start` to before `end` of the version `etag`.
@@ -136,10 +136,10 @@ impl S3Store {
             };
             match self.bounds.once(request).await {
                 Ok(()) => return Ok(piece),
-                // The version is gone, and stays so.
-                Err(failure) if failure.is_conflict() => {
+                // The version is gone and stays so; one that became shorter may have no such part.
+                Err(failure) if failure.is_conflict() || failure.is_beyond_the_end() => {
                     let message = format!("the object changed while it was read: {}", failure.message);
-                    return Err(Failure { message, anew: true, ..failure });
+                    return Err(Failure { kind: ErrorKind::Conflict, message, anew: true, ..failure });
                 }
                 Err(failure) => attempts.again(failure).await?,
             }

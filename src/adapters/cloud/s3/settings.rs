@@ -188,7 +188,7 @@ mod tests {
         wrong(|s| s.attempts = 0, "attempts");
         wrong(|s| s.retry_pause_ms = 30_000, "retry_pause_ms");
         wrong(|s| s.part_bytes = 5 * MIB - 1, "part_bytes");
-        wrong(|s| s.multipart_threshold_bytes = 6 * GIB, "multipart_threshold_bytes");
+        wrong(|s| s.multipart_threshold_bytes = 5 * MIB, "multipart_threshold_bytes");
         wrong(|s| s.concurrency = 0, "concurrency");
         wrong(|s| s.maximum_object_bytes = 1, "maximum_object_bytes");
     }

@@ -8,7 +8,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::S3Store;
 use super::failure::Failure;
@@ -33,14 +33,14 @@ struct Upload {
 impl Upload {
     /// Removes the parts. What cannot be removed is left to the lifecycle rule.
     async fn end(&mut self) {
-        self.open = false;
         let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key).upload_id(&self.id);
         let failure = match tokio::time::timeout(self.patience, request.send()).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => Failure::from(error),
-            Err(_) => Failure::new(ErrorKind::Timeout, "no answer came"),
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(Failure::from(error)),
+            Err(_) => Some(Failure::new(ErrorKind::Timeout, "no answer came")),
         };
-        if !failure.is_missing_upload() {
+        self.open = false;
+        if let Some(failure) = failure.filter(|failure| !failure.is_missing_upload()) {
             let error = failure.message;
             tracing::warn!(object.key = self.key, error, "S3: a failed upload stays until the bucket's lifecycle rule");
         }
@@ -108,11 +108,14 @@ impl S3Store {
         let size = part_size(body.len() as u64, self.settings.part_bytes);
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let starts = (0..body.len()).step_by(size);
-        let parts = starts.zip(1..).map(|(start, number)| {
-            let bytes = body.slice(start..body.len().min(start.saturating_add(size)));
-            self.upload_part(upload, number, bytes)
-        });
-        try_join_all(parts).await
+        let sending: Vec<_> = starts
+            .zip(1..)
+            .map(|(start, number)| {
+                let bytes = body.slice(start..body.len().min(start.saturating_add(size)));
+                self.upload_part(upload, number, bytes)
+            })
+            .collect();
+        stream::iter(sending).buffered(self.settings.concurrency).try_collect().await
     }
 
     async fn upload_part(&self, upload: &Upload, number: i32, bytes: Bytes) -> Result<CompletedPart, Failure> {
