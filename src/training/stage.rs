@@ -12,7 +12,7 @@ use super::holdout::{Part, part_of};
 use super::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use super::{Progress, TrainingControl, TrainingError, TrainingParameters, TuningParameters};
 use crate::config::Settings;
-use crate::data::{DataStage, Example, Timing, TrainingSet};
+use crate::data::{DataStage, Example, TrainingSet};
 use crate::env::Env;
 use crate::error::{ErrorKind, chain};
 use crate::evaluation::report::block_of;
@@ -54,17 +54,13 @@ impl TrainingStage {
     pub(super) async fn train(&self, message: TrainModel) -> Result<ModelTrained, StepFailure> {
         let set = self.data.training_set(&message.dataset).await?;
         let live = self.live_bundle().await?;
-        let ingestion = &self.settings.ingestion;
         let job = TrainingJob {
             run: message.run,
             cycle: message.cycle,
             as_of: message.as_of,
             dataset: message.dataset.clone(),
             inputs: set.inputs.clone(),
-            timing: Timing {
-                horizon_minutes: ingestion.horizon_minutes,
-                weather_delay_minutes: ingestion.weather_delay_minutes,
-            },
+            timing: set.timing,
             parameters: self.parameters(live.as_ref().map(|live| live.bundle.as_ref()))?,
             live: live.map(|live| live.digest),
             tuning: self.tuning_for(&message),
