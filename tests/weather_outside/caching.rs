@@ -170,3 +170,21 @@ async fn an_airport_that_moved_is_asked_for_at_its_new_place() {
     };
     assert_ne!(temperatures(&before), temperatures(&after), "it has Kennedy's weather now");
 }
+
+#[tokio::test]
+async fn what_was_known_of_a_day_is_not_lost_when_a_service_tells_less_of_it() {
+    let Some(world) = World::at("what_was_known_of_a_day_is_not_lost…", NOW).await else { return };
+    let source = world.direct();
+    let of = |day: &str| (format!("{day}T00:00:00Z"), format!("{day}T23:59:59Z"));
+    let hours = async |day: &str| asked(&source, &["JFK"], &of(day).0, &of(day).1).await.len();
+    assert_eq!((hours("2013-07-11").await, hours("2013-07-16").await), (24, 24));
+    let unknown_days = vec!["2013-07-11".parse().unwrap(), "2013-07-16".parse().unwrap()];
+    world.server.behave(Behaviour { unknown_days, ..Behaviour::default() });
+    world.server.take_seen();
+    // The forecast tells nothing of yesterday any more, and the archive nothing yet of a day that is its own now.
+    world.advance_to("2013-07-18T00:00:00Z");
+    assert_eq!((hours("2013-07-16").await, hours("2013-07-11").await), (24, 24));
+    let expected =
+        [("archive", 1, "2013-07-11..2013-07-11".to_owned()), ("forecast", 1, "2013-07-16..2013-07-16".to_owned())];
+    assert_eq!(ranges(world.server.take_seen()), expected, "both were asked");
+}

@@ -121,6 +121,16 @@ fn from_bytes(body: &[u8]) -> Result<Month, String> {
     stored.days.into_iter().map(day).collect()
 }
 
+/// The hours of one answer, and of another those that the first lacks: a service
+/// that for a while tells less of the past than it did does not take it away.
+pub(super) fn merged(mut hours: Vec<Hour>, others: &[Hour]) -> Vec<Hour> {
+    let lacking: Vec<Hour> =
+        others.iter().filter(|other| !hours.iter().any(|hour| hour.at == other.at)).cloned().collect();
+    hours.extend(lacking);
+    hours.sort_by_key(|hour| hour.at);
+    hours
+}
+
 /// Months by when they were last used.
 #[derive(Debug, Default)]
 struct Memory {
@@ -182,7 +192,12 @@ impl Cache {
     pub(super) async fn keep(&self, days: BTreeMap<MonthKey, Month>) -> BTreeMap<MonthKey, Arc<Month>> {
         let writes = days.into_iter().map(|(key, days)| async move {
             let mut month = Month::clone(self.month(key).await.as_ref());
-            month.extend(days);
+            for (day, mut fetched) in days {
+                if let Some(before) = month.remove(&day) {
+                    fetched.hours = merged(fetched.hours, &before.hours);
+                }
+                month.insert(day, fetched);
+            }
             let month = Arc::new(month);
             self.write(key, &month).await;
             self.memory().insert(key, month.clone(), self.months_in_memory);
@@ -271,6 +286,15 @@ mod tests {
         assert!(day.hours[1].values[8].is_nan());
         assert!(from_bytes(b"{\"format\":2,\"days\":{}}").unwrap_err().contains("format 2"));
         assert!(from_bytes(b"{\"format\":1,\"da").is_err());
+    }
+
+    #[test]
+    fn an_answer_adds_to_what_is_known_and_takes_nothing_away() {
+        let hour =
+            |n: i64, value: f32| Hour { at: utc("2013-07-01T00:00:00Z") + TimeDelta::hours(n), values: [value; 9] };
+        let merged = merged(vec![hour(1, 2.0), hour(3, 2.0)], &[hour(0, 1.0), hour(1, 1.0), hour(2, 1.0)]);
+        let told: Vec<f32> = merged.iter().map(|hour| hour.values[0]).collect();
+        assert_eq!(told, [1.0, 2.0, 1.0, 2.0], "in order, and the newer value counts");
     }
 
     #[test]

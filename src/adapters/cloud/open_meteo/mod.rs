@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 pub use settings::OpenMeteoSettings;
 
 use self::answer::Hour;
-use self::cache::{Cache, CachedDay, Month, MonthKey};
+use self::cache::{Cache, CachedDay, Month, MonthKey, merged};
 use self::client::ApiClient;
 use self::plan::{Endpoint, Missing, Place, Request, days_between, requests};
 use crate::data::reference::AirportTable;
@@ -208,8 +208,8 @@ impl OpenMeteo {
         (months, failures)
     }
 
-    /// What the months tell of the question. Where the service that should know a
-    /// day was never reached, what the other one told of it before counts.
+    /// What the months tell of the question. Hours that the service which should know
+    /// a day does not tell are those that the other one told of it before.
     async fn observations_of(
         &self,
         question: &Question,
@@ -219,16 +219,14 @@ impl OpenMeteo {
         for (code, place) in &question.places {
             for day in &question.days {
                 let endpoint = self.endpoint(question, *day);
-                let key = MonthKey::of(endpoint, *place, *day);
-                let other;
-                let kept = match months.get(&key).and_then(|month| month.get(day)) {
-                    Some(kept) => Some(kept),
-                    None => {
-                        other = self.cache.month(MonthKey::of(endpoint.other(), *place, *day)).await;
-                        other.get(day)
+                let kept = months.get(&MonthKey::of(endpoint, *place, *day)).and_then(|month| month.get(day));
+                let mut hours = kept.map(|kept| kept.hours.clone()).unwrap_or_default();
+                if hours.len() < 24 {
+                    let other = self.cache.month(MonthKey::of(endpoint.other(), *place, *day)).await;
+                    if let Some(told_before) = other.get(day) {
+                        hours = merged(hours, &told_before.hours);
                     }
-                };
-                let hours = kept.map_or(&[][..], |kept| kept.hours.as_slice());
+                }
                 let inside = hours.iter().filter(|hour| hour.at >= question.from && hour.at < question.until);
                 observations.extend(inside.map(|hour| observation(code, hour)));
             }
