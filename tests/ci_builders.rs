@@ -110,7 +110,7 @@ async fn refused_permission_to_the_socket_says_how_to_get_it() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("x.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000)).unwrap();
     let host = format!("unix://{}", socket.display());
     let error = DockerEngine::new(&DockerEngineSettings { host, timeout_secs: 5 }).probe().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod cluster;
-#[allow(dead_code)]
 mod contracts;
 
 use std::time::Duration;

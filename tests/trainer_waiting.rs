@@ -105,7 +105,8 @@ impl WorkerPool for Script {
                 let document: WorkDocument = serde_json::from_slice(&store.get(&work.document_key()).await?).unwrap();
                 let WorkPart::Trial { task } = document.part else { panic!("no trial") };
                 let outcome = TrialOutcome::Finished { validation_log_loss: log_loss, validation_roc_auc: None };
-                put_json(store, &work.result_key(), &WorkResult::Trial { record: task.ended(outcome, 1.0) }).await?;
+                put_json(store, &work.result_key(), &WorkResult::Trial { record: Box::new(task.ended(outcome, 1.0)) })
+                    .await?;
                 WorkerState::Succeeded
             }
         })

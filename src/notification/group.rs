@@ -247,7 +247,8 @@ mod tests {
 
     #[test]
     fn alerts_of_one_topic_go_out_together() {
-        let table: Vec<(Vec<DueAlert>, Vec<Told>, Vec<Planned>, &str)> = vec![
+        type Case = (Vec<DueAlert>, Vec<Told>, Vec<Planned>, &'static str);
+        let table: Vec<Case> = vec![
             (vec![due(1, "drift", Warning)], vec![], vec![send(&[1])], "one alone goes at once"),
             (
                 vec![due(2, "drift", Warning), due(1, "drift", Info), due(3, "cycle", Info)],

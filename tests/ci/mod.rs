@@ -143,7 +143,7 @@ pub fn script_settings(repository: &str) -> SourceSettings {
 /// with `content` in it.
 pub fn makes_a_binary(content: &str) -> String {
     // The header of a static amd64 executable without program headers (ELF-64 object file format).
-    let mut header = vec![0_u8; 64];
+    let mut header = [0_u8; 64];
     header[..6].copy_from_slice(b"\x7fELF\x02\x01");
     header[16] = 2;
     header[18] = 62;

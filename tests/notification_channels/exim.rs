@@ -59,7 +59,7 @@ impl Exim {
     pub fn start(test: &str) -> Option<Self> {
         let found = ["/usr/sbin/exim4", "/usr/sbin/exim"].into_iter().map(PathBuf::from).find(|path| path.is_file());
         let Some(program) = found else {
-            println!("SKIPPED: {test}: exim4; `apt-get install exim4-daemon-light` gets it");
+            eprintln!("SKIPPED: {test}: exim4; `apt-get install exim4-daemon-light` gets it");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();

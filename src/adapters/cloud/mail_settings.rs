@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn every_wrong_value_is_told_and_the_password_never() {
         assert!(good().faults().is_empty());
-        let table: [(&str, fn(&mut MailSettings)); 7] = [
+        type Spoil = fn(&mut MailSettings);
+        let table: [(&str, Spoil); 7] = [
             ("server", |mail| mail.server.clear()),
             ("from", |mail| mail.from = "nobody".into()),
             ("to", |mail| mail.to.clear()),

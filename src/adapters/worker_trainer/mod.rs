@@ -113,13 +113,17 @@ impl<P: WorkerPool> WorkerTrainer<P> {
     ) -> Result<TrialRecord, PortError> {
         let part = WorkPart::Trial { task: task.clone() };
         match self.done(job, part.clone(), control).await {
-            Ok((_, WorkResult::Trial { record })) => Ok(record),
+            Ok((_, WorkResult::Trial { record })) => Ok(*record),
             Ok((work, WorkResult::Trained { .. })) => Err(other_result(job, &work)),
             Err(error) if error.kind() == ErrorKind::Exhausted => {
                 let record = task.ended(TrialOutcome::Failed { reason: chain(&error) }, 0.0);
                 let work = WorkDocument::new(job.clone(), part).work()?;
-                put_json(self.store.as_ref(), &work.result_key(), &WorkResult::Trial { record: record.clone() })
-                    .await?;
+                put_json(
+                    self.store.as_ref(),
+                    &work.result_key(),
+                    &WorkResult::Trial { record: Box::new(record.clone()) },
+                )
+                .await?;
                 Ok(record)
             }
             Err(error) => Err(error),
@@ -161,7 +165,7 @@ fn other_result(job: &TrainingJob, work: &Work) -> PortError {
 
 /// What one look at a worker showed.
 enum Seen {
-    Done(WorkResult),
+    Done(Box<WorkResult>),
     Going,
     Vanished,
     GivenUp(PortError),
@@ -195,7 +199,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
                 return Err(self.error(ErrorKind::Cancelled, "it was cancelled"));
             }
             match self.look().await {
-                Ok(Seen::Done(result)) => return Ok(result),
+                Ok(Seen::Done(result)) => return Ok(*result),
                 Ok(Seen::Going) => failed_looks = 0,
                 Ok(Seen::Vanished) if vanished < VANISHED => {
                     vanished += 1;
@@ -223,7 +227,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
         // The state first: what ended by then has written its documents.
         let state = self.trainer.pool.state(self.worker).await?;
         if let Some(result) = get_json(store, &work.result_key()).await? {
-            return Ok(Seen::Done(result));
+            return Ok(Seen::Done(Box::new(result)));
         }
         let failure: Option<FailureDocument> = get_json(store, &work.failure_key()).await?;
         match state {

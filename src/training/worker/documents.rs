@@ -200,7 +200,7 @@ pub enum WorkResult {
     /// Of a trial.
     Trial {
         /// How it ended.
-        record: TrialRecord,
+        record: Box<TrialRecord>,
     },
     /// Of a training.
     Trained {

@@ -138,7 +138,7 @@ impl Computation {
             WorkPart::Trial { task } => {
                 let budget = job.tuning.clone().unwrap_or_else(TuningParameters::default);
                 let record = inputs(&job).run_trial(&budget, &task, control)?;
-                return Ok(WorkResult::Trial { record });
+                return Ok(WorkResult::Trial { record: Box::new(record) });
             }
             WorkPart::Whole => (job, None),
             WorkPart::Chosen { parameters, tuning } => (TrainingJob { parameters, tuning: None, ..job }, Some(tuning)),
