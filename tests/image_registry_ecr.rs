@@ -7,6 +7,8 @@ mod registry_servers;
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use contracts::layouts as images;
 use delayd::adapters::cloud::ecr::{EcrRegistry, EcrRegistrySettings};
@@ -16,6 +18,7 @@ use delayd::config::Secret;
 use delayd::error::{ErrorKind, chain};
 use delayd::http_client::HttpClientSettings;
 use delayd::ports::ImageRegistry;
+use registry_servers::Log;
 use registry_servers::ecr_api::{EcrApi, LOGIN, moto};
 use registry_servers::skopeo::{self, Entry};
 use registry_servers::{Access, DockerRegistry, layouts};
@@ -246,9 +249,11 @@ async fn an_untrusted_certificate_of_the_api_is_told_as_one() {
     assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn neither_the_key_nor_the_login_gets_out() {
     needs_registry!("neither_the_key_nor_the_login_gets_out");
+    let log = Log::default();
+    let _guard = log.listen();
     let Some(ecr) = Ecr::start("neither_the_key_nor_the_login_gets_out").await else { return };
     let folder = tempfile::tempdir().unwrap();
     let (_, layout) = images::image(folder.path(), 1);
@@ -265,7 +270,11 @@ async fn neither_the_key_nor_the_login_gets_out() {
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(error.to_string().contains("/nowhere/key"), "{error}");
     told.push(chain(&error));
-    for secret in [SECRET_KEY, LOGIN, "123456789012-auth-token", "s3cret-but-wrong"] {
+    let logged = log.text();
+    assert!(logged.contains("transmitting request"), "the SDK's lowest level was heard: {logged}");
+    told.push(logged);
+    let encoded = STANDARD.encode(LOGIN);
+    for secret in [SECRET_KEY, LOGIN, &encoded, "123456789012-auth-token", "s3cret-but-wrong"] {
         let found = told.iter().find(|text| text.contains(secret));
         assert!(found.is_none(), "{}", found.unwrap());
     }

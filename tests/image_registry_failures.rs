@@ -5,9 +5,7 @@
 mod contracts;
 mod registry_servers;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
@@ -23,7 +21,9 @@ use futures::StreamExt as _;
 use registry_servers::docker_registry::{PASSWORD, USER};
 use registry_servers::keeping_registry::Manners;
 use registry_servers::skopeo::{self, Entry};
-use registry_servers::{Access, DockerRegistry, KeepingRegistry, Phase, PhaseProxy, TokenServer, Trouble, layouts};
+use registry_servers::{
+    Access, DockerRegistry, KeepingRegistry, Log, Phase, PhaseProxy, TokenServer, Trouble, layouts,
+};
 
 const REPOSITORY: &str = "delay-ml";
 const TAG: &str = "model_v1";
@@ -388,33 +388,12 @@ async fn a_token_server_that_refuses_is_told_apart_from_one_that_is_away() {
     pushed(&open(&settings), &image.layout).await;
 }
 
-/// A writer that tests read.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The password, its Basic form and every token: never in an error, a log or `Debug`.
 #[tokio::test]
 async fn no_secret_gets_out() {
     needs_registry!("no_secret_gets_out");
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = log.listen();
     let tokens = TokenServer::start().await;
     let (by_token, by_password) =
         (DockerRegistry::start(&Access::Token(&tokens), true), DockerRegistry::start(&Access::PasswordAndTls, true));
@@ -440,7 +419,7 @@ async fn no_secret_gets_out() {
             shown_tokens.extend(front.take_seen().into_iter().filter_map(|seen| seen.authorization));
         }
     }
-    told.push(String::from_utf8(log.0.lock().unwrap().clone()).unwrap());
+    told.push(log.text());
     assert!(shown_tokens.iter().any(|header| header.starts_with("Bearer ")), "the tokens were seen on the wire");
     assert!(told.last().unwrap().len() > 1000, "the log was written");
     let mut secrets = vec![PASSWORD.to_owned(), "s3cret-but-wrong".to_owned()];

@@ -17,6 +17,7 @@ pub mod ecr_api;
 pub mod http;
 pub mod keeping_registry;
 pub mod layouts;
+pub mod log;
 pub mod phase_proxy;
 pub mod skopeo;
 pub mod token_server;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 pub use docker_registry::{Access, DockerRegistry};
 pub use keeping_registry::KeepingRegistry;
+pub use log::Log;
 pub use phase_proxy::{Phase, PhaseProxy, Trouble};
 pub use token_server::TokenServer;
 

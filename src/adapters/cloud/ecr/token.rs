@@ -7,6 +7,8 @@ use aws_sdk_ecr::Client;
 use aws_sdk_ecr::types::AuthorizationData;
 use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
 
 use crate::adapters::cloud::aws::port_error;
 use crate::adapters::cloud::registry::login::{Login, LoginSource};
@@ -54,7 +56,9 @@ impl EcrLogin {
 
     async fn ask(&self, action: &str) -> Result<Granted, PortError> {
         let action = format!("{action}: asking ECR for a login");
-        let answer = self.api.get_authorization_token().send().await.map_err(|error| port_error(&action, &error))?;
+        // The SDK writes answers into the log at its lowest level, and this one is a password.
+        let answer = self.api.get_authorization_token().send().with_subscriber(NoSubscriber::default()).await;
+        let answer = answer.map_err(|error| port_error(&action, &error))?;
         // A token's expiry is told in the world's time, whatever a replay's clock shows.
         let granted = answer.authorization_data().first().and_then(|data| Granted::read(data, SystemClock.now()));
         granted.ok_or_else(|| {
