@@ -372,3 +372,28 @@ fn two_builds_at_once_wait_for_each_other() {
         thread.join().unwrap().unwrap();
     }
 }
+
+/// The default settings against this very repository: minutes of compiling, and a
+/// registry for the dependencies.
+#[test]
+#[ignore = "compiles the real service; run it with `--run-ignored only` or `-- --ignored`"]
+fn the_real_service_is_built_from_this_repository_as_the_defaults_say() {
+    const TEST: &str = "the_real_service_is_built_from_this_repository_as_the_defaults_say";
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(here).output().unwrap();
+    if !head.status.success() {
+        eprintln!("SKIPPED: {TEST}: {} is no git clone", here.display());
+        return;
+    }
+    let commit = String::from_utf8(head.stdout).unwrap().trim().to_owned();
+    let place = tempfile::tempdir().unwrap();
+    let settings = SourceSettings { revision: commit.clone(), ..cargo_settings(&format!("file://{}", here.display())) };
+    for (cycle, reused) in [(1, false), (2, true)] {
+        let begun = std::time::Instant::now();
+        let built = build(&settings, place.path(), CycleId(cycle)).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!((&built.commit, built.reused), (&commit, reused));
+        println!("cycle {cycle}: {:.1} s, {} bytes, {}", begun.elapsed().as_secs_f64(), built.size_bytes, built.digest);
+        let help = Command::new(&built.binary).arg("--version").output().unwrap();
+        assert!(String::from_utf8_lossy(&help.stdout).starts_with("delayd-serve "), "{help:?}");
+    }
+}

@@ -85,7 +85,10 @@ fn manifests(site: &Site, image: &str, volume: &Path, registry: &str) -> String 
     let namespace = &site.namespace;
     built
         .replace("namespace: delayd\n", &format!("namespace: {namespace}\n"))
-        .replace("kind: Namespace\nmetadata:\n  name: delayd\n", &format!("kind: Namespace\nmetadata:\n  name: {namespace}\n"))
+        .replace(
+            "kind: Namespace\nmetadata:\n  name: delayd\n",
+            &format!("kind: Namespace\nmetadata:\n  name: {namespace}\n"),
+        )
         .replace("name: delayd-state\n", &format!("name: {namespace}-state\n"))
         .replace("/var/tmp/delayd-state", volume.to_str().unwrap())
         .replace("localhost:5000/delayd-test/delayd:test", image)

@@ -120,7 +120,9 @@ async fn jobs_of_a_cluster_keep_the_contract() {
 
 #[tokio::test]
 async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
-    let Some(field) = Field::new("a_gpu_that_no_node_has_is_told_in_the_schedulers_words", "jobs_gpu").await else { return };
+    let Some(field) = Field::new("a_gpu_that_no_node_has_is_told_in_the_schedulers_words", "jobs_gpu").await else {
+        return;
+    };
     let trainer = field.trainer_with(|settings| {
         settings.gpus = 1;
         settings.start_deadline_secs = 4;
@@ -158,7 +160,9 @@ async fn an_image_that_cannot_be_pulled_is_told() {
 
 #[tokio::test]
 async fn a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost() {
-    let Some(field) = Field::new("a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost", "jobs_memory").await else {
+    let Some(field) =
+        Field::new("a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost", "jobs_memory").await
+    else {
         return;
     };
     let trainer = field.trainer_with(|settings| {
@@ -215,14 +219,18 @@ async fn a_job_is_found_again_after_the_daemon_died_and_is_stopped_when_the_run_
 
 #[tokio::test]
 async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
-    let Some(field) = Field::new("an_api_server_that_is_away_for_a_while_costs_no_training", "jobs_outage").await else { return };
+    let Some(field) = Field::new("an_api_server_that_is_away_for_a_while_costs_no_training", "jobs_outage").await
+    else {
+        return;
+    };
     let gate = Gate::before(field.site.api_server()).await;
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&field.kubeconfig).unwrap()).unwrap();
     let mut config = config;
     config["clusters"][0]["cluster"]["server"] = format!("https://{}", gate.address).into();
     let kubeconfig = field.site.folder.path().join("through-the-gate");
     std::fs::write(&kubeconfig, config.to_string()).unwrap();
-    let parameters = TrainingParameters { batch_size: 16, max_epochs: 40, patience: 40, ..field.world.job.parameters.clone() };
+    let parameters =
+        TrainingParameters { batch_size: 16, max_epochs: 40, patience: 40, ..field.world.job.parameters.clone() };
     let job = TrainingJob { parameters, ..field.world.job.clone() };
     let trainer = field.trainer_via(&field.settings(), kubeconfig);
     let outage = async {

@@ -88,7 +88,9 @@ impl WorkerPool for Script {
             Look::Running => WorkerState::Running,
             Look::Succeeded => WorkerState::Succeeded,
             Look::Failed(kind) => WorkerState::Failed(PortError::new(kind, worker.action(), "its pod ended badly")),
-            Look::Away => return Err(PortError::new(ErrorKind::Unavailable, "reading the Job of run_7", "connection refused")),
+            Look::Away => {
+                return Err(PortError::new(ErrorKind::Unavailable, "reading the Job of run_7", "connection refused"));
+            }
             Look::Fails(kind) => {
                 let failure = FailureDocument { kind, message: "the worker's own words".to_owned() };
                 put_json(store, &work.failure_key(), &failure).await?;
@@ -100,8 +102,7 @@ impl WorkerPool for Script {
                 WorkerState::Running
             }
             Look::Result(log_loss) => {
-                let document: WorkDocument =
-                    serde_json::from_slice(&store.get(&work.document_key()).await?).unwrap();
+                let document: WorkDocument = serde_json::from_slice(&store.get(&work.document_key()).await?).unwrap();
                 let WorkPart::Trial { task } = document.part else { panic!("no trial") };
                 let outcome = TrialOutcome::Finished { validation_log_loss: log_loss, validation_roc_auc: None };
                 put_json(store, &work.result_key(), &WorkResult::Trial { record: task.ended(outcome, 1.0) }).await?;
@@ -274,11 +275,8 @@ async fn a_run_that_is_cancelled_stops_its_worker_and_all_beside_it() {
     let stage = Stage::new(&[("training", &[Look::Running])]).await;
     let control = TrainingControl::default();
     control.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-    let policy = WaitPolicy {
-        parallel_trials: 1,
-        poll: Duration::from_millis(1),
-        start_deadline: Duration::from_secs(60),
-    };
+    let policy =
+        WaitPolicy { parallel_trials: 1, poll: Duration::from_millis(1), start_deadline: Duration::from_secs(60) };
     let trainer = WorkerTrainer::new(stage.world.store.clone(), stage.script.clone(), policy);
     let error = trainer.train(&stage.world.job, &control).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");

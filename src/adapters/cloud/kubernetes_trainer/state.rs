@@ -211,7 +211,12 @@ mod tests {
         let cases = [
             (backoff(), vec![pod(0, ended(137, "OOMKilled", ""))], ErrorKind::Exhausted, "trainer.kubernetes.memory"),
             (backoff(), vec![pod(0, ended(137, "Error", ""))], ErrorKind::Exhausted, "exit status 137"),
-            (backoff(), vec![pod(0, ended(75, "Error", "delayd: no store"))], ErrorKind::Interrupted, "delayd: no store"),
+            (
+                backoff(),
+                vec![pod(0, ended(75, "Error", "delayd: no store"))],
+                ErrorKind::Interrupted,
+                "delayd: no store",
+            ),
             (backoff(), vec![pod(0, ended(1, "Error", &long))], ErrorKind::Interrupted, "the end"),
             (backoff(), vec![pod(0, evicted)], ErrorKind::Interrupted, "low on memory"),
             (backoff(), vec![], ErrorKind::Interrupted, "left no pod"),
