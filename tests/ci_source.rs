@@ -127,6 +127,33 @@ fn a_pinned_commit_that_is_built_needs_neither_network_nor_repository() {
 }
 
 #[test]
+fn a_mirror_that_was_left_locked_or_damaged_is_fetched_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+    let settings = script_settings(&repository.url());
+    build(&settings, place.path(), FIRST).unwrap();
+    let mirrors = || {
+        let entries = std::fs::read_dir(place.path().join("sources")).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|ending| ending == "git")).collect::<Vec<_>>()
+    };
+    let [mirror] = &mirrors()[..] else { panic!("{:?}", mirrors()) };
+    // As a git that is killed in a fetch leaves it.
+    std::fs::write(mirror.join("shallow.lock"), "").unwrap();
+    repository.write("build.sh", &makes_a_binary("two"));
+    let moved = repository.commit("second");
+    assert_eq!(build(&settings, place.path(), CycleId(2)).unwrap().commit, moved);
+    assert!(!mirror.join("shallow.lock").exists());
+    // A disk that lost what was written.
+    for object in files_with(&mirror.join("objects"), "") {
+        std::fs::remove_file(&object).unwrap();
+        std::fs::write(&object, "").unwrap();
+    }
+    let pinned = SourceSettings { revision: moved.clone(), niceness: 3, ..settings.clone() };
+    std::fs::remove_dir_all(place.path().join("builds/cache")).unwrap();
+    assert_eq!(build(&pinned, place.path(), CycleId(3)).unwrap().commit, moved);
+}
+
+#[test]
 fn an_abbreviated_commit_of_the_history_is_found() {
     let place = tempfile::tempdir().unwrap();
     let (repository, old) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
@@ -370,5 +397,30 @@ fn two_builds_at_once_wait_for_each_other() {
         .collect();
     for thread in builds {
         thread.join().unwrap().unwrap();
+    }
+}
+
+/// The default settings against this very repository: minutes of compiling, and a
+/// registry for the dependencies.
+#[test]
+#[ignore = "compiles the real service; run it with `--run-ignored only` or `-- --ignored`"]
+fn the_real_service_is_built_from_this_repository_as_the_defaults_say() {
+    const TEST: &str = "the_real_service_is_built_from_this_repository_as_the_defaults_say";
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(here).output().unwrap();
+    if !head.status.success() {
+        eprintln!("SKIPPED: {TEST}: {} is no git clone", here.display());
+        return;
+    }
+    let commit = String::from_utf8(head.stdout).unwrap().trim().to_owned();
+    let place = tempfile::tempdir().unwrap();
+    let settings = SourceSettings { revision: commit.clone(), ..cargo_settings(&format!("file://{}", here.display())) };
+    for (cycle, reused) in [(1, false), (2, true)] {
+        let begun = std::time::Instant::now();
+        let built = build(&settings, place.path(), CycleId(cycle)).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!((&built.commit, built.reused), (&commit, reused));
+        println!("cycle {cycle}: {:.1} s, {} bytes, {}", begun.elapsed().as_secs_f64(), built.size_bytes, built.digest);
+        let help = Command::new(&built.binary).arg("--version").output().unwrap();
+        assert!(String::from_utf8_lossy(&help.stdout).starts_with("delayd-serve "), "{help:?}");
     }
 }

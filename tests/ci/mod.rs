@@ -170,7 +170,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Every file under `folder` that holds `text`.
+/// Every file under `folder` that holds `text`; all of them for an empty one.
 pub fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -180,7 +180,7 @@ pub fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
             if path.is_dir() {
                 folders.push(path);
             } else if let Ok(bytes) = std::fs::read(&path)
-                && bytes.windows(text.len()).any(|part| part == text.as_bytes())
+                && (text.is_empty() || bytes.windows(text.len()).any(|part| part == text.as_bytes()))
             {
                 found.push(path);
             }

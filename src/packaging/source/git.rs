@@ -69,8 +69,25 @@ impl<'a> Repository<'a> {
     }
 
     /// The commit that the configured revision stands for now, fetched. A whole
-    /// commit id that is there already needs no network.
+    /// commit id that is there already needs no network. A mirror that is damaged,
+    /// or was left locked by a git that was killed, is thrown away and fetched anew.
     pub(super) fn fetch(&self, log: &mut BuildLog) -> Result<String, SourceError> {
+        match self.fetch_into_mirror(log) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.forget(&error)?;
+                self.fetch_into_mirror(log)
+            }
+            fetched => fetched,
+        }
+    }
+
+    /// Throws the mirror away: everything in it can be fetched again.
+    pub(super) fn forget(&self, why: &SourceError) -> Result<(), SourceError> {
+        tracing::warn!(error = crate::error::chain(why), "the mirror of the service's repository is fetched anew");
+        remove(&self.mirror)
+    }
+
+    fn fetch_into_mirror(&self, log: &mut BuildLog) -> Result<String, SourceError> {
         self.prepare(log)?;
         let revision = self.settings.revision.as_str();
         let whole = is_commit_id(revision);
@@ -79,10 +96,9 @@ impl<'a> Repository<'a> {
         }
         let said = self.git(&["fetch", "--depth", "1", "--no-tags", "--", &self.settings.repository, revision], log)?;
         if said.success {
-            return match self.commit_of("FETCH_HEAD", log)? {
-                Some(commit) => Ok(commit),
-                None => Err(self.failed(&said)),
-            };
+            let message = "the fetch succeeded and brought no commit".to_owned();
+            let none = || SourceError::Git { kind: ErrorKind::Corrupt, action: self.action(), message };
+            return self.commit_of("FETCH_HEAD", log)?.ok_or_else(none);
         }
         if !is_unknown(&said.lines) {
             return Err(self.failed(&said));
@@ -352,6 +368,11 @@ fn reason(lines: &[String]) -> (ErrorKind, &'static str) {
     if says(&["no space left on device", "disk quota exceeded"]) {
         return (ErrorKind::Exhausted, "Make room for <state>/sources");
     }
+    let locked = said.lines().any(|line| line.contains(".lock'") && line.contains("file exists"));
+    if locked || says(&["object file", "bad object", "bad tree", "corrupt", "unable to read tree", "invalid reference"])
+    {
+        return (ErrorKind::Corrupt, "Remove <state>/sources when no build runs");
+    }
     if says(&["ssl certificate", "server certificate", "certificate verif", "ssl peer certificate", "ssl: "]) {
         return (
             ErrorKind::Unavailable,
@@ -411,6 +432,8 @@ mod tests {
             ("fatal: repository 'https://x/y/' not found", ErrorKind::NotFound),
             ("fatal: '/nowhere' does not appear to be a git repository", ErrorKind::NotFound),
             ("fatal: sha1 file write error: No space left on device", ErrorKind::Exhausted),
+            ("fatal: Unable to create '/s/x.git/shallow.lock': File exists.", ErrorKind::Corrupt),
+            ("error: object file objects/01/23 is empty", ErrorKind::Corrupt),
         ] {
             let lines: Vec<String> = said.lines().map(str::to_owned).collect();
             assert_eq!(reason(&lines).0, kind, "{said}");

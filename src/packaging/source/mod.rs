@@ -27,6 +27,7 @@ pub use error::SourceError;
 use git::Repository;
 pub use settings::{SourceKind, SourceSettings};
 
+use crate::error::ErrorKind;
 use crate::ids::{CycleId, Digest};
 
 const LOG_FILE: &str = "build.log";
@@ -155,7 +156,14 @@ impl SourceBuilder {
             return Ok(finished(found, commit, command_digest, true));
         }
         progress(&format!("checking out {commit:.12}"));
-        let tree = repository.check_out(&commit, log)?;
+        let tree = match repository.check_out(&commit, log) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                repository.forget(&error)?;
+                repository.fetch(log)?;
+                repository.check_out(&commit, log)?
+            }
+            tree => tree?,
+        };
         let committed_at = repository.committed_at(&commit, log)?;
         let compilation = Compilation {
             settings,
