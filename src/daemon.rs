@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::adapters::open;
-use crate::config::Settings;
+use crate::config::{ClusterKind, Settings};
 use crate::coordinator::cycle::CycleContext;
 use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
 use crate::coordinator::stages::{Stages, ask};
 use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::messages::IngestFlights;
-use crate::data::{DataActor, DataStage};
+use crate::data::{DataActor, DataStage, TrainingSets};
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage};
 use crate::env::{Clock, Env};
@@ -26,7 +26,7 @@ use crate::monitoring::scrape::Scraper;
 use crate::monitoring::{MonitorActor, MonitorStage};
 use crate::notification::messages::DeliverAlerts;
 use crate::notification::{NotifierActor, NotifierStage};
-use crate::packaging::{PackagingActor, PackagingStage};
+use crate::packaging::{Builds, PackagingActor, PackagingStage, SourceKind};
 use crate::ports::Severity;
 use crate::registry::{BundleStore, RegistryActor, RegistryStage};
 use crate::saga::{StepFailure, StepObserver};
@@ -52,6 +52,8 @@ impl StartError {
 
 /// A timer that fails this often in a row is told of.
 const TOLD_FAILURES: u32 = 3;
+/// How long a daemon that stops waits for a build's processes to end.
+const BUILD_END_LIMIT: Duration = Duration::from_secs(15);
 /// How often an answer from a stage is waited for in the timers.
 const TIMER_DEADLINE: Duration = Duration::from_secs(1800);
 
@@ -74,11 +76,25 @@ pub struct Daemon {
     /// The other stages.
     pub stages: Stages,
     supervision: Supervision,
+    /// Before the actors: a build's processes must be gone when the daemon is.
+    _builds: EndBuilds,
     _actors: Actors,
 }
 
-/// Owners of the actors' threads.
+/// Ends the builds under way when the daemon is dropped.
+struct EndBuilds(Builds);
+
+impl Drop for EndBuilds {
+    fn drop(&mut self) {
+        self.0.stop(BUILD_END_LIMIT);
+    }
+}
+
+/// Owners of the actors' threads, in the order in which they are stopped. The
+/// coordinator goes first: to it a stage that is gone is a step that failed, and a
+/// cycle that was only interrupted must not be undone.
 struct Actors {
+    _coordinator: SupervisedActor<CoordinatorActor>,
     _data: SupervisedActor<DataActor>,
     _training: SupervisedActor<TrainingActor>,
     _registry: SupervisedActor<RegistryActor>,
@@ -87,7 +103,6 @@ struct Actors {
     _verification: SupervisedActor<VerificationActor>,
     _monitor: SupervisedActor<MonitorActor>,
     _notifier: SupervisedActor<NotifierActor>,
-    _coordinator: SupervisedActor<CoordinatorActor>,
 }
 
 impl Daemon {
@@ -107,13 +122,22 @@ impl Daemon {
         std::fs::create_dir_all(state_dir)
             .map_err(|error| StartError::of(&format!("state directory {}", state_dir.display()))(&error))?;
         let ledger = Ledger::open(&ledger_path(state_dir)).map_err(|error| StartError::of("ledger")(&error))?;
-        let service_binary = service_binary(&settings.packaging.service_binary)?;
-        let env = env(&settings, clock, ledger, &service_binary)?;
-        let data =
-            DataStage::new(env.clone(), settings.clone()).map_err(|error| StartError::of("data contract")(&error))?;
+        let service_binary = if needs_service_binary(&settings) {
+            service_binary(&settings.packaging.service_binary)?
+        } else {
+            PathBuf::new()
+        };
+        let bundles = BundleStore::new(state_dir.join("bundles"));
+        let sets = TrainingSets::default();
+        let adapters = Adapters { service_binary: &service_binary, sets: sets.clone(), bundles: bundles.clone() };
+        let env = env(&settings, clock, ledger, adapters)?;
+        let documents = open::reference_documents(&settings)
+            .map_err(|error| StartError::of("airports and holidays by URL")(&error))?;
+        let data = DataStage::new(env.clone(), settings.clone(), sets)
+            .map_err(|error| StartError::of("data contract")(&error))?
+            .with_documents(documents);
         let scraper =
             Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
-        let bundles = BundleStore::new(state_dir.join("bundles"));
         let parts = Parts { env, settings, bundles, data, scraper: Arc::new(scraper), service_binary, observer };
         parts.spawn(give_up)
     }
@@ -248,8 +272,15 @@ impl Parts {
             data: data.clone(),
         };
         let registry_stage = RegistryStage { env: env.clone(), bundles: bundles.clone() };
-        let packaging_stage =
-            PackagingStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone(), service_binary };
+        let builds = Builds::default();
+        let packaging_stage = PackagingStage {
+            env: env.clone(),
+            settings: settings.clone(),
+            bundles: bundles.clone(),
+            service_binary,
+            image_builder: open::image_builder(&settings),
+            builds: builds.clone(),
+        };
         let deployment_stage =
             DeploymentStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone() };
         let verification_stage = VerificationStage {
@@ -268,7 +299,9 @@ impl Parts {
         let deployment = spawn(&supervision, "deployment", deployment_stage)?;
         let verification = spawn(&supervision, "verification", verification_stage)?;
         let monitor = spawn(&supervision, "monitor", monitor_stage)?;
-        let notifier = spawn(&supervision, "notifier", NotifierStage::new(env.clone(), &settings.notification))?;
+        let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
+            .map_err(|error| StartError::of("notification")(&error))?;
+        let notifier = spawn(&supervision, "notifier", notifier_stage)?;
         let stages = Stages {
             data: data_actor.actor_ref(),
             training: training.actor_ref(),
@@ -290,7 +323,9 @@ impl Parts {
             notifier: notifier.actor_ref(),
             stages,
             supervision,
+            _builds: EndBuilds(builds),
             _actors: Actors {
+                _coordinator: coordinator,
                 _data: data_actor,
                 _training: training,
                 _registry: registry,
@@ -299,7 +334,6 @@ impl Parts {
                 _verification: verification,
                 _monitor: monitor,
                 _notifier: notifier,
-                _coordinator: coordinator,
             },
         })
     }
@@ -321,19 +355,36 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger.sqlite")
 }
 
-fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
+/// What adapters share with the stages.
+struct Adapters<'a> {
+    service_binary: &'a Path,
+    sets: TrainingSets,
+    bundles: BundleStore,
+}
+
+fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, adapters: Adapters<'_>) -> Result<Env, StartError> {
+    let Adapters { service_binary, sets, bundles } = adapters;
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let weather = open::weather(settings, object_store.clone()).map_err(|error| failed("weather", error))?;
+    let weather =
+        open::weather(settings, object_store.clone(), clock.clone()).map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,
         weather,
+        trainer: open::trainer(settings, object_store.clone(), sets, bundles)
+            .map_err(|error| failed("trainer", error))?,
         image_registry: open::image_registry(settings).map_err(|error| failed("image registry", error))?,
         cluster: open::cluster(settings, service_binary).map_err(|error| failed("cluster", error))?,
         notifier: open::notifier(settings).map_err(|error| failed("notification", error))?,
         object_store,
     })
+}
+
+/// Whether a service binary must be at hand: packaged as it is, or run by local processes.
+#[must_use]
+pub fn needs_service_binary(settings: &Settings) -> bool {
+    settings.packaging.source.kind == SourceKind::BuiltIn || settings.cluster.kind == ClusterKind::Processes
 }
 
 /// The static service binary: as configured, by `DELAYD_SERVE_BIN`, or beside

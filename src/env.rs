@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use chrono::{DateTime, Utc};
 
 use crate::ledger::Ledger;
-use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, Trainer, WeatherSource};
 
 /// Tells what time it is: the system's clock, or the replay's.
 pub trait Clock: Send + Sync + std::fmt::Debug {
@@ -60,6 +60,8 @@ pub struct Env {
     pub object_store: Arc<dyn ObjectStore>,
     /// What the weather was.
     pub weather: Arc<dyn WeatherSource>,
+    /// Who trains.
+    pub trainer: Arc<dyn Trainer>,
     /// Where images go.
     pub image_registry: Arc<dyn ImageRegistry>,
     /// Where the inference service runs.

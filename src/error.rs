@@ -89,6 +89,12 @@ impl PortError {
         }
     }
 
+    /// What went wrong, without what was tried.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// What sort of failure this is.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

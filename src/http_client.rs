@@ -36,19 +36,34 @@ impl HttpClientSettings {
     /// # Errors
     /// When the authority's file cannot be read or holds no certificate.
     pub fn client(&self, action: &str) -> Result<reqwest::Client, PortError> {
+        self.builder(action)?.build().map_err(|error| transport_error(action, error))
+    }
+
+    /// [`HttpClientSettings::client`] that follows no redirects: a message that is
+    /// posted would be lost on the way (a redirected POST becomes a GET).
+    ///
+    /// # Errors
+    /// As for [`HttpClientSettings::client`].
+    pub fn posting_client(&self, action: &str) -> Result<reqwest::Client, PortError> {
+        let builder = self.builder(action)?.redirect(reqwest::redirect::Policy::none());
+        builder.build().map_err(|error| transport_error(action, error))
+    }
+
+    fn builder(&self, action: &str) -> Result<reqwest::ClientBuilder, PortError> {
         let mut builder = client_builder()
             .connect_timeout(Duration::from_secs(self.connect_timeout_secs))
             .read_timeout(Duration::from_secs(self.read_timeout_secs))
+            // After a redirect the other server would be told the address before, and with it the key.
+            .referer(false)
             .user_agent(concat!("delayd/", env!("CARGO_PKG_VERSION")));
         for certificate in authorities(action, &self.ca_path)? {
             builder = builder.add_root_certificate(certificate);
         }
-        builder.build().map_err(|error| transport_error(action, error))
+        Ok(builder)
     }
 }
 
 /// A builder of HTTP clients with this program's TLS implementation in place.
-#[must_use]
 pub fn client_builder() -> reqwest::ClientBuilder {
     install_tls();
     reqwest::Client::builder()

@@ -91,6 +91,11 @@ sequence_id!(
     AlertId,
     "alert_"
 );
+sequence_id!(
+    /// One silence that an administrator asked for: `silence_1`, …
+    SilenceId,
+    "silence_"
+);
 
 /// A SHA-256 digest in the OCI spelling, `sha256:<64 hex digits>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -6,6 +6,7 @@
 use chrono::{DateTime, Utc};
 use delayd::error::ErrorKind;
 use delayd::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
+use delayd::ledger::tx::{route_alert, unrouted_alerts};
 use delayd::ledger::{
     Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
     IngestedObject, KnownOutcome, Ledger, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus, Page, Run, RunState,
@@ -262,9 +263,10 @@ async fn the_same_event_is_one_alert() {
         body: "look".into(),
     };
     let id = ledger.enqueue_alert(alert.clone()).await.unwrap();
-    ledger.mark_alert_delivered(id, at(1)).await.unwrap();
+    let routed = ledger.alert(id).await.unwrap().unwrap().alert;
+    ledger.transact("routing", move |tx| route_alert(tx, &routed, &[], at(1))).await.unwrap();
     assert_eq!(ledger.enqueue_alert(alert).await.unwrap(), id);
-    assert!(ledger.due_alerts(at(9), 10).await.unwrap().is_empty());
+    assert!(ledger.transact("looking", |tx| unrouted_alerts(tx, 10)).await.unwrap().is_empty());
 }
 
 fn flight(number: u32) -> FlightKey {

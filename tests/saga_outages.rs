@@ -1,73 +1,27 @@
 //! A cycle meets an outside system that is away: it waits, tells, and goes on.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use std::path::Path;
+mod contracts;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use delayd::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
-use delayd::env::{Env, SystemClock};
+use contracts::surroundings::env;
+use delayd::env::Env;
 use delayd::error::ErrorKind;
 use delayd::ids::CycleId;
-use delayd::ledger::{CycleReason, Ledger, Page, StepState};
-use delayd::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress, Severity};
+use delayd::ledger::{CycleReason, Page, StepState};
+use delayd::ports::Severity;
 use delayd::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
 
 const PUSH: StepName = StepName::new(7, "push");
-
-#[derive(Debug)]
-struct NoCluster;
-
-#[async_trait]
-impl Cluster for NoCluster {
-    async fn apply(
-        &self,
-        _: &Release,
-        _: Duration,
-        _: &(dyn Fn(RolloutProgress) + Send + Sync),
-    ) -> Result<(), PortError> {
-        Ok(())
-    }
-    async fn current(&self) -> Result<Option<Release>, PortError> {
-        Ok(None)
-    }
-    async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
-        Ok(Vec::new())
-    }
-    async fn reconcile(&self) -> Result<Vec<String>, PortError> {
-        Ok(Vec::new())
-    }
-    fn service_url(&self) -> String {
-        String::new()
-    }
-    async fn tear_down(&self) -> Result<(), PortError> {
-        Ok(())
-    }
-    async fn probe(&self) -> Result<String, PortError> {
-        Ok(String::new())
-    }
-}
 
 struct Silent;
 
 impl StepObserver for Silent {
     fn started(&self, _: CycleId, _: &str) {}
     fn finished(&self, _: CycleId, _: &str, _: Duration, _: Option<&StepFailure>) {}
-}
-
-fn env(folder: &Path) -> Env {
-    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&folder.join("store")).unwrap());
-    Env {
-        clock: Arc::new(SystemClock),
-        ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
-        weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
-        object_store: store,
-        image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
-        cluster: Arc::new(NoCluster),
-        notifier: Arc::new(LogNotifier),
-    }
 }
 
 async fn saga(env: &Env, patience: Duration) -> (Saga, CycleId) {

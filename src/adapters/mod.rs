@@ -2,7 +2,11 @@
 //! `cloud` talks to what production has, `wrap` adds behaviour to any adapter, and
 //! `open` makes what the configuration names. Nothing here decides; the stages do.
 
+mod channels;
 pub mod cloud;
 pub mod local;
 pub mod open;
+pub mod worker_trainer;
 pub mod wrap;
+
+pub use channels::Channels;

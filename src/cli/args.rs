@@ -1,11 +1,14 @@
 //! The commands and their options.
 
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use chrono::NaiveDate;
 use clap::{Args, Parser, Subcommand};
 
-use crate::ids::{CycleId, DecisionId, ModelVersion};
+use super::alerts::period;
+use crate::ids::{AlertId, CycleId, DecisionId, InvalidId, ModelVersion, SilenceId};
 
 /// Keeps a flight-delay model alive: trains, deploys, verifies, watches, retrains.
 #[derive(Debug, Parser)]
@@ -64,12 +67,34 @@ pub enum Command {
         /// Which decision, `decision_3`; without it, the decisions are listed.
         decision: Option<DecisionId>,
     },
+    /// The image that was pushed last, for pipelines: image, tag, digest, model version.
+    Image {
+        /// The image of this model instead, `model_v2`.
+        model: Option<ModelVersion>,
+        /// As lines for GitHub Actions: `delayd image --github-output >> "$GITHUB_OUTPUT"`.
+        #[arg(long, conflicts_with = "dotenv")]
+        github_output: bool,
+        /// As shell variables.
+        #[arg(long)]
+        dotenv: bool,
+    },
+    /// The log of a cycle's build of the service from its source.
+    BuildLog {
+        /// Which cycle, `cycle_3`; the last one that built without it.
+        cycle: Option<CycleId>,
+    },
     /// The drift reports, newest first.
     Drift {
         /// How many.
         #[arg(long, default_value_t = 10)]
         limit: u32,
     },
+    /// The alerts, newest first, with how their delivery stands; or one in full.
+    Alerts(AlertsArgs),
+    /// Ask the running daemon not to tell alerts of some kind for a while.
+    Silence(SilenceArgs),
+    /// The silences, newest first; or end one.
+    Silences(SilencesArgs),
     /// Ask the running daemon to retrain now.
     Retrain(ReasonArgs),
     /// Ask the running daemon to go back to the previous model.
@@ -82,6 +107,22 @@ pub enum Command {
     Pause(ReasonArgs),
     /// Start cycles again.
     Resume(ReasonArgs),
+    /// Do one piece of a training job: what a pod of a training Job runs. The daemon
+    /// writes the document and starts the Job; nobody needs to call this by hand.
+    #[command(hide = true)]
+    TrainJob(TrainJobArgs),
+}
+
+/// One piece of a training job. It needs the object store of the daemon's
+/// configuration and nothing else: no ledger, no cluster.
+#[derive(Debug, Clone, Args)]
+pub struct TrainJobArgs {
+    /// Key of the document in the object store, `training-jobs/run_7/training-0123456789ab/job.json`.
+    #[arg(long, value_name = "KEY")]
+    pub job: String,
+    /// Folder for temporary files; one of the system's when left out.
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// Who asks, and why; both are recorded.
@@ -96,6 +137,65 @@ pub struct ReasonArgs {
     /// Base URL of the daemon; taken from the configuration without it.
     #[arg(long, value_name = "URL", env = "DELAYD_URL")]
     pub url: Option<String>,
+}
+
+/// Alerts.
+#[derive(Debug, Clone, Args)]
+pub struct AlertsArgs {
+    /// Only this one, in full.
+    pub alert: Option<AlertId>,
+    /// How many, newest first.
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+    /// Ask the running daemon to try again what was given up: `alert_4`, or `all`.
+    #[arg(long, value_name = "ALERT", conflicts_with = "alert")]
+    pub retry: Option<RetryWhich>,
+    /// Who asks for a retry, and why.
+    #[command(flatten)]
+    pub reason: ReasonArgs,
+}
+
+/// What is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryWhich {
+    /// Everything that was given up.
+    All,
+    /// One alert.
+    One(AlertId),
+}
+
+impl FromStr for RetryWhich {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
+    }
+}
+
+/// A silence to begin.
+#[derive(Debug, Clone, Args)]
+pub struct SilenceArgs {
+    /// How the keys of the alerts in question begin: `drift/`, `outage/cycle_7`; `delayd alerts alert_4` shows one.
+    pub prefix: String,
+    /// For how long: 30m, 2h, 3d.
+    #[arg(long = "for", value_name = "TIME", value_parser = period)]
+    pub period: Duration,
+    /// Who asks, and why.
+    #[command(flatten)]
+    pub reason: ReasonArgs,
+}
+
+/// Silences.
+#[derive(Debug, Clone, Args)]
+pub struct SilencesArgs {
+    /// How many, newest first.
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+    /// Ask the running daemon to end this one.
+    #[arg(long, value_name = "SILENCE")]
+    pub end: Option<SilenceId>,
+    /// Who asks for that, and why.
+    #[command(flatten)]
+    pub reason: ReasonArgs,
 }
 
 /// A replay.

@@ -1,18 +1,25 @@
 //! `delayd check`: is everything there? It changes nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::commands::CliError;
+use crate::adapters::cloud::OpenMeteo;
 use crate::adapters::open;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings};
-use crate::daemon::{ledger_path, service_binary};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
+use crate::daemon::{ledger_path, needs_service_binary, service_binary};
+use crate::data::TrainingSets;
 use crate::data::contract::Contract;
+use crate::env::{Clock, SystemClock};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::Ledger;
-use crate::ports::ObjectStore;
+use crate::packaging::SourceKind;
+use crate::packaging::source::SourceBuilder;
+use crate::ports::{ChannelKind, ObjectStore};
+use crate::registry::BundleStore;
 use crate::training::device;
 
 #[derive(Serialize)]
@@ -30,10 +37,20 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         ledger(settings),
         compute(settings),
     ];
-    let (stores, registry, cluster, notification) =
-        tokio::join!(stores(settings), registry(settings), cluster(settings), notification(settings));
+    let (stores, documents, trainer, source, builder, registry, cluster, notification) = tokio::join!(
+        stores(settings),
+        documents(settings),
+        trainer(settings),
+        source(settings),
+        builder(settings),
+        registry(settings),
+        cluster(settings),
+        notification(settings)
+    );
     findings.extend(stores);
-    findings.extend([registry, cluster, notification]);
+    findings.extend(documents);
+    findings.extend([trainer, source, builder, registry, cluster]);
+    findings.extend(notification);
     let failed = findings.iter().filter(|finding| !finding.fine).count();
     let text = if json {
         serde_json::to_string_pretty(&findings).map_err(|error| CliError::Failed(error.to_string()))?
@@ -71,7 +88,31 @@ fn contract(settings: &Settings) -> Finding {
     finding("data contract", parsed.map(|_| path.display().to_string()))
 }
 
+/// The repository that the service is built from.
+async fn source(settings: &Settings) -> Finding {
+    let packaging = &settings.packaging;
+    if packaging.source.kind == SourceKind::BuiltIn {
+        return finding::<String>("service source", Ok("the service at hand".to_owned()));
+    }
+    let builder = SourceBuilder::new(&packaging.source, packaging.require_static_service, &settings.daemon.state_dir);
+    probed("service source", async move {
+        let action = "looking at the service's repository";
+        match tokio::task::spawn_blocking(move || builder.probe()).await {
+            Ok(answer) => answer.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
+            Err(error) => Err(PortError::new(ErrorKind::Internal, action, error.to_string())),
+        }
+    })
+    .await
+}
+
+async fn builder(settings: &Settings) -> Finding {
+    probed("image builder", async { open::image_builder(settings).probe().await }).await
+}
+
 fn binary(settings: &Settings) -> Finding {
+    if !needs_service_binary(settings) {
+        return finding::<String>("inference service", Ok("built from its source".to_owned()));
+    }
     finding(
         "inference service",
         service_binary(&settings.packaging.service_binary).map(|path| path.display().to_string()),
@@ -108,13 +149,15 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
     if section.kind == ObjectStoreKind::Folder
         && let Some(later) = made_later(settings, &section.folder, "store")
     {
-        return vec![finding::<String>("object store", Ok(later))];
+        return std::iter::once(finding::<String>("object store", Ok(later)))
+            .chain(weather_api(settings).await)
+            .collect();
     }
     let store = match open::object_store(settings) {
         Ok(store) => store,
         Err(error) => return vec![finding::<String>("object store", Err(chain(&error)))],
     };
-    let weather = async { open::weather(settings, store.clone())?.probe().await };
+    let weather = async { open::weather(settings, store.clone(), Arc::new(SystemClock))?.probe().await };
     let (store, airports, weather) = tokio::join!(
         probed("object store", store.probe()),
         probed("airports", airports(settings, store.as_ref())),
@@ -123,13 +166,56 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
     vec![store, airports, weather]
 }
 
+/// Weather that does not lie in the store.
+async fn weather_api(settings: &Settings) -> Option<Finding> {
+    match settings.weather.kind {
+        WeatherKind::Csv => None,
+        WeatherKind::OpenMeteo => {
+            Some(probed("weather", OpenMeteo::probe_api(&settings.weather.open_meteo, SystemClock.now())).await)
+        }
+    }
+}
+
+/// Airports and holidays behind a URL.
+async fn documents(settings: &Settings) -> Vec<Finding> {
+    let documents = match open::reference_documents(settings) {
+        Ok(documents) => documents,
+        Err(error) => return vec![finding::<String>("reference data", Err(chain(&error)))],
+    };
+    let mut findings = Vec::new();
+    for (what, document) in [("airports by URL", documents.airports), ("holidays by URL", documents.holidays)] {
+        if let Some(document) = document {
+            findings.push(probed(what, document.probe()).await);
+        }
+    }
+    findings
+}
+
 async fn airports(settings: &Settings, store: &dyn ObjectStore) -> Result<String, PortError> {
     let key = &settings.ingestion.airports_key;
     if store.list(key).await?.iter().any(|object| object.key == *key) {
         return Ok(key.clone());
     }
+    if settings.ingestion.airports_url.is_set() {
+        return Ok(format!("{key} is fetched by ingestion.airports_url at the first ingestion"));
+    }
     let message = "is not in the object store: airports are needed to read local times";
     Err(PortError::new(ErrorKind::NotFound, key, message))
+}
+
+/// A thread of the daemon is always there; the training device is a check of its own.
+async fn trainer(settings: &Settings) -> Finding {
+    match settings.trainer.kind {
+        TrainerKind::Thread => finding::<String>("trainer", Ok("a thread of the daemon".to_owned())),
+        TrainerKind::KubernetesJob => {
+            let probe = async {
+                let bundles = BundleStore::new(settings.daemon.state_dir.join("bundles"));
+                let store = open::object_store(settings)?;
+                open::trainer(settings, store, TrainingSets::default(), bundles)?.probe().await
+            };
+            probed("trainer", probe).await
+        }
+    }
 }
 
 async fn registry(settings: &Settings) -> Finding {
@@ -139,6 +225,9 @@ async fn registry(settings: &Settings) -> Finding {
             Some(later) => finding::<String>("image registry", Ok(later)),
             None => probed("image registry", async { open::image_registry(settings)?.probe().await }).await,
         },
+        RegistryKind::Oci | RegistryKind::Ecr => {
+            probed("image registry", async { open::image_registry(settings)?.probe().await }).await
+        }
     }
 }
 
@@ -153,8 +242,24 @@ async fn cluster(settings: &Settings) -> Finding {
     }
 }
 
-async fn notification(settings: &Settings) -> Finding {
-    probed("notification", async { open::notifier(settings)?.probe().await }).await
+/// Every channel is asked, and told of in a line of its own.
+async fn notification(settings: &Settings) -> Vec<Finding> {
+    let templates = open::templates(settings);
+    let channels = open::channels(settings, &templates);
+    let asked =
+        channels.into_iter().map(|(kind, channel)| probed(told_as(kind), async move { channel?.probe().await }));
+    let mut findings = futures::future::join_all(asked).await;
+    findings.insert(0, finding("alert templates", templates.check()));
+    findings
+}
+
+fn told_as(channel: ChannelKind) -> &'static str {
+    match channel {
+        ChannelKind::Log => "alerts: log",
+        ChannelKind::Slack => "alerts: slack",
+        ChannelKind::Mail => "alerts: mail",
+        ChannelKind::Webhook => "alerts: webhook",
+    }
 }
 
 fn compute(settings: &Settings) -> Finding {

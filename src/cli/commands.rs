@@ -5,16 +5,19 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alerts;
 use super::args::{Cli, Command, ReasonArgs, ReplayArgs};
 use super::check;
 use super::display::TerminalDisplay;
+use super::images;
 use super::remote::Remote;
 use super::show::{self, Shown};
+use super::train_job;
 use crate::config::{ConfigError, Settings};
 use crate::coordinator::messages::CommandKind;
 use crate::daemon::{Daemon, StartError, ledger_path};
 use crate::env::SystemClock;
-use crate::error::chain;
+use crate::error::{ErrorKind, PortError, chain};
 use crate::http::{ApiState, Metrics, serve};
 use crate::ledger::{Ledger, LedgerError};
 use crate::replay::{ReplayError, ReplayOptions, replay, report};
@@ -47,6 +50,9 @@ pub enum CliError {
     /// A check found something.
     #[error("{0} of the checks failed")]
     Checks(usize),
+    /// A training job failed.
+    #[error("{}", chain(.0))]
+    TrainingJob(PortError),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -54,7 +60,9 @@ pub enum CliError {
 
 impl CliError {
     /// The exit status: 2 for wrong input, 3 where no daemon answers, 4 for what
-    /// is not there, 5 for a refusal, 1 for all else.
+    /// is not there, 5 for a refusal, 75 (`EX_TEMPFAIL` of sysexits.h) for a training
+    /// job that may succeed later, 143 (128 + SIGTERM) for one that was told to stop,
+    /// 1 for all else.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -62,6 +70,14 @@ impl CliError {
             Self::NoDaemon(_) => 3,
             Self::NotFound(_) => 4,
             Self::Refused(_) => 5,
+            Self::TrainingJob(error) => match error.kind() {
+                ErrorKind::Cancelled => 143,
+                ErrorKind::Invalid | ErrorKind::Corrupt => 2,
+                ErrorKind::NotFound => 4,
+                ErrorKind::Denied => 5,
+                kind if kind.is_retryable() => 75,
+                _ => 1,
+            },
             _ => 1,
         }
     }
@@ -70,7 +86,7 @@ impl CliError {
 impl From<LedgerError> for CliError {
     fn from(error: LedgerError) -> Self {
         match error.kind() {
-            crate::error::ErrorKind::NotFound => Self::NotFound(chain(&error)),
+            ErrorKind::NotFound => Self::NotFound(chain(&error)),
             _ => Self::Ledger(chain(&error)),
         }
     }
@@ -87,7 +103,7 @@ impl From<ReplayError> for CliError {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(cli: Cli) -> Result<String, CliError> {
-    let quiet = !matches!(cli.command, Command::Run);
+    let quiet = !matches!(cli.command, Command::Run | Command::TrainJob(_));
     telemetry::init(quiet, cli.verbose);
     let mut settings = Settings::load(cli.config.as_deref())?;
     if let Some(state) = cli.state {
@@ -96,6 +112,7 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
     let shown = match cli.command {
         Command::Run => return daemon(settings).await.map(|()| String::new()),
         Command::Replay(args) => return replayed(settings, args, cli.json).await,
+        Command::TrainJob(args) => return train_job::run(&settings, args).await,
         Command::Check => return check::run(&settings, cli.json).await,
         Command::Config => {
             let text = settings.to_toml().map_err(|error| CliError::Failed(error.to_string()))?;
@@ -106,7 +123,25 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Models { model } => show::models(&read(&settings)?, model).await?,
         Command::Lineage { model } => show::lineage(&read(&settings)?, model).await?,
         Command::Why { decision } => show::why(&read(&settings)?, decision).await?,
+        Command::Image { model, github_output, dotenv } => {
+            let form = match (github_output, dotenv) {
+                (true, _) => images::Form::GithubOutput,
+                (_, true) => images::Form::Dotenv,
+                _ => images::Form::Text,
+            };
+            images::image(&read(&settings)?, model, form).await?
+        }
+        Command::BuildLog { cycle } => images::build_log(&settings, cycle)?,
         Command::Drift { limit } => show::drift(&read(&settings)?, limit).await?,
+        Command::Alerts(args) => match args.retry {
+            Some(which) => alerts::retry(&settings, which, &args.reason).await?,
+            None => alerts::show(&read(&settings)?, &args).await?,
+        },
+        Command::Silence(args) => alerts::silence(&settings, &args).await?,
+        Command::Silences(args) => match alerts::end(&settings, &args).await? {
+            Some(ended) => ended,
+            None => alerts::silences(&read(&settings)?, args.limit).await?,
+        },
         Command::Retrain(reason) => command(&settings, CommandKind::Retrain, &reason).await?,
         Command::Rollback(reason) => command(&settings, CommandKind::Rollback, &reason).await?,
         Command::Approve(reason) => command(&settings, CommandKind::Approve, &reason).await?,
@@ -156,6 +191,7 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
     })?;
     let state = ApiState {
         env: daemon.env.clone(),
+        state_dir: daemon.settings.daemon.state_dir.clone(),
         coordinator: daemon.coordinator.clone(),
         supervision: daemon.supervision().clone(),
         metrics,
@@ -180,7 +216,7 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
     ended
 }
 
-async fn stop_signal() -> &'static str {
+pub(super) async fn stop_signal() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;

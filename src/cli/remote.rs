@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::args::ReasonArgs;
 use super::commands::CliError;
 use crate::config::Settings;
@@ -32,11 +35,22 @@ impl Remote {
         ))
     }
 
-    /// Asks for something.
+    /// Asks for a command.
     pub(super) async fn command(&self, kind: CommandKind, reason: &ReasonArgs) -> Result<CommandAnswered, CliError> {
-        let url = format!("{}/api/v1/{kind}", self.base);
         let body = CommandBody { by: reason.by.clone(), why: reason.why.clone() };
-        let response = self.http.post(&url).json(&body).send().await.map_err(|error| self.unreachable(&error))?;
+        self.ask(reqwest::Method::POST, &kind.to_string(), &body).await
+    }
+
+    /// Asks for something below `/api/v1/`.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
+        let url = format!("{}/api/v1/{path}", self.base);
+        let request = self.http.request(method, &url).json(body);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
         if status.is_success() {
@@ -44,8 +58,12 @@ impl Remote {
                 .map_err(|error| CliError::Failed(format!("{url} answered something else: {error}")));
         }
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let detail = problem.get("detail").and_then(|detail| detail.as_str()).unwrap_or(&text);
-        Err(CliError::Refused(detail.to_owned()))
+        let detail = problem.get("detail").and_then(|detail| detail.as_str()).unwrap_or(&text).to_owned();
+        Err(if status == reqwest::StatusCode::NOT_FOUND {
+            CliError::NotFound(detail)
+        } else {
+            CliError::Refused(detail)
+        })
     }
 
     /// The daemon's status, if one answers.

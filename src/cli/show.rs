@@ -35,7 +35,7 @@ impl Shown {
 /// Width of tables where there is no terminal to ask.
 const COLUMNS: u16 = 120;
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(comfy_table::LineStyle::none()));
     if !std::io::stdout().is_terminal() {
@@ -45,7 +45,7 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn page(limit: u32) -> Page {
+pub(super) fn page(limit: u32) -> Page {
     Page { offset: 0, limit: u64::from(limit.max(1)) }
 }
 
@@ -65,7 +65,8 @@ pub(super) async fn cycles(ledger: &Ledger, cycle: Option<CycleId>, limit: u32) 
             cycle.started_at.format("%Y-%m-%d %H:%M").to_string(),
             cycle.reason.to_string(),
             outcome(cycle),
-            cycle.detail.clone(),
+            // The whole of it, with a failed build's last lines, stands under the cycle itself.
+            cycle.detail.lines().next().unwrap_or_default().to_owned(),
         ]);
     }
     Shown::new(&cycles, rows.to_string())

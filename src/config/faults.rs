@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{ClusterKind, Settings};
+use super::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
+use crate::packaging::SourceKind;
 
 /// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,14 +115,89 @@ impl Settings {
             self.monitoring.interval_secs.to_string(),
             "1 second or more",
         );
-        check(
-            self.notification.attempts >= 1,
-            "notification.attempts",
-            self.notification.attempts.to_string(),
-            "1 or more",
-        );
+        faults.extend(self.notification.faults());
+        faults.extend(self.weather_faults());
         faults.extend(self.policy_faults());
+        faults.extend(self.object_store_faults());
+        faults.extend(self.registry_faults());
+        faults.extend(self.trainer_faults());
         faults
+    }
+
+    /// What is wrong with the trainer that is chosen.
+    fn trainer_faults(&self) -> Vec<Fault> {
+        let kubernetes = &self.trainer.kubernetes;
+        if self.trainer.kind != TrainerKind::KubernetesJob {
+            return Vec::new();
+        }
+        let fault = |(key, found, expected): (&str, String, &str)| Fault {
+            key: format!("trainer.kubernetes.{key}"),
+            found,
+            expected: expected.to_owned(),
+        };
+        let mut faults: Vec<Fault> = kubernetes.faults().into_iter().map(fault).collect();
+        if self.object_store.kind == ObjectStoreKind::Folder && !kubernetes.has_store_volume() {
+            let expected = "the claim of a volume with object_store.folder on it: pods cannot reach a folder otherwise";
+            faults.push(fault(("store_claim", "empty".to_owned(), expected)));
+        }
+        faults
+    }
+
+    /// What the chosen object store says of its section.
+    fn object_store_faults(&self) -> Vec<Fault> {
+        let told = match self.object_store.kind {
+            ObjectStoreKind::Folder => Vec::new(),
+            ObjectStoreKind::S3 => self.object_store.s3.faults(),
+        };
+        let fault = |text| Fault { key: "object_store.s3".to_owned(), found: "not usable".to_owned(), expected: text };
+        told.into_iter().map(fault).collect()
+    }
+
+    /// Weather, airports and holidays: only what is chosen.
+    fn weather_faults(&self) -> Vec<Fault> {
+        let (weather, ingestion) = (&self.weather, &self.ingestion);
+        let mut faults = Vec::new();
+        if !(0.0..=1.0).contains(&weather.required_share) {
+            let found = weather.required_share.to_string();
+            let expected = "a share from 0 to 1".to_owned();
+            faults.push(Fault { key: "weather.required_share".to_owned(), found, expected });
+        }
+        if weather.kind == WeatherKind::OpenMeteo {
+            faults.extend(weather.open_meteo.faults("weather.open_meteo"));
+        }
+        if ingestion.airports_url.is_set() || ingestion.holidays_url.is_set() {
+            faults.extend(ingestion.reference.faults("ingestion.reference"));
+            faults.extend(ingestion.fetch.faults("ingestion.fetch"));
+        }
+        faults
+    }
+
+    /// Those of the image registry that is chosen.
+    fn registry_faults(&self) -> Vec<Fault> {
+        match self.registry.kind {
+            RegistryKind::Layout => Vec::new(),
+            RegistryKind::Oci => self.registry.oci.faults("registry.oci"),
+            RegistryKind::Ecr => self.registry.ecr.faults("registry.ecr"),
+        }
+    }
+
+    /// Processes of this machine run the binary at hand: what was built and pushed
+    /// would not be what serves.
+    fn source_without_images(&self) -> Vec<String> {
+        let built = self.packaging.source.kind == SourceKind::Git;
+        if built && self.cluster.kind == ClusterKind::Processes {
+            let expected = "kind: built_in where cluster.kind is processes, which run packaging.service_binary; a \
+                            service built from git needs a cluster that runs images";
+            return vec![expected.to_owned()];
+        }
+        Vec::new()
+    }
+
+    fn docker_faults(&self) -> Vec<String> {
+        match self.packaging.builder {
+            BuilderKind::Docker => self.packaging.docker.faults(),
+            BuilderKind::Oci => Vec::new(),
+        }
     }
 
     fn kubernetes_faults(&self) -> Vec<Fault> {
@@ -145,6 +221,9 @@ impl Settings {
             ("monitoring.latency", monitoring.latency.faults()),
             ("monitoring.traffic", monitoring.traffic.faults()),
             ("monitoring.skew", monitoring.skew.faults()),
+            ("packaging.source", self.packaging.source.faults()),
+            ("packaging.source", self.source_without_images()),
+            ("packaging.docker", self.docker_faults()),
         ];
         let of_policies = told.into_iter().flat_map(|(section, faults)| {
             faults.into_iter().map(move |text| Fault {

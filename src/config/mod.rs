@@ -18,14 +18,15 @@ use serde::{Deserialize, Serialize};
 pub use faults::Fault;
 pub use secret::Secret;
 pub use sections::{
-    ApprovalMode, ApprovalSettings, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings, IngestionSettings,
-    MonitoringSettings, NotificationSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
-    RegistrySettings, TuningSettings, WeatherKind, WeatherSettings,
+    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings,
+    IngestionSettings, MonitoringSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
+    RegistrySettings, TrainerKind, TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
 use crate::coordinator::decide::RetrainPolicy;
 use crate::coordinator::training_policy::TrainingPolicy;
 use crate::evaluation::gate::GatePolicy;
+pub use crate::notification::NotificationSettings;
 use crate::training::TrainingParameters;
 use crate::verification::VerificationPolicy;
 
@@ -49,6 +50,8 @@ pub struct Settings {
     pub training: TrainingParameters,
     /// The search for better ones.
     pub tuning: TuningSettings,
+    /// Who tunes and trains, and where.
+    pub trainer: TrainerSettings,
     /// Challenger against live model.
     pub gate: GatePolicy,
     /// The service image.

@@ -6,8 +6,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Secret;
+use crate::adapters::cloud::ecr::EcrRegistrySettings;
 use crate::adapters::cloud::kubernetes::KubernetesSettings;
+use crate::adapters::cloud::kubernetes_trainer::KubernetesTrainerSettings;
+use crate::adapters::cloud::registry::OciRegistrySettings;
+use crate::adapters::cloud::s3::S3Settings;
+use crate::adapters::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
 use crate::data::formats::{ColumnMapping, ParseLimits};
+use crate::data::reference::ReferencePolicy;
 use crate::monitoring::drift_policy::DriftPolicy;
 use crate::monitoring::errors::ErrorPolicy;
 use crate::monitoring::latency::LatencyPolicy;
@@ -15,6 +22,7 @@ use crate::monitoring::performance::PerformancePolicy;
 use crate::monitoring::scrape::ScrapePolicy;
 use crate::monitoring::skew::SkewPolicy;
 use crate::monitoring::traffic::TrafficPolicy;
+use crate::packaging::{ExportSettings, SourceSettings};
 use crate::saga::RetryPolicy;
 use crate::training::TuningParameters;
 
@@ -69,6 +77,8 @@ pub enum ObjectStoreKind {
     /// A folder of this machine.
     #[default]
     Folder,
+    /// A bucket of S3, or of a store that speaks its protocol.
+    S3,
 }
 
 /// `[object_store]`: where flight logs, reference data, datasets and bundles are kept.
@@ -79,6 +89,8 @@ pub struct ObjectStoreSettings {
     pub kind: ObjectStoreKind,
     /// The folder; `<state_dir>/store` when empty.
     pub folder: PathBuf,
+    /// The bucket.
+    pub s3: S3Settings,
 }
 
 /// What tells the weather.
@@ -88,6 +100,8 @@ pub enum WeatherKind {
     /// CSV files in the object store.
     #[default]
     Csv,
+    /// An HTTP API in Open-Meteo's format.
+    OpenMeteo,
 }
 
 /// `[weather]`: where weather comes from.
@@ -98,11 +112,20 @@ pub struct WeatherSettings {
     pub kind: WeatherKind,
     /// CSV files: the objects under this prefix.
     pub prefix: String,
+    /// With weather for a smaller share of the airport-hours a step waits for it; 0 goes on without any.
+    pub required_share: f64,
+    /// How the API is asked.
+    pub open_meteo: OpenMeteoSettings,
 }
 
 impl Default for WeatherSettings {
     fn default() -> Self {
-        Self { kind: WeatherKind::default(), prefix: "weather/".to_owned() }
+        Self {
+            kind: WeatherKind::default(),
+            prefix: "weather/".to_owned(),
+            required_share: 0.0,
+            open_meteo: OpenMeteoSettings::default(),
+        }
     }
 }
 
@@ -114,8 +137,12 @@ pub struct IngestionSettings {
     pub flights_prefix: String,
     /// Airports: one object.
     pub airports_key: String,
+    /// URL of the airports, whose last good copy is that object; none when empty.
+    pub airports_url: Secret,
     /// Extra holidays, an iCalendar object; none when empty.
     pub holidays_key: String,
+    /// URL of the extra holidays, whose last good copy is that object; none when empty.
+    pub holidays_url: Secret,
     /// Events, a CSV object (date, name); none when empty.
     pub events_key: String,
     /// The data contract; the built-in one when empty.
@@ -135,6 +162,10 @@ pub struct IngestionSettings {
     pub time_zones: BTreeMap<String, String>,
     /// Bounds of one object.
     pub limits: ParseLimits,
+    /// How airports and holidays behind a URL are kept up to date.
+    pub reference: ReferencePolicy,
+    /// How they are fetched.
+    pub fetch: HttpDocumentSettings,
 }
 
 impl Default for IngestionSettings {
@@ -142,7 +173,9 @@ impl Default for IngestionSettings {
         Self {
             flights_prefix: "flights/".to_owned(),
             airports_key: "reference/airports.csv".to_owned(),
+            airports_url: Secret::default(),
             holidays_key: String::new(),
+            holidays_url: Secret::default(),
             events_key: String::new(),
             contract_path: PathBuf::new(),
             concurrency: 4,
@@ -152,13 +185,15 @@ impl Default for IngestionSettings {
             column_mapping: None,
             time_zones: BTreeMap::new(),
             limits: ParseLimits::default(),
+            reference: ReferencePolicy::default(),
+            fetch: HttpDocumentSettings::default(),
         }
     }
 }
 
 /// `[holdout]`: rows that no model ever learns from, so that challenger and live
 /// model can be compared on them fairly.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HoldoutSettings {
     /// Percent of all flights, chosen by a hash of the flight, that stay out of
@@ -192,6 +227,38 @@ impl Default for TuningSettings {
     }
 }
 
+/// What builds images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuilderKind {
+    /// delayd itself.
+    #[default]
+    Oci,
+    /// A Docker Engine.
+    Docker,
+}
+
+/// Who trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainerKind {
+    /// A thread of the daemon.
+    #[default]
+    Thread,
+    /// Jobs of a Kubernetes cluster.
+    KubernetesJob,
+}
+
+/// `[trainer]`: where tuning and training run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainerSettings {
+    /// Who trains.
+    pub kind: TrainerKind,
+    /// Jobs: what they look like.
+    pub kubernetes: KubernetesTrainerSettings,
+}
+
 /// `[packaging]`: the service image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -202,11 +269,27 @@ pub struct PackagingSettings {
     pub service_binary: PathBuf,
     /// Whether a dynamically linked service binary is refused: the image has no loader.
     pub require_static_service: bool,
+    /// What builds images.
+    pub builder: BuilderKind,
+    /// The Docker Engine, where it builds.
+    pub docker: DockerEngineSettings,
+    /// Where the service in the image comes from.
+    pub source: SourceSettings,
+    /// Files that tell the pushed image.
+    pub export: ExportSettings,
 }
 
 impl Default for PackagingSettings {
     fn default() -> Self {
-        Self { repository: "delay-ml".to_owned(), service_binary: PathBuf::new(), require_static_service: true }
+        Self {
+            repository: "delay-ml".to_owned(),
+            service_binary: PathBuf::new(),
+            require_static_service: true,
+            builder: BuilderKind::default(),
+            docker: DockerEngineSettings::default(),
+            source: SourceSettings::default(),
+            export: ExportSettings::default(),
+        }
     }
 }
 
@@ -217,6 +300,10 @@ pub enum RegistryKind {
     /// OCI layouts in a folder of this machine.
     #[default]
     Layout,
+    /// A registry that speaks the OCI distribution protocol.
+    Oci,
+    /// Amazon ECR.
+    Ecr,
 }
 
 /// `[registry]`: where images go.
@@ -227,6 +314,10 @@ pub struct RegistrySettings {
     pub kind: RegistryKind,
     /// Folder of OCI layouts; `<state_dir>/images` when empty.
     pub layout_dir: PathBuf,
+    /// A registry that speaks the OCI distribution protocol.
+    pub oci: OciRegistrySettings,
+    /// Amazon ECR.
+    pub ecr: EcrRegistrySettings,
 }
 
 /// What runs the service.
@@ -332,21 +423,5 @@ impl Default for MonitoringSettings {
             traffic: TrafficPolicy::default(),
             skew: SkewPolicy::default(),
         }
-    }
-}
-
-/// `[notification]`: alerts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NotificationSettings {
-    /// Attempts before an alert is given up.
-    pub attempts: u32,
-    /// Seconds between looks at the outbox.
-    pub interval_secs: u64,
-}
-
-impl Default for NotificationSettings {
-    fn default() -> Self {
-        Self { attempts: 10, interval_secs: 15 }
     }
 }

@@ -1,11 +1,12 @@
 //! The cycle: the one readable list of steps and undos.
 //!
 //! ```text
-//! ingest -> dataset -> train -> gate -> register -> package -> push -> deploy -> verify -> approve
+//! ingest -> dataset -> train -> gate -> register -> (build) -> package -> push -> deploy -> verify -> approve
 //! ```
 //!
 //! Every step asks the actor of its stage and is journaled by the saga. The
 //! first cycle has no live model: its gate compares with the lookup table alone.
+//! `build` happens only where the service is built from its source.
 
 use std::sync::Arc;
 
@@ -19,26 +20,34 @@ use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::ModelVersion;
 use crate::ledger::{Cycle, CycleOutcome};
-use crate::packaging::messages::{DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, WithdrawImage};
+use crate::packaging::SourceKind;
+use crate::packaging::messages::{
+    BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
+};
 use crate::registry::messages::{ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
 use crate::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
 use crate::training::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
 
-const INGEST: StepName = StepName::new(1, "ingest");
-const DATASET: StepName = StepName::new(2, "dataset");
+// A step's position is its place in the journal's key: it never changes, and a new
+// step takes a number between two others (decision 0009).
+const INGEST: StepName = StepName::new(10, "ingest");
+const DATASET: StepName = StepName::new(20, "dataset");
 /// Training: its progress is told in the journal.
-pub const TRAIN: StepName = StepName::new(3, "train");
-const GATE: StepName = StepName::new(4, "gate");
-const REGISTER: StepName = StepName::new(5, "register");
-const PACKAGE: StepName = StepName::new(6, "package");
-const PUSH: StepName = StepName::new(7, "push");
-const DEPLOY: StepName = StepName::new(8, "deploy");
-const VERIFY: StepName = StepName::new(9, "verify");
-const APPROVE: StepName = StepName::new(10, "approve");
+pub const TRAIN: StepName = StepName::new(30, "train");
+const GATE: StepName = StepName::new(40, "gate");
+const REGISTER: StepName = StepName::new(50, "register");
+/// The service's build from its source: its progress is told in the journal.
+pub const BUILD: StepName = StepName::new(55, "build");
+const PACKAGE: StepName = StepName::new(60, "package");
+const PUSH: StepName = StepName::new(70, "push");
+const DEPLOY: StepName = StepName::new(80, "deploy");
+const VERIFY: StepName = StepName::new(90, "verify");
+const APPROVE: StepName = StepName::new(100, "approve");
 
 /// The steps, in order.
-pub const STEPS: [StepName; 10] = [INGEST, DATASET, TRAIN, GATE, REGISTER, PACKAGE, PUSH, DEPLOY, VERIFY, APPROVE];
+pub const STEPS: [StepName; 11] =
+    [INGEST, DATASET, TRAIN, GATE, REGISTER, BUILD, PACKAGE, PUSH, DEPLOY, VERIFY, APPROVE];
 
 /// How a cycle ended, or that it waits for a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,12 +156,14 @@ async fn forward(
             })
         })
         .await?;
+    let service = service(context, saga, cycle).await?;
     let packaged: ModelPackaged = saga
         .step(PACKAGE, || {
             stages.packaging(PackageModel {
                 model: registered.version,
                 bundle: registered.bundle.clone(),
                 dataset: dataset.version.clone(),
+                service: service.clone(),
             })
         })
         .await?;
@@ -200,6 +211,20 @@ async fn forward(
         outcome: CycleOutcome::Deployed,
         detail: format!("{} is live, approved by {}: {}", approved.model, approved.by, verified.reason),
     })
+}
+
+/// The service's executable, built from its source where the configuration says
+/// so; `None` for the one at hand. A cycle that was packaged already, perhaps by a
+/// daemon that knew no such step, builds nothing any more.
+async fn service(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<Option<ServiceBuilt>, StepFailure> {
+    let wanted = context.settings.packaging.source.kind == SourceKind::Git;
+    if let Some(built) = saga.output_of(BUILD).await? {
+        return Ok(Some(built));
+    }
+    if !wanted || saga.output_of::<ModelPackaged>(PACKAGE).await?.is_some() {
+        return Ok(None);
+    }
+    saga.step(BUILD, || context.stages.build(BuildService { cycle: cycle.id })).await.map(Some)
 }
 
 /// Undoes in reverse what a failed cycle did. Answers whether a release had to

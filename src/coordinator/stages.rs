@@ -8,6 +8,7 @@ use actix::{Actor, Context, Handler, Message};
 use crate::data::DataActor;
 use crate::deployment::DeploymentActor;
 use crate::packaging::PackagingActor;
+use crate::packaging::messages::{BuildService, ServiceBuilt};
 use crate::registry::RegistryActor;
 use crate::saga::StepFailure;
 use crate::supervision::ActorRef;
@@ -19,6 +20,8 @@ use crate::verification::VerificationActor;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1800);
 /// The same for training.
 const TRAINING_DEADLINE: Duration = Duration::from_secs(12 * 3600);
+/// The same for building the service, whose own limit (`packaging.source.timeout_secs`) is never longer.
+const BUILD_DEADLINE: Duration = Duration::from_secs(7 * 3600);
 
 /// Addresses that survive restarts.
 #[derive(Debug, Clone)]
@@ -64,6 +67,13 @@ impl Stages {
         registry, RegistryActor, ANSWER_DEADLINE);
     ask!(/// Asks the packaging stage.
         packaging, PackagingActor, ANSWER_DEADLINE);
+    /// Asks the packaging stage for a build of the service.
+    ///
+    /// # Errors
+    /// The stage's own failure, or that its actor died or did not answer.
+    pub async fn build(&self, message: BuildService) -> Result<ServiceBuilt, StepFailure> {
+        ask(&self.packaging, message, BUILD_DEADLINE).await
+    }
     ask!(/// Asks the deployment stage.
         deployment, DeploymentActor, ANSWER_DEADLINE);
     ask!(/// Asks the verification stage.

@@ -132,7 +132,8 @@ impl Columns<'_> {
         let code = cell(code).to_owned();
         let (zone, region) = match *self.zone.as_slice() {
             [country, region, kind] => {
-                if cell(kind) == "closed" {
+                // The file says `closed`; its data dictionary calls it `closed_airport`.
+                if cell(kind).starts_with("closed") {
                     return Ok(Found::Nothing);
                 }
                 let zone = self.configured(&code, cell(region), cell(country));

@@ -5,52 +5,32 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
-use delayd_features::{Airport, HolidayCalendar};
-use tokio::sync::Mutex;
 
 use super::contract::Contract;
 use super::dataset::{
     BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset,
 };
 use super::error::DataError;
-use super::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
+use super::frozen::{freeze, frozen_inputs, load_frozen};
 use super::ingest::{IngestOptions, Ingested, KnownObject, ObjectReport, ingest_new};
 use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
+use super::reference::{ReferenceData, ReferenceDocuments, ReferenceLibrary};
+use super::training_sets::{Timing, TrainingSet, TrainingSets, assemble_examples, load_training_set};
 use super::validation::quarantine_csv;
-use super::weather::WeatherHistory;
-use super::{Example, FlightRecord, OperationsIndex, airports, assemble};
+use super::weather_coverage::{CoverageWindow, WeatherCoverage};
+use super::{Example, FlightRecord, assemble};
 use crate::config::Settings;
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::Digest;
-use crate::ledger::{self, IngestedObject, KnownOutcome, ObjectRef, ObjectStatus, Page};
-use crate::ports::ObjectMeta;
+use crate::ledger::{self, DatasetWeather, IngestedObject, KnownOutcome, NewAlert, ObjectRef, ObjectStatus, Page};
+use crate::ports::{ObjectMeta, Severity, WeatherObservation};
 use crate::saga::{StepFailure, run_blocking};
 
 impl From<DataError> for StepFailure {
     fn from(error: DataError) -> Self {
         Self::of(error.kind(), &error)
     }
-}
-
-/// Airports and holidays as the store has them now.
-#[derive(Debug, Clone)]
-pub struct ReferenceData {
-    /// Airports by IATA code.
-    pub airports: BTreeMap<String, Airport>,
-    /// Holidays and events.
-    pub holidays: HolidayCalendar,
-}
-
-/// Examples of one dataset, kept while a cycle needs them.
-#[derive(Debug)]
-pub struct TrainingSet {
-    /// The dataset.
-    pub version: Digest,
-    /// Its flights with what was known at their prediction times.
-    pub examples: Vec<Example>,
-    /// Airports and holidays.
-    pub reference: ReferenceData,
 }
 
 /// The data stage's work, apart from its actor. Training and verification read
@@ -60,15 +40,16 @@ pub struct DataStage {
     env: Env,
     settings: Arc<Settings>,
     contract: Arc<Contract>,
-    cached: Arc<Mutex<Option<Arc<TrainingSet>>>>,
+    library: ReferenceLibrary,
+    sets: TrainingSets,
 }
 
 impl DataStage {
-    /// The stage, with its contract read.
+    /// The stage, with its contract read; `sets` is shared with whoever trains here.
     ///
     /// # Errors
     /// When the contract is malformed, or a configured feature is known too late.
-    pub fn new(env: Env, settings: Arc<Settings>) -> Result<Self, DataError> {
+    pub fn new(env: Env, settings: Arc<Settings>, sets: TrainingSets) -> Result<Self, DataError> {
         let path = &settings.ingestion.contract_path;
         let contract = if path.as_os_str().is_empty() {
             Contract::built_in()?
@@ -77,33 +58,24 @@ impl DataStage {
                 .map_err(|error| DataError::Contract(format!("{}: {error}", path.display())))?;
             Contract::parse(&text)?
         };
-        Ok(Self { env, settings, contract: Arc::new(contract), cached: Arc::default() })
+        let library = ReferenceLibrary::new(env.clone(), settings.clone(), ReferenceDocuments::default());
+        Ok(Self { env, settings, contract: Arc::new(contract), library, sets })
     }
 
-    /// Airports and holidays.
+    /// The same stage, with reference data that are fetched from documents.
+    #[must_use]
+    pub fn with_documents(mut self, documents: ReferenceDocuments) -> Self {
+        self.library = ReferenceLibrary::new(self.env.clone(), self.settings.clone(), documents);
+        self
+    }
+
+    /// Airports and holidays, fetched anew where that is due.
     ///
     /// # Errors
-    /// When a configured object is missing or malformed.
-    pub async fn reference(&self) -> Result<ReferenceData, DataError> {
-        let ingestion = &self.settings.ingestion;
-        let store = &self.env.object_store;
-        let body = store.get(&ingestion.airports_key).await?;
-        let (mut table, _) = airports::parse_airports(&ingestion.airports_key, &body, &ingestion.time_zones)?;
-        airports::supplement(&mut table);
-        let mut holidays = HolidayCalendar::us_federal();
-        if !ingestion.holidays_key.is_empty() {
-            let body = store.get(&ingestion.holidays_key).await?;
-            let (days, warnings) = parse_icalendar(&ingestion.holidays_key, &body)?;
-            warnings.iter().for_each(|warning| tracing::warn!(object.key = ingestion.holidays_key, "{warning}"));
-            extend_calendar(&mut holidays, days);
-        }
-        if !ingestion.events_key.is_empty() {
-            let body = store.get(&ingestion.events_key).await?;
-            let (days, warnings) = parse_events_csv(&ingestion.events_key, &body, &[])?;
-            warnings.iter().for_each(|warning| tracing::warn!(object.key = ingestion.events_key, "{warning}"));
-            extend_calendar(&mut holidays, days);
-        }
-        Ok(ReferenceData { airports: table, holidays })
+    /// When a configured object is missing or malformed, or a document has no copy
+    /// yet and cannot be fetched.
+    pub async fn reference(&self) -> Result<ReferenceData, StepFailure> {
+        self.library.read().await
     }
 
     pub(super) async fn ingest(&self, message: IngestFlights) -> Result<FlightsIngested, StepFailure> {
@@ -162,8 +134,9 @@ impl DataStage {
         Ok(summary)
     }
 
-    fn horizon(&self) -> Duration {
-        Duration::minutes(i64::from(self.settings.ingestion.horizon_minutes))
+    fn timing(&self) -> Timing {
+        let ingestion = &self.settings.ingestion;
+        Timing { horizon_minutes: ingestion.horizon_minutes, weather_delay_minutes: ingestion.weather_delay_minutes }
     }
 
     /// Freezes what is ingested under a version: every accepted object is read
@@ -268,63 +241,114 @@ impl DataStage {
     }
 
     /// The examples of a dataset: read, verified against its version, and
-    /// assembled with what was known at each prediction time.
+    /// assembled with what was known at each prediction time. Whoever is first
+    /// freezes weather and reference data with it; all later ones see the same.
     ///
     /// # Errors
-    /// When the dataset is missing or damaged, or weather cannot be read.
+    /// When the dataset is missing or damaged, or the store fails.
     pub async fn training_set(&self, version: &Digest) -> Result<Arc<TrainingSet>, StepFailure> {
-        let mut cached = self.cached.lock().await;
-        if let Some(set) = cached.as_ref().filter(|set| set.version == *version) {
-            return Ok(set.clone());
+        self.sets.get_or(version, self.read_set(version)).await
+    }
+
+    async fn read_set(&self, version: &Digest) -> Result<TrainingSet, StepFailure> {
+        let store = self.env.object_store.as_ref();
+        if let Some(inputs) = frozen_inputs(store, version).await? {
+            return load_training_set(store, version, &inputs, self.timing()).await;
         }
-        // Two sets at once would double the memory.
-        *cached = None;
         let reference = self.reference().await?;
-        let (_, records) = load_dataset(self.env.object_store.as_ref(), version).await?;
-        let examples = self.examples(records, &reference).await?;
-        let set = Arc::new(TrainingSet { version: version.clone(), examples, reference });
-        *cached = Some(set.clone());
-        Ok(set)
+        let (_, records) = load_dataset(store, version).await?;
+        let (weather, coverage) = self.weather_of(&records).await?;
+        if let Some(coverage) = coverage {
+            self.record_weather(version, &coverage).await?;
+        }
+        let inputs = freeze(store, version, &weather, &reference).await?;
+        let (weather, reference) = load_frozen(store, version, &inputs).await?;
+        let examples = assemble_examples(records, weather, &reference, self.timing()).await?;
+        Ok(TrainingSet { version: version.clone(), examples, reference, inputs, timing: self.timing() })
     }
 
     /// Assembles flights with the weather and operations known at their
     /// prediction times.
     ///
     /// # Errors
-    /// When weather cannot be read or an airport's time zone is unknown.
+    /// When less weather is there than required, or an airport's time zone is unknown.
     pub async fn examples(
         &self,
         records: Vec<FlightRecord>,
         reference: &ReferenceData,
     ) -> Result<Vec<Example>, StepFailure> {
+        let (weather, _) = self.weather_of(&records).await?;
+        assemble_examples(records, weather, reference, self.timing()).await
+    }
+
+    /// The observations that some flights may be joined with, and how complete they are.
+    async fn weather_of(
+        &self,
+        records: &[FlightRecord],
+    ) -> Result<(Vec<WeatherObservation>, Option<WeatherCoverage>), StepFailure> {
         let departures = || records.iter().map(|record| record.scheduled_departure);
-        let (Some(from), Some(until)) = (departures().min(), departures().max()) else { return Ok(Vec::new()) };
+        let (Some(from), Some(until)) = (departures().min(), departures().max()) else { return Ok((Vec::new(), None)) };
         let mut origins: Vec<String> = records.iter().map(|record| record.origin.clone()).collect();
         origins.sort_unstable();
         origins.dedup();
-        let weather = match self.env.weather.observations(&origins, from - Duration::days(1), until).await {
-            Ok(observations) => observations,
-            Err(error) => {
-                // Weather that is away makes a poorer model, not a lost cycle.
-                tracing::warn!(error = %error, "weather cannot be read; the cycle goes on without it");
-                Vec::new()
-            }
+        let (weather, coverage) = self.weather(&origins, from - Duration::days(1), until).await?;
+        Ok((weather, Some(coverage)))
+    }
+
+    /// What there is of the weather. Weather that is away makes a poorer model, not
+    /// a lost cycle, as long as the required share of it is there; it is told.
+    async fn weather(
+        &self,
+        airports: &[String],
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<(Vec<WeatherObservation>, WeatherCoverage), StepFailure> {
+        let answer = self.env.weather.available(airports, from, until).await;
+        let fresh_days = Duration::days(i64::from(self.settings.training_policy.fresh_window_days));
+        let window = CoverageWindow { from, fresh_from: until - fresh_days, until: until.min(self.env.now()) };
+        let coverage = WeatherCoverage::of(airports, window, &answer);
+        if coverage.is_degraded() {
+            self.tell_degraded(&coverage).await?;
+        }
+        let required = self.settings.weather.required_share;
+        if coverage.share() < required {
+            let because =
+                if coverage.is_degraded() { coverage.failures.join("; ") } else { "it knows no more".to_owned() };
+            let text = format!("{}; weather.required_share asks for {required}: {because}", coverage.told());
+            return Err(StepFailure::new(ErrorKind::Unavailable, text));
+        }
+        Ok((answer.observations, coverage))
+    }
+
+    async fn tell_degraded(&self, coverage: &WeatherCoverage) -> Result<(), StepFailure> {
+        let (told, missing) = (coverage.told(), coverage.missing());
+        tracing::warn!(weather.missing_airport_hours = missing, failures = ?coverage.failures, "weather is incomplete");
+        let now = self.env.now();
+        let body = format!(
+            "{told}: {}. What is there is used, and the model knows missing weather; with weather.required_share above 0 \
+             the cycle waits instead. The next cycle asks again.",
+            coverage.failures.join("; ")
+        );
+        let alert = NewAlert {
+            at: now,
+            severity: Severity::Warning,
+            dedup_key: format!("weather-degraded/{}", now.date_naive()),
+            title: format!("weather is incomplete: {missing} airport-hours are missing"),
+            body,
         };
-        let delay = Duration::minutes(i64::from(self.settings.ingestion.weather_delay_minutes));
-        let (horizon, airports) = (self.horizon(), reference.airports.clone());
-        let examples = run_blocking(move || -> Result<Vec<Example>, DataError> {
-            let mut weather = weather;
-            weather.iter_mut().for_each(|observation| observation.observed_at += delay);
-            let operations = OperationsIndex::new(&records, &airports)?;
-            Ok(assemble(&records, &operations, &WeatherHistory::new(&weather), horizon))
-        })
-        .await??;
-        Ok(examples)
+        self.env.ledger.enqueue_alert(alert).await?;
+        Ok(())
+    }
+
+    async fn record_weather(&self, version: &Digest, coverage: &WeatherCoverage) -> Result<(), StepFailure> {
+        let (dataset, at, share) = (version.clone(), self.env.now(), coverage.share());
+        let coverage = serde_json::to_value(coverage).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        Ok(self.env.ledger.record_dataset_weather(DatasetWeather { dataset, at, share, coverage }).await?)
     }
 
     /// Frees the examples of the last cycle.
     pub async fn release(&self) {
-        *self.cached.lock().await = None;
+        self.sets.release().await;
     }
 }
 

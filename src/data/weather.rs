@@ -107,47 +107,48 @@ fn observation(
     }
     let [temp, dewp, humid, wind_dir, wind_speed, wind_gust, precip, pressure, visib] = values;
     let celsius = |fahrenheit: f32| (fahrenheit - 32.0) / 1.8;
-    let mut values = [
-        celsius(temp),
-        celsius(dewp),
-        humid,
-        wind_dir,
-        wind_speed * KMH_PER_MPH,
-        wind_gust * KMH_PER_MPH,
-        precip * MM_PER_INCH,
-        pressure,
-        visib * KM_PER_MILE,
-    ];
-    for (value, (name, low, high)) in values.iter_mut().zip(COLUMNS) {
-        if !value.is_nan() && !(low..=high).contains(value) {
-            *value = f32::NAN;
-            *report.implausible.entry(name.to_owned()).or_default() += 1;
-        }
-    }
-    let [
-        temperature_c,
-        dew_point_c,
-        humidity_pct,
-        wind_direction_deg,
-        wind_speed_kmh,
-        wind_gust_kmh,
-        precipitation_mm,
-        pressure_hpa,
-        visibility_km,
-    ] = values;
-    Ok(WeatherObservation {
+    let mut observation = WeatherObservation {
         airport: code.to_owned(),
         observed_at: observed_at.to_utc(),
-        temperature_c,
-        dew_point_c,
-        humidity_pct,
-        wind_direction_deg,
-        wind_speed_kmh,
-        wind_gust_kmh,
-        precipitation_mm,
-        pressure_hpa,
-        visibility_km,
-    })
+        temperature_c: celsius(temp),
+        dew_point_c: celsius(dewp),
+        humidity_pct: humid,
+        wind_direction_deg: wind_dir,
+        wind_speed_kmh: wind_speed * KMH_PER_MPH,
+        wind_gust_kmh: wind_gust * KMH_PER_MPH,
+        precipitation_mm: precip * MM_PER_INCH,
+        pressure_hpa: pressure,
+        visibility_km: visib * KM_PER_MILE,
+    };
+    for name in drop_implausible(&mut observation) {
+        *report.implausible.entry(name.to_owned()).or_default() += 1;
+    }
+    Ok(observation)
+}
+
+/// Takes for missing what no weather can be; answers which columns that was, by
+/// their names in nycflights13.
+pub fn drop_implausible(observation: &mut WeatherObservation) -> Vec<&'static str> {
+    let o = observation;
+    let values = [
+        &mut o.temperature_c,
+        &mut o.dew_point_c,
+        &mut o.humidity_pct,
+        &mut o.wind_direction_deg,
+        &mut o.wind_speed_kmh,
+        &mut o.wind_gust_kmh,
+        &mut o.precipitation_mm,
+        &mut o.pressure_hpa,
+        &mut o.visibility_km,
+    ];
+    let mut dropped = Vec::new();
+    for (value, (name, low, high)) in values.into_iter().zip(COLUMNS) {
+        if !value.is_nan() && !(low..=high).contains(value) {
+            *value = f32::NAN;
+            dropped.push(name);
+        }
+    }
+    dropped
 }
 
 /// The weather at an airport as known at a moment; `NaN` where unknown.

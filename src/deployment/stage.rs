@@ -152,7 +152,8 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+    use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
+    use crate::data::TrainingSets;
     use crate::env::SystemClock;
     use crate::ledger::Ledger;
     use crate::ports::{Cluster, ObjectStore, PortError, Replica, RolloutProgress};
@@ -197,6 +198,12 @@ mod tests {
             clock: Arc::new(SystemClock),
             ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
             weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
+            trainer: Arc::new(ThreadTrainer::new(
+                store.clone(),
+                TrainingSets::default(),
+                BundleStore::new(folder.join("bundles")),
+                folder.join("runs"),
+            )),
             object_store: store,
             image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
             cluster: Arc::new(Meddled),

@@ -10,10 +10,13 @@ use super::error::Problem;
 use super::server::ApiState;
 use crate::coordinator::messages::{CommandKind, OperatorCommand};
 use crate::coordinator::stages::ask;
+use crate::error::ErrorKind;
 use crate::ids::{CycleId, DecisionId, ModelVersion};
-use crate::ledger::{AliasRecord, Cycle, Page};
+use crate::ledger::{AliasRecord, Cycle, DatasetWeather, Page, ReferenceKind, ReferenceVersion};
+use crate::packaging::export::ImageExport;
+use crate::packaging::source::build_log_path;
 use crate::ports::Replica;
-use crate::saga::StepFailure;
+use crate::saga::{StepFailure, run_blocking};
 use crate::supervision::ActorStatus;
 
 /// A command may take this long: a rollback replaces every replica.
@@ -25,6 +28,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/status", web::get().to(status))
             .route("/cycles", web::get().to(cycles))
             .route("/cycles/{id}", web::get().to(cycle))
+            .route("/cycles/{id}/build-log", web::get().to(build_log))
+            .route("/image", web::get().to(image))
             .route("/models", web::get().to(models))
             .route("/models/{version}", web::get().to(model))
             .route("/models/{version}/lineage", web::get().to(lineage))
@@ -32,7 +37,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
             .route("/decisions/{id}", web::get().to(decision))
             .route("/drift", web::get().to(drift))
             .route("/monitoring", web::get().to(monitoring))
-            .route("/alerts", web::get().to(alerts))
+            .route("/reference", web::get().to(reference))
+            .configure(super::alerts::routes)
             .route("/{command}", web::post().to(command)),
     );
 }
@@ -72,18 +78,18 @@ async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, Problem> {
 
 /// `?limit=&offset=` of the listings.
 #[derive(Debug, Deserialize)]
-struct Listing {
+pub(super) struct Listing {
     limit: Option<u64>,
     offset: Option<u64>,
 }
 
 impl Listing {
-    fn page(&self) -> Page {
+    pub(super) fn page(&self) -> Page {
         Page { offset: self.offset.unwrap_or(0), limit: self.limit.unwrap_or(50).clamp(1, 1000) }
     }
 }
 
-fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
+pub(super) fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Problem>
 where
     T::Err: std::fmt::Display,
 {
@@ -101,6 +107,57 @@ async fn cycle(state: web::Data<ApiState>, id: web::Path<String>) -> Result<Http
     let steps = state.env.ledger.steps_of(id).await?;
     let decisions = state.env.ledger.decisions_of(id).await?;
     Ok(HttpResponse::Ok().json(serde_json::json!({ "cycle": cycle, "steps": steps, "decisions": decisions })))
+}
+
+/// `?lines=`: only so many of the last lines.
+#[derive(Debug, Deserialize)]
+struct Lines {
+    lines: Option<usize>,
+}
+
+/// The log of a cycle's build of the service, as far as it is written.
+async fn build_log(
+    state: web::Data<ApiState>,
+    id: web::Path<String>,
+    wanted: web::Query<Lines>,
+) -> Result<HttpResponse, Problem> {
+    let id: CycleId = parsed(&id)?;
+    let path = build_log_path(&state.state_dir, id);
+    let bytes = run_blocking(move || std::fs::read(&path)).await?.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            let text = format!("{id} has no build log: the service at hand was packaged, or the log was removed");
+            return Problem::new(actix_web::http::StatusCode::NOT_FOUND, text);
+        }
+        Problem::from(StepFailure::new(ErrorKind::of_io(&error), format!("the build log of {id}: {error}")))
+    })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = match wanted.lines {
+        None => text.into_owned(),
+        Some(lines) => {
+            let all: Vec<&str> = text.lines().collect();
+            all[all.len().saturating_sub(lines)..].iter().map(|line| format!("{line}\n")).collect()
+        }
+    };
+    Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
+}
+
+/// `?model=`: that model's image instead of the one that was pushed last.
+#[derive(Debug, Deserialize)]
+struct OfModel {
+    model: Option<String>,
+}
+
+/// The exported image: what a pipeline deploys.
+async fn image(state: web::Data<ApiState>, wanted: web::Query<OfModel>) -> Result<HttpResponse, Problem> {
+    let model: Option<ModelVersion> = wanted.model.as_deref().map(parsed).transpose()?;
+    let image = ImageExport::read(&state.env.ledger, model).await?;
+    let missing = || {
+        model.map_or_else(
+            || Problem::not_found("a pushed image"),
+            |model| Problem::not_found(format!("a pushed image of {model}")),
+        )
+    };
+    Ok(HttpResponse::Ok().json(image.ok_or_else(missing)?))
 }
 
 async fn models(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
@@ -146,8 +203,27 @@ async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Res
     Ok(HttpResponse::Ok().json(state.env.ledger.metrics_windows(from, now + chrono::Duration::seconds(1)).await?))
 }
 
-async fn alerts(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
-    Ok(HttpResponse::Ok().json(state.env.ledger.alerts(listing.page()).await?))
+/// `GET /api/v1/reference`.
+#[derive(Debug, Serialize)]
+struct ReferenceDocument {
+    /// What counts now, the newest version of each kind.
+    current: Vec<ReferenceVersion>,
+    /// Every version, newest first, with what changed.
+    versions: Vec<ReferenceVersion>,
+    /// How much of the weather datasets had, newest first.
+    weather: Vec<DatasetWeather>,
+}
+
+/// Airports, holidays and events with their changes, and the weather of datasets.
+async fn reference(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
+    let ledger = &state.env.ledger;
+    let mut current = Vec::new();
+    for kind in [ReferenceKind::Airports, ReferenceKind::Holidays, ReferenceKind::Events] {
+        current.extend(ledger.newest_reference(kind).await?);
+    }
+    let versions = ledger.reference_versions(listing.page()).await?;
+    let weather = ledger.dataset_weather(listing.page()).await?;
+    Ok(HttpResponse::Ok().json(ReferenceDocument { current, versions, weather }))
 }
 
 /// The body of a command.

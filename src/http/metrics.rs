@@ -26,6 +26,7 @@ struct Inner {
     live_model: IntGauge,
     replicas: IntGaugeVec,
     actor_restarts: IntGaugeVec,
+    undelivered_alerts: IntGaugeVec,
     resident_memory: Gauge,
 }
 
@@ -50,12 +51,17 @@ impl Metrics {
             IntGaugeVec::new(Opts::new("delayd_replicas", "Replicas of the inference service by state."), &["state"])?;
         let actor_restarts =
             IntGaugeVec::new(Opts::new("delayd_actor_restarts", "Restarts of an actor since the start."), &["actor"])?;
+        let undelivered_alerts = IntGaugeVec::new(
+            Opts::new("delayd_undelivered_alerts", "Deliveries of alerts that wait or were given up, by channel."),
+            &["channel", "state"],
+        )?;
         let resident_memory = Gauge::new("process_resident_memory_bytes", "Resident memory of the daemon in bytes.")?;
         registry.register(Box::new(step_seconds.clone()))?;
         registry.register(Box::new(steps.clone()))?;
         registry.register(Box::new(live_model.clone()))?;
         registry.register(Box::new(replicas.clone()))?;
         registry.register(Box::new(actor_restarts.clone()))?;
+        registry.register(Box::new(undelivered_alerts.clone()))?;
         registry.register(Box::new(resident_memory.clone()))?;
         Ok(Self(Arc::new(Inner {
             registry,
@@ -64,6 +70,7 @@ impl Metrics {
             live_model,
             replicas,
             actor_restarts,
+            undelivered_alerts,
             resident_memory,
         })))
     }
@@ -85,6 +92,12 @@ impl Metrics {
         for actor in state.supervision.statuses() {
             let restarts = i64::try_from(actor.restarts).unwrap_or(i64::MAX);
             inner.actor_restarts.with_label_values(&[actor.name.as_str()]).set(restarts);
+        }
+        inner.undelivered_alerts.reset();
+        for undelivered in state.env.ledger.undelivered().await? {
+            let labels = [undelivered.channel.name(), undelivered.state.as_str()];
+            let count = i64::try_from(undelivered.count).unwrap_or(i64::MAX);
+            inner.undelivered_alerts.with_label_values(&labels).set(count);
         }
         if let Some(bytes) = resident_bytes() {
             inner.resident_memory.set(bytes);

@@ -15,6 +15,8 @@ use crate::supervision::{ActorRef, Supervision};
 pub struct ApiState {
     /// Clock, ledger and ports.
     pub env: Env,
+    /// Where the builds' logs are kept.
+    pub state_dir: std::path::PathBuf,
     /// Whom commands go to.
     pub coordinator: ActorRef<CoordinatorActor>,
     /// What the actors do.

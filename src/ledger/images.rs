@@ -47,7 +47,8 @@ pub fn save(tx: &Transaction<'_>, record: &ImageRecord) -> rusqlite::Result<()> 
     let image = &record.image;
     tx.execute(
         "INSERT INTO images (tag, digest, reference, model, size_bytes, layers_pushed, layers_reused, pushed_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (tag, digest) DO UPDATE SET reference = ?3",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (tag, digest) DO UPDATE
+         SET reference = ?3, withdrawn_at = NULL",
         params![
             image.tag,
             image.digest,
@@ -59,6 +60,16 @@ pub fn save(tx: &Transaction<'_>, record: &ImageRecord) -> rusqlite::Result<()> 
             At(record.pushed_at)
         ],
     )?;
+    Ok(())
+}
+
+/// Notes that a model's tag was taken away again. The records stay.
+///
+/// # Errors
+/// SQLite failed.
+pub fn withdraw(tx: &Transaction<'_>, model: ModelVersion, at: DateTime<Utc>) -> rusqlite::Result<()> {
+    let sql = "UPDATE images SET withdrawn_at = ?2 WHERE model = ?1 AND withdrawn_at IS NULL";
+    tx.execute(sql, params![model, At(at)])?;
     Ok(())
 }
 
@@ -74,6 +85,26 @@ impl Ledger {
     /// Its model is unknown, or SQLite failed.
     pub async fn save_image(&self, record: ImageRecord) -> Result<(), LedgerError> {
         self.transact("noting an image", move |tx| save(tx, &record)).await
+    }
+
+    /// Notes that a model's tag was taken away again; the records stay.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn withdraw_images(&self, model: ModelVersion, at: DateTime<Utc>) -> Result<(), LedgerError> {
+        self.transact("noting that an image is withdrawn", move |tx| withdraw(tx, model, at)).await
+    }
+
+    /// The image that was pushed last and whose tag still stands: what the export
+    /// tells. With a model, that model's.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn standing_image(&self, model: Option<ModelVersion>) -> Result<Option<ImageRecord>, LedgerError> {
+        // Of two pushes in one moment (a replay's clock stands still) the newer model's counts.
+        let sql = "SELECT * FROM images WHERE withdrawn_at IS NULL AND (?1 IS NULL OR model = ?1)
+                   ORDER BY pushed_at DESC, model DESC, digest LIMIT 1";
+        self.read("looking for the newest image", move |c| query::one(c, sql, [model], ImageRecord::from_row)).await
     }
 
     /// A model's images, newest first.

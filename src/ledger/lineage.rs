@@ -1,5 +1,6 @@
 //! Where a model comes from and where it went: sources -> dataset -> run ->
-//! model -> image -> deployment, as a graph for the API and the page.
+//! model -> image -> deployment, as a graph for the API and the page. Where the
+//! service was built from its source, that build leads to the image too.
 
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::datasets::IngestedObject;
 use super::models::Model;
-use super::{Ledger, LedgerError, datasets, deployments, images, models, query, refuse, runs};
+use super::{Ledger, LedgerError, builds, datasets, deployments, images, models, query, refuse, runs};
 use crate::error::ErrorKind;
 use crate::ids::ModelVersion;
 
@@ -23,6 +24,8 @@ pub enum LineageKind {
     Run,
     /// A registered model.
     Model,
+    /// A build of the inference service from its source.
+    Build,
     /// A pushed image.
     Image,
     /// A deployment.
@@ -150,11 +153,24 @@ fn add_model(connection: &Connection, lineage: &mut Lineage, model: &Model) -> r
 fn add_releases(connection: &Connection, lineage: &mut Lineage, model: &Model) -> rusqlite::Result<()> {
     let model_id = model.version.to_string();
     let images = images::of_model(connection, model.version)?;
+    let build = builds::of_cycle(connection, model.cycle)?;
+    let build_id = format!("{}/build", model.cycle);
+    let service = build.as_ref().map(|build| format!(", service {:.12}", build.commit)).unwrap_or_default();
+    if let Some(build) = &build {
+        let label = format!(
+            "service of {} at {} ({:.12}, {})",
+            build.repository, build.revision, build.commit, build.toolchain
+        );
+        lineage.node(LineageKind::Build, &build_id, label, json!(build));
+    }
     for record in &images {
         let image = &record.image;
-        let label = format!("{} ({}, {} bytes)", image.tag, image.digest.short(), image.size_bytes);
+        let label = format!("{} ({}, {} bytes{service})", image.tag, image.digest.short(), image.size_bytes);
         lineage.node(LineageKind::Image, &image.reference, label, json!(record));
         lineage.edge(&model_id, &image.reference);
+        if build.is_some() {
+            lineage.edge(&build_id, &image.reference);
+        }
     }
     for deployment in deployments::of_model(connection, model.version)? {
         let id = deployment.id.to_string();

@@ -5,7 +5,12 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::error::LedgerError;
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/001.sql"),
+    include_str!("migrations/002.sql"),
+    include_str!("migrations/003.sql"),
+    include_str!("migrations/004.sql"),
+];
 
 /// The schema version that this program writes.
 pub(super) fn known_version() -> i64 {

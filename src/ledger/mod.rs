@@ -12,11 +12,13 @@
 
 mod audit;
 mod backup;
+mod builds;
 pub(crate) mod columns;
 mod connection;
 mod cycles;
 mod datasets;
 mod decisions;
+mod deliveries;
 mod deployments;
 mod drift;
 mod error;
@@ -29,17 +31,21 @@ mod models;
 mod outbox;
 mod predictions;
 mod query;
+mod reference;
 mod runs;
 mod settings;
+mod silences;
 mod steps;
 
 pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RecoveredTable, RecoveryReport, recover_copy};
+pub use builds::BuildRecord;
 pub use columns::UnknownText;
 pub use connection::Ledger;
 pub use cycles::{Cycle, CycleOutcome, CycleReason, CycleState};
 pub use datasets::{Dataset, DatasetVersion, IngestedObject, ObjectRef, ObjectStatus};
 pub use decisions::{Decision, NewDecision};
+pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, ToldMessage, UndeliveredCount};
 pub use deployments::{Deployment, DeploymentState, VerificationRecord};
 pub use drift::{DriftRecord, MetricsWindow};
 pub use error::{LedgerError, Refusal, refuse};
@@ -49,24 +55,35 @@ pub use models::{Alias, AliasMove, AliasRecord, Model};
 pub use outbox::{NewAlert, OutboxAlert, OutboxState};
 pub use predictions::{FlightKey, KnownOutcome, Pruned, ScoredOutcome, ServedPrediction};
 pub use query::{Page, SequenceName};
+pub use reference::{DatasetWeather, NewReferenceVersion, ReferenceKind, ReferenceOrigin, ReferenceVersion};
 pub use runs::{Run, RunState};
+pub use silences::{NewSilence, Silence};
 pub use steps::{Step, StepState};
 
 /// The functions behind the methods, for use inside [`Ledger::transact`] where
 /// several must be stored together or not at all.
 pub mod tx {
     pub use super::audit::record as record_audit;
+    pub use super::builds::save as save_build;
     pub use super::cycles::{begin as begin_cycle, finish as finish_cycle, set_state as set_cycle_state};
     pub use super::datasets::{insert as insert_dataset, record_object};
     pub use super::decisions::insert as insert_decision;
+    pub use super::deliveries::{
+        claim as claim_message, delivered as message_delivered, due as due_deliveries, failed as message_failed,
+        hold_off as hold_off_deliveries, of_message as deliveries_of_message, told_since, wait as let_deliveries_wait,
+        withdraw as withdraw_deliveries,
+    };
     pub use super::deployments::{insert as insert_deployment, insert_verification, set_state as set_deployment_state};
     pub use super::drift::{insert as insert_drift_report, save_window as save_metrics_window};
-    pub use super::images::save as save_image;
+    pub use super::images::{save as save_image, withdraw as withdraw_images};
     pub use super::models::{alias, promote, register as register_model, rollback_alias, set_candidate};
-    pub use super::outbox::enqueue as enqueue_alert;
+    pub use super::outbox::{
+        enqueue as enqueue_alert, retry as retry_alert, route as route_alert, unrouted as unrouted_alerts,
+    };
     pub use super::query::mint;
     pub use super::runs::save as save_run;
     pub use super::settings::{get as setting, set as set_setting};
+    pub use super::silences::apply as apply_silences;
     pub use super::steps::{
         done as step_done, failed as step_failed, progress as step_progress, skipped as step_skipped,
         started as step_started, stuck as step_stuck, undo_failed as step_undo_failed, undone as step_undone,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::columns::Count;
 use super::{Ledger, LedgerError};
-use crate::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, RunId};
+use crate::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, RunId, SilenceId};
 
 /// A part of a list that is sorted newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,7 @@ sequence! {
     DecisionId = "decision",
     DriftReportId = "drift_report",
     AlertId = "alert",
+    SilenceId = "silence",
 }
 
 /// The next id of its kind; none is ever given out twice.

@@ -1,103 +1,77 @@
-//! Delivery of what is in the outbox: when, how often, and when to give up.
+//! Delivery of what is in the outbox. A round silences, routes, and then works on
+//! every channel at the same time: which of the due alerts go out as one message
+//! and which wait is [`super::group`]'s to say, what follows a failure
+//! [`super::policy`]'s.
 //!
 //! An alert is marked delivered after the notifier has succeeded, never before:
-//! a crash in between delivers it twice, and that is the lesser evil. In normal
-//! operation, also when the ledger cannot be written just then, it is delivered
-//! once: what was delivered and not yet marked is remembered, and marked before
-//! anything else is delivered.
+//! a crash in between delivers it twice, with the same identity, and that is the
+//! lesser evil. In normal operation, also when the ledger cannot be written just
+//! then, it is delivered once: what was delivered and not yet marked is
+//! remembered, and marked before anything else is delivered.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, Utc};
+use futures::future::join_all;
 use tokio::sync::Mutex;
 
+use super::group::{DueAlert, Planned, Told, kind_of, plan};
+use super::policy::{AfterFailure, DeliveryPolicy, Failure, after_failure, is_refusal};
+use super::route::{UNDELIVERABLE, endpoints_of};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ids::AlertId;
-use crate::ledger::{Ledger, LedgerError, OutboxAlert};
-use crate::ports::Notifier;
+use crate::ledger::{AlertDelivery, FailedAttempt, Ledger, LedgerError, NewAlert, ToldMessage, tx};
+use crate::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 
-/// How patient delivery is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeliveryPolicy {
-    /// After so many failed attempts an alert is given up.
-    pub max_attempts: u32,
-    /// The pause after the first failure; it doubles with each further one.
-    pub initial_backoff: Duration,
-    /// The longest pause.
-    pub max_backoff: Duration,
-    /// How long one attempt may take.
-    pub attempt_timeout: Duration,
-    /// How many alerts one round takes at most.
-    pub batch: u64,
-}
-
-impl Default for DeliveryPolicy {
-    /// Twelve attempts over about five hours.
-    fn default() -> Self {
-        Self {
-            max_attempts: 12,
-            initial_backoff: Duration::from_secs(15),
-            max_backoff: Duration::from_secs(3600),
-            attempt_timeout: Duration::from_secs(20),
-            batch: 50,
-        }
-    }
-}
-
-/// What follows a failed attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterFailure {
-    /// Try again then.
-    RetryAt(DateTime<Utc>),
-    /// Give it up; an administrator can revive it.
-    GiveUp,
-}
-
-/// Decides what follows the failure of attempt number `attempt` (from 1). An
-/// alert that the notifier calls invalid will stay so; every other failure may be
-/// repaired from outside, wrong credentials too, and is tried again.
-#[must_use]
-pub fn after_failure(policy: &DeliveryPolicy, attempt: u32, kind: ErrorKind, now: DateTime<Utc>) -> AfterFailure {
-    if attempt >= policy.max_attempts || kind == ErrorKind::Invalid {
-        return AfterFailure::GiveUp;
-    }
-    let doublings = attempt.saturating_sub(1).min(30);
-    let pause = policy.initial_backoff.saturating_mul(1 << doublings).min(policy.max_backoff);
-    AfterFailure::RetryAt(now + pause)
-}
-
-/// What one round did.
+/// What one round did, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeliveryReport {
-    /// Alerts that were delivered.
+    /// Alerts that were silenced.
+    pub silenced: u32,
+    /// Messages that were delivered.
     pub delivered: u32,
-    /// Alerts that failed and will be tried again.
+    /// Messages that failed and will be tried again.
     pub failed: u32,
-    /// Alerts that were given up.
+    /// Messages that were given up.
     pub given_up: u32,
-    /// Whether the round ended early because the notifier cannot be reached.
-    pub interrupted: bool,
+    /// Channels that could not be reached; the rest of their round waits.
+    pub channels_away: u32,
 }
+
+impl DeliveryReport {
+    fn add(&mut self, other: Self) {
+        self.silenced += other.silenced;
+        self.delivered += other.delivered;
+        self.failed += other.failed;
+        self.given_up += other.given_up;
+        self.channels_away += other.channels_away;
+    }
+}
+
+/// A message at an endpoint.
+type MessageKey = (Endpoint, AlertId);
 
 /// Delivers alerts from the ledger. One per daemon.
 #[derive(Debug)]
 pub struct Outbox {
     ledger: Ledger,
-    policy: DeliveryPolicy,
-    /// Delivered, not yet marked so. The lock also keeps two rounds from running at once.
-    unmarked: Mutex<BTreeMap<AlertId, DateTime<Utc>>>,
+    policy: Arc<DeliveryPolicy>,
+    /// Keeps two rounds from running at once.
+    round: Mutex<()>,
+    /// Delivered, not yet marked so.
+    unmarked: std::sync::Mutex<BTreeMap<MessageKey, DateTime<Utc>>>,
 }
 
 impl Outbox {
     /// Delivery from `ledger` by `policy`.
     #[must_use]
     pub fn new(ledger: Ledger, policy: DeliveryPolicy) -> Self {
-        Self { ledger, policy, unmarked: Mutex::default() }
+        Self { ledger, policy: Arc::new(policy), round: Mutex::default(), unmarked: std::sync::Mutex::default() }
     }
 
-    /// Delivers what is due, the longest due first. While the notifier cannot be
-    /// reached the rest of the round waits, so that a dead webhook does not cost
+    /// Delivers what is due, all channels at the same time. While a channel cannot
+    /// be reached the rest of its round waits, so that a dead webhook does not cost
     /// one timeout per alert.
     ///
     /// # Errors
@@ -107,96 +81,246 @@ impl Outbox {
         notifier: &dyn Notifier,
         now: DateTime<Utc>,
     ) -> Result<DeliveryReport, LedgerError> {
-        let mut unmarked = self.unmarked.lock().await;
-        self.mark(&mut unmarked).await?;
+        let _round = self.round.lock().await;
+        self.mark_delivered().await?;
+        let endpoints = notifier.endpoints();
+        let mut report = self.prepare(endpoints.clone(), now).await?;
+        let mut channels: BTreeMap<ChannelKind, Vec<Endpoint>> = BTreeMap::new();
+        for endpoint in endpoints {
+            channels.entry(endpoint.channel).or_default().push(endpoint);
+        }
+        let rounds = channels.values().map(|endpoints| self.work_channel(notifier, endpoints, now));
+        for round in join_all(rounds).await {
+            report.add(round?);
+        }
+        Ok(report)
+    }
+
+    /// Silences, routes, and drops what waits for endpoints that are gone.
+    async fn prepare(&self, endpoints: Vec<Endpoint>, now: DateTime<Utc>) -> Result<DeliveryReport, LedgerError> {
+        let policy = self.policy.clone();
+        let prepared = self.ledger.transact("routing alerts", move |tx| {
+            let withdrawn = tx::withdraw_deliveries(tx, &endpoints)?;
+            let silenced = tx::apply_silences(tx, now)?;
+            for alert in tx::unrouted_alerts(tx, policy.batch)? {
+                let told = endpoints_of(&policy.routes, &endpoints, alert.severity, &alert.dedup_key);
+                tx::route_alert(tx, &alert, &told, now)?;
+            }
+            Ok((withdrawn, silenced))
+        });
+        let (withdrawn, silenced) = prepared.await?;
+        if withdrawn > 0 {
+            tracing::warn!(deliveries = withdrawn, "alerts waited for channels that are no longer configured");
+        }
+        for (alert, silence) in &silenced {
+            tracing::info!(alert.id = %alert, silence.id = %silence, "alert silenced");
+        }
+        Ok(DeliveryReport { silenced: u32::try_from(silenced.len()).unwrap_or(u32::MAX), ..DeliveryReport::default() })
+    }
+
+    /// One channel's round: its endpoints one after the other.
+    async fn work_channel(
+        &self,
+        notifier: &dyn Notifier,
+        endpoints: &[Endpoint],
+        now: DateTime<Utc>,
+    ) -> Result<DeliveryReport, LedgerError> {
         let mut report = DeliveryReport::default();
-        for due in self.ledger.due_alerts(now, self.policy.batch).await? {
-            match self.attempt(notifier, &due).await {
-                Ok(()) => {
+        for endpoint in endpoints {
+            for message in self.claim(endpoint, now).await? {
+                let alerts = self.alerts_of(endpoint, message).await?;
+                let Some(failure) = self.attempt(notifier, endpoint, &alerts).await else {
                     report.delivered += 1;
-                    unmarked.insert(due.alert.id, now);
-                    self.mark(&mut unmarked).await?;
+                    self.unmarked().insert((endpoint.clone(), message), now);
+                    self.mark_delivered().await?;
+                    continue;
+                };
+                let next = self.note_failure(endpoint, message, &alerts, &failure, now).await?;
+                match next {
+                    AfterFailure::RetryAt(_) => report.failed += 1,
+                    AfterFailure::GiveUp => report.given_up += 1,
                 }
-                Err(error) => {
-                    self.note_failure(&due, &error, now, &mut report).await?;
-                    if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
-                        report.interrupted = true;
-                        break;
-                    }
+                if failure.is_channel_away() {
+                    report.channels_away += 1;
+                    let until = match next {
+                        AfterFailure::RetryAt(at) => at,
+                        AfterFailure::GiveUp => now + self.policy.initial_backoff,
+                    };
+                    self.hold_off(endpoints.to_vec(), now, until).await?;
+                    return Ok(report);
                 }
             }
         }
         Ok(report)
     }
 
-    async fn mark(&self, unmarked: &mut BTreeMap<AlertId, DateTime<Utc>>) -> Result<(), LedgerError> {
-        while let Some((&id, &at)) = unmarked.first_key_value() {
-            self.ledger.mark_alert_delivered(id, at).await?;
-            unmarked.remove(&id);
-        }
-        Ok(())
+    /// Makes messages of what is due at an endpoint, in one transaction.
+    async fn claim(&self, endpoint: &Endpoint, now: DateTime<Utc>) -> Result<Vec<AlertId>, LedgerError> {
+        let (endpoint, batch) = (endpoint.clone(), self.policy.batch);
+        let pace = self.policy.pace_of(&endpoint);
+        self.ledger
+            .transact("making messages of alerts", move |tx| {
+                let due: Vec<DueAlert> =
+                    tx::due_deliveries(tx, &endpoint, now, batch)?.into_iter().map(due_alert).collect();
+                if due.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let told = told(tx::told_since(tx, &endpoint, now - pace.memory())?);
+                let mut messages = Vec::new();
+                for planned in plan(&due, &told, &pace, now) {
+                    match planned {
+                        Planned::Wait { alerts, until, held } => {
+                            tx::let_deliveries_wait(tx, &endpoint, &alerts, until, held)?;
+                        }
+                        Planned::Send(alerts) => {
+                            let tried = due.iter().find(|due| alerts.contains(&due.alert)).and_then(|due| due.message);
+                            if let Some(message) = tried.or_else(|| alerts.first().copied()) {
+                                tx::claim_message(tx, &endpoint, message, &alerts)?;
+                                messages.push(message);
+                            }
+                        }
+                    }
+                }
+                Ok(messages)
+            })
+            .await
     }
 
-    async fn attempt(&self, notifier: &dyn Notifier, due: &OutboxAlert) -> Result<(), PortError> {
-        match tokio::time::timeout(self.policy.attempt_timeout, notifier.deliver(&due.alert)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(PortError::new(
-                ErrorKind::Timeout,
-                format!("delivering {}", due.alert.id),
-                format!("no answer within {} s", self.policy.attempt_timeout.as_secs_f32()),
-            )),
+    async fn alerts_of(&self, endpoint: &Endpoint, message: AlertId) -> Result<Vec<AlertDelivery>, LedgerError> {
+        let endpoint = endpoint.clone();
+        self.ledger.transact("reading a message", move |tx| tx::deliveries_of_message(tx, &endpoint, message)).await
+    }
+
+    /// Tries once; answers why it failed.
+    async fn attempt(
+        &self,
+        notifier: &dyn Notifier,
+        endpoint: &Endpoint,
+        alerts: &[AlertDelivery],
+    ) -> Option<Undelivered> {
+        let kind = kind_of(alerts.iter().map(|due| (due.alert.topic(), due.delivery.held)));
+        let notice = Notice { kind, alerts: alerts.iter().map(|due| due.alert.clone()).collect() };
+        let limit = self.policy.attempt_timeout;
+        match tokio::time::timeout(limit, notifier.deliver(endpoint, &notice)).await {
+            Ok(answer) => answer.err(),
+            Err(_) => {
+                let message = format!("no answer within {} s", limit.as_secs_f32());
+                Some(PortError::new(ErrorKind::Timeout, format!("delivering to {endpoint}"), message).into())
+            }
         }
     }
 
     async fn note_failure(
         &self,
-        due: &OutboxAlert,
-        error: &PortError,
+        endpoint: &Endpoint,
+        message: AlertId,
+        alerts: &[AlertDelivery],
+        error: &Undelivered,
         now: DateTime<Utc>,
-        report: &mut DeliveryReport,
-    ) -> Result<(), LedgerError> {
-        let attempt = due.attempts + 1;
-        let (alert, reason) = (&due.alert, chain(error));
-        let next = match after_failure(&self.policy, attempt, error.kind(), now) {
+    ) -> Result<AfterFailure, LedgerError> {
+        let refused = is_refusal(error.kind());
+        let worst = |of: fn(&AlertDelivery) -> u32| alerts.iter().map(of).max().unwrap_or_default();
+        let failure = Failure {
+            kind: error.kind(),
+            attempts: worst(|due| due.delivery.attempts) + 1,
+            refusals: worst(|due| due.delivery.refusals) + u32::from(refused),
+            since: alerts.iter().map(|due| due.delivery.since).max().unwrap_or(now),
+            retry_after: error.retry_after(),
+        };
+        let (attempt, reason) = (failure.attempts, chain(error));
+        let next = after_failure(&self.policy, &failure, now);
+        let (retry_at, complaints) = match next {
             AfterFailure::RetryAt(at) => {
-                report.failed += 1;
-                tracing::warn!(alert.id = %alert.id, attempt, error = reason, retry_at = %at, "alert not delivered");
-                Some(at)
+                tracing::warn!(%endpoint, message = %message, attempt, error = reason, retry_at = %at, "alert not delivered");
+                (Some(at), Vec::new())
             }
             AfterFailure::GiveUp => {
-                report.given_up += 1;
-                tracing::error!(alert.id = %alert.id, alert.title, attempt, error = reason, "alert given up");
-                None
+                for due in alerts {
+                    let (id, title) = (due.alert.id, &due.alert.title);
+                    tracing::error!(%endpoint, alert.id = %id, alert.title = title, attempt, error = reason, "alert given up");
+                }
+                (None, complaints(endpoint, alerts, &reason, now))
             }
         };
-        self.ledger.mark_alert_failed(alert.id, reason, next).await
+        let (endpoint, failed) = (endpoint.clone(), FailedAttempt { error: reason, refused, retry_at });
+        let noted = self.ledger.transact("noting an alert's failed delivery", move |tx| {
+            tx::message_failed(tx, &endpoint, message, &failed)?;
+            complaints.iter().try_for_each(|complaint| tx::enqueue_alert(tx, complaint).map(|_| ()))
+        });
+        noted.await?;
+        Ok(next)
+    }
+
+    async fn hold_off(
+        &self,
+        endpoints: Vec<Endpoint>,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<(), LedgerError> {
+        let held_off = self.ledger.transact("letting a channel's alerts wait", move |tx| {
+            endpoints.iter().try_for_each(|endpoint| tx::hold_off_deliveries(tx, endpoint, now, until))
+        });
+        held_off.await
+    }
+
+    fn unmarked(&self) -> std::sync::MutexGuard<'_, BTreeMap<MessageKey, DateTime<Utc>>> {
+        self.unmarked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks what was delivered. What another channel delivered meanwhile may be
+    /// marked twice, which changes nothing.
+    async fn mark_delivered(&self) -> Result<(), LedgerError> {
+        let unmarked = self.unmarked().clone();
+        for ((endpoint, message), at) in unmarked {
+            let key = (endpoint.clone(), message);
+            self.ledger
+                .transact("noting an alert's delivery", move |tx| tx::message_delivered(tx, &endpoint, message, at))
+                .await?;
+            self.unmarked().remove(&key);
+        }
+        Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_and_the_last_attempt_or_an_invalid_alert_gives_up() {
-        let policy = DeliveryPolicy {
-            max_attempts: 5,
-            initial_backoff: Duration::from_secs(10),
-            max_backoff: Duration::from_secs(60),
-            ..DeliveryPolicy::default()
-        };
-        let now = DateTime::<Utc>::UNIX_EPOCH;
-        let at = |secs| AfterFailure::RetryAt(now + Duration::from_secs(secs));
-        let table = [
-            (1, ErrorKind::Unavailable, at(10), "the first pause"),
-            (2, ErrorKind::Timeout, at(20), "twice that"),
-            (3, ErrorKind::Denied, at(40), "a webhook can be repaired from outside"),
-            (4, ErrorKind::Internal, at(60), "never above the longest"),
-            (5, ErrorKind::Unavailable, AfterFailure::GiveUp, "five attempts are all there are"),
-            (1, ErrorKind::Invalid, AfterFailure::GiveUp, "it will stay invalid"),
-        ];
-        for (attempt, kind, expected, reason) in table {
-            assert_eq!(after_failure(&policy, attempt, kind, now), expected, "{reason}");
-        }
+fn due_alert(due: AlertDelivery) -> DueAlert {
+    DueAlert {
+        alert: due.alert.id,
+        topic: due.alert.topic().to_owned(),
+        severity: due.alert.severity,
+        message: due.delivery.message,
+        held: due.delivery.held,
     }
+}
+
+fn told(messages: Vec<ToldMessage>) -> Vec<Told> {
+    let mut told: BTreeMap<AlertId, Told> = BTreeMap::new();
+    for ToldMessage { topic, message, at } in messages {
+        told.entry(message).or_insert_with(|| Told { topics: BTreeSet::new(), at }).topics.insert(topic);
+    }
+    told.into_values().collect()
+}
+
+/// The alerts which say, through another channel, that these were given up. A
+/// complaint that is given up is not complained of again.
+fn complaints(endpoint: &Endpoint, alerts: &[AlertDelivery], reason: &str, now: DateTime<Utc>) -> Vec<NewAlert> {
+    let told = alerts.iter().filter(|due| due.alert.topic() != UNDELIVERABLE);
+    let complaint = |due: &AlertDelivery| {
+        let alert = &due.alert;
+        NewAlert {
+            at: now,
+            severity: alert.severity.max(Severity::Warning),
+            dedup_key: format!("{UNDELIVERABLE}/{}/{endpoint}/{}/{}", endpoint.channel, alert.id, now.timestamp()),
+            title: format!("{endpoint} cannot be delivered: {}", alert.title),
+            body: format!(
+                "{} ({}) was given up at {endpoint} after {} attempts. The last one: {reason}. It said: {} \
+                 Once the cause is repaired, `delayd alerts --retry {}` tries again.",
+                alert.id,
+                alert.severity,
+                due.delivery.attempts + 1,
+                alert.body,
+                alert.id
+            ),
+        }
+    };
+    told.map(complaint).collect()
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::outbox::{DeliveryPolicy, Outbox};
-use crate::config::NotificationSettings;
+use super::outbox::Outbox;
+use super::settings::NotificationSettings;
+use crate::config::ConfigError;
 use crate::env::Env;
 use crate::saga::StepFailure;
 
@@ -16,19 +17,22 @@ pub struct NotifierStage {
 
 impl NotifierStage {
     /// A notifier over the ledger's outbox.
-    #[must_use]
-    pub fn new(env: Env, settings: &NotificationSettings) -> Self {
-        let policy = DeliveryPolicy { max_attempts: settings.attempts, ..DeliveryPolicy::default() };
+    ///
+    /// # Errors
+    /// When the quiet hours are none.
+    pub fn new(env: Env, settings: &NotificationSettings) -> Result<Self, ConfigError> {
+        let policy = settings.delivery_policy().map_err(ConfigError::Faults)?;
         let outbox = Arc::new(Outbox::new(env.ledger.clone(), policy));
-        Self { env, outbox }
+        Ok(Self { env, outbox })
     }
 
     pub(super) async fn deliver(&self) -> Result<(), StepFailure> {
         let report = self.outbox.deliver_due(self.env.notifier.as_ref(), self.env.now()).await?;
         if report.failed + report.given_up > 0 {
             tracing::warn!(
-                alerts.failed = report.failed,
-                alerts.given_up = report.given_up,
+                messages.failed = report.failed,
+                messages.given_up = report.given_up,
+                channels.away = report.channels_away,
                 "alerts could not be delivered"
             );
         }

@@ -2,12 +2,21 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{DiscardImage, PackageModel, PushImage, WithdrawImage};
+use super::messages::{BuildService, DiscardImage, PackageModel, PushImage, WithdrawImage};
 use super::stage::PackagingStage;
 use crate::supervision::StageActor;
 
 /// The stage's actor.
 pub type PackagingActor = StageActor<PackagingStage>;
+
+impl Handler<BuildService> for PackagingActor {
+    type Result = ResponseFuture<<BuildService as Message>::Result>;
+
+    fn handle(&mut self, message: BuildService, _: &mut Self::Context) -> Self::Result {
+        let stage = self.stage();
+        self.work("BuildService", async move { stage.build(message).await })
+    }
+}
 
 impl Handler<PackageModel> for PackagingActor {
     type Result = ResponseFuture<<PackageModel as Message>::Result>;

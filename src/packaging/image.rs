@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::layer::{self, Layer, LayerWriter};
 use super::oci::{CONFIG_TYPE, Descriptor, Index, LAYOUT_FILE, Layout, MANIFEST_TYPE, Manifest, Platform, REF_NAME};
@@ -27,18 +27,30 @@ const BUNDLE_MANIFEST: &str = "manifest.json";
 /// run in the image, or the file system refuses; the layout folder is untouched then.
 pub fn package(request: &PackageRequest) -> Result<PackagedImage, PackagingError> {
     check_repository(&request.repository)?;
-    let staging = staging_beside(&request.layout_dir);
+    replacing(&request.layout_dir, |layout| build(request, layout))
+}
+
+/// Has `write` write a layout that takes the place of the one at `layout_dir` only
+/// when it is finished.
+///
+/// # Errors
+/// What `write` answers, or the file system; the layout is untouched then.
+pub(super) fn replacing<T>(
+    layout_dir: &Path,
+    write: impl FnOnce(&Layout) -> Result<T, PackagingError>,
+) -> Result<T, PackagingError> {
+    let staging = staging_beside(layout_dir);
     remove_folder(&staging)?;
-    let built = build(request, &Layout::at(&staging)).and_then(|image| {
-        remove_folder(&request.layout_dir)?;
-        fs::rename(&staging, &request.layout_dir).map_err(PackagingError::io("renaming to", &request.layout_dir))?;
-        Ok(image)
+    let written = write(&Layout::at(&staging)).and_then(|answer| {
+        remove_folder(layout_dir)?;
+        fs::rename(&staging, layout_dir).map_err(PackagingError::io("renaming to", layout_dir))?;
+        Ok(answer)
     });
-    if built.is_err() {
+    if written.is_err() {
         // Best effort: the error that matters is the one being returned.
         let _ = fs::remove_dir_all(&staging);
     }
-    built
+    written
 }
 
 /// Refuses what is no repository name in the OCI distribution spec's grammar.
@@ -74,21 +86,32 @@ fn build(request: &PackageRequest, layout: &Layout) -> Result<PackagedImage, Pac
     let layers = [service_layer(request, layout)?, model_layer(request, layout)?];
     let config = image_config(request, &service.platform, &layers);
     let config = write_document(layout, CONFIG_TYPE, &config)?;
+    finish(request, layout, config, layers.map(|layer| layer.descriptor), service.platform)
+}
+
+/// Writes the manifest and the index of an image whose blobs are there.
+pub(super) fn finish(
+    request: &PackageRequest,
+    layout: &Layout,
+    config: Descriptor,
+    layers: [Descriptor; 2],
+    platform: Platform,
+) -> Result<PackagedImage, PackagingError> {
     let manifest = Manifest {
         schema_version: 2,
         media_type: MANIFEST_TYPE.to_owned(),
         config,
-        layers: layers.iter().map(|layer| layer.descriptor.clone()).collect(),
+        layers: layers.to_vec(),
         annotations: annotations(request),
     };
     let mut image = write_document(layout, MANIFEST_TYPE, &manifest)?;
     let digest = image.digest.clone();
-    image.platform = Some(service.platform);
+    image.platform = Some(platform);
     image.annotations.insert(REF_NAME.to_owned(), request.model.to_string());
     let index = Index { manifests: vec![image], ..Index::default() };
     write_file(&layout.index_path(), &json(&layout.index_path(), &index)?)?;
     write_file(&layout.root().join("oci-layout"), LAYOUT_FILE)?;
-    let [service_layer, model_layer] = layers.map(|layer| layer.descriptor);
+    let [service_layer, model_layer] = layers;
     Ok(PackagedImage {
         layout_dir: request.layout_dir.clone(),
         tag: format!("{}:{}", request.repository, request.model),
@@ -160,42 +183,44 @@ fn annotations(request: &PackageRequest) -> BTreeMap<String, String> {
         ("dev.delayd.bundle.digest", request.bundle.to_string()),
         ("dev.delayd.dataset", request.dataset.clone()),
     ];
-    facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    let source = request.service_source.iter().map(|source| ("org.opencontainers.image.source", source.clone()));
+    facts.into_iter().chain(source).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// The image configuration (image-spec, `config.md`). Field order is fixed, so
 /// that the document is the same in every build.
-#[derive(Debug, Serialize)]
-struct ImageConfig {
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ImageConfig {
     created: String,
     architecture: String,
     os: String,
-    config: RunConfig,
+    pub(super) config: RunConfig,
     rootfs: RootFs,
     history: Vec<History>,
 }
 
-#[derive(Debug, Serialize)]
+/// How a container of the image is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct RunConfig {
-    user: String,
-    exposed_ports: BTreeMap<String, BTreeMap<String, String>>,
-    env: Vec<String>,
-    entrypoint: Vec<String>,
-    cmd: Vec<String>,
-    working_dir: String,
-    labels: BTreeMap<String, String>,
-    stop_signal: String,
+pub(super) struct RunConfig {
+    pub(super) user: String,
+    pub(super) exposed_ports: BTreeMap<String, BTreeMap<String, String>>,
+    pub(super) env: Vec<String>,
+    pub(super) entrypoint: Vec<String>,
+    pub(super) cmd: Vec<String>,
+    pub(super) working_dir: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) stop_signal: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct RootFs {
     #[serde(rename = "type")]
     kind: String,
     diff_ids: Vec<Digest>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct History {
     created: String,
     created_by: String,
@@ -251,7 +276,7 @@ fn write_document<T: Serialize>(layout: &Layout, media_type: &str, value: &T) ->
     Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PackagingError> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PackagingError> {
     fs::write(path, bytes).and_then(|()| fs::File::open(path)?.sync_all()).map_err(PackagingError::io("writing", path))
 }
 

@@ -16,7 +16,22 @@ use crate::ids::Digest;
 /// gzip's code for an unknown operating system (RFC 1952, section 2.3.1).
 const UNKNOWN_SYSTEM: u8 = 255;
 
-type Compressor = GzEncoder<HashingWriter<BufWriter<File>>>;
+/// Compresses into a file; the same bytes come out for the same bytes.
+pub(super) type Compressor = GzEncoder<HashingWriter<BufWriter<File>>>;
+
+/// A compressor into `file`.
+pub(super) fn compressor(file: File) -> Compressor {
+    let compressed = HashingWriter::new(BufWriter::new(file));
+    GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM).write(compressed, Compression::new(6))
+}
+
+/// Ends a compressor whose file is `path`; answers digest and length.
+pub(super) fn finish_compressor(gzip: Compressor, path: &Path) -> Result<(Digest, u64), PackagingError> {
+    let failed = |error| PackagingError::io("writing", path)(error);
+    let (mut file, found) = gzip.finish().map_err(failed)?.finish();
+    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed)?;
+    Ok(found)
+}
 
 /// A finished layer.
 #[derive(Debug, Clone)]
@@ -39,9 +54,7 @@ impl<'a> LayerWriter<'a> {
     pub(super) fn start(layout: &'a Layout, name: &str) -> Result<Self, PackagingError> {
         let staged = layout.blobs_dir().join(format!("{name}.partial"));
         let file = File::create(&staged).map_err(PackagingError::io("creating", &staged))?;
-        let compressed = HashingWriter::new(BufWriter::new(file));
-        let gzip = GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM).write(compressed, Compression::new(6));
-        Ok(Self { layout, builder: Builder::new(HashingWriter::new(gzip)), staged })
+        Ok(Self { layout, builder: Builder::new(HashingWriter::new(compressor(file))), staged })
     }
 
     /// Adds a folder.
@@ -76,8 +89,7 @@ impl<'a> LayerWriter<'a> {
     pub(super) fn finish(self) -> Result<Layer, PackagingError> {
         let failed = |error| PackagingError::io("writing", &self.staged)(error);
         let (gzip, (diff_id, _)) = self.builder.into_inner().map_err(failed)?.finish();
-        let (mut file, (digest, size)) = gzip.finish().map_err(failed)?.finish();
-        file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed)?;
+        let (digest, size) = finish_compressor(gzip, &self.staged)?;
         fs::rename(&self.staged, self.layout.blob_path(&digest)).map_err(failed)?;
         Ok(Layer { descriptor: Descriptor::new(LAYER_TYPE, digest, size), diff_id })
     }

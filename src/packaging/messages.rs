@@ -5,9 +5,30 @@ use std::path::PathBuf;
 use actix::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, ModelVersion};
+use crate::ids::{CycleId, Digest, ModelVersion};
 use crate::ports::PushedImage;
 use crate::saga::StepFailure;
+
+/// Build the inference service from its source.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<ServiceBuilt, StepFailure>")]
+pub struct BuildService {
+    /// On behalf of which cycle.
+    pub cycle: CycleId,
+}
+
+/// The service's executable, and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceBuilt {
+    /// The executable.
+    pub binary: PathBuf,
+    /// Its digest.
+    pub digest: Digest,
+    /// The repository, for the image's annotations.
+    pub repository: String,
+    /// The commit.
+    pub commit: String,
+}
 
 /// Build the service image of a model.
 #[derive(Debug, Clone, Message)]
@@ -19,6 +40,8 @@ pub struct PackageModel {
     pub bundle: Digest,
     /// What it was trained on, for the image's annotations.
     pub dataset: Digest,
+    /// The service that was built for it; the one at hand without it.
+    pub service: Option<ServiceBuilt>,
 }
 
 /// The image lies in a local OCI layout.

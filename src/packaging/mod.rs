@@ -4,20 +4,28 @@
 //! [`package`] builds a reproducible OCI image layout from two layers: the static
 //! inference service, the same for every model, and the model's bundle. No Docker
 //! daemon is involved, and nothing is pushed: that is the image registry's port.
+//! [`docker_context`] and [`docker_archive`] are the two ends of the same work where
+//! a Docker Engine does it. [`source`] builds the service from its repository, and
+//! [`export`] tells other programs which image was pushed.
 
 mod actor;
+pub mod docker_archive;
+pub mod docker_context;
+pub mod export;
 mod image;
 mod layer;
 pub mod messages;
 pub mod oci;
 mod service_binary;
+pub mod source;
 mod stage;
 
 use std::path::{Path, PathBuf};
 
 pub use actor::PackagingActor;
+pub use export::ExportSettings;
 pub use image::{check_repository, package};
-
+pub use source::{Builds, SourceKind, SourceSettings};
 pub use stage::PackagingStage;
 
 use crate::error::ErrorKind;
@@ -38,6 +46,8 @@ pub struct PackageRequest {
     pub service_binary: PathBuf,
     /// The source revision the executable was built from, for the labels.
     pub service_revision: String,
+    /// The repository it was built from, for the labels, where that was done.
+    pub service_source: Option<String>,
     /// Whether a dynamically linked executable is refused. The image has no
     /// loader, so only a static one starts in it; a development setup that
     /// never runs the image may let a dynamic one pass.
@@ -106,6 +116,14 @@ pub enum PackagingError {
         /// What is wrong with it.
         fault: String,
     },
+    /// What a Docker Engine exported is not the image that was built.
+    #[error("{path} is not the exported image that was expected: {fault}")]
+    Archive {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
     /// A layout without the image asked for.
     #[error("{path} holds no image named `{tag}` (it holds: {held})")]
     NoSuchImage {
@@ -132,7 +150,7 @@ impl PackagingError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } => ErrorKind::of_io(source),
-            Self::Json { .. } | Self::Damaged { .. } => ErrorKind::Corrupt,
+            Self::Json { .. } | Self::Damaged { .. } | Self::Archive { .. } => ErrorKind::Corrupt,
             Self::ServiceBinary { .. } | Self::InvalidName { .. } => ErrorKind::Invalid,
             Self::NoSuchImage { .. } => ErrorKind::NotFound,
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::PortError;
+use crate::error::{ErrorKind, PortError};
 use crate::ids::Digest;
 
 /// An image as the registry names it.
@@ -22,7 +22,7 @@ pub struct PushedImage {
     pub size_bytes: u64,
     /// Layers that were uploaded.
     pub layers_pushed: usize,
-    /// Layers that were there already.
+    /// Layers that were there already, in the repository or in another one of the registry.
     pub layers_reused: usize,
 }
 
@@ -43,4 +43,20 @@ pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
     /// Whether the registry can be reached and lets us in. Changes nothing;
     /// answers with one line about what is there.
     async fn probe(&self) -> Result<String, PortError>;
+}
+
+/// Refuses what is no tag in the OCI distribution spec's grammar. `action` goes into the error.
+///
+/// # Errors
+/// `Invalid`, naming the tag and the rule.
+pub fn check_tag(action: &str, tag: &str) -> Result<(), PortError> {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let valid = (1..=128).contains(&tag.len())
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'));
+    if valid {
+        return Ok(());
+    }
+    let message = format!("`{tag}` is not a tag like `model_v3` (letters, digits and `_.-`, at most 128)");
+    Err(PortError::new(ErrorKind::Invalid, action, message))
 }

@@ -1,5 +1,7 @@
 //! Objects by key: flight logs, weather files, canonical datasets, bundles.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -39,6 +41,33 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     /// Whether the store can be reached and lets us in. Changes nothing; answers
     /// with one line about what is there.
     async fn probe(&self) -> Result<String, PortError>;
+}
+
+#[async_trait]
+impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, PortError> {
+        self.as_ref().list(prefix).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, PortError> {
+        self.as_ref().get(key).await
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError> {
+        self.as_ref().put(key, body).await
+    }
+
+    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
+        self.as_ref().put_if_absent(key, body).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), PortError> {
+        self.as_ref().delete(key).await
+    }
+
+    async fn probe(&self) -> Result<String, PortError> {
+        self.as_ref().probe().await
+    }
 }
 
 /// Longest key in bytes: S3's limit, so that what one store takes every store takes.

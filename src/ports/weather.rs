@@ -53,11 +53,23 @@ impl WeatherObservation {
     }
 }
 
+/// What a source could tell where a part of it may be away.
+#[derive(Debug, Default)]
+pub struct WeatherAnswer {
+    /// The observations there are, sorted by airport and time.
+    pub observations: Vec<WeatherObservation>,
+    /// Why the others are not there; empty when the source told all it knows.
+    pub failures: Vec<PortError>,
+}
+
 /// Where observations come from.
 ///
-/// Contract: answers every observation with `from <= observed_at < until` at the
-/// airports asked for, sorted by airport and time; an airport it does not know
-/// is no error and has none; an outage is `Unavailable` or `Timeout`.
+/// Contract (the suite in `tests/contracts/weather.rs` runs it on every adapter):
+/// answers every observation with `from <= observed_at < until` at the airports
+/// asked for, sorted by airport and time, one per airport and moment; an airport
+/// it does not know is no error and has none; an outage is `Unavailable` or
+/// `Timeout`. A source that knows the present moment answers nothing that is yet
+/// to come.
 #[async_trait]
 pub trait WeatherSource: Send + Sync + std::fmt::Debug {
     /// The observations of some airports in `[from, until)`.
@@ -67,6 +79,14 @@ pub trait WeatherSource: Send + Sync + std::fmt::Debug {
         from: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<Vec<WeatherObservation>, PortError>;
+    /// What there is of the observations of some airports in `[from, until)`, with
+    /// the reasons where some cannot be had now.
+    async fn available(&self, airports: &[String], from: DateTime<Utc>, until: DateTime<Utc>) -> WeatherAnswer {
+        match self.observations(airports, from, until).await {
+            Ok(observations) => WeatherAnswer { observations, failures: Vec::new() },
+            Err(failure) => WeatherAnswer { observations: Vec::new(), failures: vec![failure] },
+        }
+    }
     /// Whether the source can be reached and lets us in. Changes nothing; answers
     /// with one line about what is there.
     async fn probe(&self) -> Result<String, PortError>;

@@ -9,7 +9,9 @@ mod actor;
 mod bundle_store;
 pub mod messages;
 mod stage;
+mod transfer;
 
 pub use actor::RegistryActor;
 pub use bundle_store::{BundleStore, BundleStoreError};
 pub use stage::RegistryStage;
+pub use transfer::{bundle_prefix, download_bundle, upload_bundle};

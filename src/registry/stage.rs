@@ -1,12 +1,9 @@
 //! What registering, promoting and withdrawing a model do.
 
-use bytes::Bytes;
-
 use super::bundle_store::BundleStore;
 use super::messages::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
+use super::transfer::{bundle_prefix, upload_bundle};
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ids::Digest;
 use crate::ledger::{Alias, CycleReason, DeploymentState, Model};
 use crate::saga::{StepFailure, run_blocking};
 
@@ -31,7 +28,8 @@ impl RegistryStage {
         })
         .await?
         .map_err(|error| StepFailure::of(error.kind(), &error))?;
-        self.upload(&digest).await?;
+        let store = self.env.object_store.as_ref();
+        upload_bundle(store, &self.bundles.path_of(&digest), &bundle_prefix(&digest)).await?;
         let parent = self.env.ledger.model_by_alias(Alias::Live).await?.map(|model| model.version);
         let record = Model {
             version: cycle.model,
@@ -45,28 +43,12 @@ impl RegistryStage {
             },
             parent,
             metrics: bundle.metrics,
-            bundle_key: object_prefix(&digest),
+            bundle_key: bundle_prefix(&digest),
             registered_at: self.env.now(),
         };
         self.env.ledger.register_model(record).await?;
         self.env.ledger.set_candidate(Some(cycle.model), self.env.now()).await?;
         Ok(ModelRegistered { version: cycle.model, bundle: digest })
-    }
-
-    /// Copies the bundle into the object store; files that are there stay.
-    async fn upload(&self, digest: &Digest) -> Result<(), StepFailure> {
-        let dir = self.bundles.path_of(digest);
-        let files = run_blocking(move || read_files(&dir))
-            .await?
-            .map_err(|error| StepFailure::of(ErrorKind::of_io(&error), &error))?;
-        for (name, body) in files {
-            let key = format!("{}{name}", object_prefix(digest));
-            match self.env.object_store.put_if_absent(&key, body).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                other => other?,
-            }
-        }
-        Ok(())
     }
 
     pub(super) async fn promote(&self, message: PromoteModel) -> Result<(), StepFailure> {
@@ -88,18 +70,4 @@ impl RegistryStage {
         }
         Ok(())
     }
-}
-
-fn object_prefix(digest: &Digest) -> String {
-    format!("bundles/{}/", digest.hex())
-}
-
-fn read_files(dir: &std::path::Path) -> std::io::Result<Vec<(String, Bytes)>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        files.push((entry.file_name().to_string_lossy().into_owned(), Bytes::from(std::fs::read(entry.path())?)));
-    }
-    files.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(files)
 }

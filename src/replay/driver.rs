@@ -328,7 +328,7 @@ async fn questions(
     records: &[crate::data::FlightRecord],
     options: &ReplayOptions,
 ) -> Result<Vec<Example>, ReplayError> {
-    let reference = daemon.data.reference().await.map_err(StepFailure::from)?;
+    let reference = daemon.data.reference().await?;
     let zones = TimeZones::of(&reference.airports).map_err(|error| ReplayError::Source(SourceError::Data(error)))?;
     let examples = daemon.data.examples(records.to_vec(), &reference).await?;
     let wanted = |example: &Example| {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::training::error::TrainingError;
+use crate::training::tune::TrialRecord;
 
 /// One pass of one member over the training rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +60,19 @@ pub enum Progress {
     },
     /// Weights are there; calibration, importance and the bundle follow.
     Packing,
+    /// Nothing moves yet: the run waits for something outside, a node of the cluster perhaps.
+    Waiting {
+        /// For what, in words.
+        what: String,
+    },
+}
+
+impl Progress {
+    /// The news that a trial has ended, one of so many in its round.
+    #[must_use]
+    pub fn trial_finished(record: &TrialRecord, trials: usize) -> Self {
+        Self::TrialFinished { trial: record.trial, trials, validation_log_loss: record.outcome.log_loss() }
+    }
 }
 
 /// How the caller follows and stops a run.
@@ -96,7 +110,8 @@ impl TrainingControl {
         self.cancel.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn tell(&self, progress: &Progress) {
+    /// Tells the one who follows the run.
+    pub fn tell(&self, progress: &Progress) {
         (self.progress)(progress);
     }
 

@@ -213,6 +213,14 @@ impl std::error::Error for ParameterFaults {}
 #[serde(transparent)]
 pub struct CheckedParameters(TrainingParameters);
 
+impl CheckedParameters {
+    /// The parameters, to be sent or stored.
+    #[must_use]
+    pub fn into_inner(self) -> TrainingParameters {
+        self.0
+    }
+}
+
 impl std::ops::Deref for CheckedParameters {
     type Target = TrainingParameters;
     fn deref(&self) -> &TrainingParameters {

@@ -26,7 +26,8 @@ use crate::training::split::{Split, age_weights, is_delayed, positive_weight, sp
 use crate::training::tensors::{EncodedRows, LabelledRows};
 use crate::training::threads;
 use crate::training::trainer::{FittedMember, Start, TrainingSets, derived_seed, fit_members};
-use crate::training::tune::{self, TuningParameters, log_odds};
+use crate::training::trial::{self, TrialRunner, log_odds};
+use crate::training::tune::{TrialRecord, TrialTask, TuningParameters};
 use crate::training::weights::{MemberWeights, fresh, warm};
 
 /// What a run learns from.
@@ -57,6 +58,33 @@ pub struct TrainedModel {
     pub report: TrainingReport,
 }
 
+/// Rows encoded for libtorch, with all that came before.
+struct Prepared {
+    split: Split,
+    encoder: Encoder,
+    sets: TrainingSets,
+    device: Device,
+    device_name: String,
+}
+
+impl Prepared {
+    fn new(
+        input: &TrainingInput<'_>,
+        parameters: &CheckedParameters,
+        control: &TrainingControl,
+    ) -> Result<Self, TrainingError> {
+        let (device, device_name) = device::choose(parameters.device)?;
+        threads::limit(parameters.torch_threads);
+        let split = split(input.examples, parameters)?;
+        control.tell(&Progress::Encoding { train_rows: split.train.len(), tail_rows: split.tail.len() });
+        let spec = fit_spec(input, &split)?;
+        let encoder = Encoder::new(spec)?;
+        let sets = encode(input, &split, &encoder, parameters, device)?;
+        control.check(0)?;
+        Ok(Self { split, encoder, sets, device, device_name })
+    }
+}
+
 /// Trains a model. Blocks for as long as it takes: see [`crate::training::run_on_thread`].
 ///
 /// # Errors
@@ -69,20 +97,13 @@ pub fn train(
     control: &TrainingControl,
 ) -> Result<TrainedModel, TrainingError> {
     let began = Instant::now();
-    let (device, device_name) = device::choose(parameters.device)?;
-    threads::limit(parameters.torch_threads);
-    let split = split(input.examples, parameters)?;
-    control.tell(&Progress::Encoding { train_rows: split.train.len(), tail_rows: split.tail.len() });
-    let spec = fit_spec(input, &split)?;
-    let encoder = Encoder::new(spec)?;
-    let sets = encode(input, &split, &encoder, parameters, device)?;
+    let Prepared { split, encoder, sets, device, device_name } = Prepared::new(input, parameters, control)?;
     let encoding_seconds = began.elapsed().as_secs_f64();
-    control.check(0)?;
 
     let searched = Instant::now();
     let shape = |parameters: &TrainingParameters| architecture(encoder.spec(), parameters);
     let (parameters, tuning) = match tuning.filter(|tuning| tuning.trials > 1) {
-        Some(tuning) => tune::search(parameters, tuning, &sets, &shape, control).map(|(p, r)| (p, Some(r)))?,
+        Some(tuning) => trial::search(parameters, tuning, &sets, &shape, control).map(|(p, r)| (p, Some(r)))?,
         None => (parameters.clone(), None),
     };
     let tuning_seconds = searched.elapsed().as_secs_f64();
@@ -102,6 +123,26 @@ pub fn train(
     report.fitting_seconds = fitting_seconds;
     report.total_seconds = began.elapsed().as_secs_f64();
     Ok(TrainedModel { bundle, report })
+}
+
+/// Runs one trial of a search by itself: what a worker on another machine does. The
+/// budget's wall time bounds this trial alone.
+///
+/// # Errors
+/// When the rows do not suffice, libtorch fails, or somebody cancelled; a trial that
+/// goes wrong by its own parameters is a record that says so.
+pub fn train_trial(
+    input: &TrainingInput<'_>,
+    parameters: &CheckedParameters,
+    tuning: &TuningParameters,
+    task: &TrialTask,
+    control: &TrainingControl,
+) -> Result<TrialRecord, TrainingError> {
+    tuning.check()?;
+    let prepared = Prepared::new(input, parameters, control)?;
+    let shape = |parameters: &TrainingParameters| architecture(prepared.encoder.spec(), parameters);
+    let record = TrialRunner::new(tuning, &prepared.sets, &shape, control)?.run(task);
+    if control.is_cancelled() { Err(TrainingError::Cancelled { epoch: 0 }) } else { Ok(record) }
 }
 
 /// The transform is fitted on the rows that are learnt from, never on the tail.

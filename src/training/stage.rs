@@ -6,27 +6,23 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use delayd_features::FitOptions;
 use delayd_model::{Bundle, Predictor};
 
 use super::holdout::{Part, part_of};
 use super::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
-use super::run::{TrainedModel, TrainingInput, train};
-use super::{Progress, TrainingControl, TrainingError, TrainingParameters, TuningParameters, run_on_thread};
+use super::{Progress, TrainingControl, TrainingError, TrainingParameters, TuningParameters};
 use crate::config::Settings;
-use crate::coordinator::training_policy::sample_weights;
 use crate::data::{DataStage, Example, TrainingSet};
 use crate::env::Env;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, chain};
 use crate::evaluation::report::block_of;
 use crate::evaluation::robustness::robustness;
 use crate::evaluation::score::score_rows;
-use crate::evaluation::{
-    EvaluationOptions, GateRows, GateVerdict, LookupTable, Majority, Scored, compare, evaluate, latency,
-};
+use crate::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compare, latency};
 use crate::ids::{Digest, ModelVersion, RunId};
 use crate::ledger::{Alias, NewDecision, Run, RunState};
-use crate::registry::BundleStore;
+use crate::ports::{BundlePlace, TrainingJob, TrainingResult};
+use crate::registry::{BundleStore, download_bundle};
 use crate::saga::{StepFailure, run_blocking};
 
 impl From<TrainingError> for StepFailure {
@@ -53,65 +49,58 @@ impl TrainingStage {
         self.settings.daemon.state_dir.join("runs").join(run.to_string())
     }
 
-    /// Trains on a thread of its own. A run that was cut off is done again from
-    /// the start: the same dataset and seed give the same bundle.
+    /// Has a model trained by whoever trains. A run that was cut off is asked for
+    /// again: the same dataset and seed give the same bundle.
     pub(super) async fn train(&self, message: TrainModel) -> Result<ModelTrained, StepFailure> {
         let set = self.data.training_set(&message.dataset).await?;
-        let live = self.live_bundle().await?.map(|(_, bundle)| bundle);
-        let tuning = self.tuning_for(&message).await?;
-        let parameters = self.parameters(live.as_deref())?;
-        self.record(&message, &parameters, RunState::Running, None).await?;
-        let job = Job {
-            set,
-            live,
-            parameters: parameters.clone(),
-            tuning,
-            settings: self.settings.clone(),
+        let live = self.live_bundle().await?;
+        let job = TrainingJob {
+            run: message.run,
+            cycle: message.cycle,
             as_of: message.as_of,
-            dataset: message.dataset.to_string(),
-            dir: self.run_dir(message.run),
+            dataset: message.dataset.clone(),
+            inputs: set.inputs.clone(),
+            timing: set.timing,
+            parameters: self.parameters(live.as_ref().map(|live| live.bundle.as_ref()))?,
+            live: live.map(|live| live.digest),
+            tuning: self.tuning_for(&message),
+            holdout: self.settings.holdout.clone(),
+            policy: self.settings.training_policy.clone(),
         };
+        self.record(&message, &job.parameters, RunState::Running, None).await?;
         let began = Instant::now();
-        let (sender, receiver) = tokio::sync::oneshot::channel();
         let control = TrainingControl::new(Arc::new(AtomicBool::new(false)), self.progress(&message));
-        let thread = format!("train-{}", message.run);
-        run_on_thread(
-            &thread,
-            move || job.run(&control),
-            move |result| {
-                // The receiver is gone only when the daemon is: nobody is left to tell.
-                let _ = sender.send(result);
-            },
-        )?;
-        let finished = receiver
-            .await
-            .map_err(|_| StepFailure::new(ErrorKind::Internal, "the training thread ended without an answer"))?;
-        match finished {
-            Ok(finished) => {
-                self.record(
-                    &message,
-                    &finished.trained.report.record.parameters,
-                    RunState::Succeeded,
-                    Some(&finished.trained),
-                )
-                .await?;
+        match self.env.trainer.train(&job, &control).await {
+            Ok(result) => {
+                let path = self.bring_here(message.run, &result).await?;
+                let parameters = &result.report.record.parameters;
+                self.record(&message, parameters, RunState::Succeeded, Some(&result)).await?;
                 Ok(ModelTrained {
                     run: message.run,
-                    bundle: finished.digest,
-                    path: finished.path,
-                    trained_rows: finished.trained.report.record.train_rows,
-                    roc_auc: finished.roc_auc,
+                    bundle: result.bundle,
+                    path,
+                    trained_rows: result.report.record.train_rows,
+                    roc_auc: result.roc_auc,
                     train_secs: began.elapsed().as_secs_f64(),
                 })
             }
             Err(error) => {
-                let state = if matches!(error, TrainingError::Cancelled { .. }) {
-                    RunState::Cancelled
-                } else {
-                    RunState::Failed
-                };
-                self.record(&message, &parameters, state, None).await?;
+                let cancelled = error.kind() == ErrorKind::Cancelled;
+                let state = if cancelled { RunState::Cancelled } else { RunState::Failed };
+                self.record(&message, &job.parameters, state, None).await?;
                 Err(error.into())
+            }
+        }
+    }
+
+    /// The folder of this machine where a run's bundle lies, fetched if need be.
+    async fn bring_here(&self, run: RunId, result: &TrainingResult) -> Result<PathBuf, StepFailure> {
+        match &result.place {
+            BundlePlace::Folder(folder) => Ok(folder.clone()),
+            BundlePlace::Store(prefix) => {
+                let dir = self.run_dir(run).join("bundle");
+                download_bundle(self.env.object_store.as_ref(), prefix, &result.bundle, &dir).await?;
+                Ok(dir)
             }
         }
     }
@@ -132,24 +121,20 @@ impl TrainingStage {
         }
     }
 
-    async fn live_bundle(&self) -> Result<Option<(ModelVersion, Arc<Bundle>)>, StepFailure> {
+    async fn live_bundle(&self) -> Result<Option<LiveModel>, StepFailure> {
         let Some(model) = self.env.ledger.model_by_alias(Alias::Live).await? else { return Ok(None) };
-        let bundle = self.read_bundle(&model.bundle).await?;
-        Ok(Some((model.version, Arc::new(bundle))))
-    }
-
-    async fn read_bundle(&self, digest: &Digest) -> Result<Bundle, StepFailure> {
-        let (bundles, digest) = (self.bundles.clone(), digest.clone());
+        let (bundles, digest) = (self.bundles.clone(), model.bundle.clone());
         let bundle = run_blocking(move || bundles.read(&digest)).await?;
-        bundle.map_err(|error| StepFailure::of(error.kind(), &error))
+        let bundle = bundle.map_err(|error| StepFailure::of(error.kind(), &error))?;
+        Ok(Some(LiveModel { version: model.version, digest: model.bundle, bundle: Arc::new(bundle) }))
     }
 
     /// Tuning is worth its time in the first cycle and in every n-th; in between
     /// the live model's parameters are taken on.
-    async fn tuning_for(&self, message: &TrainModel) -> Result<Option<TuningParameters>, StepFailure> {
+    fn tuning_for(&self, message: &TrainModel) -> Option<TuningParameters> {
         let every = u64::from(self.settings.tuning.every_cycles.max(1));
         let due = message.run.0.saturating_sub(1).is_multiple_of(every);
-        Ok(due.then(|| self.settings.tuning.search.clone()).filter(|search| search.trials > 1))
+        due.then(|| self.settings.tuning.search.clone()).filter(|search| search.trials > 1)
     }
 
     /// The live model's parameters where tuning chose them, else the configured ones.
@@ -180,12 +165,12 @@ impl TrainingStage {
         message: &TrainModel,
         parameters: &TrainingParameters,
         state: RunState,
-        trained: Option<&TrainedModel>,
+        result: Option<&TrainingResult>,
     ) -> Result<(), StepFailure> {
         let json = |value: Result<serde_json::Value, serde_json::Error>| {
             value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
         };
-        let report = trained.map(|trained| &trained.report);
+        let report = result.map(|result| &result.report);
         let run = Run {
             id: message.run,
             cycle: message.cycle,
@@ -196,7 +181,7 @@ impl TrainingStage {
             state,
             epochs: json(serde_json::to_value(report.map(|report| &report.epochs)))?,
             trials: json(serde_json::to_value(report.map(|report| &report.tuning)))?,
-            metrics: trained.map(|trained| trained.bundle.metrics.clone()).unwrap_or_default(),
+            metrics: result.map(|result| result.metrics.clone()).unwrap_or_default(),
             started_at: message.as_of,
             finished_at: (state != RunState::Running).then(|| self.env.now()),
         };
@@ -207,7 +192,14 @@ impl TrainingStage {
     pub(super) async fn compare(&self, message: CompareWithLive) -> Result<GateAnswered, StepFailure> {
         let set = self.data.training_set(&message.dataset).await?;
         let live = self.live_bundle().await?;
-        let dir = self.env.ledger.cycle(message.cycle).await?.map(|cycle| self.run_dir(cycle.run)).unwrap_or_default();
+        let run = self.env.ledger.cycle(message.cycle).await?.map(|cycle| cycle.run);
+        if let Some(run) = run
+            // The journal says that the bundle is here: nothing elsewhere is needed any more.
+            && let Err(error) = self.env.trainer.forget(run).await
+        {
+            tracing::warn!(run.id = %run, error = chain(&error), "what the trainer kept of the run stays behind");
+        }
+        let dir = run.map(|run| self.run_dir(run)).unwrap_or_default();
         let comparison = Comparison {
             set,
             live,
@@ -239,6 +231,7 @@ impl TrainingStage {
     }
 
     pub(super) async fn discard(&self, message: DiscardRun) -> Result<(), StepFailure> {
+        self.env.trainer.forget(message.run).await?;
         let dir = self.run_dir(message.run);
         run_blocking(move || remove(&dir)).await?
     }
@@ -269,91 +262,21 @@ fn told(progress: &Progress) -> String {
             )
         }
         Progress::Packing => "weights are there; calibrating and packing".to_owned(),
+        Progress::Waiting { what } => format!("waiting: {what}"),
     }
 }
 
-/// One training job, on its own thread.
-struct Job {
-    set: Arc<TrainingSet>,
-    live: Option<Arc<Bundle>>,
-    parameters: TrainingParameters,
-    tuning: Option<TuningParameters>,
-    settings: Arc<Settings>,
-    as_of: DateTime<Utc>,
-    dataset: String,
-    dir: PathBuf,
-}
-
-struct Finished {
-    trained: TrainedModel,
+/// The model that serves now.
+struct LiveModel {
+    version: ModelVersion,
     digest: Digest,
-    path: PathBuf,
-    roc_auc: f64,
-}
-
-impl Job {
-    fn run(self, control: &TrainingControl) -> Result<Finished, TrainingError> {
-        let holdout = &self.settings.holdout;
-        let part = |wanted: &[Part]| -> Vec<Example> {
-            let kept =
-                self.set.examples.iter().filter(|example| wanted.contains(&part_of(example, self.as_of, holdout)));
-            kept.cloned().collect()
-        };
-        let learnt = part(&[Part::Training]);
-        let times: Vec<DateTime<Utc>> = learnt.iter().map(|example| example.prediction_time).collect();
-        let weights = sample_weights(&times, self.as_of, &self.settings.training_policy);
-        let fit = FitOptions { horizon_minutes: self.settings.ingestion.horizon_minutes, ..FitOptions::default() };
-        let input = TrainingInput {
-            examples: &learnt,
-            sample_weights: Some(&weights),
-            airports: &self.set.reference.airports,
-            holidays: &self.set.reference.holidays,
-            fit: &fit,
-            dataset: Some(&self.dataset),
-            previous: self.live.as_deref(),
-        };
-        let checked = self.parameters.clone().check()?;
-        let mut trained = train(&input, &checked, self.tuning.as_ref(), control)?;
-        let judged = part(&[Part::Recent, Part::Seasonal]);
-        let roc_auc = self.evaluate(&mut trained, &learnt, &judged)?;
-        let path = self.dir.join("bundle");
-        remove(&self.dir).map_err(|failure| TrainingError::Folder(failure.message))?;
-        let digest = trained.bundle.write_to(&path)?;
-        let digest: Digest =
-            digest.parse().map_err(|error: crate::ids::InvalidId| TrainingError::Folder(error.to_string()))?;
-        Ok(Finished { trained, digest, path, roc_auc })
-    }
-
-    /// Puts the evaluation on the held-out rows beside the metrics. Latency is
-    /// left to the gate: a measured time would give every run another digest.
-    fn evaluate(
-        &self,
-        trained: &mut TrainedModel,
-        learnt: &[Example],
-        judged: &[Example],
-    ) -> Result<f64, TrainingError> {
-        let predictor = Predictor::from_bundle(&trained.bundle)?;
-        let lookup = LookupTable::fit(learnt, &self.set.reference.airports);
-        let options = EvaluationOptions { latency_calls: 0, ..EvaluationOptions::default() };
-        let report = match evaluate(&predictor, judged, Majority::fit(learnt), &lookup, &options) {
-            Ok(report) => report,
-            Err(nothing) => {
-                tracing::warn!(error = %nothing, "the model is judged by its validation tail alone");
-                return Ok(trained.report.validation.roc_auc.unwrap_or(0.5));
-            }
-        };
-        let roc_auc = report.model.roc_auc.unwrap_or(0.5);
-        if let Some(metrics) = trained.bundle.metrics.as_object_mut() {
-            metrics.insert("evaluation".to_owned(), serde_json::to_value(&report)?);
-        }
-        Ok(roc_auc)
-    }
+    bundle: Arc<Bundle>,
 }
 
 /// One comparison, off the actor's thread.
 struct Comparison {
     set: Arc<TrainingSet>,
-    live: Option<(ModelVersion, Arc<Bundle>)>,
+    live: Option<LiveModel>,
     dir: PathBuf,
     challenger: Digest,
     settings: Arc<Settings>,
@@ -391,14 +314,14 @@ impl Comparison {
         };
         let challenger = scored("the challenger", &bundle, &flights, &rows.labels)?;
         let live = match &self.live {
-            Some((version, bundle)) => Some(scored(&version.to_string(), bundle, &flights, &rows.labels)?),
+            Some(live) => Some(scored(&live.version.to_string(), &live.bundle, &flights, &rows.labels)?),
             None => None,
         };
         let verdict = compare(&rows, &challenger, live.as_ref(), &lookup, &self.settings.gate, seed);
         let inputs = serde_json::json!({
             "challenger": { "bundle": self.challenger, "latency_p95_us": challenger.latency_p95_us },
-            "live": self.live.as_ref().map(|(version, _)| version),
-            "feature_difference": self.live.as_ref().map(|(_, live)| bundle.features.difference_from(&live.features)),
+            "live": self.live.as_ref().map(|live| live.version),
+            "feature_difference": self.live.as_ref().map(|live| bundle.features.difference_from(&live.bundle.features)),
             "dataset": self.set.version,
             "rows": { "recent": rows.recent.iter().filter(|recent| **recent).count(), "all": rows.labels.len() },
             "policy": self.settings.gate,

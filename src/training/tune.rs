@@ -5,24 +5,17 @@
 //! Talwalkar 2016) gives every trial one short run and only the best third a run
 //! three times as long, and so on. Bounded by trials alone, the outcome depends on
 //! rows, parameters and seed; a wall-clock bound makes it depend on the machine.
+//!
+//! Here is what is decided; who runs the trials, threads of this process or pods of
+//! a cluster, is somebody else's business (`trial.rs`, the trainers).
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use delayd_model::Architecture;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::chain;
-use crate::training::control::{Progress, TrainingControl};
-use crate::training::error::TrainingError;
 use crate::training::params::{CheckedParameters, ParameterFault, ParameterFaults, TrainingParameters};
-use crate::training::threads;
-use crate::training::trainer::{Start, TrainingSets, derived_seed, fit_members};
-use crate::training::weights::fresh;
+use crate::training::trainer::derived_seed;
 
 /// What each halving divides the trials by and multiplies the epochs with.
 const HALVING: usize = 3;
@@ -131,6 +124,29 @@ impl TuningParameters {
     }
 }
 
+/// One run of one candidate that is wanted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialTask {
+    /// Which candidate; 0 is what is in use now.
+    pub trial: usize,
+    /// Which round of the halving, from 0.
+    pub round: usize,
+    /// Epochs it is given.
+    pub epochs: usize,
+    /// The candidate's parameters.
+    pub parameters: TrainingParameters,
+}
+
+impl TrialTask {
+    /// The record of this run.
+    #[must_use]
+    pub fn ended(&self, outcome: TrialOutcome, seconds: f64) -> TrialRecord {
+        let Self { trial, round, epochs, parameters } = self.clone();
+        TrialRecord { trial, round, epochs, parameters, outcome, seconds }
+    }
+}
+
 /// One run of one candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -170,7 +186,9 @@ pub enum TrialOutcome {
 }
 
 impl TrialOutcome {
-    fn log_loss(&self) -> Option<f64> {
+    /// Log-loss on the tail, of a trial that finished.
+    #[must_use]
+    pub fn log_loss(&self) -> Option<f64> {
         match self {
             Self::Finished { validation_log_loss, .. } => Some(*validation_log_loss),
             _ => None,
@@ -214,121 +232,144 @@ pub fn candidates(base: &TrainingParameters, tuning: &TuningParameters) -> Vec<T
     drawn
 }
 
-/// Searches; answers the best parameters and every trial.
-pub(crate) fn search(
-    base: &CheckedParameters,
-    tuning: &TuningParameters,
-    sets: &TrainingSets,
-    architecture: &(dyn Fn(&TrainingParameters) -> Architecture + Sync),
-    control: &TrainingControl,
-) -> Result<(CheckedParameters, TuningReport), TrainingError> {
-    tuning.check()?;
-    let candidates = candidates(base, tuning);
-    let sets = TrainingSets { train: sets.train.thinned(tuning.max_rows)?, tail: sets.tail.share() };
-    let deadline = tuning.wall_time_secs.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut report = TuningReport { trials: Vec::new(), best_trial: 0, out_of_time: false };
-    let mut alive: Vec<usize> = (0..candidates.len()).collect();
-    let mut epochs = if tuning.halving { tuning.first_epochs.min(base.max_epochs) } else { base.max_epochs };
-    for round in 0.. {
-        let trials = alive.iter().map(|trial| (*trial, round, epochs, &candidates[*trial])).collect();
-        let records = run_round(trials, tuning, &sets, architecture, control, deadline);
-        if control.is_cancelled() {
-            return Err(TrainingError::Cancelled { epoch: 0 });
-        }
-        report.out_of_time |= records.iter().any(|record| record.outcome == TrialOutcome::OutOfTime);
+/// The search's decisions, round by round.
+#[derive(Debug, Clone)]
+pub struct Search {
+    candidates: Vec<TrainingParameters>,
+    max_epochs: usize,
+    alive: Vec<usize>,
+    round: usize,
+    epochs: usize,
+    over: bool,
+    report: TuningReport,
+}
+
+impl Search {
+    /// A search that begins with all candidates.
+    ///
+    /// # Errors
+    /// Names every value of the budget that cannot be used.
+    pub fn new(base: &CheckedParameters, tuning: &TuningParameters) -> Result<Self, ParameterFaults> {
+        tuning.check()?;
+        let candidates = candidates(base, tuning);
+        let epochs = if tuning.halving { tuning.first_epochs.min(base.max_epochs) } else { base.max_epochs };
+        Ok(Self {
+            alive: (0..candidates.len()).collect(),
+            candidates,
+            max_epochs: base.max_epochs,
+            round: 0,
+            epochs,
+            over: false,
+            report: TuningReport { trials: Vec::new(), best_trial: 0, out_of_time: false },
+        })
+    }
+
+    /// The trials to run now, in the order of trials; none when the search is over.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TrialTask> {
+        let alive = self.alive.iter().filter(|_| !self.over);
+        let candidates = alive.filter_map(|trial| Some((*trial, self.candidates.get(*trial)?)));
+        let task = |(trial, parameters): (usize, &TrainingParameters)| TrialTask {
+            trial,
+            round: self.round,
+            epochs: self.epochs,
+            parameters: parameters.clone(),
+        };
+        candidates.map(task).collect()
+    }
+
+    /// Takes in how this round's trials ended, and decides who goes on.
+    pub fn finish_round(&mut self, mut records: Vec<TrialRecord>) {
+        records.sort_by_key(|record| record.trial);
+        self.report.out_of_time |= records.iter().any(|record| record.outcome == TrialOutcome::OutOfTime);
         // Log-loss first; equal ones in the order of trials, so that trial 0 wins ties.
         let mut ranked: Vec<(f64, usize)> =
             records.iter().filter_map(|record| Some((record.outcome.log_loss()?, record.trial))).collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        report.trials.extend(records);
+        self.report.trials.extend(records);
         if let Some((_, best)) = ranked.first() {
-            report.best_trial = *best;
+            self.report.best_trial = *best;
         }
         let kept = ranked.len().div_ceil(HALVING);
-        if report.out_of_time || kept <= 1 || epochs >= base.max_epochs {
-            break;
-        }
-        alive = ranked.into_iter().take(kept).map(|(_, trial)| trial).collect();
-        epochs = (epochs * HALVING).min(base.max_epochs);
+        self.over = self.report.out_of_time || kept <= 1 || self.epochs >= self.max_epochs;
+        self.alive = ranked.into_iter().take(kept).map(|(_, trial)| trial).collect();
+        self.epochs = (self.epochs * HALVING).min(self.max_epochs);
+        self.round += 1;
     }
-    let best = candidates[report.best_trial].clone().check()?;
-    Ok((best, report))
+
+    /// The best parameters so far, and every trial.
+    ///
+    /// # Errors
+    /// Names the values of the best candidate that cannot be used.
+    pub fn result(self) -> Result<(CheckedParameters, TuningReport), ParameterFaults> {
+        let best = self.candidates.into_iter().nth(self.report.best_trial).unwrap_or_default();
+        Ok((best.check()?, self.report))
+    }
 }
 
-type Trial<'a> = (usize, usize, usize, &'a TrainingParameters);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn run_round(
-    trials: Vec<Trial<'_>>,
-    tuning: &TuningParameters,
-    sets: &TrainingSets,
-    architecture: &(dyn Fn(&TrainingParameters) -> Architecture + Sync),
-    control: &TrainingControl,
-    deadline: Option<Instant>,
-) -> Vec<TrialRecord> {
-    let threads = trials.first().map_or(1, |(_, _, _, parameters)| parameters.torch_threads);
-    let workers = if tuning.parallel == 0 { threads } else { tuning.parallel }.clamp(1, trials.len().max(1));
-    let next = AtomicUsize::new(0);
-    let records = Mutex::new(Vec::with_capacity(trials.len()));
-    let work = |sets: TrainingSets| {
-        while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let record = run_trial(*trial, &sets, architecture, control, deadline);
-            let log_loss = record.outcome.log_loss();
-            let news = Progress::TrialFinished { trial: trial.0, trials: trials.len(), validation_log_loss: log_loss };
-            control.tell(&news);
-            records.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(record);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            let sets = sets.share();
-            let work = &work;
-            scope.spawn(move || work(sets));
-        }
-    });
-    let mut records = records.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    records.sort_by_key(|record| record.trial);
-    records
-}
+    fn search(trials: usize, halving: bool) -> Search {
+        let base = TrainingParameters { max_epochs: 6, ..TrainingParameters::default() }.check().unwrap();
+        Search::new(&base, &TuningParameters { trials, halving, ..TuningParameters::default() }).unwrap()
+    }
 
-fn run_trial(
-    (trial, round, epochs, parameters): Trial<'_>,
-    sets: &TrainingSets,
-    architecture: &(dyn Fn(&TrainingParameters) -> Architecture + Sync),
-    control: &TrainingControl,
-    deadline: Option<Instant>,
-) -> TrialRecord {
-    let began = Instant::now();
-    // One member on one thread: trials run side by side, and what is right for one
-    // member is right for all of them.
-    let run = TrainingParameters { members: 1, torch_threads: 1, max_epochs: epochs, ..parameters.clone() };
-    // What is in use now is measured whatever the time.
-    let control = TrainingControl {
-        deadline: deadline.filter(|_| trial != 0),
-        progress: std::sync::Arc::new(|_| ()),
-        cancel: std::sync::Arc::clone(&control.cancel),
-    };
-    let fit = || {
-        control.check(0)?;
-        let shape = architecture(&run);
-        let mut random = ChaCha8Rng::seed_from_u64(derived_seed(run.seed, "weights", 0));
-        let positives = sets.train.labels.iter().filter(|label| **label).count();
-        let weights = fresh(&shape, log_odds(positives, sets.train.rows()), &mut random);
-        fit_members(&shape, sets, &[Start { weights, warm: false }], &run, &control)
-    };
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(fit));
-    let outcome = match result.unwrap_or_else(|payload| Err(threads::panicked(&*payload))) {
-        Ok(members) => members.first().map_or(TrialOutcome::OutOfTime, |member| TrialOutcome::Finished {
-            validation_log_loss: member.best.validation_log_loss,
-            validation_roc_auc: member.best.validation_roc_auc,
-        }),
-        Err(TrainingError::Cancelled { .. }) => TrialOutcome::OutOfTime,
-        Err(error) => TrialOutcome::Failed { reason: chain(&error) },
-    };
-    let seconds = began.elapsed().as_secs_f64();
-    TrialRecord { trial, round, epochs, parameters: parameters.clone(), outcome, seconds }
-}
+    /// Ends a round with these log-losses, `None` for a trial that failed.
+    fn end(search: &mut Search, losses: &[Option<f64>]) {
+        let ended = |(task, loss): (TrialTask, &Option<f64>)| {
+            let outcome = loss.map_or(TrialOutcome::Failed { reason: "not finite".to_owned() }, |loss| {
+                TrialOutcome::Finished { validation_log_loss: loss, validation_roc_auc: None }
+            });
+            task.ended(outcome, 1.0)
+        };
+        let records = search.tasks().into_iter().zip(losses).map(ended).collect();
+        search.finish_round(records);
+    }
 
-/// The log-odds of a class among rows.
-pub(crate) fn log_odds(positives: usize, rows: usize) -> f64 {
-    ((positives as f64 + 0.5) / ((rows - positives) as f64 + 0.5)).ln()
+    #[test]
+    fn each_round_gives_the_best_third_three_times_the_epochs() {
+        let mut search = search(5, true);
+        let of = |search: &Search| search.tasks().iter().map(|task| (task.trial, task.epochs)).collect::<Vec<_>>();
+        assert_eq!(of(&search), [(0, 1), (1, 1), (2, 1), (3, 1), (4, 1)]);
+        end(&mut search, &[Some(0.5), None, Some(0.4), Some(0.6), Some(0.45)]);
+        assert_eq!(of(&search), [(2, 3), (4, 3)]);
+        end(&mut search, &[Some(0.41), Some(0.40)]);
+        assert!(search.tasks().is_empty());
+        let (best, report) = search.result().unwrap();
+        assert_eq!((report.best_trial, report.trials.len(), report.out_of_time), (4, 7, false));
+        assert_eq!(*best, report.trials[4].parameters);
+    }
+
+    #[test]
+    fn what_is_in_use_wins_ties_and_when_nothing_finishes() {
+        let mut tied = search(3, false);
+        end(&mut tied, &[Some(0.5), Some(0.5), Some(0.5)]);
+        assert!(tied.tasks().is_empty());
+        assert_eq!(tied.result().unwrap().1.best_trial, 0);
+        let mut none = search(3, true);
+        end(&mut none, &[None, None, None]);
+        assert!(none.tasks().is_empty());
+        assert_eq!(none.result().unwrap().1.best_trial, 0);
+    }
+
+    #[test]
+    fn a_trial_that_ran_out_of_time_ends_the_search() {
+        let mut search = search(9, true);
+        let records = search.tasks().into_iter().map(|task| {
+            let outcome = match task.trial {
+                8 => TrialOutcome::OutOfTime,
+                trial => {
+                    TrialOutcome::Finished { validation_log_loss: 0.5 - trial as f64 / 100.0, validation_roc_auc: None }
+                }
+            };
+            task.ended(outcome, 1.0)
+        });
+        let records = records.collect();
+        search.finish_round(records);
+        assert!(search.tasks().is_empty());
+        let (_, report) = search.result().unwrap();
+        assert_eq!((report.best_trial, report.out_of_time), (7, true));
+    }
 }

@@ -46,6 +46,7 @@ fn build(number: u64, bundle_dir: PathBuf, bundle: Digest, folder: &Path) -> Bui
         dataset: "test".to_owned(),
         service_binary: service_binary().unwrap(),
         service_revision: "test".to_owned(),
+        service_source: None,
         service_must_be_static: true,
         repository: REPOSITORY.to_owned(),
         layout_dir: folder.join(format!("layout_{number}")),

@@ -45,6 +45,7 @@ pub fn request(folder: &Path, version: u64, weights: &[u8]) -> PackageRequest {
         dataset: "sha256:dataset".to_owned(),
         service_binary,
         service_revision: "0123abc".to_owned(),
+        service_source: None,
         service_must_be_static: true,
         repository: "delay-ml".to_owned(),
         layout_dir: folder.join(format!("layout_v{version}")),

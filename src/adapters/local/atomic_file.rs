@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 static STAGED: AtomicU64 = AtomicU64::new(0);
 
@@ -16,12 +17,14 @@ pub(crate) struct StagedFile {
 }
 
 impl StagedFile {
-    /// Opens a new empty file in `folder`. Its name ends with this process's id,
-    /// so that [`remove_abandoned`] can tell what a dead process left behind.
+    /// Opens a new empty file in `folder`. Its name ends with this process's id and
+    /// the namespace that the id belongs to, so that [`remove_abandoned`] can tell what
+    /// a dead process left behind.
     pub(crate) fn create_in(folder: &Path) -> io::Result<Self> {
+        let namespace = pid_namespace();
         loop {
             let number = STAGED.fetch_add(1, Ordering::Relaxed);
-            let path = folder.join(format!(".staged-{number}-{}", std::process::id()));
+            let path = folder.join(format!(".staged-{number}-{}-{namespace}", std::process::id()));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => return Ok(Self { path, file }),
                 // Left by an earlier process with our id (in a container every daemon is process 1).
@@ -71,17 +74,48 @@ pub(crate) fn write_atomically(target: &Path, bytes: &[u8]) -> io::Result<()> {
     staged.publish(target)
 }
 
-/// Removes the staged files in `folder` whose process is gone.
+/// A staged file of another container is abandoned after this long.
+const FOREIGN_AGE: Duration = Duration::from_secs(86_400);
+
+/// The namespace of process ids: containers that share a folder cannot see each
+/// other's processes.
+fn pid_namespace() -> String {
+    // `pid:[4026531836]`; without /proc there is one namespace as far as we can tell.
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
+}
+
+/// Removes the staged files in `folder` whose process is gone. Whether one of another
+/// container is, cannot be seen from here; it is left for a day.
 pub(crate) fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    let ours = pid_namespace();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let owner = name.strip_prefix(".staged-").and_then(|rest| rest.split_once('-')).map(|(_, pid)| pid.to_owned());
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            fs::remove_file(&path)?;
+        let Some((_, owner)) = name.strip_prefix(".staged-").and_then(|rest| rest.split_once('-')) else { continue };
+        let abandoned = match owner.split_once('-') {
+            Some((_, namespace)) if namespace != ours => match entry.metadata() {
+                Ok(metadata) => metadata.modified()?.elapsed().is_ok_and(|age| age > FOREIGN_AGE),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                Err(error) => return Err(error),
+            },
+            Some((pid, _)) => !Path::new("/proc").join(pid).exists(),
+            None => !Path::new("/proc").join(owner).exists(),
+        };
+        if abandoned {
+            remove_if_there(&path)?;
         }
     }
     Ok(())
+}
+
+/// Somebody else may sweep at the same time.
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
 }
 
 fn sync_parent(target: &Path) -> io::Result<()> {
@@ -105,6 +139,18 @@ mod tests {
         remove_abandoned(folder.path()).unwrap();
         assert!(!abandoned.exists());
         assert!(ours.path.exists());
+    }
+
+    #[test]
+    fn what_another_container_stages_now_is_left_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (theirs, old) = (folder.path().join(".staged-0-4194999-1"), folder.path().join(".staged-1-4194999-1"));
+        fs::write(&theirs, "half").unwrap();
+        fs::write(&old, "half").unwrap();
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        File::options().write(true).open(&old).unwrap().set_modified(long_ago).unwrap();
+        remove_abandoned(folder.path()).unwrap();
+        assert!(theirs.exists() && !old.exists());
     }
 
     #[test]

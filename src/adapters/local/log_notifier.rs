@@ -3,34 +3,43 @@
 
 use async_trait::async_trait;
 
-use crate::ports::{Alert, Notifier, PortError, Severity};
+use crate::ports::{Alert, ChannelKind, Endpoint, Notice, Notifier, PortError, Severity, Undelivered};
 
 /// One log event per alert, at the level of its severity.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct LogNotifier;
 
+fn tell(alert: &Alert) {
+    macro_rules! tell {
+        ($level:ident) => {
+            tracing::$level!(
+                alert.id = %alert.id,
+                alert.at = %alert.at.to_rfc3339(),
+                alert.severity = %alert.severity,
+                alert.dedup_key = %alert.dedup_key,
+                alert.body = %alert.body,
+                "{}", alert.title
+            )
+        };
+    }
+    match alert.severity {
+        Severity::Info => tell!(info),
+        Severity::Warning => tell!(warn),
+        Severity::Critical => tell!(error),
+    }
+}
+
 #[async_trait]
 impl Notifier for LogNotifier {
-    async fn deliver(&self, alert: &Alert) -> Result<(), PortError> {
-        macro_rules! tell {
-            ($level:ident) => {
-                tracing::$level!(
-                    alert.id = %alert.id,
-                    alert.at = %alert.at.to_rfc3339(),
-                    alert.severity = %alert.severity,
-                    alert.dedup_key = %alert.dedup_key,
-                    alert.body = %alert.body,
-                    "{}", alert.title
-                )
-            };
-        }
-        match alert.severity {
-            Severity::Info => tell!(info),
-            Severity::Warning => tell!(warn),
-            Severity::Critical => tell!(error),
-        }
+    fn endpoints(&self) -> Vec<Endpoint> {
+        vec![Endpoint::of(ChannelKind::Log)]
+    }
+
+    async fn deliver(&self, _: &Endpoint, notice: &Notice) -> Result<(), Undelivered> {
+        notice.alerts.iter().for_each(tell);
         Ok(())
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         Ok("alerts go to the log".to_owned())
     }
@@ -70,7 +79,7 @@ mod tests {
             title: "rollback failed".into(),
             body: "no replica is ready".into(),
         };
-        LogNotifier.deliver(&alert).await.unwrap();
+        LogNotifier.deliver(&Endpoint::of(ChannelKind::Log), &Notice::single(alert)).await.unwrap();
         drop(guard);
         let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");

@@ -4,14 +4,19 @@
 mod atomic_file;
 mod folder_store;
 mod log_notifier;
+mod oci_builder;
 mod oci_layout_registry;
 mod process_cluster;
+mod thread_trainer;
 mod weather_csv;
 
+pub(crate) use atomic_file::write_atomically;
 pub use folder_store::FolderStore;
 pub use log_notifier::LogNotifier;
+pub use oci_builder::OciBuilder;
 pub use oci_layout_registry::OciLayoutRegistry;
 pub use process_cluster::{ProcessCluster, ProcessClusterConfig};
+pub use thread_trainer::ThreadTrainer;
 pub use weather_csv::WeatherCsv;
 
 use crate::error::ErrorKind;

@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::atomic_file::{StagedFile, remove_abandoned, write_atomically};
-use crate::error::ErrorKind;
 use crate::ids::Digest;
 use crate::packaging::oci::{Descriptor, LAYOUT_FILE, Layout, Manifest, REF_NAME, copy_hashing};
 use crate::packaging::{PackagingError, check_repository};
-use crate::ports::{ImageRegistry, PortError, PushedImage};
+use crate::ports::{ImageRegistry, PortError, PushedImage, check_tag};
 
 /// Images as OCI layout folders under one root.
 #[derive(Debug, Clone)]
@@ -186,19 +185,6 @@ fn lock(layout: &Layout) -> std::io::Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(layout.root().join(".lock"))?;
     file.lock()?;
     Ok(file)
-}
-
-/// The distribution spec's grammar for tags.
-fn check_tag(action: &str, tag: &str) -> Result<(), PortError> {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    let valid = (1..=128).contains(&tag.len())
-        && tag.bytes().next().is_some_and(word)
-        && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'));
-    if valid {
-        return Ok(());
-    }
-    let message = format!("`{tag}` is not a tag like `model_v3` (letters, digits and `_.-`, at most 128)");
-    Err(PortError::new(ErrorKind::Invalid, action, message))
 }
 
 fn port_error(action: &str, error: PackagingError) -> PortError {

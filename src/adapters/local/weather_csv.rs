@@ -75,7 +75,10 @@ impl WeatherSource for WeatherCsv {
             .filter(|observation| airports.contains(&observation.airport))
             .cloned()
             .collect();
+        // The sort is stable: of two at one airport and moment, the one of the later file comes first here and stays.
+        found.reverse();
         found.sort_by(|a, b| (&a.airport, a.observed_at).cmp(&(&b.airport, b.observed_at)));
+        found.dedup_by(|next, kept| (&next.airport, next.observed_at) == (&kept.airport, kept.observed_at));
         Ok(found)
     }
     async fn probe(&self) -> Result<String, PortError> {

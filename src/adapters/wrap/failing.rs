@@ -13,8 +13,8 @@ use bytes::Bytes;
 use crate::error::ErrorKind;
 use crate::ids::Digest;
 use crate::ports::{
-    Alert, Cluster, ImageRegistry, Notifier, ObjectMeta, ObjectStore, PortError, PushedImage, Release, Replica,
-    RolloutProgress,
+    Cluster, Endpoint, ImageRegistry, Notice, Notifier, ObjectMeta, ObjectStore, PortError, PushedImage, Release,
+    Replica, RolloutProgress, Undelivered,
 };
 
 /// Which calls fail. Clones share the plan, so that a test keeps one in hand.
@@ -77,11 +77,11 @@ impl PlannedFailures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn pass<T>(
+    async fn pass<T, E: From<PortError>>(
         &self,
         method: &'static str,
-        call: impl Future<Output = Result<T, PortError>>,
-    ) -> Result<T, PortError> {
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let failure = {
             let mut plan = self.plan();
             let number = plan.calls.entry(method).or_default();
@@ -95,7 +95,7 @@ impl PlannedFailures {
         if failure.after_effect {
             call.await?;
         }
-        Err(PortError::new(failure.kind, format!("calling {method}"), "planned failure"))
+        Err(PortError::new(failure.kind, format!("calling {method}"), "planned failure").into())
     }
 }
 
@@ -194,9 +194,14 @@ impl<P: Cluster> Cluster for Failing<P> {
 
 #[async_trait]
 impl<P: Notifier> Notifier for Failing<P> {
-    async fn deliver(&self, alert: &Alert) -> Result<(), PortError> {
-        self.failures.pass("deliver", self.inner.deliver(alert)).await
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.inner.endpoints()
     }
+
+    async fn deliver(&self, endpoint: &Endpoint, notice: &Notice) -> Result<(), Undelivered> {
+        self.failures.pass("deliver", self.inner.deliver(endpoint, notice)).await
+    }
+
     async fn probe(&self) -> Result<String, PortError> {
         self.failures.pass("probe", self.inner.probe()).await
     }

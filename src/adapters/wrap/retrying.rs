@@ -3,10 +3,12 @@
 //! bounded, and only for errors that call themselves retryable.
 //!
 //! A cluster is not wrapped: a rollout that failed was undone as a whole, and
-//! whether to roll again is the saga's decision.
+//! whether to roll again is the saga's decision. A notifier is not wrapped either:
+//! the outbox tries again, and remembers that across restarts.
 //!
 //! A `Conflict` is an answer, not a hiccup, for the calls whose contract gives it
-//! a meaning (`put_if_absent`); there it is passed on at once.
+//! a meaning (`put_if_absent`, `push` to a tag that cannot move); there it is
+//! passed on at once.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
@@ -17,7 +19,7 @@ use bytes::Bytes;
 
 use crate::error::ErrorKind;
 use crate::ids::Digest;
-use crate::ports::{Alert, ImageRegistry, Notifier, ObjectMeta, ObjectStore, PortError, PushedImage};
+use crate::ports::{ImageRegistry, ObjectMeta, ObjectStore, PortError, PushedImage};
 
 /// How often and how fast to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,11 @@ impl RetryPolicy {
         self.base_delay.saturating_mul(factor).min(self.max_delay)
     }
 
+    /// How long to wait after the `failed`th failure: any time up to its bound.
+    pub(crate) fn pause(&self, failed: u32) -> Duration {
+        self.delay_bound(failed).mul_f64(random_fraction())
+    }
+
     /// Calls until it succeeds, fails for good, or the attempts are used up.
     async fn run<T, F>(&self, worth_it: fn(&PortError) -> bool, mut call: impl FnMut() -> F) -> Result<T, PortError>
     where
@@ -53,7 +60,7 @@ impl RetryPolicy {
             match call().await {
                 Err(error) if worth_it(&error) && failed + 1 < self.attempts => {
                     failed += 1;
-                    let delay = self.delay_bound(failed).mul_f64(random_fraction());
+                    let delay = self.pause(failed);
                     let error = crate::error::chain(&error);
                     tracing::debug!(attempt = failed, delay_ms = delay.as_millis() as u64, error, "trying again");
                     tokio::time::sleep(delay).await;
@@ -137,7 +144,7 @@ impl<P: ObjectStore> ObjectStore for Retrying<P> {
 #[async_trait]
 impl<P: ImageRegistry> ImageRegistry for Retrying<P> {
     async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError> {
-        self.policy.run(retryable, || self.inner.push(layout, repository, tag)).await
+        self.policy.run(retryable_but_no_conflict, || self.inner.push(layout, repository, tag)).await
     }
 
     async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError> {
@@ -146,16 +153,6 @@ impl<P: ImageRegistry> ImageRegistry for Retrying<P> {
 
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
         self.policy.run(retryable, || self.inner.remove_tag(repository, tag)).await
-    }
-    async fn probe(&self) -> Result<String, PortError> {
-        self.inner.probe().await
-    }
-}
-
-#[async_trait]
-impl<P: Notifier> Notifier for Retrying<P> {
-    async fn deliver(&self, alert: &Alert) -> Result<(), PortError> {
-        self.policy.run(retryable, || self.inner.deliver(alert)).await
     }
     async fn probe(&self) -> Result<String, PortError> {
         self.inner.probe().await

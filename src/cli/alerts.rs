@@ -1,0 +1,167 @@
+//! `delayd alerts`, `delayd silence`, `delayd silences`.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::args::{AlertsArgs, ReasonArgs, RetryWhich, SilenceArgs, SilencesArgs};
+use super::commands::CliError;
+use super::remote::Remote;
+use super::show::{Shown, page, table};
+use crate::config::Settings;
+use crate::http::{AlertRetried, CommandBody, SilenceBody};
+use crate::ids::AlertId;
+use crate::ledger::{Delivery, Ledger, OutboxAlert, Silence};
+
+/// Characters of an error in the listing; one alert alone is shown in full.
+const ERROR_CHARS: usize = 60;
+
+/// Lists alerts, shows one, from the ledger.
+pub(super) async fn show(ledger: &Ledger, args: &AlertsArgs) -> Result<Shown, CliError> {
+    if let Some(id) = args.alert {
+        return one(ledger, id).await;
+    }
+    let alerts = ledger.alerts(page(args.limit)).await?;
+    let mut rows = table(&["alert", "at", "severity", "title", "state", "to whom"]);
+    for outbox in &alerts {
+        let alert = &outbox.alert;
+        rows.add_row([
+            alert.id.to_string(),
+            alert.at.format("%Y-%m-%d %H:%M").to_string(),
+            alert.severity.to_string(),
+            alert.title.clone(),
+            outbox.state.to_string(),
+            outbox.deliveries.iter().map(short).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    Shown::new(&alerts, rows.to_string())
+}
+
+async fn one(ledger: &Ledger, id: AlertId) -> Result<Shown, CliError> {
+    let found = ledger.alert(id).await?.ok_or_else(|| CliError::NotFound(format!("{id} is not in the ledger")))?;
+    let OutboxAlert { alert, state, silence, deliveries } = &found;
+    let silenced = silence.map_or_else(String::new, |silence| format!(" by {silence}"));
+    let mut rows = table(&["to whom", "state", "attempts", "delivered", "next attempt", "last error"]);
+    for delivery in deliveries {
+        let at = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%S").to_string();
+        let open = delivery.state == crate::ledger::DeliveryState::Pending;
+        rows.add_row([
+            delivery.endpoint.to_string(),
+            delivery.state.to_string(),
+            delivery.attempts.to_string(),
+            delivery.delivered_at.map_or_else(|| "-".to_owned(), at),
+            if open { at(delivery.next_attempt_at) } else { "-".to_owned() },
+            delivery.last_error.clone().unwrap_or_default(),
+        ]);
+    }
+    let text = format!(
+        "{id}, {}, {}: {state}{silenced}\n{}\n{}\nkey {}\n{rows}",
+        alert.at.format("%Y-%m-%d %H:%M"),
+        alert.severity,
+        alert.title,
+        alert.body,
+        alert.dedup_key
+    );
+    Shown::new(&found, text)
+}
+
+fn short(delivery: &Delivery) -> String {
+    let error = delivery.last_error.as_deref().map_or_else(String::new, |error| {
+        let excerpt: String = error.chars().take(ERROR_CHARS).collect();
+        format!(" ({excerpt}{})", if excerpt.len() < error.len() { "…" } else { "" })
+    });
+    format!("{} {}{error}", delivery.endpoint, delivery.state)
+}
+
+/// Asks the daemon to try again.
+pub(super) async fn retry(settings: &Settings, which: RetryWhich, reason: &ReasonArgs) -> Result<Shown, CliError> {
+    let path = match which {
+        RetryWhich::All => "alerts/all/retry".to_owned(),
+        RetryWhich::One(id) => format!("alerts/{id}/retry"),
+    };
+    let remote = Remote::new(settings, reason.url.as_deref())?;
+    let answer: AlertRetried = remote.ask(reqwest::Method::POST, &path, &body_of(reason)).await?;
+    let text = format!("{} deliveries are tried again", answer.deliveries);
+    Shown::new(&answer, text)
+}
+
+/// Asks the daemon to keep quiet about something.
+pub(super) async fn silence(settings: &Settings, args: &SilenceArgs) -> Result<Shown, CliError> {
+    let reason = &args.reason;
+    let body = SilenceBody {
+        prefix: args.prefix.clone(),
+        for_secs: args.period.as_secs(),
+        by: reason.by.clone(),
+        why: reason.why.clone(),
+    };
+    let remote = Remote::new(settings, reason.url.as_deref())?;
+    let silence: Silence = remote.ask(reqwest::Method::POST, "silences", &body).await?;
+    let until = silence.until.format("%Y-%m-%d %H:%M UTC");
+    let text = format!("{}: alerts under `{}` are not told until {until}", silence.id, silence.prefix);
+    Shown::new(&silence, text)
+}
+
+/// Asks the daemon to end a silence.
+pub(super) async fn end(settings: &Settings, args: &SilencesArgs) -> Result<Option<Shown>, CliError> {
+    let Some(id) = args.end else { return Ok(None) };
+    let remote = Remote::new(settings, args.reason.url.as_deref())?;
+    let path = format!("silences/{id}");
+    let silence: Silence = remote.ask(reqwest::Method::DELETE, &path, &body_of(&args.reason)).await?;
+    Shown::new(&silence, format!("alerts under `{}` are told again", silence.prefix)).map(Some)
+}
+
+/// Lists silences, from the ledger.
+pub(super) async fn silences(ledger: &Ledger, limit: u32) -> Result<Shown, CliError> {
+    let silences = ledger.silences(page(limit)).await?;
+    let mut rows = table(&["silence", "prefix", "from", "until", "by", "why", "ended"]);
+    for silence in &silences {
+        let at = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M").to_string();
+        let ended = silence.ended_at.map_or_else(String::new, |ended| {
+            format!("{} by {}", at(ended), silence.ended_by.as_deref().unwrap_or("somebody"))
+        });
+        rows.add_row([
+            silence.id.to_string(),
+            silence.prefix.clone(),
+            at(silence.begins),
+            at(silence.until),
+            silence.by.clone(),
+            silence.why.clone(),
+            ended,
+        ]);
+    }
+    Shown::new(&json!(silences), rows.to_string())
+}
+
+fn body_of(reason: &ReasonArgs) -> CommandBody {
+    CommandBody { by: reason.by.clone(), why: reason.why.clone() }
+}
+
+/// A length of time such as `90s`, `30m`, `2h`, `3d`.
+pub(super) fn period(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no length of time like 30m, 2h or 3d");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).filter(|total| *total > 0).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_has_a_number_and_a_unit() {
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("2h", 7200), ("3d", 259_200)] {
+            assert_eq!(period(text).unwrap(), Duration::from_secs(seconds));
+        }
+        for text in ["", "h", "2", "2w", "-1h", "0h", "2 h", "1½h", "99999999999999999999d"] {
+            assert!(period(text).unwrap_err().contains("2h"), "{text}");
+        }
+    }
+}

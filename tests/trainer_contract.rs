@@ -1,0 +1,137 @@
+//! Every trainer that needs nothing but this machine, against the contract of the
+//! port: a thread, and workers as processes. The one on a cluster is in
+//! `trainer_kubernetes.rs`.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod contracts;
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use contracts::process_pool::ProcessPool;
+use contracts::trainer::{PATIENCE, keeps_the_whole_contract, trained};
+use contracts::training_world::{World, endless, quick_search};
+use delayd::adapters::worker_trainer::{WaitPolicy, WorkerTrainer};
+use delayd::error::ErrorKind;
+use delayd::ids::RunId;
+use delayd::ports::{ObjectStore, Trainer, TrainingJob};
+use delayd::training::{Progress, TrainingControl, TrainingParameters};
+use nix::sys::signal::Signal;
+
+fn pool_of(world: &World) -> ProcessPool {
+    ProcessPool::new(world.place.path(), &world.store_dir())
+}
+
+fn trainer(world: &World, pool: &ProcessPool) -> WorkerTrainer<ProcessPool> {
+    let policy = WaitPolicy { parallel_trials: 2, poll: Duration::from_millis(30), start_deadline: PATIENCE };
+    WorkerTrainer::new(world.store.clone(), pool.clone(), policy)
+}
+
+#[tokio::test]
+async fn a_thread_keeps_the_contract() {
+    let world = World::new().await;
+    keeps_the_whole_contract(&world, &|| Box::new(world.thread_trainer())).await;
+}
+
+#[tokio::test]
+async fn worker_processes_keep_the_contract() {
+    let world = World::new().await;
+    let pool = pool_of(&world);
+    keeps_the_whole_contract(&world, &|| Box::new(trainer(&world, &pool))).await;
+    assert_eq!(pool.running(), 0);
+}
+
+/// Waits until an object with this end is in the store.
+async fn appears(store: &dyn ObjectStore, prefix: &str, end: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let listed = store.list(prefix).await.unwrap();
+        if let Some(found) = listed.into_iter().find(|object| object.key.ends_with(end)) {
+            return found.key;
+        }
+        assert!(began.elapsed() < PATIENCE, "no {prefix}…{end}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Seconds of work, so that it can be interrupted, and the same result each time.
+fn some_seconds(job: &TrainingJob) -> TrainingJob {
+    let parameters = TrainingParameters { batch_size: 16, max_epochs: 40, patience: 40, ..job.parameters.clone() };
+    TrainingJob { parameters, ..job.clone() }
+}
+
+#[tokio::test]
+async fn a_worker_that_was_killed_is_started_again_and_gives_the_same_bundle() {
+    let world = World::new().await;
+    let pool = pool_of(&world);
+    let job = some_seconds(&world.job);
+    let trainer = trainer(&world, &pool);
+    let killing = async {
+        appears(world.store.as_ref(), "training-jobs/", "progress.json").await;
+        // SIGKILL: nothing can be put in order first.
+        pool.signal(job.run, "training", Signal::SIGKILL);
+    };
+    let (ended, ()) = tokio::join!(async { trainer.train(&job, &TrainingControl::default()).await }, killing);
+    let error = ended.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
+    assert!(error.is_retryable() && error.to_string().contains("signal: 9"), "{error}");
+    // The saga asks again.
+    let result = trained(&world, &trainer, &job).await;
+    assert_eq!(pool.starts(), ["training", "training"]);
+    assert_eq!(result.bundle, trained(&world, &world.thread_trainer(), &job).await.bundle);
+}
+
+#[tokio::test]
+async fn a_search_goes_on_where_it_was_after_the_daemon_died() {
+    let world = World::new().await;
+    let pool = pool_of(&world);
+    let job = TrainingJob { tuning: Some(quick_search()), ..world.job.clone() };
+    let first = {
+        let (trainer, job) = (trainer(&world, &pool), job.clone());
+        tokio::spawn(async move { trainer.train(&job, &TrainingControl::default()).await.map(|_| ()) })
+    };
+    appears(world.store.as_ref(), "training-jobs/run_7/trial-1-round-0", "result.json").await;
+    first.abort();
+    assert!(first.await.is_err_and(|gone| gone.is_cancelled()), "it had ended before it was killed");
+    let before = pool.starts();
+    let result = trained(&world, &trainer(&world, &pool), &job).await;
+    let after = pool.starts();
+    assert_eq!(after[..before.len()], before, "what was done is not done again");
+    let mut parts = after.clone();
+    parts.sort();
+    parts.dedup();
+    assert_eq!(parts.len(), after.len(), "each part once: {after:?}");
+    assert_eq!(after.len(), 5 + 2 + 1);
+    assert_eq!(result.bundle, trained(&world, &world.thread_trainer(), &job).await.bundle);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_says_so_and_cleans_up() {
+    let world = World::new().await;
+    let pool = pool_of(&world);
+    let job = TrainingJob { run: RunId(3), ..endless(&world.job) };
+    let news: Arc<Mutex<Vec<Progress>>> = Arc::default();
+    let heard = news.clone();
+    let control = TrainingControl::new(Arc::default(), move |news| heard.lock().unwrap().push(news.clone()));
+    let trainer = trainer(&world, &pool);
+    let stopping = async {
+        appears(world.store.as_ref(), "training-jobs/run_3/", "progress.json").await;
+        pool.signal(RunId(3), "training", Signal::SIGTERM);
+    };
+    let (ended, ()) = tokio::join!(trainer.train(&job, &control), stopping);
+    // Nobody cancelled the run: a drained node did, and it is worth trying again.
+    let error = ended.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
+    assert!(error.to_string().contains("exit status: 143"), "{error}");
+    let failure = appears(world.store.as_ref(), "training-jobs/run_3/", "failure.json").await;
+    let failure: serde_json::Value = serde_json::from_slice(&world.store.get(&failure).await.unwrap()).unwrap();
+    assert_eq!(failure["kind"], "cancelled", "{failure}");
+    let left: Vec<_> = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten().collect();
+    let scratch = left.iter().filter(|entry| entry.file_name().to_string_lossy().starts_with("delayd-train-job-"));
+    let alive = |entry: &&std::fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        std::path::Path::new("/proc").join(name.trim_start_matches("delayd-train-job-")).exists()
+    };
+    assert_eq!(scratch.filter(|entry| !alive(entry)).count(), 0, "temporary files of a worker that ended");
+}
