@@ -6,7 +6,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, LogParams, Patch, 
 use serde_json::Value;
 
 use super::KubernetesCluster;
-use super::manifest::{FIELD_MANAGER, Manifest};
+use super::manifest::{FIELD_MANAGER, MANAGED_BY_LABEL, Manifest};
 use crate::error::ErrorKind;
 use crate::ports::{PortError, Release};
 
@@ -14,6 +14,11 @@ use crate::ports::{PortError, Release};
 const LOG_TAIL_LINES: i64 = 8;
 /// Bytes of it, at most.
 const LOG_TAIL_BYTES: i64 = 4096;
+
+/// Whether an object carries our mark.
+fn is_ours(live: &Value) -> bool {
+    live["metadata"]["labels"][MANAGED_BY_LABEL] == FIELD_MANAGER
+}
 
 impl KubernetesCluster {
     /// Applies an object from our side (server-side apply): fields that it names
@@ -50,8 +55,32 @@ impl KubernetesCluster {
         found.await?.map(|object| self.as_json(&action, object)).transpose()
     }
 
-    /// Takes an object away, and what it made; one that is not there is no error.
+    /// Refuses to go on when the object is there and somebody else made it.
+    ///
+    /// # Errors
+    /// `Conflict`, naming the object.
+    pub(super) async fn refuse_stranger(&self, manifest: &Manifest) -> Result<(), PortError> {
+        match self.live(manifest).await? {
+            Some(live) if !is_ours(&live) => {
+                let message = "it is there already and delayd did not make it; delete it, or choose another \
+                               cluster.kubernetes.name";
+                Err(PortError::new(ErrorKind::Conflict, format!("applying {}", manifest.title()), message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes an object away, and what it made. One that is not there is no error,
+    /// and one that somebody else made stays.
     pub(super) async fn take_away(&self, manifest: &Manifest) -> Result<(), PortError> {
+        match self.live(manifest).await? {
+            None => return Ok(()),
+            Some(live) if !is_ours(&live) => {
+                tracing::warn!(object = manifest.title(), "it is not deleted: delayd did not make it");
+                return Ok(());
+            }
+            Some(_) => {}
+        }
         let action = format!("deleting {}", manifest.title());
         let (resource, name) = (manifest.resource(), manifest.name().to_owned());
         let deleted = self.client.call(&action, move |connection| {

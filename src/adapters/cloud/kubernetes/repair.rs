@@ -4,12 +4,14 @@
 //! An object is compared with what applying it would make of it (a dry run by the
 //! API server), so defaults and the fields of others are no difference.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
 use super::KubernetesCluster;
 use super::manifest::Manifest;
 use super::record::{Record, release_of};
-use super::rollout::Planned;
+use super::rollout::{Failure, Planned};
 use super::settings::ServiceObject;
 use crate::error::{ErrorKind, chain};
 use crate::ports::{PortError, Release};
@@ -77,29 +79,43 @@ impl KubernetesCluster {
             None => self.rendered(&release).await?,
         };
         let planned = Planned { release: release.clone(), manifests };
+        self.learn_address(&planned.manifests).await?;
         let begun = self.live_deployment().await?.as_ref().and_then(release_of) == Some(release.clone());
         let standing = match begun {
             true => Some(self.look(&release).await?),
             // Recorded, and not applied any further.
             false => None,
         };
-        match standing {
-            Some(standing) if standing.done => {
-                tracing::info!(deployment.id = %release.deployment, "a rollout that was interrupted has become ready");
-                let earlier = before.map(|before| before.manifests).unwrap_or_default();
-                self.finish(record, &planned, &earlier).await
+        let reason = match standing {
+            None => "it had not been applied yet".to_owned(),
+            Some(standing) if standing.done => match self.await_service(&release, Instant::now()).await {
+                Ok(()) => {
+                    tracing::info!(deployment.id = %release.deployment, "a rollout that was interrupted has become ready");
+                    let earlier = before.map(|before| before.manifests).unwrap_or_default();
+                    return self.finish(record, &planned, &earlier).await;
+                }
+                Err(Failure::Outage(error)) => return Err(error),
+                Err(Failure::Broken(error)) => chain(&error),
+            },
+            Some(standing) if standing.is_broken() || standing.given_up => {
+                chain(&self.explained(standing, &release, None).await)
             }
-            Some(standing) if !standing.is_broken() && !standing.given_up => Ok(()),
-            standing => {
-                let reason = match standing {
-                    Some(standing) => chain(&self.explained(standing, &release, None).await),
-                    None => "it had not been applied yet".to_owned(),
-                };
-                let outcome = self.go_back_telling(record, &planned, before).await;
-                tracing::warn!(deployment.id = %release.deployment, reason, outcome, "a rollout that was interrupted is undone");
-                Ok(())
-            }
+            Some(_) => return Ok(()),
+        };
+        let outcome = self.go_back_telling(record, &planned, before).await;
+        tracing::warn!(deployment.id = %release.deployment, reason, outcome, "a rollout that was interrupted is undone");
+        Ok(())
+    }
+
+    /// A new daemon does not know the Service's address yet.
+    async fn learn_address(&self, manifests: &[Manifest]) -> Result<(), PortError> {
+        let Some(service) = manifests.iter().find(|manifest| manifest.object == ServiceObject::Service) else {
+            return Ok(());
+        };
+        if let Some(live) = self.live(service).await? {
+            self.addresses.note_service(&live);
         }
+        Ok(())
     }
 
     async fn repair(&self, manifest: &Manifest, release: &Release) -> Result<Option<String>, PortError> {

@@ -140,6 +140,9 @@ impl KubernetesCluster {
     pub(super) async fn put_all(&self, planned: &Planned) -> Result<(), PortError> {
         self.forget_verified();
         for manifest in &planned.manifests {
+            self.refuse_stranger(manifest).await?;
+        }
+        for manifest in &planned.manifests {
             let manifest = self.scaled(manifest, &planned.manifests).await?;
             let live = self.put(&manifest, &planned.release, false).await?;
             if manifest.object == ServiceObject::Service {
