@@ -419,7 +419,12 @@ fn the_real_service_is_built_from_this_repository_as_the_defaults_say() {
         let begun = std::time::Instant::now();
         let built = build(&settings, place.path(), CycleId(cycle)).unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert_eq!((&built.commit, built.reused), (&commit, reused));
-        println!("cycle {cycle}: {:.1} s, {} bytes, {}", begun.elapsed().as_secs_f64(), built.size_bytes, built.digest);
+        eprintln!(
+            "cycle {cycle}: {:.1} s, {} bytes, {}",
+            begun.elapsed().as_secs_f64(),
+            built.size_bytes,
+            built.digest
+        );
         let help = Command::new(&built.binary).arg("--version").output().unwrap();
         assert!(String::from_utf8_lossy(&help.stdout).starts_with("delayd-serve "), "{help:?}");
     }

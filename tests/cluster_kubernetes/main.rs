@@ -7,7 +7,6 @@ mod api_server;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod contract;
-#[allow(dead_code)]
 #[path = "../contracts/mod.rs"]
 mod contracts;
 mod ownership;
