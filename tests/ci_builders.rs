@@ -66,7 +66,7 @@ async fn an_engine_that_stops_is_an_outage_and_one_that_hangs_is_given_up() {
     kill(dockerd.pid(), Signal::SIGSTOP).unwrap();
     let error = quick.build(&request).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.to_string().contains("1 s"), "{error}");
+    assert!(error.to_string().contains("packaging.docker.timeout_secs"), "{error}");
     kill(dockerd.pid(), Signal::SIGCONT).unwrap();
     let engine = engine(&dockerd);
     engine.build(&request).await.unwrap();

@@ -62,8 +62,13 @@ impl Dockerd {
 
     /// The `docker` command against this engine.
     pub fn docker(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new("docker");
-        command.args(arguments).env("DOCKER_HOST", self.host()).env("DOCKER_CONFIG", self.folder.path());
+        // An engine that says nothing must not hold the test for ever.
+        let mut command = Command::new("timeout");
+        command
+            .args(["60", "docker"])
+            .args(arguments)
+            .env("DOCKER_HOST", self.host())
+            .env("DOCKER_CONFIG", self.folder.path());
         command.output().unwrap()
     }
 
@@ -81,6 +86,8 @@ impl Dockerd {
 
 impl Drop for Dockerd {
     fn drop(&mut self) {
+        // A test that failed may have left it stopped.
+        let _ = kill(self.pid(), Signal::SIGCONT);
         let containers = String::from_utf8_lossy(&self.docker(&["ps", "--all", "--quiet"]).stdout).into_owned();
         for container in containers.split_whitespace() {
             self.docker(&["rm", "--force", container]);

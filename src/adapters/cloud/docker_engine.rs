@@ -107,7 +107,8 @@ impl DockerEngine {
     }
 
     fn late(&self, action: &str, limit: Duration) -> PortError {
-        let message = format!("the Docker Engine at {} did not finish within {} s", self.host, limit.as_secs());
+        let advice = if limit == self.timeout { "; packaging.docker.timeout_secs allows more" } else { "" };
+        let message = format!("the Docker Engine at {} did not finish within {} s{advice}", self.host, limit.as_secs());
         PortError::new(ErrorKind::Timeout, action, message)
     }
 
