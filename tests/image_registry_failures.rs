@@ -413,6 +413,7 @@ async fn no_secret_gets_out() {
             front.plan(Phase::Piece, Trouble::Refuse(500), 1);
             for _ in 0..2 {
                 told.push(format!("{:?}", registry.push(&image.layout, REPOSITORY, TAG).await));
+                told.push(format!("{registry:?}"));
             }
             told.push(format!("{:?}", registry.probe().await));
             told.push(format!("{registry:?} {settings:?}"));
@@ -428,6 +429,8 @@ async fn no_secret_gets_out() {
         secrets.push(base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{password}")));
     }
     secrets.extend(shown_tokens.iter().map(|header| header.split(' ').nth(1).unwrap().to_owned()));
+    let shown = told[..told.len() - 1].iter().find(|text| text.contains("_state="));
+    assert!(shown.is_none(), "the address of an upload: {shown:?}");
     for secret in &secrets {
         let found = told.iter().find(|text| text.contains(secret.as_str()));
         assert!(found.is_none(), "{}", found.unwrap());

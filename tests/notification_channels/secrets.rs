@@ -33,7 +33,7 @@ async fn no_secret_reaches_a_log_an_error_the_ledger_or_an_answer() {
     let Some(exim) = Exim::start("no_secret_reaches_a_log_an_error_the_ledger_or_an_answer") else { return };
     let receiver = Receiver::start().await;
     let (to_slack, to_mail) = (FlakyProxy::before(receiver.address).await, FlakyProxy::before(exim.smtp).await);
-    let (log, guard) = CapturedLog::begin();
+    let log = CapturedLog::begin();
     let hook = WebhookSettings {
         url: Secret::new(url_at(to_slack.address())),
         bearer_token: Secret::new("s3cret-token"),
@@ -62,7 +62,6 @@ async fn no_secret_reaches_a_log_an_error_the_ledger_or_an_answer() {
             Err(error) => search("a probe's error", &format!("{error} {error:?}")),
         }
     }
-    drop(guard);
     let alerts = ledger.alerts(Page::default()).await.unwrap();
     assert!(alerts.iter().any(|alert| alert.deliveries.iter().any(|delivery| delivery.last_error.is_some())));
     search("the ledger and the API", &serde_json::to_string(&alerts).unwrap());

@@ -55,12 +55,13 @@ pub fn mail_by(settings: &MailSettings) -> MailNotifier {
     MailNotifier::new(settings, templates()).unwrap()
 }
 
-/// Everything that is logged on this thread, at the finest level.
+/// Everything that this process logs from now on, at the finest level. A subscriber
+/// of one thread would miss what another thread's test has met first.
 #[derive(Clone, Default)]
 pub struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
 impl CapturedLog {
-    pub fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
+    pub fn begin() -> Self {
         let captured = Self::default();
         let writer = captured.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -68,7 +69,8 @@ impl CapturedLog {
             .with_max_level(tracing::Level::TRACE)
             .with_writer(move || writer.clone())
             .finish();
-        (captured, tracing::subscriber::set_default(subscriber))
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+        captured
     }
 
     pub fn text(&self) -> String {

@@ -4,6 +4,7 @@
 //! with from where the registry says that it stands, also by a later push.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -46,14 +47,19 @@ pub(super) enum Sent {
     Uploaded,
 }
 
-/// An upload that has begun.
-#[derive(Debug)]
+/// An upload that has begun. Its address may hold what lets anybody go on with it.
 struct Session {
     location: Url,
     /// Bytes that the registry has.
     offset: u64,
     /// Bytes of the next piece.
     chunk_bytes: u64,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("offset", &self.offset).finish_non_exhaustive()
+    }
 }
 
 /// Sends blobs, and remembers the uploads that did not come to an end.
