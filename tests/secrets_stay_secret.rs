@@ -33,7 +33,7 @@ bucket = "flights"
 region = "us-east-1"
 endpoint = "http://127.0.0.1:{away}"
 path_style = true
-access_key_id = "{MARK}-key-id"
+access_key_id = "AKIDEXAMPLE"
 secret_access_key = "{MARK}-key"
 session_token = "{MARK}-session"
 attempts = 1
@@ -64,7 +64,7 @@ password = "{MARK}-registry"
 attempts = 1
 
 [registry.ecr]
-access_key_id = "{MARK}-ecr-id"
+access_key_id = "AKIDEXAMPLE"
 secret_access_key = "{MARK}-ecr"
 session_token = "{MARK}-ecr-session"
 

@@ -17,7 +17,10 @@ pub fn init(quiet: bool, verbose: u8) -> bool {
         (true, 0) => "error,kube_client=off",
         (_, 0) => "info,kube_client=off",
         (_, 1) => "info,delayd=debug,kube_client=off",
-        _ => "debug",
+        // The SDKs tell credentials and addresses at this level.
+        _ => {
+            "debug,aws_config=info,aws_runtime=info,aws_smithy_runtime=info,aws_smithy_runtime_api=info,hyper_util=info"
+        }
     };
     let filter = EnvFilter::try_from_env("DELAYD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let terminal = std::io::stderr().is_terminal();
