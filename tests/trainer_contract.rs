@@ -127,11 +127,5 @@ async fn a_worker_that_is_told_to_stop_says_so_and_cleans_up() {
     let failure = appears(world.store.as_ref(), "training-jobs/run_3/", "failure.json").await;
     let failure: serde_json::Value = serde_json::from_slice(&world.store.get(&failure).await.unwrap()).unwrap();
     assert_eq!(failure["kind"], "cancelled", "{failure}");
-    let left: Vec<_> = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten().collect();
-    let scratch = left.iter().filter(|entry| entry.file_name().to_string_lossy().starts_with("delayd-train-job-"));
-    let alive = |entry: &&std::fs::DirEntry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        std::path::Path::new("/proc").join(name.trim_start_matches("delayd-train-job-")).exists()
-    };
-    assert_eq!(scratch.filter(|entry| !alive(entry)).count(), 0, "temporary files of a worker that ended");
+    assert_eq!(pool.temporary_files(), Vec::<std::path::PathBuf>::new(), "temporary files of a worker that ended");
 }

@@ -22,6 +22,8 @@ pub struct ProcessPool(Arc<Mutex<Inner>>);
 struct Inner {
     config: PathBuf,
     logs: PathBuf,
+    /// Where its workers put their temporary files.
+    scratch: PathBuf,
     workers: BTreeMap<(RunId, String), Started>,
     /// Starts, by part.
     starts: Vec<String>,
@@ -48,8 +50,9 @@ impl ProcessPool {
     pub fn new(place: &Path, store_dir: &Path) -> Self {
         let config = place.join("worker.toml");
         std::fs::write(&config, format!("[object_store]\nfolder = {:?}\n", store_dir.to_str().unwrap())).unwrap();
-        let workers = BTreeMap::new();
-        Self(Arc::new(Mutex::new(Inner { config, logs: place.to_owned(), workers, starts: Vec::new() })))
+        let (logs, scratch) = (place.to_owned(), place.join("scratch"));
+        std::fs::create_dir_all(&scratch).unwrap();
+        Self(Arc::new(Mutex::new(Inner { config, logs, scratch, workers: BTreeMap::new(), starts: Vec::new() })))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -59,6 +62,11 @@ impl ProcessPool {
     /// The parts for which a worker was started, in order.
     pub fn starts(&self) -> Vec<String> {
         self.inner().starts.clone()
+    }
+
+    /// What its workers have left among their temporary files.
+    pub fn temporary_files(&self) -> Vec<PathBuf> {
+        std::fs::read_dir(&self.inner().scratch).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 
     /// Sends a signal to a worker.
@@ -121,6 +129,7 @@ impl WorkerPool for ProcessPool {
         let out = File::create(&log).unwrap();
         let mut command = delayd_command(&inner.config);
         command.args(["train-job", "--job", &document]).stdout(out.try_clone().unwrap()).stderr(out);
+        command.env("TMPDIR", &inner.scratch);
         let child = command.spawn().unwrap();
         inner.starts.push(worker.part.clone());
         inner.workers.insert(id, Started { document, child, log });
