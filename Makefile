@@ -39,7 +39,7 @@ setup:
 
 setup-test: setup
 	@scripts/setup/packages test
-	@scripts/setup/moto
+	@scripts/setup/python_tools
 
 test: setup-test service ## every test, with the real parts they need
 	@if command -v cargo-nextest >/dev/null; then \

@@ -16,6 +16,15 @@ pub struct InvalidId {
     pub expected: &'static str,
 }
 
+/// The schema of a text with a pattern.
+fn text_schema(pattern: &str, example: &str) -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+    utoipa::openapi::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::Type::String)
+        .pattern(Some(pattern))
+        .examples([example])
+        .into()
+}
+
 macro_rules! sequence_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
         $(#[$doc])*
@@ -47,6 +56,14 @@ macro_rules! sequence_id {
                 serializer.collect_str(self)
             }
         }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                text_schema(concat!("^", $prefix, "[1-9][0-9]{0,17}$"), concat!($prefix, "1"))
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -135,6 +152,15 @@ impl Digest {
         &self.0
     }
 }
+
+impl utoipa::PartialSchema for Digest {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        let example = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        text_schema("^sha256:[0-9a-f]{64}$", example)
+    }
+}
+
+impl utoipa::ToSchema for Digest {}
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -21,7 +21,7 @@ use delayd::daemon::{Daemon, ledger_path};
 use delayd::data::messages::{DatasetBuilt, FlightsIngested};
 use delayd::env::SystemClock;
 use delayd::error::ErrorKind;
-use delayd::http::{ApiState, Metrics, serve};
+use delayd::http::{Access, ApiState, Listeners, Metrics, Streams, serve};
 use delayd::ids::{CycleId, DecisionId, Digest, ModelVersion};
 use delayd::ledger::{
     Cycle, CycleOutcome, CycleReason, CycleState, Dataset, Ledger, LineageKind, Model, Page, Run, RunState, Step,
@@ -192,12 +192,15 @@ fn endpoint(daemon: &Daemon) -> String {
     let url = format!("http://{}/api/v1", listener.local_addr().unwrap());
     let state = ApiState {
         env: daemon.env.clone(),
-        state_dir: daemon.settings.daemon.state_dir.clone(),
+        settings: daemon.settings.clone(),
         coordinator: daemon.coordinator.clone(),
         supervision: daemon.supervision().clone(),
         metrics: Metrics::new().unwrap(),
+        access: Arc::new(Access::new(daemon.settings.http.clone())),
+        streams: Streams::default(),
     };
-    actix_web::rt::spawn(serve(state, listener).unwrap());
+    let mut listeners = Listeners { tcp: listener, tls: None, local: None };
+    actix_web::rt::spawn(serve(state, &mut listeners).unwrap());
     url
 }
 

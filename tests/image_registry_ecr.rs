@@ -37,7 +37,7 @@ impl Ecr {
     /// `None`, and SKIPPED said, where moto is not installed.
     async fn start(test: &str) -> Option<Self> {
         let Some(program) = moto() else {
-            eprintln!("SKIPPED: {test}: moto's server is missing (`scripts/setup/moto`)");
+            eprintln!("SKIPPED: {test}: moto's server is missing (`scripts/setup/python_tools`)");
             return None;
         };
         let registry = DockerRegistry::start(&Access::EcrLogin, true);

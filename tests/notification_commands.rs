@@ -36,7 +36,7 @@ impl Daemon {
         let place = TempDir::new().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let text = format!(
-            "[daemon]\nhttp_listen = \"{address}\"\n[ingestion]\ninterval_secs = 1\n\
+            "[http]\nlisten = \"{address}\"\nloopback_role = \"operator\"\n[ingestion]\ninterval_secs = 1\n\
              [packaging]\nservice_binary = \"/bin/true\"\n{settings}"
         );
         fs::write(place.path().join("delayd.toml"), text).unwrap();

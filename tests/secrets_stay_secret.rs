@@ -21,8 +21,14 @@ const MARK: &str = "m4rk3d-s3cr3t";
 fn configuration(http_port: u16, away: u16) -> String {
     format!(
         r#"
+[http]
+listen = "127.0.0.1:{http_port}"
+[[http.tokens]]
+name = "ops"
+role = "operator"
+token = "{MARK}-http-token"
+
 [daemon]
-http_listen = "127.0.0.1:{http_port}"
 step_retry_secs = 0.05
 outage_patience_secs = 2
 

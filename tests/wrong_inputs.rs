@@ -162,7 +162,7 @@ fn a_daemon_says_what_is_wrong_with_its_input() {
         &refused("a letter as ledger, read", &["--state", taken.as_str(), "cycles"]).1,
         &no_database,
     );
-    let any_port = file("any-port.toml", "[daemon]\nhttp_listen = \"127.0.0.1:0\"\n");
+    let any_port = file("any-port.toml", "[http]\nlisten = \"127.0.0.1:0\"\n");
     let run = refused("a letter as ledger, run", &["--config", any_port.as_str(), "--state", taken.as_str(), "run"]).1;
     expect("a letter as ledger, run", &run, &no_database);
     let unchanged = fs::read_to_string(Path::new(&taken).join("ledger.sqlite")).unwrap();

@@ -4,24 +4,24 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::args::{AlertsArgs, ReasonArgs, RetryWhich, SilenceArgs, SilencesArgs};
+use super::args::{AlertsArgs, ReasonArgs, RetryWhich, SilenceArgs};
 use super::commands::CliError;
 use super::remote::Remote;
 use super::show::{Shown, page, table};
-use crate::config::Settings;
+use super::source::Source;
 use crate::http::{AlertRetried, CommandBody, SilenceBody};
-use crate::ids::AlertId;
-use crate::ledger::{Delivery, Ledger, OutboxAlert, Silence};
+use crate::ids::{AlertId, SilenceId};
+use crate::ledger::{Delivery, OutboxAlert, Silence};
 
 /// Characters of an error in the listing; one alert alone is shown in full.
 const ERROR_CHARS: usize = 60;
 
-/// Lists alerts, shows one, from the ledger.
-pub(super) async fn show(ledger: &Ledger, args: &AlertsArgs) -> Result<Shown, CliError> {
+/// Lists alerts, or shows one.
+pub(super) async fn show(source: &Source, args: &AlertsArgs) -> Result<Shown, CliError> {
     if let Some(id) = args.alert {
-        return one(ledger, id).await;
+        return one(source, id).await;
     }
-    let alerts = ledger.alerts(page(args.limit)).await?;
+    let alerts = source.alerts(page(args.limit)).await?;
     let mut rows = table(&["alert", "at", "severity", "title", "state", "to whom"]);
     for outbox in &alerts {
         let alert = &outbox.alert;
@@ -37,8 +37,8 @@ pub(super) async fn show(ledger: &Ledger, args: &AlertsArgs) -> Result<Shown, Cl
     Shown::new(&alerts, rows.to_string())
 }
 
-async fn one(ledger: &Ledger, id: AlertId) -> Result<Shown, CliError> {
-    let found = ledger.alert(id).await?.ok_or_else(|| CliError::NotFound(format!("{id} is not in the ledger")))?;
+async fn one(source: &Source, id: AlertId) -> Result<Shown, CliError> {
+    let found = source.alert(id).await?;
     let OutboxAlert { alert, state, silence, deliveries } = &found;
     let silenced = silence.map_or_else(String::new, |silence| format!(" by {silence}"));
     let mut rows = table(&["to whom", "state", "attempts", "delivered", "next attempt", "last error"]);
@@ -74,19 +74,18 @@ fn short(delivery: &Delivery) -> String {
 }
 
 /// Asks the daemon to try again.
-pub(super) async fn retry(settings: &Settings, which: RetryWhich, reason: &ReasonArgs) -> Result<Shown, CliError> {
+pub(super) async fn retry(remote: &Remote, which: RetryWhich, reason: &ReasonArgs) -> Result<Shown, CliError> {
     let path = match which {
         RetryWhich::All => "alerts/all/retry".to_owned(),
         RetryWhich::One(id) => format!("alerts/{id}/retry"),
     };
-    let remote = Remote::new(settings, reason.url.as_deref())?;
     let answer: AlertRetried = remote.ask(reqwest::Method::POST, &path, &body_of(reason)).await?;
     let text = format!("{} deliveries are tried again", answer.deliveries);
     Shown::new(&answer, text)
 }
 
 /// Asks the daemon to keep quiet about something.
-pub(super) async fn silence(settings: &Settings, args: &SilenceArgs) -> Result<Shown, CliError> {
+pub(super) async fn silence(remote: &Remote, args: &SilenceArgs) -> Result<Shown, CliError> {
     let reason = &args.reason;
     let body = SilenceBody {
         prefix: args.prefix.clone(),
@@ -94,7 +93,6 @@ pub(super) async fn silence(settings: &Settings, args: &SilenceArgs) -> Result<S
         by: reason.by.clone(),
         why: reason.why.clone(),
     };
-    let remote = Remote::new(settings, reason.url.as_deref())?;
     let silence: Silence = remote.ask(reqwest::Method::POST, "silences", &body).await?;
     let until = silence.until.format("%Y-%m-%d %H:%M UTC");
     let text = format!("{}: alerts under `{}` are not told until {until}", silence.id, silence.prefix);
@@ -102,17 +100,15 @@ pub(super) async fn silence(settings: &Settings, args: &SilenceArgs) -> Result<S
 }
 
 /// Asks the daemon to end a silence.
-pub(super) async fn end(settings: &Settings, args: &SilencesArgs) -> Result<Option<Shown>, CliError> {
-    let Some(id) = args.end else { return Ok(None) };
-    let remote = Remote::new(settings, args.reason.url.as_deref())?;
+pub(super) async fn end(remote: &Remote, id: SilenceId, reason: &ReasonArgs) -> Result<Shown, CliError> {
     let path = format!("silences/{id}");
-    let silence: Silence = remote.ask(reqwest::Method::DELETE, &path, &body_of(&args.reason)).await?;
-    Shown::new(&silence, format!("alerts under `{}` are told again", silence.prefix)).map(Some)
+    let silence: Silence = remote.ask(reqwest::Method::DELETE, &path, &body_of(reason)).await?;
+    Shown::new(&silence, format!("alerts under `{}` are told again", silence.prefix))
 }
 
-/// Lists silences, from the ledger.
-pub(super) async fn silences(ledger: &Ledger, limit: u32) -> Result<Shown, CliError> {
-    let silences = ledger.silences(page(limit)).await?;
+/// Lists silences.
+pub(super) async fn silences(source: &Source, limit: u32) -> Result<Shown, CliError> {
+    let silences = source.silences(page(limit)).await?;
     let mut rows = table(&["silence", "prefix", "from", "until", "by", "why", "ended"]);
     for silence in &silences {
         let at = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M").to_string();

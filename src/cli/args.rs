@@ -8,11 +8,18 @@ use chrono::NaiveDate;
 use clap::{Args, Parser, Subcommand};
 
 use super::alerts::period;
-use crate::ids::{AlertId, CycleId, DecisionId, InvalidId, ModelVersion, SilenceId};
+use crate::ids::{
+    AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, InvalidId, ModelVersion, RunId, SilenceId,
+};
+
+/// What scripts can tell from how a command ends.
+const EXIT_STATUS: &str = "\
+Exit status: 0 done; 1 failed; 2 wrong input or configuration; 3 no daemon answers; 4 what was named is not there; \
+5 refused, or not permitted.";
 
 /// Keeps a flight-delay model alive: trains, deploys, verifies, watches, retrains.
 #[derive(Debug, Parser)]
-#[command(name = "delayd", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "delayd", version, about, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_STATUS)]
 pub struct Cli {
     /// Configuration file; its keys replace the defaults.
     #[arg(long, global = true, value_name = "FILE", env = "DELAYD_CONFIG")]
@@ -23,12 +30,34 @@ pub struct Cli {
     /// Machine-readable output.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Show the answer again whenever it changed, every so many seconds (2 unless given), until Ctrl-C. For the
+    /// commands that read.
+    #[arg(long, global = true, value_name = "SECS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+        value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch: Option<u32>,
+    /// Which daemon.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
     /// More log lines; twice for still more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Which daemon. Without `--url` it is this machine's own: by its socket, or, where none answers, its ledger is read.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConnectArgs {
+    /// Base URL of the daemon, such as https://delayd.example:7070.
+    #[arg(long, global = true, value_name = "URL", env = "DELAYD_URL")]
+    pub url: Option<String>,
+    /// File with the token to send; DELAYD_TOKEN holds the token itself.
+    #[arg(long, global = true, value_name = "FILE", env = "DELAYD_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates (PEM) of an authority that signs the daemon's certificate.
+    #[arg(long, global = true, value_name = "FILE", env = "DELAYD_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// What to do.
@@ -85,9 +114,47 @@ pub enum Command {
     },
     /// The drift reports, newest first.
     Drift {
+        /// Only this one, feature by feature, `drift_12`.
+        report: Option<DriftReportId>,
         /// How many.
         #[arg(long, default_value_t = 10)]
         limit: u32,
+    },
+    /// The datasets, newest first; or one with its sources and its validation report.
+    Datasets {
+        /// Only this one, by its digest or its beginning.
+        dataset: Option<String>,
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// The training runs, newest first; or one with its learning curve and its trials.
+    Runs {
+        /// Only this one, `run_3`.
+        run: Option<RunId>,
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// The releases to the cluster, newest first; or one with how it was verified.
+    Deployments {
+        /// Only this one, `deployment_3`.
+        deployment: Option<DeploymentId>,
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Who asked what of the daemon, and why.
+    Audit {
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// What happens, as it happens: one line for each change of the ledger, until Ctrl-C.
+    Events {
+        /// Begin after this event's number; without it only what happens from now on is told.
+        #[arg(long, value_name = "NUMBER")]
+        after: Option<u64>,
     },
     /// The alerts, newest first, with how their delivery stands; or one in full.
     Alerts(AlertsArgs),
@@ -107,10 +174,46 @@ pub enum Command {
     Pause(ReasonArgs),
     /// Start cycles again.
     Resume(ReasonArgs),
+    /// Print the completions of a shell: `delayd completions bash > /etc/bash_completion.d/delayd`.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command, into a directory.
+    Man {
+        /// Where to; made when it is not there.
+        dir: PathBuf,
+    },
+    /// Print the API's OpenAPI document.
+    Openapi,
     /// Do one piece of a training job: what a pod of a training Job runs. The daemon
     /// writes the document and starts the Job; nobody needs to call this by hand.
     #[command(hide = true)]
     TrainJob(TrainJobArgs),
+}
+
+impl Command {
+    /// Whether it only looks, so that it may look again and again.
+    pub(super) fn reads(&self) -> bool {
+        match self {
+            Self::Alerts(args) => args.retry.is_none(),
+            Self::Silences(args) => args.end.is_none(),
+            Self::Config
+            | Self::Status
+            | Self::Cycles { .. }
+            | Self::Models { .. }
+            | Self::Lineage { .. }
+            | Self::Why { .. }
+            | Self::Image { .. }
+            | Self::BuildLog { .. }
+            | Self::Drift { .. }
+            | Self::Datasets { .. }
+            | Self::Runs { .. }
+            | Self::Deployments { .. }
+            | Self::Audit { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// One piece of a training job. It needs the object store of the daemon's
@@ -134,9 +237,6 @@ pub struct ReasonArgs {
     /// Who asks.
     #[arg(long, env = "USER", default_value = "operator")]
     pub by: String,
-    /// Base URL of the daemon; taken from the configuration without it.
-    #[arg(long, value_name = "URL", env = "DELAYD_URL")]
-    pub url: Option<String>,
 }
 
 /// Alerts.

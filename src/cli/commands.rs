@@ -1,25 +1,27 @@
 //! What each command does.
 
 use std::io::IsTerminal;
-use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::alerts;
-use super::args::{Cli, Command, ReasonArgs, ReplayArgs};
+use super::args::{AlertsArgs, Cli, Command, ConnectArgs, ReplayArgs, SilencesArgs};
 use super::check;
 use super::display::TerminalDisplay;
+use super::endpoint::Endpoint;
 use super::images;
+use super::manual;
 use super::remote::Remote;
 use super::show::{self, Shown};
+use super::source::Source;
 use super::train_job;
+use super::watch;
 use crate::config::{ConfigError, Settings};
 use crate::coordinator::messages::CommandKind;
-use crate::daemon::{Daemon, StartError, ledger_path};
+use crate::daemon::{Daemon, StartError};
 use crate::env::SystemClock;
 use crate::error::{ErrorKind, PortError, chain};
-use crate::http::{ApiState, Metrics, serve};
-use crate::ledger::{Ledger, LedgerError};
+use crate::http::{Listeners, Metrics, openapi_document};
+use crate::ledger::LedgerError;
 use crate::replay::{ReplayError, ReplayOptions, replay, report};
 use crate::telemetry;
 
@@ -35,6 +37,12 @@ pub enum CliError {
     /// The daemon refused.
     #[error("{0}")]
     Refused(String),
+    /// The daemon knows the caller not, or not well enough.
+    #[error("{0}")]
+    Denied(String),
+    /// An argument cannot be.
+    #[error("{0}")]
+    Usage(String),
     /// Something asked for is not there.
     #[error("{0}")]
     NotFound(String),
@@ -60,16 +68,16 @@ pub enum CliError {
 
 impl CliError {
     /// The exit status: 2 for wrong input, 3 where no daemon answers, 4 for what
-    /// is not there, 5 for a refusal, 75 (`EX_TEMPFAIL` of sysexits.h) for a training
+    /// is not there, 5 for a refusal or a missing right, 75 (`EX_TEMPFAIL` of sysexits.h) for a training
     /// job that may succeed later, 143 (128 + SIGTERM) for one that was told to stop,
     /// 1 for all else.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::Usage(_) => 2,
             Self::NoDaemon(_) => 3,
             Self::NotFound(_) => 4,
-            Self::Refused(_) => 5,
+            Self::Refused(_) | Self::Denied(_) => 5,
             Self::TrainingJob(error) => match error.kind() {
                 ErrorKind::Cancelled => 143,
                 ErrorKind::Invalid | ErrorKind::Corrupt => 2,
@@ -105,101 +113,128 @@ impl From<ReplayError> for CliError {
 pub async fn run(cli: Cli) -> Result<String, CliError> {
     let quiet = !matches!(cli.command, Command::Run | Command::TrainJob(_));
     telemetry::init(quiet, cli.verbose);
+    // These need no configuration.
+    match &cli.command {
+        Command::Completions { shell } => return manual::completions(*shell),
+        Command::Man { dir } => return manual::pages(dir),
+        Command::Openapi => return pretty(&openapi_document()),
+        _ => {}
+    }
     let mut settings = Settings::load(cli.config.as_deref())?;
     if let Some(state) = cli.state {
         settings.daemon.state_dir = state;
     }
-    let shown = match cli.command {
-        Command::Run => return daemon(settings).await.map(|()| String::new()),
-        Command::Replay(args) => return replayed(settings, args, cli.json).await,
-        Command::TrainJob(args) => return train_job::run(&settings, args).await,
-        Command::Check => return check::run(&settings, cli.json).await,
-        Command::Config => {
-            let text = settings.to_toml().map_err(|error| CliError::Failed(error.to_string()))?;
-            Shown::new(&settings, text)?
-        }
-        Command::Status => status(&settings).await?,
-        Command::Cycles { cycle, limit } => show::cycles(&read(&settings)?, cycle, limit).await?,
-        Command::Models { model } => show::models(&read(&settings)?, model).await?,
-        Command::Lineage { model } => show::lineage(&read(&settings)?, model).await?,
-        Command::Why { decision } => show::why(&read(&settings)?, decision).await?,
-        Command::Image { model, github_output, dotenv } => {
-            let form = match (github_output, dotenv) {
-                (true, _) => images::Form::GithubOutput,
-                (_, true) => images::Form::Dotenv,
-                _ => images::Form::Text,
-            };
-            images::image(&read(&settings)?, model, form).await?
-        }
-        Command::BuildLog { cycle } => images::build_log(&settings, cycle)?,
-        Command::Drift { limit } => show::drift(&read(&settings)?, limit).await?,
-        Command::Alerts(args) => match args.retry {
-            Some(which) => alerts::retry(&settings, which, &args.reason).await?,
-            None => alerts::show(&read(&settings)?, &args).await?,
-        },
-        Command::Silence(args) => alerts::silence(&settings, &args).await?,
-        Command::Silences(args) => match alerts::end(&settings, &args).await? {
-            Some(ended) => ended,
-            None => alerts::silences(&read(&settings)?, args.limit).await?,
-        },
-        Command::Retrain(reason) => command(&settings, CommandKind::Retrain, &reason).await?,
-        Command::Rollback(reason) => command(&settings, CommandKind::Rollback, &reason).await?,
-        Command::Approve(reason) => command(&settings, CommandKind::Approve, &reason).await?,
-        Command::Reject(reason) => command(&settings, CommandKind::Reject, &reason).await?,
-        Command::Pause(reason) => command(&settings, CommandKind::Pause, &reason).await?,
-        Command::Resume(reason) => command(&settings, CommandKind::Resume, &reason).await?,
-    };
-    shown.render(cli.json)
-}
-
-fn read(settings: &Settings) -> Result<Ledger, CliError> {
-    let path = ledger_path(&settings.daemon.state_dir);
-    if !path.exists() {
-        return Err(CliError::NotFound(format!(
-            "there is no ledger at {}; run `delayd replay` or `delayd run` first, or name the state directory with --state",
-            path.display()
-        )));
+    let asking = Asking { settings, connect: cli.connect, json: cli.json };
+    if let (Some(every_secs), true) = (cli.watch, cli.command.reads()) {
+        let command = &cli.command;
+        let asking = &asking;
+        let answer = || async move { asking.read(command).await?.render(asking.json) };
+        return watch::watch(every_secs, answer).await.map(|()| String::new());
     }
-    Ok(Ledger::open_read_only(&path)?)
-}
-
-async fn status(settings: &Settings) -> Result<Shown, CliError> {
-    match Remote::new(settings, None)?.status().await {
-        Some(status) => show::live_status(&status),
-        None => show::stored_status(&read(settings)?).await,
+    if cli.watch.is_some() {
+        return Err(CliError::Usage(
+            "--watch goes with the commands that read, such as status, cycles, models".to_owned(),
+        ));
+    }
+    match cli.command {
+        Command::Run => daemon(asking.settings).await.map(|()| String::new()),
+        Command::Replay(args) => replayed(asking.settings, args, asking.json).await,
+        Command::TrainJob(args) => train_job::run(&asking.settings, args).await,
+        Command::Check => check::run(&asking.settings, asking.json).await,
+        Command::Events { after } => watch::events(&asking.remote()?, after, asking.json).await.map(|()| String::new()),
+        command if command.reads() => asking.read(&command).await?.render(asking.json),
+        command => asking.ask(command).await?.render(asking.json),
     }
 }
 
-async fn command(settings: &Settings, kind: CommandKind, reason: &ReasonArgs) -> Result<Shown, CliError> {
-    let answer = Remote::new(settings, reason.url.as_deref())?.command(kind, reason).await?;
-    Shown::new(&answer, answer.message.clone())
+fn pretty<T: serde::Serialize>(document: &T) -> Result<String, CliError> {
+    serde_json::to_string_pretty(document).map_err(|error| CliError::Failed(error.to_string()))
+}
+
+/// What reading and asking commands share.
+struct Asking {
+    settings: Settings,
+    connect: ConnectArgs,
+    json: bool,
+}
+
+impl Asking {
+    fn remote(&self) -> Result<Remote, CliError> {
+        Remote::new(&self.settings, &self.connect)
+    }
+
+    /// Does what a reading command wants.
+    async fn read(&self, command: &Command) -> Result<Shown, CliError> {
+        if let Command::Config = command {
+            let text = self.settings.to_toml().map_err(|error| CliError::Failed(error.to_string()))?;
+            return Shown::new(&self.settings, text);
+        }
+        if let Command::BuildLog { cycle } = command {
+            return images::build_log(&self.settings, *cycle);
+        }
+        let source = &Source::open(&self.settings, &self.connect).await?;
+        match command {
+            Command::Cycles { cycle, limit } => show::cycles(source, *cycle, *limit).await,
+            Command::Models { model } => show::models(source, *model).await,
+            Command::Lineage { model } => show::lineage(source, *model).await,
+            Command::Why { decision } => show::why(source, *decision).await,
+            Command::Image { model, github_output, dotenv } => {
+                let form = match (github_output, dotenv) {
+                    (true, _) => images::Form::GithubOutput,
+                    (_, true) => images::Form::Dotenv,
+                    _ => images::Form::Text,
+                };
+                images::image(source, *model, form).await
+            }
+            Command::Drift { report, limit } => show::drift(source, *report, *limit).await,
+            Command::Datasets { dataset, limit } => show::datasets(source, dataset.clone(), *limit).await,
+            Command::Runs { run, limit } => show::runs(source, *run, *limit).await,
+            Command::Deployments { deployment, limit } => show::deployments(source, *deployment, *limit).await,
+            Command::Audit { limit } => show::audit(source, *limit).await,
+            Command::Alerts(args) => alerts::show(source, args).await,
+            Command::Silences(args) => alerts::silences(source, args.limit).await,
+            _ => show::status(source).await,
+        }
+    }
+
+    /// Asks the daemon to do something.
+    async fn ask(&self, command: Command) -> Result<Shown, CliError> {
+        let remote = self.remote()?;
+        let (kind, reason) = match command {
+            Command::Alerts(AlertsArgs { retry: Some(which), reason, .. }) => {
+                return alerts::retry(&remote, which, &reason).await;
+            }
+            Command::Silences(SilencesArgs { end: Some(id), reason, .. }) => {
+                return alerts::end(&remote, id, &reason).await;
+            }
+            Command::Silence(args) => return alerts::silence(&remote, &args).await,
+            Command::Retrain(reason) => (CommandKind::Retrain, reason),
+            Command::Rollback(reason) => (CommandKind::Rollback, reason),
+            Command::Approve(reason) => (CommandKind::Approve, reason),
+            Command::Reject(reason) => (CommandKind::Reject, reason),
+            Command::Pause(reason) => (CommandKind::Pause, reason),
+            Command::Resume(reason) => (CommandKind::Resume, reason),
+            other => return Err(CliError::Failed(format!("{other:?} asks nothing of the daemon"))),
+        };
+        let answer = remote.command(kind, &reason).await?;
+        Shown::new(&answer, answer.message.clone())
+    }
 }
 
 /// `delayd run`.
 async fn daemon(settings: Settings) -> Result<(), CliError> {
     let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
-    let listen = settings.daemon.http_listen.clone();
-    let listener = TcpListener::bind(&listen).map_err(|error| {
-        CliError::Failed(format!(
-            "the status endpoint cannot listen on {listen}: {error}; daemon.http_listen names another address"
-        ))
+    std::fs::create_dir_all(&settings.daemon.state_dir).map_err(|error| {
+        CliError::Failed(format!("state directory {}: {error}", settings.daemon.state_dir.display()))
     })?;
+    let listeners = Listeners::open(&settings, None).map_err(|error| CliError::Failed(chain(&error)))?;
     let (gave_up, mut given_up) = tokio::sync::mpsc::unbounded_channel();
     let daemon = Daemon::start(settings, Arc::new(SystemClock), Arc::new(metrics.clone()), move |gone| {
         // Without a receiver the process is ending already.
         let _ = gave_up.send(gone);
     })?;
-    let state = ApiState {
-        env: daemon.env.clone(),
-        state_dir: daemon.settings.daemon.state_dir.clone(),
-        coordinator: daemon.coordinator.clone(),
-        supervision: daemon.supervision().clone(),
-        metrics,
-    };
-    let server = serve(state, listener).map_err(|error| CliError::Failed(error.to_string()))?;
-    let handle = server.handle();
-    actix_web::rt::spawn(server);
-    tracing::info!(http.listen = listen, service.url = daemon.env.cluster.service_url(), "delayd is up");
+    let endpoint = Endpoint::start(&daemon, metrics, listeners).map_err(|error| CliError::Failed(error.to_string()))?;
+    endpoint.tell(&daemon);
     let ended = tokio::select! {
         () = daemon.run_timers() => Ok(()),
         gone = given_up.recv() => {
@@ -212,7 +247,7 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
         }
     };
     // Replicas are processes of their own: they serve on while the daemon is away.
-    let _ = tokio::time::timeout(Duration::from_secs(5), handle.stop(true)).await;
+    endpoint.stop().await;
     ended
 }
 
@@ -240,7 +275,8 @@ async fn replayed(mut settings: Settings, args: ReplayArgs, json: bool) -> Resul
         until: args.until,
         out: args.out,
     };
-    let display = Arc::new(TerminalDisplay::new());
+    let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
+    let display = Arc::new(TerminalDisplay::new(metrics));
     let (report, files) = replay(&options, settings, display).await?;
     if json {
         return serde_json::to_string_pretty(&report).map_err(|error| CliError::Failed(error.to_string()));

@@ -1,4 +1,5 @@
-//! Progress of a replay: a bar on a terminal, lines elsewhere.
+//! Progress of a replay: a bar on a terminal, lines elsewhere, and the status
+//! endpoint, so that it can be watched as a daemon is.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -8,6 +9,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::endpoint::Endpoint;
+use crate::daemon::Daemon;
+use crate::error::chain;
+use crate::http::{Listeners, Metrics};
 use crate::ids::{CycleId, ModelVersion};
 use crate::replay::ReplayDisplay;
 use crate::saga::{StepFailure, StepObserver};
@@ -17,10 +22,12 @@ pub(super) struct TerminalDisplay {
     bar: Option<ProgressBar>,
     steps: Mutex<Vec<String>>,
     told_week: AtomicI64,
+    metrics: Metrics,
+    endpoint: Mutex<Option<Endpoint>>,
 }
 
 impl TerminalDisplay {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metrics: Metrics) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(1000);
             if let Ok(style) = ProgressStyle::with_template("{bar:32} {percent:>3}%  {msg}") {
@@ -28,7 +35,8 @@ impl TerminalDisplay {
             }
             bar
         });
-        Self { bar, steps: Mutex::default(), told_week: AtomicI64::new(i64::MIN) }
+        let told_week = AtomicI64::new(i64::MIN);
+        Self { bar, steps: Mutex::default(), told_week, metrics, endpoint: Mutex::default() }
     }
 
     fn print(&self, text: &str) {
@@ -45,6 +53,7 @@ impl TerminalDisplay {
 
 impl StepObserver for TerminalDisplay {
     fn started(&self, cycle: CycleId, step: &str) {
+        self.metrics.started(cycle, step);
         match &self.bar {
             Some(bar) => bar.set_message(format!("{cycle}: {step} …")),
             None if step == "train" => eprintln!("             {cycle}: training …"),
@@ -53,6 +62,7 @@ impl StepObserver for TerminalDisplay {
     }
 
     fn finished(&self, cycle: CycleId, step: &str, wall: Duration, failure: Option<&StepFailure>) {
+        self.metrics.finished(cycle, step, wall, failure);
         if let Some(failure) = failure {
             self.print(&format!("             {cycle}: {step} failed: {failure}"));
         }
@@ -65,6 +75,20 @@ impl StepObserver for TerminalDisplay {
 }
 
 impl ReplayDisplay for TerminalDisplay {
+    fn daemon_started(&self, daemon: &Daemon) {
+        let opened = Listeners::open(&daemon.settings, None).map_err(|error| chain(&error)).and_then(|listeners| {
+            Endpoint::start(daemon, self.metrics.clone(), listeners).map_err(|error| error.to_string())
+        });
+        match opened {
+            Ok(endpoint) => {
+                self.print(&format!("             watch it at {}", endpoint.url(daemon)));
+                *self.endpoint.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(endpoint);
+            }
+            // A replay is worth its while unwatched too: another daemon may have the address.
+            Err(why) => self.print(&format!("             it cannot be watched: {why}")),
+        }
+    }
+
     fn line(&self, at: DateTime<Utc>, text: &str) {
         let day = if at == DateTime::UNIX_EPOCH { "          ".to_owned() } else { at.format("%Y-%m-%d").to_string() };
         self.print(&format!("{day}   {text}"));

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::commands::CliError;
 use super::show::Shown;
+use super::source::Source;
 use crate::config::Settings;
 use crate::ids::{CycleId, ModelVersion};
-use crate::ledger::Ledger;
 use crate::packaging::export::ImageExport;
 use crate::packaging::source::build_log_path;
 
@@ -23,8 +23,8 @@ pub(super) enum Form {
     Dotenv,
 }
 
-pub(super) async fn image(ledger: &Ledger, model: Option<ModelVersion>, form: Form) -> Result<Shown, CliError> {
-    let found = ImageExport::read(ledger, model).await?;
+pub(super) async fn image(source: &Source, model: Option<ModelVersion>, form: Form) -> Result<Shown, CliError> {
+    let found = source.image(model).await?;
     let image = found.ok_or_else(|| {
         let whose = model.map_or_else(String::new, |model| format!(" of {model}"));
         CliError::NotFound(format!("no image{whose} was pushed, or it was withdrawn; `delayd cycles` tells why"))

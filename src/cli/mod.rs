@@ -1,16 +1,22 @@
-//! The command line. Reading commands open the ledger read-only, so they answer
-//! with or without a daemon; commands that change something go to the daemon's
-//! HTTP endpoint.
+//! The command line, a client of the daemon's API: over its local socket, or at an
+//! address with a token. Reading commands answer without a daemon too, from the
+//! ledger; commands that change something need one.
 
 mod alerts;
 mod args;
 mod check;
 mod commands;
 mod display;
+mod endpoint;
 mod images;
+mod manual;
 mod remote;
 mod show;
+mod source;
 mod train_job;
+mod watch;
 
-pub use args::{AlertsArgs, Cli, Command, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs, TrainJobArgs};
+pub use args::{
+    AlertsArgs, Cli, Command, ConnectArgs, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs, TrainJobArgs,
+};
 pub use commands::{CliError, run};

@@ -34,13 +34,6 @@ impl Settings {
                 faults.push(Fault { key: key.to_owned(), found, expected: expected.to_owned() });
             }
         };
-        let listen: Result<std::net::SocketAddr, _> = self.daemon.http_listen.parse();
-        check(
-            listen.is_ok(),
-            "daemon.http_listen",
-            format!("`{}`", self.daemon.http_listen),
-            "an address like 127.0.0.1:7070",
-        );
         check(
             (1..=20).contains(&self.daemon.step_attempts),
             "daemon.step_attempts",
@@ -115,6 +108,7 @@ impl Settings {
             self.monitoring.interval_secs.to_string(),
             "1 second or more",
         );
+        faults.extend(self.http.faults());
         faults.extend(self.notification.faults());
         faults.extend(self.weather_faults());
         faults.extend(self.policy_faults());

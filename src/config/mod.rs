@@ -6,6 +6,7 @@
 //! fault at once, each with the key, what was found and what was expected.
 
 mod faults;
+mod http;
 mod secret;
 mod sections;
 
@@ -16,6 +17,7 @@ use figment::providers::{Env as EnvProvider, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 pub use faults::Fault;
+pub use http::{HttpSettings, Role, TokenSettings};
 pub use secret::Secret;
 pub use sections::{
     ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings,
@@ -36,6 +38,8 @@ use crate::verification::VerificationPolicy;
 pub struct Settings {
     /// The process itself.
     pub daemon: DaemonSettings,
+    /// The status endpoint.
+    pub http: HttpSettings,
     /// Where flight logs, reference data, datasets and bundles are kept.
     pub object_store: ObjectStoreSettings,
     /// Where weather comes from.

@@ -32,8 +32,6 @@ use crate::training::TuningParameters;
 pub struct DaemonSettings {
     /// Where the ledger, bundles, images and datasets are kept.
     pub state_dir: PathBuf,
-    /// Address of the status endpoint.
-    pub http_listen: String,
     /// Attempts of a failing step before its cycle is undone.
     pub step_attempts: u32,
     /// Seconds before the second attempt; doubled for each later one, up to a minute.
@@ -48,7 +46,6 @@ impl Default for DaemonSettings {
     fn default() -> Self {
         Self {
             state_dir: PathBuf::from("var/delayd"),
-            http_listen: "127.0.0.1:7070".to_owned(),
             step_attempts: 4,
             step_retry_secs: 0.5,
             outage_patience_secs: 6 * 3600,

@@ -98,7 +98,7 @@ pub struct DataFreshness {
 }
 
 /// A person's word.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorWord {
     /// Who.

@@ -66,7 +66,7 @@ pub struct OperatorCommand {
 }
 
 /// What can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandKind {
     /// Retrain now.
@@ -96,8 +96,21 @@ impl std::fmt::Display for CommandKind {
     }
 }
 
+/// A word that is no command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no command `{0}`; there are retrain, rollback, approve, reject, pause, resume")]
+pub struct UnknownCommand(String);
+
+impl std::str::FromStr for CommandKind {
+    type Err = UnknownCommand;
+    fn from_str(text: &str) -> Result<Self, UnknownCommand> {
+        let all = [Self::Retrain, Self::Rollback, Self::Approve, Self::Reject, Self::Pause, Self::Resume];
+        all.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| UnknownCommand(text.to_owned()))
+    }
+}
+
 /// What a command did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CommandAnswered {
     /// One sentence.
     pub message: String,

@@ -12,4 +12,5 @@ pub mod stages;
 pub mod training_policy;
 
 pub use actor::CoordinatorActor;
+pub use snapshot::paused;
 pub use stage::CoordinatorStage;

@@ -44,6 +44,14 @@ pub(super) async fn read(env: &Env) -> Result<Snapshot, StepFailure> {
     })
 }
 
+/// Who paused the loop, and why; `None` while it is not paused.
+///
+/// # Errors
+/// When the ledger fails.
+pub async fn paused(env: &Env) -> Result<Option<OperatorWord>, StepFailure> {
+    stored(env, PAUSED).await
+}
+
 /// A document of the settings table.
 pub(super) async fn stored<T: DeserializeOwned + Send + 'static>(
     env: &Env,

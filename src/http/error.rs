@@ -1,15 +1,20 @@
 //! Errors as RFC 9457 problem documents.
 
+use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::http::header::RETRY_AFTER;
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde::Serialize;
 
 use crate::error::ErrorKind;
 use crate::ledger::LedgerError;
 use crate::saga::StepFailure;
 
-/// A problem, `application/problem+json`.
-#[derive(Debug, Clone, Serialize)]
+/// The media type of problems.
+pub(super) const PROBLEM: &str = "application/problem+json";
+
+/// A problem, `application/problem+json` (RFC 9457).
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub(super) struct Problem {
     /// A short, stable name of the sort of problem.
     #[serde(rename = "type")]
@@ -20,13 +25,31 @@ pub(super) struct Problem {
     pub(super) status: u16,
     /// What happened, and what to do.
     pub(super) detail: String,
+    /// The request's name, which is also in `X-Request-Id`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) request_id: String,
+    /// Seconds after which it makes sense to ask again.
+    #[serde(skip)]
+    retry_after_secs: Option<u64>,
 }
 
 impl Problem {
     /// A problem of a status.
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Self { kind: "about:blank".to_owned(), title, status: status.as_u16(), detail: detail.into() }
+        Self {
+            kind: "about:blank".to_owned(),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            request_id: String::new(),
+            retry_after_secs: None,
+        }
+    }
+
+    /// The problem with a `Retry-After`.
+    pub(super) fn retry_after(self, secs: u64) -> Self {
+        Self { retry_after_secs: Some(secs), ..self }
     }
 
     /// Something that is not there.
@@ -75,6 +98,44 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        HttpResponse::build(self.status_code()).content_type("application/problem+json").json(self)
+        let mut answer = HttpResponse::build(self.status_code());
+        if let Some(secs) = self.retry_after_secs {
+            answer.insert_header((RETRY_AFTER, secs));
+        }
+        answer.content_type(PROBLEM).json(self)
     }
+}
+
+/// What actix itself refuses, told as problems too.
+pub(super) fn refusals(config: &mut web::ServiceConfig) {
+    config
+        .app_data(web::JsonConfig::default().limit(64 * 1024).error_handler(wrong_json))
+        .app_data(web::QueryConfig::default().error_handler(wrong_query))
+        .app_data(web::PathConfig::default().error_handler(wrong_path));
+}
+
+fn wrong_json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
+    let status = match &error {
+        JsonPayloadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
+        JsonPayloadError::Deserialize(error) if error.is_data() => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    Problem::new(status, format!("the body: {error}")).into()
+}
+
+fn wrong_query(error: QueryPayloadError, _: &HttpRequest) -> actix_web::Error {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the query: {error}")).into()
+}
+
+fn wrong_path(error: PathError, _: &HttpRequest) -> actix_web::Error {
+    Problem::new(StatusCode::NOT_FOUND, format!("the path: {error}")).into()
+}
+
+/// Nothing is there.
+pub(super) async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let text = format!("there is nothing at {}; /api/v1/openapi.json lists what there is", request.path());
+    Err(Problem::new(StatusCode::NOT_FOUND, text))
 }

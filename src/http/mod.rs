@@ -4,14 +4,20 @@
 //! It only asks the ledger and passes commands on to the coordinator; it holds no
 //! state of its own.
 
-mod alerts;
+mod access;
 mod api;
+mod documents;
 mod error;
 mod health;
+mod listeners;
 mod metrics;
 mod server;
+mod tls;
 
-pub use alerts::{AlertRetried, SilenceBody};
-pub use api::{CommandBody, StatusDocument};
+pub use access::{Access, Session, Via};
+pub use api::{AlertRetried, CommandBody, SilenceBody, Streams, openapi_document};
+pub use documents::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
+pub use listeners::{ListenError, Listeners, LocalSocket};
 pub use metrics::Metrics;
 pub use server::{ApiState, serve};
+pub use tls::TlsError;

@@ -9,7 +9,7 @@ use super::query::{self, Page};
 use super::{Ledger, LedgerError};
 
 /// What is noted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditEntry {
     /// When.
     pub at: DateTime<Utc>,
@@ -24,7 +24,7 @@ pub struct AuditEntry {
 }
 
 /// A noted entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditRecord {
     /// Its number.
     pub id: u64,

@@ -10,7 +10,7 @@ use super::{Ledger, LedgerError, query};
 use crate::ids::{CycleId, Digest};
 
 /// The service's build in one cycle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BuildRecord {
     /// The cycle.
     pub cycle: CycleId,

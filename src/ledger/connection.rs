@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::watch;
 
 use super::error::LedgerError;
 use super::guard::{OpenLock, check_before_open};
@@ -30,6 +31,8 @@ pub struct Ledger {
     /// `None` in memory, where only the writer's connection sees the data.
     reader: Option<Arc<Worker>>,
     path: Option<Arc<PathBuf>>,
+    /// Counts commits, for those who watch.
+    pub(super) committed: Arc<watch::Sender<u64>>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -54,6 +57,7 @@ impl Ledger {
             writer: Some(Worker::start("ledger-writer", connection, Some(lock))?),
             reader: Some(Worker::start("ledger-reader", reader, None)?),
             path: Some(Arc::new(path.to_owned())),
+            committed: Arc::default(),
         })
     }
 
@@ -75,6 +79,7 @@ impl Ledger {
             writer: None,
             reader: Some(Worker::start("ledger-reader", reader, None)?),
             path: Some(Arc::new(path.to_owned())),
+            committed: Arc::default(),
         })
     }
 
@@ -87,7 +92,8 @@ impl Ledger {
             Connection::open_in_memory().map_err(|e| LedgerError::statement("opening a ledger in memory", e))?;
         configure(&connection).map_err(|e| LedgerError::statement("configuring the connection", e))?;
         migrate(&mut connection)?;
-        Ok(Self { writer: Some(Worker::start("ledger-writer", connection, None)?), reader: None, path: None })
+        let writer = Worker::start("ledger-writer", connection, None)?;
+        Ok(Self { writer: Some(writer), reader: None, path: None, committed: Arc::default() })
     }
 
     /// The file, where there is one.
@@ -107,7 +113,9 @@ impl Ledger {
         what: &'static str,
         f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.writer(what)?.call(what, move |connection| in_transaction(connection, what, f)).await
+        let answer = self.writer(what)?.call(what, move |connection| in_transaction(connection, what, f)).await;
+        self.tell_commit(&answer);
+        answer
     }
 
     /// [`Ledger::transact`] for threads that may block: training, the command line, tests.
@@ -119,7 +127,15 @@ impl Ledger {
         what: &'static str,
         f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.writer(what)?.call_blocking(what, move |connection| in_transaction(connection, what, f))
+        let answer = self.writer(what)?.call_blocking(what, move |connection| in_transaction(connection, what, f));
+        self.tell_commit(&answer);
+        answer
+    }
+
+    fn tell_commit<T>(&self, answer: &Result<T, LedgerError>) {
+        if answer.is_ok() {
+            self.committed.send_modify(|count| *count += 1);
+        }
     }
 
     /// Runs a query beside the writer. It sees everything committed before it began.

@@ -16,7 +16,7 @@ use crate::error::ErrorKind;
 use crate::ids::{CycleId, DeploymentId, DriftReportId, ModelVersion, RunId};
 
 /// Why a cycle was begun.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CycleReason {
     /// There was no live model.
@@ -87,7 +87,7 @@ text_enum! {
 }
 
 /// One cycle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Cycle {
     /// Its identity.
     pub id: CycleId,

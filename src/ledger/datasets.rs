@@ -62,7 +62,7 @@ impl IngestedObject {
 }
 
 /// A source object as a dataset names it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ObjectRef {
     /// Its key.
     pub key: String,
@@ -71,7 +71,7 @@ pub struct ObjectRef {
 }
 
 /// One dataset.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Dataset {
     /// Its identity.
     pub version: DatasetVersion,

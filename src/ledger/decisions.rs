@@ -11,7 +11,7 @@ use super::{Ledger, LedgerError};
 use crate::ids::{CycleId, DecisionId};
 
 /// One decision, complete enough to be made again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Decision {
     /// Its identity.
     pub id: DecisionId,

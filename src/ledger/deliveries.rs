@@ -30,9 +30,10 @@ text_enum! {
 }
 
 /// One alert's delivery to one endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Delivery {
     /// To whom.
+    #[schema(value_type = String, example = "mail:ops@example.org")]
     pub endpoint: Endpoint,
     /// Where it is.
     pub state: DeliveryState,

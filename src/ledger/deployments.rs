@@ -31,7 +31,7 @@ text_enum! {
 }
 
 /// One deployment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Deployment {
     /// Its identity, minted with the cycle, or on its own for a rollback asked for by a person.
     pub id: DeploymentId,
@@ -67,7 +67,7 @@ impl Deployment {
 }
 
 /// What verifying a deployment found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct VerificationRecord {
     /// The deployment.
     pub deployment: DeploymentId,
@@ -214,6 +214,17 @@ impl Ledger {
     /// Its deployment is unknown, or SQLite failed.
     pub async fn insert_verification(&self, record: VerificationRecord) -> Result<(), LedgerError> {
         self.transact("noting a verification", move |tx| insert_verification(tx, &record)).await
+    }
+
+    /// Verifications, newest first.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn verifications(&self, page: Page) -> Result<Vec<VerificationRecord>, LedgerError> {
+        self.read("reading verifications", move |c| {
+            query::page(c, "verifications", "at DESC, deployment DESC", page, VerificationRecord::from_row)
+        })
+        .await
     }
 
     /// A deployment's verifications, newest first.

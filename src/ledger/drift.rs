@@ -11,7 +11,7 @@ use super::{Ledger, LedgerError};
 use crate::ids::{DriftReportId, ModelVersion};
 
 /// One evaluation of drift.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DriftRecord {
     /// Its identity, minted before.
     pub id: DriftReportId,
@@ -44,7 +44,7 @@ impl DriftRecord {
 }
 
 /// What the monitor measured in one window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MetricsWindow {
     /// The window's end.
     pub at: DateTime<Utc>,

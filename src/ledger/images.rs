@@ -11,7 +11,7 @@ use crate::ids::ModelVersion;
 use crate::ports::PushedImage;
 
 /// One pushed image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ImageRecord {
     /// What the registry said. A tag pushed again with another digest is another record.
     pub image: PushedImage,

@@ -13,7 +13,7 @@ use crate::error::ErrorKind;
 use crate::ids::ModelVersion;
 
 /// What a node stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LineageKind {
     /// A source object.
@@ -33,7 +33,7 @@ pub enum LineageKind {
 }
 
 /// One thing that was made, or that something was made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LineageNode {
     /// Unique in the graph: the thing's own id.
     pub id: String,
@@ -46,7 +46,7 @@ pub struct LineageNode {
 }
 
 /// `to` was made of `from`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LineageEdge {
     /// What was used.
     pub from: String,
@@ -55,7 +55,7 @@ pub struct LineageEdge {
 }
 
 /// The graph around one model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Lineage {
     /// The model it is about.
     pub model: ModelVersion,

@@ -22,6 +22,7 @@ mod deliveries;
 mod deployments;
 mod drift;
 mod error;
+mod events;
 mod guard;
 mod images;
 mod lineage;
@@ -49,6 +50,7 @@ pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, Told
 pub use deployments::{Deployment, DeploymentState, VerificationRecord};
 pub use drift::{DriftRecord, MetricsWindow};
 pub use error::{LedgerError, Refusal, refuse};
+pub use events::Event;
 pub use images::ImageRecord;
 pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
 pub use models::{Alias, AliasMove, AliasRecord, Model};

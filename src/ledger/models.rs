@@ -16,7 +16,7 @@ use crate::error::ErrorKind;
 use crate::ids::{CycleId, Digest, ModelVersion, RunId};
 
 /// One registered model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Model {
     /// Its number.
     pub version: ModelVersion,
@@ -70,7 +70,7 @@ text_enum! {
 }
 
 /// Where an alias points.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AliasRecord {
     /// The alias.
     pub alias: Alias,
@@ -81,7 +81,7 @@ pub struct AliasRecord {
 }
 
 /// One move of an alias.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AliasMove {
     /// The alias.
     pub alias: Alias,

@@ -45,7 +45,7 @@ pub struct NewAlert {
 }
 
 /// An alert and how its deliveries stand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OutboxAlert {
     /// The alert.
     pub alert: Alert,

@@ -35,7 +35,7 @@ text_enum! {
 }
 
 /// A version before it has a number.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NewReferenceVersion {
     /// What it tells.
     pub kind: ReferenceKind,
@@ -54,7 +54,7 @@ pub struct NewReferenceVersion {
 }
 
 /// A noticed version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReferenceVersion {
     /// Its number.
     pub id: u64,
@@ -81,7 +81,7 @@ impl ReferenceVersion {
 }
 
 /// How much of the weather was known to a dataset's examples.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DatasetWeather {
     /// The dataset.
     pub dataset: DatasetVersion,

@@ -25,7 +25,7 @@ text_enum! {
 }
 
 /// One training run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Run {
     /// Its identity, minted with the cycle.
     pub id: RunId,

@@ -13,7 +13,7 @@ use crate::error::ErrorKind;
 use crate::ids::{AlertId, SilenceId};
 
 /// One silence: alerts whose key begins with `prefix` are not told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Silence {
     /// Its id.
     pub id: SilenceId,

@@ -33,7 +33,7 @@ text_enum! {
 }
 
 /// One step of a cycle.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Step {
     /// The cycle.
     pub cycle: CycleId,

@@ -28,7 +28,7 @@ pub struct ExportSettings {
 }
 
 /// A pushed image, as other programs need it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ImageExport {
     /// The image without tag: registry and repository.
     pub image: String,

@@ -11,7 +11,7 @@ use crate::ids::{DeploymentId, Digest, ModelVersion};
 
 /// Everything that defines one release of the service; rolling back means
 /// applying an earlier one as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Release {
     /// The release's own identity.
     pub deployment: DeploymentId,
@@ -22,13 +22,14 @@ pub struct Release {
     /// The image, by digest.
     pub image: String,
     /// The bundle's folder on this machine (the local cluster starts from it).
+    #[schema(value_type = String)]
     pub bundle_dir: PathBuf,
     /// How many replicas.
     pub replicas: u32,
 }
 
 /// How a replica is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplicaState {
     /// Started, not ready yet.
@@ -42,7 +43,7 @@ pub enum ReplicaState {
 }
 
 /// One running copy of the service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Replica {
     /// Unique name: never used again, not even by a later replica.
     pub name: String,

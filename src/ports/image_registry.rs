@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, PortError};
 use crate::ids::Digest;
 
 /// An image as the registry names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PushedImage {
     /// What a container runtime pulls: `repository@sha256:…`, or for the folder
     /// layout `oci:<folder>@sha256:…`.

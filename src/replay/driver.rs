@@ -44,6 +44,8 @@ pub struct ReplayOptions {
 
 /// Told how far the replay is.
 pub trait ReplayDisplay: StepObserver {
+    /// The daemon runs: whoever wants to look at it from outside can begin.
+    fn daemon_started(&self, _: &Daemon) {}
     /// Something worth a line.
     fn line(&self, at: DateTime<Utc>, text: &str);
     /// How far the clock is, and what is live.
@@ -149,6 +151,7 @@ impl Driver {
             tracing::error!(actor = gone.actor, failure = gone.failure, "an actor was given up")
         };
         let daemon = Daemon::start(settings, clock.clone() as Arc<dyn Clock>, observer, give_up)?;
+        display.daemon_started(&daemon);
         let store = &daemon.env.object_store;
         store.put(&daemon.settings.ingestion.airports_key, airports).await?;
         let weather_key = format!("{}{}", daemon.settings.weather.prefix, weather.0);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::heartbeat::Heartbeat;
 
 /// How an actor is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActorState {
     /// It lives and beats.
@@ -21,7 +21,7 @@ pub enum ActorState {
 }
 
 /// An actor's status.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ActorStatus {
     /// The actor's name.
     pub name: String,

@@ -19,7 +19,7 @@ use super::http::{Reply, Request, serve};
 /// moto's account, and the password that it hands out for it.
 pub const LOGIN: &str = "AWS:123456789012-auth-token";
 
-/// moto's program, where `scripts/setup/moto` made it.
+/// moto's program, where `scripts/setup/python_tools` made it.
 pub fn moto() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)

@@ -39,7 +39,7 @@ fn program() -> Option<PathBuf> {
 impl Moto {
     async fn start(test: &str) -> Option<Self> {
         let Some(program) = program() else {
-            eprintln!("SKIPPED: {test}: moto's server is not installed; scripts/setup/moto installs it");
+            eprintln!("SKIPPED: {test}: moto's server is not installed; scripts/setup/python_tools installs it");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();

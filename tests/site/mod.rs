@@ -27,8 +27,11 @@ pub use process::{Running, cluster_state, command, ended, tail};
 /// Small networks, no search, verdicts that do not hang on the wall clock: these
 /// tests are about the loop, not about how good the model is.
 pub const QUICK: &str = r#"
+[http]
+listen = "127.0.0.1:0"
+loopback_role = "operator"
+
 [daemon]
-http_listen = "127.0.0.1:0"
 step_retry_secs = 0.1
 
 [ingestion]

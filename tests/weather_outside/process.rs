@@ -38,7 +38,7 @@ fn write_config(folder: &Path, weather: &str, airports: &str, holidays: &str) ->
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let text = format!(
-        "[daemon]\nstate_dir = \"{}\"\nhttp_listen = \"127.0.0.1:{port}\"\n\
+        "[daemon]\nstate_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n\
          [weather]\nkind = \"open_meteo\"\n\
          [weather.open_meteo]\narchive_url = \"{weather}\"\nforecast_url = \"{weather}\"\napi_key = \"{KEY}\"\nattempts = 1\n\
          archive_lag_days = 0\n\
@@ -99,8 +99,7 @@ async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
     let (airports, holidays) = (DocumentServer::start(AIRPORTS), DocumentServer::start(CALENDAR));
     let config = write_config(world.folder(), &world.server.url(), &airports.url(), &holidays.url());
     let text = std::fs::read_to_string(&config).unwrap();
-    let address =
-        text.lines().find_map(|line| line.strip_prefix("http_listen = ")).unwrap().trim_matches('"').to_owned();
+    let address = text.lines().find_map(|line| line.strip_prefix("listen = ")).unwrap().trim_matches('"').to_owned();
     let log = world.folder().join("daemon.log");
     let mut command = delayd(&config);
     command.arg("run").env("DELAYD_SERVE_BIN", service).stdout(Stdio::null());

@@ -1,0 +1,65 @@
+//! `delayd drift` and `delayd audit`.
+
+use super::super::commands::CliError;
+use super::super::source::Source;
+use super::{Shown, at, entries, number_of, page, state, table, text_of};
+use crate::ids::DriftReportId;
+use crate::ledger::DriftRecord;
+
+pub(in crate::cli) async fn drift(
+    source: &Source,
+    report: Option<DriftReportId>,
+    limit: u32,
+) -> Result<Shown, CliError> {
+    if let Some(id) = report {
+        return one_report(&source.drift_report(id).await?);
+    }
+    let reports = source.drift_reports(page(limit)).await?;
+    let mut rows = table(&["report", "at", "model", "verdict", "why"]);
+    for report in &reports {
+        rows.add_row([
+            report.id.to_string().into(),
+            at(report.at).into(),
+            report.model.to_string().into(),
+            state(text_of(&report.report, "/status")),
+            text_of(&report.report, "/reason").into(),
+        ]);
+    }
+    Shown::new(&reports, rows.to_string())
+}
+
+fn one_report(record: &DriftRecord) -> Result<Shown, CliError> {
+    let report = &record.report;
+    let mut rows = table(&["input", "importance", "PSI", "Jensen-Shannon", "windows exceeded", "drifted"]);
+    for feature in entries(report, "/features").chain(report.pointer("/score")) {
+        let drifted = feature.pointer("/drifted").and_then(serde_json::Value::as_bool).unwrap_or(false);
+        rows.add_row([
+            text_of(feature, "/input").into(),
+            number_of(feature, "/importance", 3).into(),
+            number_of(feature, "/distances/psi", 4).into(),
+            number_of(feature, "/distances/jensen_shannon", 4).into(),
+            number_of(feature, "/windows_exceeded", 0).into(),
+            if drifted { state("drifted") } else { "".into() },
+        ]);
+    }
+    let text = format!(
+        "{} of {}, {} to {}: {}\n{}\n{rows}",
+        record.id,
+        record.model,
+        at(record.window_from),
+        at(record.window_until),
+        text_of(report, "/status"),
+        text_of(report, "/reason"),
+    );
+    Shown::new(record, text)
+}
+
+pub(in crate::cli) async fn audit(source: &Source, limit: u32) -> Result<Shown, CliError> {
+    let records = source.audit(page(limit)).await?;
+    let mut rows = table(&["at", "who", "what", "to what", "why"]);
+    for record in &records {
+        let entry = &record.entry;
+        rows.add_row([&at(entry.at), &entry.actor, &entry.action, &entry.subject, &entry.detail]);
+    }
+    Shown::new(&records, rows.to_string())
+}

@@ -1,0 +1,147 @@
+//! Where reading commands read: the running daemon, or the ledger where none answers.
+//! Both give the same records, so that an answer does not hang on which it was.
+
+use super::args::ConnectArgs;
+use super::commands::CliError;
+use super::remote::Remote;
+use crate::config::Settings;
+use crate::daemon::ledger_path;
+use crate::http::{CycleDocument, DeploymentDocument, StatusDocument};
+use crate::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, ModelVersion, RunId};
+use crate::ledger::{
+    AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, Ledger, Lineage, Model, OutboxAlert,
+    Page, Run, Silence,
+};
+use crate::packaging::export::ImageExport;
+
+/// Where reading commands read.
+pub(super) enum Source {
+    /// The daemon.
+    Daemon(Remote),
+    /// The ledger, read-only.
+    Ledger(Ledger),
+}
+
+impl Source {
+    /// The daemon that `--url` names, this machine's own where it answers, or its ledger.
+    pub(super) async fn open(settings: &Settings, connect: &ConnectArgs) -> Result<Self, CliError> {
+        let remote = Remote::new(settings, connect)?;
+        if connect.url.is_some() {
+            return Ok(Self::Daemon(remote));
+        }
+        let socket = settings.http.socket_path(&settings.daemon.state_dir);
+        // Where there is a socket, only it is asked: at the address another state directory's daemon may answer.
+        let may_answer = socket.is_none_or(|path| path.exists());
+        if may_answer {
+            match remote.get::<serde_json::Value>("session").await {
+                Ok(_) => return Ok(Self::Daemon(remote)),
+                // No daemon, or none that lets this user in: the ledger's file has rights of its own.
+                Err(CliError::NoDaemon(_) | CliError::Denied(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        let path = ledger_path(&settings.daemon.state_dir);
+        if !path.exists() {
+            return Err(CliError::NotFound(format!(
+                "there is no ledger at {}, and no daemon answers; run `delayd replay` or `delayd run` first, name the state \
+                 directory with --state, or a daemon with --url",
+                path.display()
+            )));
+        }
+        Ok(Self::Ledger(Ledger::open_read_only(&path)?))
+    }
+
+    /// The daemon's status; `None` where none answers.
+    pub(super) async fn status(&self) -> Result<Option<StatusDocument>, CliError> {
+        match self {
+            Self::Daemon(remote) => remote.get("status").await.map(Some),
+            Self::Ledger(_) => Ok(None),
+        }
+    }
+
+    pub(super) async fn aliases(&self) -> Result<Vec<AliasRecord>, CliError> {
+        match self {
+            Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.aliases),
+            Self::Ledger(ledger) => Ok(ledger.aliases().await?),
+        }
+    }
+
+    pub(super) async fn lineage(&self, model: ModelVersion) -> Result<Lineage, CliError> {
+        match self {
+            Self::Daemon(remote) => remote.get(&format!("models/{model}/lineage")).await,
+            Self::Ledger(ledger) => Ok(ledger.lineage(model).await?),
+        }
+    }
+
+    /// The pushed image; `None` where there is none.
+    pub(super) async fn image(&self, model: Option<ModelVersion>) -> Result<Option<ImageExport>, CliError> {
+        match self {
+            Self::Daemon(remote) => {
+                let query = model.map_or_else(String::new, |model| format!("?model={model}"));
+                found(remote.get(&format!("image{query}")).await)
+            }
+            Self::Ledger(ledger) => Ok(ImageExport::read(ledger, model).await?),
+        }
+    }
+}
+
+fn found<T>(answer: Result<T, CliError>) -> Result<Option<T>, CliError> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(CliError::NotFound(_)) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+macro_rules! listings {
+    ($($name:ident: $record:ty, $path:literal, $from_ledger:ident;)*) => {
+        impl Source {$(
+            pub(super) async fn $name(&self, page: Page) -> Result<Vec<$record>, CliError> {
+                match self {
+                    Self::Daemon(remote) => remote.list($path, page).await,
+                    Self::Ledger(ledger) => Ok(ledger.$from_ledger(page).await?),
+                }
+            }
+        )*}
+    };
+}
+
+listings! {
+    cycles: Cycle, "cycles", cycles;
+    models: Model, "models", models;
+    decisions: Decision, "decisions", decisions;
+    drift_reports: DriftRecord, "drift", drift_reports;
+    datasets: Dataset, "datasets", datasets;
+    runs: Run, "runs", runs;
+    deployments: Deployment, "deployments", deployments;
+    alerts: OutboxAlert, "alerts", alerts;
+    silences: Silence, "silences", silences;
+    audit: AuditRecord, "audit", audit;
+}
+
+macro_rules! singles {
+    ($($name:ident($id:ty): $record:ty, $path:literal, |$ledger:ident, $wanted:ident| $read:expr;)*) => {
+        impl Source {$(
+            pub(super) async fn $name(&self, id: $id) -> Result<$record, CliError> {
+                let name = id.to_string();
+                match self {
+                    Self::Daemon(remote) => remote.get(&format!(concat!($path, "/{}"), name)).await,
+                    Self::Ledger($ledger) => {
+                        let $wanted = id;
+                        $read.await?.ok_or_else(|| CliError::NotFound(format!("{name} is not in the ledger")))
+                    }
+                }
+            }
+        )*}
+    };
+}
+
+singles! {
+    cycle(CycleId): CycleDocument, "cycles", |ledger, id| CycleDocument::read(ledger, id);
+    model(ModelVersion): Model, "models", |ledger, id| ledger.model(id);
+    decision(DecisionId): Decision, "decisions", |ledger, id| ledger.why(id);
+    drift_report(DriftReportId): DriftRecord, "drift", |ledger, id| ledger.drift_report(id);
+    run(RunId): Run, "runs", |ledger, id| ledger.run(id);
+    deployment(DeploymentId): DeploymentDocument, "deployments", |ledger, id| DeploymentDocument::read(ledger, id);
+    alert(AlertId): OutboxAlert, "alerts", |ledger, id| ledger.alert(id);
+}

@@ -1,0 +1,80 @@
+//! `/drift`, `/monitoring`, `/reference`: what was seen in production.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use chrono::Duration;
+use serde::Deserialize;
+
+use super::{Listing, parsed};
+use crate::http::documents::{Listed, ReferenceDocument};
+use crate::http::error::Problem;
+use crate::http::server::ApiState;
+use crate::ids::DriftReportId;
+use crate::ledger::{DriftRecord, MetricsWindow};
+
+/// As far back as `/monitoring` looks, in days.
+const LONGEST_LOOK_DAYS: u32 = 400;
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(web::resource("/drift").get(drift))
+        .service(web::resource("/drift/{id}").get(drift_report))
+        .service(web::resource("/monitoring").get(monitoring))
+        .service(web::resource("/reference").get(reference));
+}
+
+/// Drift reports: by feature and window.
+#[utoipa::path(get, path = "/api/v1/drift", tag = "monitoring", params(Listing),
+    responses((status = 200, body = Listed<DriftRecord>)))]
+pub(super) async fn drift(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
+    let page = listing.page()?;
+    let found = state.env.ledger.drift_reports(Listed::<DriftRecord>::ask(page)).await?;
+    Ok(HttpResponse::Ok().json(Listed::of(page, found)))
+}
+
+/// One drift report.
+#[utoipa::path(get, path = "/api/v1/drift/{id}", tag = "monitoring",
+    params(("id" = DriftReportId, Path, description = "The report.")), responses((status = 200, body = DriftRecord)))]
+pub(super) async fn drift_report(state: web::Data<ApiState>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let id: DriftReportId = parsed(&id)?;
+    let found = state.env.ledger.drift_report(id).await?;
+    Ok(HttpResponse::Ok().json(found.ok_or_else(|| Problem::not_found(id))?))
+}
+
+/// How far back.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Days {
+    /// Days back from now.
+    #[serde(default = "a_week")]
+    #[param(minimum = 1, maximum = 400, default = 7)]
+    days: u32,
+}
+
+fn a_week() -> u32 {
+    7
+}
+
+/// Realised performance, latency, errors, traffic and score distribution, look by look, oldest first.
+#[utoipa::path(get, path = "/api/v1/monitoring", tag = "monitoring", params(Days),
+    responses((status = 200, body = Vec<MetricsWindow>)))]
+pub(super) async fn monitoring(state: web::Data<ApiState>, wanted: web::Query<Days>) -> Result<HttpResponse, Problem> {
+    if !(1..=LONGEST_LOOK_DAYS).contains(&wanted.days) {
+        let text = format!("days is {}; expected 1 to {LONGEST_LOOK_DAYS}", wanted.days);
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
+    }
+    let now = state.env.now();
+    let from = now - Duration::days(i64::from(wanted.days));
+    Ok(HttpResponse::Ok().json(state.env.ledger.metrics_windows(from, now + Duration::seconds(1)).await?))
+}
+
+/// Airports, holidays and events with their changes, and the weather of datasets.
+#[utoipa::path(get, path = "/api/v1/reference", tag = "monitoring", params(Listing),
+    responses((status = 200, body = ReferenceDocument)))]
+pub(super) async fn reference(
+    state: web::Data<ApiState>,
+    listing: web::Query<Listing>,
+) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::Ok().json(ReferenceDocument::read(&state.env.ledger, listing.page()?).await?))
+}

@@ -1,0 +1,56 @@
+//! `/datasets` and `/runs`: what was learned from, and how.
+
+use actix_web::{HttpResponse, web};
+
+use super::{Listing, parsed};
+use crate::http::documents::Listed;
+use crate::http::error::Problem;
+use crate::http::server::ApiState;
+use crate::ids::{Digest, RunId};
+use crate::ledger::{Dataset, Run};
+
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(web::resource("/datasets").get(datasets))
+        .service(web::resource("/datasets/{version}").get(dataset))
+        .service(web::resource("/runs").get(runs))
+        .service(web::resource("/runs/{id}").get(run));
+}
+
+/// Datasets, with their validation reports.
+#[utoipa::path(get, path = "/api/v1/datasets", tag = "training", params(Listing),
+    responses((status = 200, body = Listed<Dataset>)))]
+pub(super) async fn datasets(
+    state: web::Data<ApiState>,
+    listing: web::Query<Listing>,
+) -> Result<HttpResponse, Problem> {
+    let page = listing.page()?;
+    let found = state.env.ledger.datasets(Listed::<Dataset>::ask(page)).await?;
+    Ok(HttpResponse::Ok().json(Listed::of(page, found)))
+}
+
+/// A dataset: its sources, its window, its validation report.
+#[utoipa::path(get, path = "/api/v1/datasets/{version}", tag = "training",
+    params(("version" = Digest, Path, description = "The dataset's version.")), responses((status = 200, body = Dataset)))]
+pub(super) async fn dataset(state: web::Data<ApiState>, version: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let version: Digest = parsed(&version)?;
+    let found = state.env.ledger.dataset(version.clone()).await?;
+    Ok(HttpResponse::Ok().json(found.ok_or_else(|| Problem::not_found(version))?))
+}
+
+/// Training runs.
+#[utoipa::path(get, path = "/api/v1/runs", tag = "training", params(Listing), responses((status = 200, body = Listed<Run>)))]
+pub(super) async fn runs(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
+    let page = listing.page()?;
+    let found = state.env.ledger.runs(Listed::<Run>::ask(page)).await?;
+    Ok(HttpResponse::Ok().json(Listed::of(page, found)))
+}
+
+/// A training run: parameters, learning curve by epoch, trials of the search, metrics.
+#[utoipa::path(get, path = "/api/v1/runs/{id}", tag = "training",
+    params(("id" = RunId, Path, description = "The run.")), responses((status = 200, body = Run)))]
+pub(super) async fn run(state: web::Data<ApiState>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let id: RunId = parsed(&id)?;
+    let found = state.env.ledger.run(id).await?;
+    Ok(HttpResponse::Ok().json(found.ok_or_else(|| Problem::not_found(id))?))
+}

@@ -1,0 +1,103 @@
+//! The command line as the API's client.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{Daemon, OPERATOR, VIEWER, text};
+
+#[test]
+fn on_the_daemons_machine_the_socket_is_enough() {
+    let daemon = Daemon::started("");
+    let said = daemon.says(&["pause", "--by", "alice", "--why", "maintenance"]);
+    assert!(said.contains("no new cycles start"), "{said}");
+    let status = daemon.says(&["status"]);
+    assert!(status.contains("is running") && status.contains("paused by alice"), "{status}");
+    let audit: Value = serde_json::from_str(&daemon.says(&["--json", "audit"])).unwrap();
+    assert!(audit[0]["actor"].as_str().unwrap().starts_with("alice ("), "{audit}");
+    assert_eq!(audit[0]["detail"], "maintenance");
+}
+
+#[test]
+fn from_elsewhere_a_token_opens_what_its_role_allows() {
+    let daemon = Daemon::started("");
+    let token = |name: &str, value: &str| {
+        let path = daemon.place.path().join(name);
+        fs::write(&path, format!("{value}\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (operator, viewer, wrong) = (token("operator", OPERATOR), token("viewer", VIEWER), token("wrong", "wrong"));
+    let url = daemon.url("");
+    let outcome = |arguments: &[&str]| {
+        let mut all = vec!["--url", url.as_str()];
+        all.extend(arguments);
+        let output = daemon.run(&all);
+        (output.status.code().unwrap(), text(&output.stderr))
+    };
+    assert_eq!(outcome(&["status"]).0, 0, "a loopback viewer");
+    let (code, told) = outcome(&["pause"]);
+    assert_eq!(code, 5, "{told}");
+    assert!(told.contains("needs an operator"), "{told}");
+    assert_eq!(outcome(&["pause", "--token-file", &viewer]).0, 5);
+    let (code, told) = outcome(&["pause", "--token-file", &wrong]);
+    assert!(code == 5 && told.contains("--token-file or DELAYD_TOKEN"), "{code}: {told}");
+    let (code, told) = outcome(&["pause", "--token-file", &operator]);
+    assert_eq!(code, 0, "{told}");
+    let (code, told) = outcome(&["pause", "--token-file", "/nowhere/token"]);
+    assert!(code == 2 && told.contains("/nowhere/token"), "{code}: {told}");
+    let (code, told) = outcome(&["cycles", "cycle_9"]);
+    assert!(code == 4 && told.contains("cycle_9 is not in the ledger"), "{code}: {told}");
+    let mut by_variable = daemon.command(&["--url", url.as_str(), "resume"]);
+    assert!(by_variable.env("DELAYD_TOKEN", OPERATOR).output().unwrap().status.success());
+}
+
+#[test]
+fn without_a_daemon_reading_goes_on_and_asking_says_so() {
+    let mut daemon = Daemon::started("");
+    daemon.says(&["pause", "--why", "before the end"]);
+    let with_daemon: Value = serde_json::from_str(&daemon.says(&["audit", "--json"])).unwrap();
+    // Killed: its socket stays behind.
+    daemon.running = None;
+    assert!(daemon.state().join("delayd.sock").exists());
+    let from_ledger: Value = serde_json::from_str(&daemon.says(&["audit", "--json"])).unwrap();
+    assert_eq!(with_daemon, from_ledger, "one answer, wherever it comes from");
+    assert!(daemon.says(&["status"]).contains("no daemon answers"));
+    let output = daemon.run(&["pause"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("start one with `delayd run`"), "{}", text(&output.stderr));
+    let output = daemon.run(&["--url", "http://127.0.0.1:9", "status"]);
+    assert_eq!(output.status.code(), Some(3), "a daemon that was named is not replaced by a ledger");
+}
+
+#[test]
+fn an_answer_is_shown_again_when_it_changed() {
+    let daemon = Daemon::started("");
+    let mut command = daemon.command(&["audit", "--watch=1", "--json"]);
+    let mut follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let out = std::io::BufReader::new(follower.stdout.take().unwrap());
+    let mut lines = std::io::BufRead::lines(out);
+    assert_eq!(lines.next().unwrap().unwrap(), "[]");
+    daemon.says(&["pause", "--why", "seen"]);
+    assert!(lines.any(|line| line.unwrap().contains("seen")));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    let output = daemon.run(&["pause", "--watch"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
+#[test]
+fn completions_manual_pages_and_the_apis_document_come_from_the_program() {
+    let daemon = Daemon::new("");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = daemon.says(&["completions", shell]);
+        assert!(script.contains("rollback") && script.contains("lineage"), "{shell}");
+    }
+    let dir = daemon.place.path().join("man");
+    daemon.says(&["man", dir.to_str().unwrap()]);
+    let page = fs::read_to_string(dir.join("delayd-rollback.1")).unwrap();
+    assert!(page.contains(".TH") && page.contains("previous model"), "{page}");
+    assert!(fs::read_to_string(dir.join("delayd.1")).unwrap().contains("Exit status"));
+    assert!(!dir.join("delayd-train-job.1").exists(), "what nobody calls by hand has no page");
+    let document: Value = serde_json::from_str(&daemon.says(&["openapi"])).unwrap();
+    assert_eq!(document["info"]["title"], "delayd");
+}
