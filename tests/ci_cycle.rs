@@ -512,7 +512,7 @@ fn older_ledger(path: &Path) {
     newest
         .execute_batch(
             "UPDATE steps SET position = -position; UPDATE steps SET position = -position / 10;
-             DROP TABLE builds; ALTER TABLE images DROP COLUMN withdrawn_at; PRAGMA user_version = 3;",
+             DROP TABLE builds; DROP TRIGGER image_withdrawn; ALTER TABLE images DROP COLUMN withdrawn_at; PRAGMA user_version = 3;",
         )
         .unwrap();
 }

@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_at_once_with_its_key() {
-        let error = of("[daemon]\nhttp_listen = \"nowhere\"\n[cluster]\nreplicas = 0\n").unwrap_err().to_string();
-        assert!(error.contains("daemon.http_listen") && error.contains("cluster.replicas"), "{error}");
+        let error = of("[http]\nlisten = \"nowhere\"\n[cluster]\nreplicas = 0\n").unwrap_err().to_string();
+        assert!(error.contains("http.listen") && error.contains("cluster.replicas"), "{error}");
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::saga::StepFailure;
 /// The media type of problems.
 pub(super) const PROBLEM: &str = "application/problem+json";
 
+/// Bytes of a body, at most.
+const LONGEST_BODY: usize = 64 * 1024;
+
 /// A problem, `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub(super) struct Problem {
@@ -50,6 +53,12 @@ impl Problem {
     /// The problem with a `Retry-After`.
     pub(super) fn retry_after(self, secs: u64) -> Self {
         Self { retry_after_secs: Some(secs), ..self }
+    }
+
+    /// A body that is no JSON, or not the JSON that was expected.
+    pub(super) fn of_json(error: &serde_json::Error) -> Self {
+        let status = if error.is_data() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::BAD_REQUEST };
+        Self::new(status, format!("the body: {error}"))
     }
 
     /// Something that is not there.
@@ -109,7 +118,8 @@ impl ResponseError for Problem {
 /// What actix itself refuses, told as problems too.
 pub(super) fn refusals(config: &mut web::ServiceConfig) {
     config
-        .app_data(web::JsonConfig::default().limit(64 * 1024).error_handler(wrong_json))
+        .app_data(web::PayloadConfig::new(LONGEST_BODY))
+        .app_data(web::JsonConfig::default().limit(LONGEST_BODY).error_handler(wrong_json))
         .app_data(web::QueryConfig::default().error_handler(wrong_query))
         .app_data(web::PathConfig::default().error_handler(wrong_path));
 }
@@ -120,7 +130,7 @@ fn wrong_json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
         JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
             StatusCode::PAYLOAD_TOO_LARGE
         }
-        JsonPayloadError::Deserialize(error) if error.is_data() => StatusCode::UNPROCESSABLE_ENTITY,
+        JsonPayloadError::Deserialize(error) => return Problem::of_json(error).into(),
         _ => StatusCode::BAD_REQUEST,
     };
     Problem::new(status, format!("the body: {error}")).into()

@@ -61,9 +61,9 @@ pub(super) async fn retry(
     state: web::Data<ApiState>,
     session: web::ReqData<Session>,
     id: web::Path<String>,
-    body: Option<web::Json<CommandBody>>,
+    body: CommandBody,
 ) -> Result<HttpResponse, Problem> {
-    let word = word(&state, &session, body, "retry_alert", id.as_str())?;
+    let word = word(&state, &session, body, "retry_alert", id.as_str());
     let deliveries = match id.as_str() {
         "all" => state.env.ledger.retry_dead_alerts(word).await?,
         id => state.env.ledger.retry_alert(parsed::<AlertId>(id)?, word).await?,
@@ -112,7 +112,7 @@ pub(super) async fn silence(
     body: web::Json<SilenceBody>,
 ) -> Result<HttpResponse, Problem> {
     let SilenceBody { prefix, for_secs, by, why } = body.into_inner();
-    let CommandBody { by, why } = CommandBody::checked(Some(web::Json(CommandBody { by, why })))?;
+    let CommandBody { by, why } = CommandBody { by, why }.checked()?;
     let wrong = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     if prefix.chars().count() > LONGEST_PREFIX {
         return Err(wrong(format!("prefix has more than {LONGEST_PREFIX} characters")));
@@ -137,27 +137,20 @@ pub(super) async fn end_silence(
     state: web::Data<ApiState>,
     session: web::ReqData<Session>,
     id: web::Path<String>,
-    body: Option<web::Json<CommandBody>>,
+    body: CommandBody,
 ) -> Result<HttpResponse, Problem> {
-    let word = word(&state, &session, body, "end_silence", id.as_str())?;
+    let word = word(&state, &session, body, "end_silence", id.as_str());
     let id: SilenceId = parsed(&id)?;
     Ok(HttpResponse::Ok().json(state.env.ledger.end_silence(id, word).await?))
 }
 
 /// Who wants what, and why, for the record.
-fn word(
-    state: &ApiState,
-    session: &Session,
-    body: Option<web::Json<CommandBody>>,
-    action: &str,
-    subject: &str,
-) -> Result<AuditEntry, Problem> {
-    let CommandBody { by, why } = CommandBody::checked(body)?;
-    Ok(AuditEntry {
+fn word(state: &ApiState, session: &Session, body: CommandBody, action: &str, subject: &str) -> AuditEntry {
+    AuditEntry {
         at: state.env.now(),
-        actor: doer(session, &by),
+        actor: doer(session, &body.by),
         action: action.to_owned(),
         subject: subject.to_owned(),
-        detail: why,
-    })
+        detail: body.why,
+    }
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::parsed;
@@ -35,16 +39,44 @@ impl CommandBody {
     const LONGEST_BY: usize = 200;
     const LONGEST_WHY: usize = 2000;
 
-    /// The body, which may be left out.
-    pub(super) fn checked(body: Option<web::Json<Self>>) -> Result<Self, Problem> {
-        let body = body.map(web::Json::into_inner).unwrap_or_default();
-        for (key, text, longest) in [("by", &body.by, Self::LONGEST_BY), ("why", &body.why, Self::LONGEST_WHY)] {
+    /// The body again, if its texts are no longer than they may be.
+    pub(super) fn checked(self) -> Result<Self, Problem> {
+        for (key, text, longest) in [("by", &self.by, Self::LONGEST_BY), ("why", &self.why, Self::LONGEST_WHY)] {
             if text.chars().count() > longest {
                 let detail = format!("{key} has more than {longest} characters");
-                return Err(Problem::new(actix_web::http::StatusCode::UNPROCESSABLE_ENTITY, detail));
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
             }
         }
-        Ok(body)
+        Ok(self)
+    }
+
+    fn read(kind: Option<&str>, bytes: &[u8]) -> Result<Self, Problem> {
+        if bytes.is_empty() {
+            return Ok(Self::default());
+        }
+        if !kind.is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")) {
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body: expected application/json"));
+        }
+        let body: Self = serde_json::from_slice(bytes).map_err(|error| Problem::of_json(&error))?;
+        body.checked()
+    }
+}
+
+/// A body that may be left out. What is there is read in earnest: `Option<Json<…>>`
+/// would take a broken one for none.
+impl FromRequest for CommandBody {
+    type Error = actix_web::Error;
+    type Future = LocalBoxFuture<'static, Result<Self, actix_web::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(str::to_owned);
+        let bytes = web::Bytes::from_request(request, payload);
+        Box::pin(async move {
+            let bytes = bytes
+                .await
+                .map_err(|error| Problem::new(error.as_response_error().status_code(), format!("the body: {error}")))?;
+            Ok(Self::read(kind.as_deref(), &bytes)?)
+        })
     }
 }
 
@@ -70,10 +102,10 @@ pub(super) async fn command(
     state: web::Data<ApiState>,
     session: web::ReqData<Session>,
     name: web::Path<String>,
-    body: Option<web::Json<CommandBody>>,
+    body: CommandBody,
 ) -> Result<HttpResponse, Problem> {
     let command: CommandKind = parsed(&name)?;
-    let CommandBody { by, why } = CommandBody::checked(body)?;
+    let CommandBody { by, why } = body;
     let by = doer(&session, &by);
     let answer = ask(&state.coordinator, OperatorCommand { command, by, why }, COMMAND_DEADLINE).await?;
     Ok(HttpResponse::Ok().json(answer))

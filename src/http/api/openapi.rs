@@ -6,6 +6,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequi
 use utoipa::{Modify, OpenApi};
 
 use super::{alerts, commands, cycles, events, models, monitoring, releases, runs, status};
+use crate::coordinator::messages::CommandKind;
 use crate::http::error::{PROBLEM, Problem};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -29,7 +30,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         alerts::alerts, alerts::alert, alerts::retry, alerts::silences, alerts::silence, alerts::end_silence,
         commands::command
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, CommandKind)),
     modifiers(&Common),
     tags(
         (name = "daemon", description = "The daemon itself."),
