@@ -5,7 +5,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequirement};
 use utoipa::{Modify, OpenApi};
 
-use super::{alerts, commands, cycles, events, models, monitoring, releases, runs, status};
+use super::{alerts, commands, cycle_log, cycles, events, models, monitoring, releases, runs, status};
 use crate::http::error::{PROBLEM, Problem};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -21,7 +21,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     ),
     paths(
         status::status, status::session, status::audit, status::config_in_force, openapi, events::events,
-        cycles::cycles, cycles::cycle, cycles::build_log, cycles::decisions, cycles::decision,
+        cycles::cycles, cycles::cycle, cycles::build_log, cycle_log::cycle_log, cycles::decisions, cycles::decision,
         runs::datasets, runs::dataset, runs::runs, runs::run,
         models::models, models::model, models::lineage, models::aliases,
         releases::image, releases::images, releases::deployments, releases::deployment, releases::verifications,
