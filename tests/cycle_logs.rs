@@ -197,7 +197,7 @@ fn under_systemd_lines_are_entries_of_the_journal_with_fields_and_priorities() {
     };
     let up = of("delayd is up");
     assert_eq!((up["PRIORITY"].as_str(), up["SYSLOG_IDENTIFIER"].as_str()), ("6", "delayd"), "{up:#?}");
-    assert!(up.contains_key("DELAYD_HTTP_LISTEN") && !up.contains_key("DELAYD_CYCLE_ID"), "{up:#?}");
+    assert!(up.contains_key("DELAYD_HTTP_URL") && !up.contains_key("DELAYD_CYCLE_ID"), "{up:#?}");
     let failed = of("step failed");
     assert_eq!(failed["PRIORITY"], "4", "{failed:#?}");
     assert_eq!((failed["DELAYD_CYCLE_ID"].as_str(), failed["DELAYD_STEP"].as_str()), ("cycle_1", "ingest"));

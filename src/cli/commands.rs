@@ -278,7 +278,7 @@ async fn replayed(mut settings: Settings, args: ReplayArgs, json: bool) -> Resul
         until: args.until,
         out: args.out,
     };
-    let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
+    let metrics = Metrics::new(&settings).map_err(|error| CliError::Failed(error.to_string()))?;
     let display = Arc::new(TerminalDisplay::new(metrics));
     let (report, files) = replay(&options, settings, display).await?;
     if json {

@@ -50,8 +50,8 @@ macro_rules! ask {
         pub async fn $name<M, T>(&self, message: M) -> Result<T, StepFailure>
         where
             M: Message<Result = Result<T, StepFailure>> + Send + 'static,
-            Result<T, StepFailure>: MessageResponse<$actor, Traced<M>>,
-            $actor: Handler<Traced<M>>,
+            Result<T, StepFailure>: MessageResponse<$actor, M>,
+            $actor: Handler<M>,
             T: Send + 'static,
         {
             ask(&self.$name, message, $deadline).await
@@ -88,12 +88,12 @@ impl Stages {
 /// The stage's own failure, or that its actor died or did not answer.
 pub async fn ask<A, M, T>(actor: &ActorRef<A>, message: M, deadline: Duration) -> Result<T, StepFailure>
 where
-    A: Actor<Context = Context<A>> + Handler<Traced<M>>,
+    A: Actor<Context = Context<A>> + Handler<M> + Handler<Traced<A>>,
     M: Message<Result = Result<T, StepFailure>> + Send + 'static,
-    Result<T, StepFailure>: MessageResponse<A, Traced<M>>,
+    Result<T, StepFailure>: MessageResponse<A, M>,
     T: Send + 'static,
 {
-    match actor.send(Traced::new(message), deadline).await {
+    match actor.send_traced(message, deadline).await {
         Ok(answer) => answer,
         Err(gone) => Err(StepFailure::of(gone.kind(), &gone)),
     }

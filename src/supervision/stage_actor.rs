@@ -3,8 +3,7 @@
 
 use std::future::Future;
 
-use actix::dev::MessageResponse;
-use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Context, Handler, ResponseFuture};
 use tracing::{Instrument, Span};
 
 use super::heartbeat::Heartbeat;
@@ -50,16 +49,10 @@ impl<S: Clone + Unpin + 'static> Actor for StageActor<S> {
 }
 
 /// Whatever a stage's actor handles, it also handles within the sender's span.
-impl<S, M> Handler<Traced<M>> for StageActor<S>
-where
-    S: Clone + Unpin + 'static,
-    M: Message,
-    Self: Handler<M>,
-    <Self as Handler<M>>::Result: MessageResponse<Self, Traced<M>>,
-{
-    type Result = <Self as Handler<M>>::Result;
+impl<S: Clone + Unpin + 'static> Handler<Traced<Self>> for StageActor<S> {
+    type Result = ();
 
-    fn handle(&mut self, message: Traced<M>, context: &mut Self::Context) -> Self::Result {
-        message.handled_by(self, context)
+    fn handle(&mut self, message: Traced<Self>, context: &mut Self::Context) {
+        message.handled_by(self, context);
     }
 }

@@ -3,6 +3,7 @@
 
 use actix::dev::MessageResponse;
 use actix::{Actor, Handler, Message};
+use tokio::sync::oneshot::Sender;
 use tokio::task::JoinHandle;
 use tracing::Span;
 
@@ -38,32 +39,40 @@ pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(carried(work))
 }
 
-/// A message with the span of its sender.
-#[derive(Debug)]
-pub struct Traced<M> {
-    message: M,
-    span: Span,
+/// A message with the span of its sender, and where its answer goes. It knows no
+/// message's type, so that an actor handles all of them by one handler.
+pub struct Traced<A: Actor>(Box<dyn FnOnce(&mut A, &mut A::Context) + Send>);
+
+impl<A: Actor> std::fmt::Debug for Traced<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Traced").finish_non_exhaustive()
+    }
 }
 
-impl<M> Traced<M> {
+impl<A: Actor> Traced<A> {
     /// The message, sent from here.
-    pub fn new(message: M) -> Self {
-        Self { message, span: Span::current() }
+    pub fn new<M>(message: M, answer: Sender<M::Result>) -> Self
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let span = Span::current();
+        Self(Box::new(move |actor, context| {
+            span.in_scope(|| {
+                let response = <A as Handler<M>>::handle(actor, message, context);
+                MessageResponse::<A, M>::handle(response, context, Some(answer));
+            });
+        }))
     }
 
-    /// Has an actor handle the message within the sender's span. What the handler
+    /// Has the actor handle the message within the sender's span. What the handler
     /// answers as a future must enter it by itself.
-    pub fn handled_by<A>(self, actor: &mut A, context: &mut A::Context) -> <A as Handler<M>>::Result
-    where
-        A: Actor + Handler<M>,
-        M: Message,
-        <A as Handler<M>>::Result: MessageResponse<A, Self>,
-    {
-        let Self { message, span } = self;
-        span.in_scope(|| actor.handle(message, context))
+    pub fn handled_by(self, actor: &mut A, context: &mut A::Context) {
+        (self.0)(actor, context);
     }
 }
 
-impl<M: Message> Message for Traced<M> {
-    type Result = M::Result;
+impl<A: Actor> Message for Traced<A> {
+    type Result = ();
 }

@@ -108,6 +108,7 @@ mod tests {
         let sources = [
             include_str!("status.rs"),
             include_str!("cycles.rs"),
+            include_str!("cycle_log.rs"),
             include_str!("runs.rs"),
             include_str!("models.rs"),
             include_str!("releases.rs"),
