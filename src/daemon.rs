@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
@@ -76,6 +76,7 @@ pub struct Daemon {
     /// The other stages.
     pub stages: Stages,
     supervision: Supervision,
+    observer: Arc<dyn StepObserver>,
     /// Before the actors: a build's processes must be gone when the daemon is.
     _builds: EndBuilds,
     _actors: Actors,
@@ -215,7 +216,10 @@ impl Daemon {
     {
         let mut failures: u32 = 0;
         loop {
-            match work().await {
+            let begun = Instant::now();
+            let turn = work().await;
+            self.observer.turned(what, self.env.now(), begun.elapsed(), turn.as_ref().err());
+            match turn {
                 Ok(()) => {
                     if failures >= TOLD_FAILURES {
                         let body = format!("It succeeded again after {failures} failures in a row.");
@@ -310,7 +314,12 @@ impl Parts {
             deployment: deployment.actor_ref(),
             verification: verification.actor_ref(),
         };
-        let context = CycleContext { env: env.clone(), settings: settings.clone(), stages: stages.clone(), observer };
+        let context = CycleContext {
+            env: env.clone(),
+            settings: settings.clone(),
+            stages: stages.clone(),
+            observer: observer.clone(),
+        };
         let coordinator_stage = CoordinatorStage { context, data: data.clone(), driving: Arc::new(Mutex::new(())) };
         let coordinator = spawn(&supervision, "coordinator", coordinator_stage)?;
         Ok(Daemon {
@@ -323,6 +332,7 @@ impl Parts {
             notifier: notifier.actor_ref(),
             stages,
             supervision,
+            observer,
             _builds: EndBuilds(builds),
             _actors: Actors {
                 _coordinator: coordinator,

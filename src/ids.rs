@@ -187,9 +187,83 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// A trace as W3C Trace Context has it: 16 bytes, written as 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TraceId([u8; 16]);
+
+impl TraceId {
+    /// The trace of something that is named once and for all: the first 16 bytes of
+    /// the SHA-256 of its name.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(name.as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(bytes)
+    }
+
+    /// The value of a `traceparent` header for what is asked on behalf of `part` of
+    /// this trace, which says that the trace is recorded.
+    #[must_use]
+    pub fn traceparent(&self, part: &str) -> String {
+        let span = Self::of(&format!("{self}/{part}"));
+        format!("00-{self}-{}-01", hex::encode(&span.0[..8]))
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&hex::encode(self.0))
+    }
+}
+
+impl Serialize for TraceId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for TraceId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let mut bytes = [0; 16];
+        let invalid = |_| InvalidId { given: text.to_owned(), expected: "trace of 32 hex digits" };
+        hex::decode_to_slice(text, &mut bytes).map_err(invalid)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for TraceId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl utoipa::PartialSchema for TraceId {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        text_schema("^[0-9a-f]{32}$", "4bf92f3577b34da6a3ce929d0e0e4736")
+    }
+}
+
+impl utoipa::ToSchema for TraceId {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_traceparent_has_the_form_that_w3c_prescribes() {
+        let trace = TraceId::of("cycle_1");
+        let header = trace.traceparent("verify");
+        let parts: Vec<&str> = header.split('-').collect();
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2]);
+        assert_eq!(parts[1], trace.to_string());
+        assert_eq!(parts[1].parse::<TraceId>().unwrap(), trace);
+        assert_eq!(header, TraceId::of("cycle_1").traceparent("verify"));
+        assert_ne!(header, trace.traceparent("deploy"));
+        assert_ne!(trace, TraceId::of("cycle_2"));
+    }
 
     #[test]
     fn a_model_version_reads_back_from_its_own_text() {

@@ -8,7 +8,9 @@ use delayd::cli::{Cli, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match actix::System::new().block_on(run(cli)) {
+    let done = actix::System::new().block_on(run(cli));
+    delayd::telemetry::flush();
+    match done {
         Ok(text) => {
             let mut out = std::io::stdout().lock();
             let written = if text.is_empty() { Ok(()) } else { writeln!(out, "{text}") };

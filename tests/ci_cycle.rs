@@ -195,7 +195,7 @@ fn endpoint(daemon: &Daemon) -> String {
         settings: daemon.settings.clone(),
         coordinator: daemon.coordinator.clone(),
         supervision: daemon.supervision().clone(),
-        metrics: Metrics::new().unwrap(),
+        metrics: Metrics::new(&daemon.settings).unwrap(),
         access: Arc::new(Access::new(daemon.settings.http.clone())),
         streams: Streams::default(),
     };

@@ -174,9 +174,25 @@ fn no_secret_leaves_the_configuration() {
         assert!(ended(&mut daemon.child, Duration::from_millis(300)).is_none(), "the daemon ended:\n{}", tail(&log));
     };
     assert_unmarked("the alerts", &alerts);
+    // A cycle has a log of its own, and meets every system that is away.
+    let asked = run(&["retrain", "--why", "to see what its log tells"]).output().unwrap();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let cycle_log = state.join("logs/cycle_1.log");
+    while !fs::read_to_string(&cycle_log).is_ok_and(|text| text.contains("cycle finished")) {
+        assert!(ended(&mut daemon.child, Duration::from_millis(300)).is_none(), "the daemon ended:\n{}", tail(&log));
+    }
     // Deliveries fail too: give them a look or two.
     assert!(ended(&mut daemon.child, Duration::from_secs(5)).is_none(), "the daemon ended:\n{}", tail(&log));
-    for path in ["/api/v1/status", "/api/v1/alerts", "/api/v1/reference", "/api/v1/decisions", "/metrics", "/readyz"] {
+    for path in [
+        "/api/v1/status",
+        "/api/v1/alerts",
+        "/api/v1/reference",
+        "/api/v1/decisions",
+        "/metrics",
+        "/metrics/targets",
+        "/api/v1/cycles/cycle_1/log",
+        "/readyz",
+    ] {
         let answer = get(port, path).unwrap_or_else(|| panic!("{path} was not answered:\n{}", tail(&log)));
         assert_unmarked(path, &answer);
     }
@@ -187,7 +203,9 @@ fn no_secret_leaves_the_configuration() {
     assert_unmarked("the log", &logged);
     drop(daemon);
     let files = files_under(&state);
-    assert!(files.iter().any(|file| file.ends_with("ledger.sqlite")), "{files:?}");
+    for kept in ["ledger.sqlite", "logs/cycle_1.log"] {
+        assert!(files.iter().any(|file| file.ends_with(kept)), "no {kept} in {files:?}");
+    }
     for file in files {
         assert_unmarked(&file.display().to_string(), &fs::read(&file).unwrap());
     }

@@ -124,6 +124,9 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
     if let Some(state) = cli.state {
         settings.daemon.state_dir = state;
     }
+    if matches!(cli.command, Command::Run | Command::Replay(_)) {
+        telemetry::keep_cycle_logs(&settings.daemon.state_dir, telemetry::CycleLogPolicy::default());
+    }
     let asking = Asking { settings, connect: cli.connect, json: cli.json };
     if let (Some(every_secs), true) = (cli.watch, cli.command.reads()) {
         let command = &cli.command;
@@ -223,7 +226,7 @@ impl Asking {
 
 /// `delayd run`.
 async fn daemon(settings: Settings) -> Result<(), CliError> {
-    let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
+    let metrics = Metrics::new(&settings).map_err(|error| CliError::Failed(error.to_string()))?;
     std::fs::create_dir_all(&settings.daemon.state_dir).map_err(|error| {
         CliError::Failed(format!("state directory {}: {error}", settings.daemon.state_dir.display()))
     })?;
@@ -275,7 +278,7 @@ async fn replayed(mut settings: Settings, args: ReplayArgs, json: bool) -> Resul
         until: args.until,
         out: args.out,
     };
-    let metrics = Metrics::new().map_err(|error| CliError::Failed(error.to_string()))?;
+    let metrics = Metrics::new(&settings).map_err(|error| CliError::Failed(error.to_string()))?;
     let display = Arc::new(TerminalDisplay::new(metrics));
     let (report, files) = replay(&options, settings, display).await?;
     if json {

@@ -8,6 +8,7 @@ use super::stage::CoordinatorStage;
 use crate::ledger::{Cycle, CycleState};
 use crate::saga::StepFailure;
 use crate::supervision::StageActor;
+use crate::telemetry;
 
 /// The coordinator's actor.
 pub type CoordinatorActor = StageActor<CoordinatorStage>;
@@ -59,7 +60,7 @@ impl Handler<ResumeUnfinished> for CoordinatorActor {
         Box::pin(async move {
             let Some(cycle) = stage.unfinished().await? else { return Ok(None) };
             if stage.driving.try_lock().is_ok() {
-                tracing::info!(cycle.id = %cycle.id, "an unfinished cycle is resumed");
+                telemetry::cycle_span(&cycle).in_scope(|| tracing::info!("an unfinished cycle is resumed"));
                 this.do_send(Drive { cycle: cycle.clone(), approved_by: None });
             }
             Ok(Some(cycle.id))

@@ -133,8 +133,7 @@ pub fn permit(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, 
     if trigger == Trigger::Operator {
         return Permit::Granted { why: "an operator asked for it: no cooldown applies".to_owned() };
     }
-    let mut past: Vec<&PastCycle> = state.cycles.iter().filter(|cycle| cycle.ended_at <= now).collect();
-    past.sort_by_key(|cycle| std::cmp::Reverse((cycle.ended_at, cycle.cycle)));
+    let past = newest_first(state, now);
     let rules = [
         failure_backoff(&past, state.reset_at, policy),
         if trigger == Trigger::FirstModel { None } else { cooldown(&past, state.reset_at, trigger, policy) },
@@ -145,6 +144,47 @@ pub fn permit(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, 
         Some((until, why)) => Permit::Refused { why, until },
         None => Permit::Granted { why: "cooldown, budget and backoff allow it".to_owned() },
     }
+}
+
+/// Where the governor stands, for metrics and the status page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Until when drift alone starts no cycle; may lie in the past.
+    pub cooldown_until: Option<DateTime<Utc>>,
+    /// Until when nothing follows the cycles that failed; may lie in the past.
+    pub backoff_until: Option<DateTime<Utc>>,
+    /// Retrains that the budget of 30 days still allows.
+    pub budget_left: u32,
+    /// Whether retrains that gained nothing have made the cooldown grow.
+    pub breaker_open: bool,
+}
+
+/// Where the governor stands at a moment.
+#[must_use]
+pub fn standing(state: &GovernorState, policy: &GovernorPolicy, now: DateTime<Utc>) -> Standing {
+    let past = newest_first(state, now);
+    let month = Duration::days(30);
+    let recent = past.iter().filter(|cycle| is_retrain(cycle) && cycle.ended_at + month > now).count();
+    let until = |rule: Rule| rule.map(|(until, _)| until);
+    Standing {
+        cooldown_until: until(cooldown(&past, state.reset_at, Trigger::Drift, policy)),
+        backoff_until: until(failure_backoff(&past, state.reset_at, policy)),
+        budget_left: policy.retrains_per_30_days.saturating_sub(u32::try_from(recent).unwrap_or(u32::MAX)),
+        breaker_open: fruitless(&past, state.reset_at) >= policy.breaker_after as usize,
+    }
+}
+
+fn newest_first(state: &GovernorState, now: DateTime<Utc>) -> Vec<&PastCycle> {
+    let mut past: Vec<&PastCycle> = state.cycles.iter().filter(|cycle| cycle.ended_at <= now).collect();
+    past.sort_by_key(|cycle| std::cmp::Reverse((cycle.ended_at, cycle.cycle)));
+    past
+}
+
+/// How many of the last retrains in a row gained nothing.
+fn fruitless(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>) -> usize {
+    let retrains = past.iter().filter(|cycle| is_retrain(cycle));
+    let counts = |cycle: &&&PastCycle| reset_at.is_none_or(|reset| cycle.ended_at > reset);
+    retrains.take_while(|cycle| cycle.outcome == CycleOutcome::NoGain).filter(counts).count()
 }
 
 /// A rule's end and its words.
@@ -161,10 +201,8 @@ fn failure_backoff(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>, policy:
 }
 
 fn cooldown(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>, trigger: Trigger, policy: &GovernorPolicy) -> Rule {
-    let mut retrains = past.iter().filter(|cycle| is_retrain(cycle)).peekable();
-    let last = *retrains.peek()?;
-    let counts = |cycle: &&&PastCycle| reset_at.is_none_or(|reset| cycle.ended_at > reset);
-    let fruitless = retrains.take_while(|cycle| cycle.outcome == CycleOutcome::NoGain).filter(counts).count();
+    let last = *past.iter().find(|cycle| is_retrain(cycle))?;
+    let fruitless = fruitless(past, reset_at);
     let (days, why) = if trigger == Trigger::Performance {
         // Degradation goes through the breaker: the model in use is known to be worse.
         (policy.urgent_cooldown_days, "performance has degraded, so the short cooldown applies".to_owned())
@@ -265,6 +303,21 @@ mod tests {
     #[test]
     fn a_failure_after_a_retrain_does_not_lift_its_cooldown() {
         assert_eq!(free_from(&state(&[(0, Promoted), (3, Failed)]), Trigger::Drift, 5), 14);
+    }
+
+    #[test]
+    fn the_standing_says_what_the_rules_would() {
+        let policy = GovernorPolicy::default();
+        let calm = standing(&state(&[]), &policy, day(0));
+        assert_eq!(
+            (calm.cooldown_until, calm.backoff_until, calm.budget_left, calm.breaker_open),
+            (None, None, 2, false)
+        );
+        let tired = standing(&state(&[(0, NoGain), (20, NoGain)]), &policy, day(21));
+        assert_eq!((tired.cooldown_until, tired.budget_left, tired.breaker_open), (Some(day(48)), 0, true));
+        let failed = standing(&state(&[(0, Promoted), (3, Failed)]), &policy, day(5));
+        assert_eq!(failed.backoff_until, Some(day(3) + Duration::hours(6)));
+        assert_eq!((failed.cooldown_until, failed.budget_left), (Some(day(14)), 1));
     }
 
     #[test]

@@ -12,5 +12,6 @@ pub mod stages;
 pub mod training_policy;
 
 pub use actor::CoordinatorActor;
+pub(crate) use snapshot::past_cycle;
 pub use snapshot::paused;
 pub use stage::CoordinatorStage;

@@ -73,7 +73,8 @@ fn running(cycles: &[Cycle]) -> Option<CycleId> {
     cycles.iter().find(|cycle| cycle.state != CycleState::Finished).map(|cycle| cycle.id)
 }
 
-fn past_cycle(cycle: &Cycle) -> Option<PastCycle> {
+/// What the governor remembers of a cycle; `None` while it is open.
+pub(crate) fn past_cycle(cycle: &Cycle) -> Option<PastCycle> {
     use governor::CycleOutcome as Past;
     let outcome = match cycle.outcome? {
         ledger::CycleOutcome::Deployed => Past::Promoted,

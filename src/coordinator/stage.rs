@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
+use tracing::Instrument;
 
 use super::cycle::{self, CycleContext, CycleEnd};
 use super::decide::{Action, Decision, OperatorWord, Snapshot, decide};
@@ -16,6 +17,7 @@ use crate::ids::{CycleId, DecisionId};
 use crate::ledger::{AuditEntry, Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
 use crate::ports::Severity;
 use crate::saga::StepFailure;
+use crate::telemetry;
 
 /// The coordinator's work, apart from its actor.
 #[derive(Clone)]
@@ -51,7 +53,9 @@ impl CoordinatorStage {
                 let id = self.record(&seen, &decision, Some(cycle.id), "start a cycle", &reason.text).await?;
                 snapshot::keep::<OperatorWord>(env, REQUESTED, None).await?;
                 snapshot::keep::<String>(env, LAST_HOLD, None).await?;
-                tracing::info!(cycle.id = %cycle.id, decision.id = %id, reason = reason.text, "a cycle starts");
+                telemetry::cycle_span(&cycle).in_scope(|| {
+                    tracing::info!(decision.id = %id, reason = reason.text, "a cycle starts");
+                });
                 Ok((Considered { decision: Some(id), reason: reason.text.clone(), cycle: Some(cycle.id) }, Some(cycle)))
             }
         }
@@ -103,6 +107,11 @@ impl CoordinatorStage {
 
     /// Drives a cycle to its end, or to where it waits for a person.
     pub(super) async fn drive(&self, cycle: Cycle, approved_by: Option<String>) -> Result<CycleFinished, StepFailure> {
+        let span = telemetry::cycle_span(&cycle);
+        self.drive_within(cycle, approved_by).instrument(span).await
+    }
+
+    async fn drive_within(&self, cycle: Cycle, approved_by: Option<String>) -> Result<CycleFinished, StepFailure> {
         let _only_one = self.driving.lock().await;
         let env = &self.context.env;
         let end = cycle::run(&self.context, &cycle, approved_by).await;
@@ -129,7 +138,7 @@ impl CoordinatorStage {
             CycleEnd::Finished { outcome, detail } => {
                 env.ledger.finish_cycle(cycle.id, outcome, detail.clone(), env.now()).await?;
                 self.tell_end(&cycle, outcome, &detail).await?;
-                tracing::info!(cycle.id = %cycle.id, outcome = ?outcome, detail, "cycle finished");
+                tracing::info!(outcome = ?outcome, detail, "cycle finished");
                 Ok(CycleFinished { cycle: cycle.id, outcome: Some(outcome), detail })
             }
         }
@@ -241,7 +250,9 @@ impl CoordinatorStage {
             CommandKind::Reject => {
                 let cycle = self.waiting().await?;
                 let _only_one = self.driving.lock().await;
-                cycle::reject(&self.context, &cycle).await?;
+                let span = telemetry::cycle_span(&cycle);
+                span.in_scope(|| tracing::info!(requested_by = command.by, why = command.why, "rejected"));
+                cycle::reject(&self.context, &cycle).instrument(span).await?;
                 let detail = format!("{} rejected it: {}", command.by, command.why);
                 env.ledger.finish_cycle(cycle.id, CycleOutcome::RolledBack, detail, env.now()).await?;
                 Ok((

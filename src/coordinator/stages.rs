@@ -12,6 +12,7 @@ use crate::packaging::messages::{BuildService, ServiceBuilt};
 use crate::registry::RegistryActor;
 use crate::saga::StepFailure;
 use crate::supervision::ActorRef;
+use crate::telemetry::Traced;
 use crate::training::TrainingActor;
 use crate::verification::VerificationActor;
 
@@ -80,19 +81,19 @@ impl Stages {
         verification, VerificationActor, ANSWER_DEADLINE);
 }
 
-/// Sends a message and waits for the answer; an actor that is gone is a failure
+/// Sends a message, with the span it is sent from, and waits for the answer; an actor that is gone is a failure
 /// that may be tried again, because supervision starts it anew.
 ///
 /// # Errors
 /// The stage's own failure, or that its actor died or did not answer.
 pub async fn ask<A, M, T>(actor: &ActorRef<A>, message: M, deadline: Duration) -> Result<T, StepFailure>
 where
-    A: Actor<Context = Context<A>> + Handler<M>,
+    A: Actor<Context = Context<A>> + Handler<M> + Handler<Traced<A>>,
     M: Message<Result = Result<T, StepFailure>> + Send + 'static,
     Result<T, StepFailure>: MessageResponse<A, M>,
     T: Send + 'static,
 {
-    match actor.send(message, deadline).await {
+    match actor.send_traced(message, deadline).await {
         Ok(answer) => answer,
         Err(gone) => Err(StepFailure::of(gone.kind(), &gone)),
     }

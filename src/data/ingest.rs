@@ -244,7 +244,7 @@ impl Reader {
         let key = report.meta.key.clone();
         let known = before.is_some();
         let reader = Arc::clone(&self);
-        let read = tokio::task::spawn_blocking(move || reader.read(&key, &body, before.as_ref())).await;
+        let read = crate::telemetry::spawn_blocking(move || reader.read(&key, &body, before.as_ref())).await;
         let (digest, parsed) = match read {
             Ok(read) => read,
             Err(panicked) => {

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::coordinator::decide::OperatorWord;
-use crate::ids::{CycleId, DeploymentId};
+use crate::ids::{CycleId, DeploymentId, TraceId};
 use crate::ledger::{
     AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, Page, ReferenceKind,
     ReferenceVersion, Run, Step, VerificationRecord,
@@ -67,6 +67,8 @@ pub struct StatusDocument {
 pub struct CycleDocument {
     /// The cycle.
     pub cycle: Cycle,
+    /// Its trace in the logs, as W3C Trace Context has it.
+    pub trace_id: TraceId,
     /// Its steps, in their order.
     pub steps: Vec<Step>,
     /// What was decided in it.
@@ -92,6 +94,7 @@ impl CycleDocument {
             run: ledger.run(cycle.run).await?,
             verifications: ledger.verifications_of(cycle.deployment).await?,
             build: ledger.build_of(id).await?,
+            trace_id: cycle.trace_id(),
             cycle,
         }))
     }

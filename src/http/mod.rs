@@ -18,6 +18,6 @@ pub use access::{Access, Session, Via};
 pub use api::{AlertRetried, CommandBody, SilenceBody, Streams, openapi_document};
 pub use documents::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
 pub use listeners::{ListenError, Listeners, LocalSocket};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, catalogue, count_requests};
 pub use server::{ApiState, serve};
 pub use tls::TlsError;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::error::LedgerError;
 use super::guard::{OpenLock, check_before_open};
 use super::migrations::migrate;
+use super::usage::{LedgerUsage, Meter};
 
 /// How long a connection waits for another process's lock (a backup tool, `sqlite3` on the command line).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ pub struct Ledger {
     path: Option<Arc<PathBuf>>,
     /// Counts commits, for those who watch.
     pub(super) committed: Arc<watch::Sender<u64>>,
+    reads: Meter,
+    writes: Meter,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -58,6 +61,8 @@ impl Ledger {
             reader: Some(Worker::start("ledger-reader", reader, None)?),
             path: Some(Arc::new(path.to_owned())),
             committed: Arc::default(),
+            reads: Meter::default(),
+            writes: Meter::default(),
         })
     }
 
@@ -80,6 +85,8 @@ impl Ledger {
             reader: Some(Worker::start("ledger-reader", reader, None)?),
             path: Some(Arc::new(path.to_owned())),
             committed: Arc::default(),
+            reads: Meter::default(),
+            writes: Meter::default(),
         })
     }
 
@@ -93,13 +100,26 @@ impl Ledger {
         configure(&connection).map_err(|e| LedgerError::statement("configuring the connection", e))?;
         migrate(&mut connection)?;
         let writer = Worker::start("ledger-writer", connection, None)?;
-        Ok(Self { writer: Some(writer), reader: None, path: None, committed: Arc::default() })
+        Ok(Self {
+            writer: Some(writer),
+            reader: None,
+            path: None,
+            committed: Arc::default(),
+            reads: Meter::default(),
+            writes: Meter::default(),
+        })
     }
 
     /// The file, where there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref().map(PathBuf::as_path)
+    }
+
+    /// What was counted at this handle and its clones since it was opened.
+    #[must_use]
+    pub fn usage(&self) -> LedgerUsage {
+        LedgerUsage { reads: self.reads.counts(), writes: self.writes.counts() }
     }
 
     /// Runs `f` in one writing transaction on the ledger's thread: all of it is
@@ -113,9 +133,10 @@ impl Ledger {
         what: &'static str,
         f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        let begun = Instant::now();
         let answer = self.writer(what)?.call(what, move |connection| in_transaction(connection, what, f)).await;
         self.tell_commit(&answer);
-        answer
+        self.writes.count(begun, answer)
     }
 
     /// [`Ledger::transact`] for threads that may block: training, the command line, tests.
@@ -127,9 +148,10 @@ impl Ledger {
         what: &'static str,
         f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        let begun = Instant::now();
         let answer = self.writer(what)?.call_blocking(what, move |connection| in_transaction(connection, what, f));
         self.tell_commit(&answer);
-        answer
+        self.writes.count(begun, answer)
     }
 
     fn tell_commit<T>(&self, answer: &Result<T, LedgerError>) {
@@ -147,7 +169,9 @@ impl Ledger {
         what: &'static str,
         f: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.reader(what)?.call(what, move |connection| in_snapshot(connection, what, f)).await
+        let begun = Instant::now();
+        let answer = self.reader(what)?.call(what, move |connection| in_snapshot(connection, what, f)).await;
+        self.reads.count(begun, answer)
     }
 
     /// [`Ledger::read`] for threads that may block.
@@ -159,7 +183,9 @@ impl Ledger {
         what: &'static str,
         f: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        self.reader(what)?.call_blocking(what, move |connection| in_snapshot(connection, what, f))
+        let begun = Instant::now();
+        let answer = self.reader(what)?.call_blocking(what, move |connection| in_snapshot(connection, what, f));
+        self.reads.count(begun, answer)
     }
 
     fn writer(&self, what: &'static str) -> Result<&Worker, LedgerError> {

@@ -13,7 +13,7 @@ use super::columns::{At, Json, text_enum};
 use super::query::{self, Page};
 use super::{Ledger, LedgerError, refuse};
 use crate::error::ErrorKind;
-use crate::ids::{CycleId, DeploymentId, DriftReportId, ModelVersion, RunId};
+use crate::ids::{CycleId, DeploymentId, DriftReportId, ModelVersion, RunId, TraceId};
 
 /// Why a cycle was begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -112,6 +112,14 @@ pub struct Cycle {
 }
 
 impl Cycle {
+    /// Its trace, the same before and after a restart: from everything that was
+    /// settled when it was begun.
+    #[must_use]
+    pub fn trace_id(&self) -> TraceId {
+        let Self { id, run, model, deployment, started_at, .. } = self;
+        TraceId::of(&format!("delayd/{id}/{run}/{model}/{deployment}/{}", started_at.timestamp_micros()))
+    }
+
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             id: row.get("id")?,
@@ -210,6 +218,14 @@ fn open(connection: &Connection) -> rusqlite::Result<Option<Cycle>> {
     query::one(connection, "SELECT * FROM cycles WHERE state <> 'finished'", [], Cycle::from_row)
 }
 
+/// Cycles, newest first.
+///
+/// # Errors
+/// SQLite failed.
+pub fn page(connection: &Connection, page: Page) -> rusqlite::Result<Vec<Cycle>> {
+    query::page(connection, "cycles", "id DESC", page, Cycle::from_row)
+}
+
 impl Ledger {
     /// Begins a cycle and mints all its ids in one transaction.
     ///
@@ -263,6 +279,6 @@ impl Ledger {
     /// # Errors
     /// SQLite failed.
     pub async fn cycles(&self, page: Page) -> Result<Vec<Cycle>, LedgerError> {
-        self.read("listing cycles", move |c| query::page(c, "cycles", "id DESC", page, Cycle::from_row)).await
+        self.read("listing cycles", move |connection| self::page(connection, page)).await
     }
 }

@@ -37,6 +37,7 @@ mod runs;
 mod settings;
 mod silences;
 mod steps;
+mod usage;
 
 pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RecoveredTable, RecoveryReport, recover_copy};
@@ -61,13 +62,16 @@ pub use reference::{DatasetWeather, NewReferenceVersion, ReferenceKind, Referenc
 pub use runs::{Run, RunState};
 pub use silences::{NewSilence, Silence};
 pub use steps::{Step, StepState};
+pub use usage::{AccessCounts, LedgerUsage};
 
 /// The functions behind the methods, for use inside [`Ledger::transact`] where
 /// several must be stored together or not at all.
 pub mod tx {
     pub use super::audit::record as record_audit;
     pub use super::builds::save as save_build;
-    pub use super::cycles::{begin as begin_cycle, finish as finish_cycle, set_state as set_cycle_state};
+    pub use super::cycles::{
+        begin as begin_cycle, finish as finish_cycle, page as cycles_page, set_state as set_cycle_state,
+    };
     pub use super::datasets::{insert as insert_dataset, record_object};
     pub use super::decisions::insert as insert_decision;
     pub use super::deliveries::{

@@ -114,5 +114,5 @@ async fn off_thread<T: Send + 'static>(
     let failed = |error: tokio::task::JoinError| {
         PortError::new(ErrorKind::Internal, "moving a bundle", format!("the worker thread failed: {error}"))
     };
-    tokio::task::spawn_blocking(work).await.map_err(failed)?
+    crate::telemetry::spawn_blocking(work).await.map_err(failed)?
 }

@@ -11,14 +11,17 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::Instrument;
 
 use crate::env::Env;
 use crate::error::{ErrorKind, chain};
 use crate::ids::CycleId;
 use crate::ledger::{LedgerError, NewAlert, StepState};
 use crate::ports::Severity;
+use crate::telemetry;
 
 /// One step of a cycle: its place in the list and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl From<crate::ports::PortError> for StepFailure {
 /// # Errors
 /// When the work panicked.
 pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepFailure> {
-    tokio::task::spawn_blocking(work)
+    telemetry::spawn_blocking(work)
         .await
         .map_err(|error| StepFailure::new(ErrorKind::Internal, format!("blocking work did not finish: {error}")))
 }
@@ -126,6 +129,8 @@ pub trait StepObserver: Send + Sync {
     fn started(&self, cycle: CycleId, step: &str);
     /// A step ended: its wall time, and the failure if there was one.
     fn finished(&self, cycle: CycleId, step: &str, wall: Duration, failure: Option<&StepFailure>);
+    /// A turn of one of the daemon's timers ended, at `now` on the daemon's clock.
+    fn turned(&self, _timer: &str, _now: DateTime<Utc>, _wall: Duration, _failure: Option<&StepFailure>) {}
 }
 
 /// One cycle's journal.
@@ -155,11 +160,22 @@ impl Saga {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StepFailure>>,
     {
+        let span = telemetry::step_span(step.name);
+        self.journaled(step, &mut attempt).instrument(span).await
+    }
+
+    async fn journaled<T, F, Fut>(&self, step: StepName, attempt: &mut F) -> Result<T, StepFailure>
+    where
+        T: Serialize + DeserializeOwned,
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StepFailure>>,
+    {
         let StepName { position, name } = step;
         if let Some(output) = self.output_of(step).await? {
-            tracing::info!(cycle.id = %self.cycle, step.name = name, "step was done before the restart");
+            tracing::info!("step was done before the restart");
             return Ok(output);
         }
+        tracing::info!("step begins");
         self.observer.started(self.cycle, name);
         let begun = Instant::now();
         let result = self
@@ -173,6 +189,10 @@ impl Saga {
             })
             .await;
         let wall = begun.elapsed();
+        match &result {
+            Ok(_) => tracing::info!(duration_ms = wall.as_millis() as u64, "step done"),
+            Err(failure) => tracing::warn!(duration_ms = wall.as_millis() as u64, error = %failure, "step failed"),
+        }
         self.observer.finished(self.cycle, name, wall, result.as_ref().err());
         match result {
             Ok(output) => {
@@ -231,10 +251,11 @@ impl Saga {
         if !self.touched(step).await? {
             return Ok(());
         }
-        match self.retried(step, |_| true, &mut attempt).await {
+        let span = telemetry::undo_span(name);
+        match self.retried(step, |_| true, &mut attempt).instrument(span.clone()).await {
             Ok(()) => {
                 self.env.ledger.step_undone(self.cycle, position, self.env.now()).await?;
-                tracing::info!(cycle.id = %self.cycle, step.name = name, "step undone");
+                span.in_scope(|| tracing::info!("step undone"));
                 Ok(())
             }
             Err(failure) => {
@@ -274,8 +295,8 @@ impl Saga {
                 self.tell_outage(step, &failure).await?;
             }
             let pause = self.retry.pause_after(tries);
-            tracing::warn!(cycle.id = %self.cycle, step.name = step.name, attempt = tries,
-                pause_ms = pause.as_millis() as u64, error = %failure, "step failed and will be tried again");
+            tracing::warn!(attempt = tries, pause_ms = pause.as_millis() as u64, error = %failure,
+                "step failed and will be tried again");
             tokio::time::sleep(pause).await;
         }
     }

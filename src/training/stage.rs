@@ -109,9 +109,11 @@ impl TrainingStage {
     fn progress(&self, message: &TrainModel) -> impl Fn(&Progress) + Send + Sync + 'static {
         let (ledger, cycle, run) = (self.env.ledger.clone(), message.cycle, message.run);
         let runtime = tokio::runtime::Handle::current();
+        let span = tracing::Span::current();
         move |progress| {
             let text = told(progress);
-            tracing::info!(run.id = %run, "{text}");
+            // It is told from the run's own threads.
+            span.in_scope(|| tracing::info!(run.id = %run, "{text}"));
             let ledger = ledger.clone();
             runtime.spawn(async move {
                 if let Err(error) = ledger.step_progress(cycle, crate::coordinator::cycle::TRAIN.position, text).await {

@@ -36,11 +36,11 @@ pub fn run_on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TrainingError> + Send + 'static,
     done: impl FnOnce(Result<T, TrainingError>) + Send + 'static,
 ) -> Result<JoinHandle<()>, TrainingError> {
-    let caught = move || {
+    let caught = crate::telemetry::carried(move || {
         // The work's captures are dropped with the panic: nothing half-done is seen again.
         let result = catch_unwind(AssertUnwindSafe(work));
         done(result.unwrap_or_else(|payload| Err(panicked(&*payload))));
-    };
+    });
     std::thread::Builder::new().name(name.to_owned()).spawn(caught).map_err(TrainingError::Thread)
 }
 

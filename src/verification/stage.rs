@@ -43,7 +43,8 @@ impl VerificationStage {
         let bundle = run_blocking(move || bundles.read(&digest)).await?;
         let bundle = bundle.map_err(|error| StepFailure::of(error.kind(), &error))?;
         let rows = self.rows(&message, &bundle).await?;
-        let policy = ProbePolicy::default();
+        let mut policy = ProbePolicy::default();
+        policy.headers.extend(self.traceparent(&message).await?.map(|value| ("traceparent".to_owned(), value)));
         let probe = replay(&self.env.cluster.service_url(), &rows, &policy).await;
         let probe = probe.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let replicas = self.env.cluster.replicas().await?;
@@ -67,6 +68,15 @@ impl VerificationStage {
         );
         self.record(&report).await?;
         Ok(DeploymentVerified { passed: report.passed(), reason: report.reason, requests: rows.len() })
+    }
+
+    /// The trace of the cycle that made the deployment, for the replicas' logs.
+    async fn traceparent(&self, message: &VerifyDeployment) -> Result<Option<String>, StepFailure> {
+        let ledger = &self.env.ledger;
+        let Some(cycle) = ledger.deployment(message.deployment).await?.and_then(|found| found.cycle) else {
+            return Ok(None);
+        };
+        Ok(ledger.cycle(cycle).await?.map(|cycle| cycle.trace_id().traceparent("verify")))
     }
 
     async fn record(&self, report: &VerificationReport) -> Result<(), StepFailure> {

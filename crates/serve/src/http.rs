@@ -18,7 +18,7 @@ use crate::error::ApiError;
 use crate::predict::{PredictResponse, predict};
 use crate::request::read_flights;
 use crate::state::Worker;
-use crate::{docs, inference_protocol, metrics};
+use crate::{docs, inference_protocol, metrics, trace};
 
 /// A request with this header, of any value, is answered but not counted as traffic.
 pub(crate) const PROBE_HEADER: &str = "x-delayd-probe";
@@ -85,6 +85,9 @@ pub(crate) async fn track<B>(
     let status = response.status().as_u16();
     let secs = started.elapsed().as_secs_f64();
     counters.shard(worker.shard).request(route, request.method().as_str(), status, secs, is_probe(request));
+    if let Some(trace) = trace::of(request) {
+        trace.log(route, status, secs, is_probe(request));
+    }
     Ok(response)
 }
 

@@ -27,6 +27,7 @@ mod request;
 mod ring;
 mod server;
 mod state;
+mod trace;
 mod warnings;
 
 pub use error::{StartError, Violation};

@@ -56,25 +56,40 @@ fn write_requests(text: &mut String, counts: &Counts) -> fmt::Result {
     for route in Route::ALL {
         let durations = &counts.durations[route as usize];
         if durations.count() > 0 {
-            write_histogram(text, name, route.label(), durations)?;
+            write_histogram(text, name, &format!("route=\"{}\"", route.label()), durations)?;
         }
     }
-    let name = "delayd_serve_errors_total";
-    head(text, name, "counter", "Prediction requests that failed, probes apart, by whose fault it was.")?;
-    writeln!(text, "{name}{{fault=\"client\"}} {}", counts.traffic.client_errors)?;
-    writeln!(text, "{name}{{fault=\"server\"}} {}", counts.traffic.server_errors)
+    write_traffic(text, counts)
 }
 
-fn write_histogram(text: &mut String, name: &str, route: &str, histogram: &LatencyHistogram) -> fmt::Result {
+/// What clients were answered, probes apart: what a service-level objective is about.
+fn write_traffic(text: &mut String, counts: &Counts) -> fmt::Result {
+    let name = "delayd_serve_prediction_requests_total";
+    head(text, name, "counter", "Prediction requests of clients, probes apart, by result.")?;
+    let traffic = &counts.traffic;
+    for (result, count) in
+        [("ok", traffic.ok), ("client_error", traffic.client_errors), ("server_error", traffic.server_errors)]
+    {
+        writeln!(text, "{name}{{result=\"{result}\"}} {count}")?;
+    }
+    let name = "delayd_serve_prediction_duration_seconds";
+    head(text, name, "histogram", "Time to answer a client's prediction request, probes apart.")?;
+    write_histogram(text, name, "", &counts.traffic_latency)
+}
+
+/// `label` is empty, or one label as in `route="/predict"`.
+fn write_histogram(text: &mut String, name: &str, label: &str, histogram: &LatencyHistogram) -> fmt::Result {
+    let (before_le, own) =
+        if label.is_empty() { (String::new(), String::new()) } else { (format!("{label},"), format!("{{{label}}}")) };
     let mut cumulative = 0;
     for (bound, count) in histogram.bounds_secs.iter().zip(&histogram.counts) {
         cumulative += count;
-        writeln!(text, "{name}_bucket{{route=\"{route}\",le=\"{bound}\"}} {cumulative}")?;
+        writeln!(text, "{name}_bucket{{{before_le}le=\"{bound}\"}} {cumulative}")?;
     }
     let count = histogram.count();
-    writeln!(text, "{name}_bucket{{route=\"{route}\",le=\"+Inf\"}} {count}")?;
-    writeln!(text, "{name}_sum{{route=\"{route}\"}} {}", histogram.sum_secs)?;
-    writeln!(text, "{name}_count{{route=\"{route}\"}} {count}")
+    writeln!(text, "{name}_bucket{{{before_le}le=\"+Inf\"}} {count}")?;
+    writeln!(text, "{name}_sum{own} {}", histogram.sum_secs)?;
+    writeln!(text, "{name}_count{own} {count}")
 }
 
 fn write_predictions(text: &mut String, replica: &Replica, counts: &Counts) -> fmt::Result {
@@ -124,11 +139,37 @@ fn write_replica(text: &mut String, replica: &Replica) -> fmt::Result {
         model.feature_hash,
         escaped(&replica.name)
     )?;
-    if let Some(bytes) = resident_memory_bytes() {
-        single(text, "process_resident_memory_bytes", "gauge", "Resident memory in bytes.", bytes)?;
-    }
+    let name = "delayd_serve_build_info";
+    head(text, name, "gauge", "The service's build; always 1.")?;
+    writeln!(text, "{name}{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))?;
+    write_process(text)?;
     let started = replica.started_at.timestamp_millis() as f64 / 1000.0;
     single(text, "process_start_time_seconds", "gauge", "Start of the replica, in seconds since 1970.", started)
+}
+
+/// What the kernel says of this process, where it says it.
+fn write_process(text: &mut String) -> fmt::Result {
+    if let Some(bytes) = resident_memory_bytes() {
+        single(text, "process_resident_memory_bytes", "gauge", "Resident memory.", bytes)?;
+    }
+    if let Some(secs) = processor_secs() {
+        single(text, "process_cpu_seconds_total", "counter", "Processor time, user and system.", secs)?;
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        // One of them is the folder being read.
+        let open = open.count().saturating_sub(1);
+        single(text, "process_open_fds", "gauge", "Open file descriptors.", open)?;
+    }
+    Ok(())
+}
+
+/// Fields 14 and 15 of `/proc/self/stat` (proc(5)), in clock ticks of a hundredth of a second.
+fn processor_secs() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The command's name may hold anything; its closing bracket ends field 2.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / 100.0)
 }
 
 /// A label's value: backslash, quote and newline are escaped.

@@ -245,7 +245,7 @@ async fn blocking<T: Send + 'static>(
     action: &str,
     work: impl FnOnce() -> Result<T, PackagingError> + Send + 'static,
 ) -> Result<T, PortError> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::telemetry::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
         Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
     }

@@ -27,7 +27,7 @@ async fn blocking<T: Send + 'static>(
     action: &'static str,
     work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
 ) -> Result<T, PortError> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::telemetry::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
     }

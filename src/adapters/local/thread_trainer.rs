@@ -69,7 +69,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, PortError> {
     let failed = |error: tokio::task::JoinError| PortError::new(ErrorKind::Internal, job.action(), error.to_string());
-    tokio::task::spawn_blocking(work).await.map_err(failed)
+    crate::telemetry::spawn_blocking(work).await.map_err(failed)
 }
 
 /// Stops the thread when the call that waits for it is dropped.

@@ -36,7 +36,7 @@ impl WeatherCsv {
     async fn read(&self, meta: &ObjectMeta) -> Result<Arc<Vec<WeatherObservation>>, PortError> {
         let body = self.store.get(&meta.key).await?;
         let key = meta.key.clone();
-        let parsed = tokio::task::spawn_blocking(move || parse_weather_csv(&key, &body)).await;
+        let parsed = crate::telemetry::spawn_blocking(move || parse_weather_csv(&key, &body)).await;
         let action = || format!("reading weather from {}", meta.key);
         let parsed =
             parsed.map_err(|error| PortError::new(crate::error::ErrorKind::Internal, action(), error.to_string()))?;

@@ -83,7 +83,7 @@ pub(super) async fn parsed(
 ) -> Result<ParsedContent, DataError> {
     let (key, time_zones) = (key.to_owned(), time_zones.clone());
     let work = move || Content::parse(kind, &key, &body, &time_zones);
-    match tokio::task::spawn_blocking(work).await {
+    match crate::telemetry::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(DataError::Internal(format!("reading {kind} did not finish: {error}"))),
     }

@@ -18,6 +18,8 @@ use crate::http::error::{PROBLEM, Problem};
 use crate::http::server::ApiState;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What a Prometheus asks.
+const METRICS: [&str; 2] = ["/metrics", "/metrics/targets"];
 /// What is asked of the daemon without a token: whether it lives, and the page, which holds no data.
 const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
 
@@ -45,7 +47,7 @@ pub(in crate::http) async fn guard(
 
 fn admit(state: &ApiState, request: &ServiceRequest) -> Result<(), Problem> {
     let path = request.path();
-    if OPEN.contains(&path) || path.starts_with("/page/") || (path == "/metrics" && state.access.open_metrics()) {
+    if OPEN.contains(&path) || path.starts_with("/page/") || (METRICS.contains(&path) && state.access.open_metrics()) {
         return Ok(());
     }
     let peer = peer_of(request)?;

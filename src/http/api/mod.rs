@@ -2,6 +2,7 @@
 
 mod alerts;
 mod commands;
+mod cycle_log;
 mod cycles;
 mod events;
 mod models;
@@ -31,6 +32,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         web::scope("/api/v1")
             .configure(status::routes)
             .configure(cycles::routes)
+            .configure(cycle_log::routes)
             .configure(runs::routes)
             .configure(models::routes)
             .configure(releases::routes)

@@ -5,7 +5,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequirement};
 use utoipa::{Modify, OpenApi};
 
-use super::{alerts, commands, cycles, events, models, monitoring, releases, runs, status};
+use super::{alerts, commands, cycle_log, cycles, events, models, monitoring, releases, runs, status};
 use crate::coordinator::messages::CommandKind;
 use crate::http::error::{PROBLEM, Problem};
 
@@ -22,7 +22,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     ),
     paths(
         status::status, status::session, status::audit, status::config_in_force, openapi, events::events,
-        cycles::cycles, cycles::cycle, cycles::build_log, cycles::decisions, cycles::decision,
+        cycles::cycles, cycles::cycle, cycles::build_log, cycle_log::cycle_log, cycles::decisions, cycles::decision,
         runs::datasets, runs::dataset, runs::runs, runs::run,
         models::models, models::model, models::lineage, models::aliases,
         releases::image, releases::images, releases::deployments, releases::deployment, releases::verifications,
@@ -109,6 +109,7 @@ mod tests {
         let sources = [
             include_str!("status.rs"),
             include_str!("cycles.rs"),
+            include_str!("cycle_log.rs"),
             include_str!("runs.rs"),
             include_str!("models.rs"),
             include_str!("releases.rs"),

@@ -55,7 +55,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, PortError> {
     let action = format!("the daemon's name for Kubernetes in {}", path.display());
-    match tokio::task::spawn_blocking(work).await {
+    match crate::telemetry::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| PortError::io(action, error)),
         Err(error) => Err(PortError::new(ErrorKind::Interrupted, action, error.to_string())),
     }

@@ -109,7 +109,7 @@ impl KubernetesCluster {
         let (settings, versions, release) = (self.settings().clone(), self.versions().await?, release.clone());
         let (linger, ready) = (self.config.drain_linger.as_secs(), self.config.ready_deadline.as_secs());
         // Templates are read from files.
-        let made = tokio::task::spawn_blocking(move || {
+        let made = crate::telemetry::spawn_blocking(move || {
             let around = Surroundings {
                 settings: &settings,
                 namespace: &namespace,

@@ -136,7 +136,7 @@ impl ApiClient {
             return Err(refused(status, &body, asked, action, key.as_deref(), now));
         }
         let (request, action) = (request.clone(), action.to_owned());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = crate::telemetry::spawn_blocking(move || {
             answer::parse(&body, &request).map_err(|misread| match misread {
                 Misread::Broken(found) => {
                     let said = excerpt(&String::from_utf8_lossy(&body), key.as_deref());

@@ -125,5 +125,5 @@ impl ObjectStore for S3Store {
 /// Work that takes long enough to be kept off the threads that serve futures.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     let failed = |error| Failure::new(ErrorKind::Internal, format!("the worker thread failed: {error}"));
-    tokio::task::spawn_blocking(work).await.map_err(failed)
+    crate::telemetry::spawn_blocking(work).await.map_err(failed)
 }
