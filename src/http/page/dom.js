@@ -1,4 +1,4 @@
-// Elements without innerHTML: text only ever becomes a text node.
+// Elements without markup in strings: text only ever becomes a text node.
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -157,6 +157,14 @@ function buildNavigation() {
   });
 }
 
+/** The address behind the # names views here, so the skip link moves the focus itself. */
+function buildSkipLink() {
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+  });
+}
+
 function buildTheme() {
   const root = document.documentElement;
   const button = document.getElementById("theme");
@@ -217,6 +225,7 @@ function soon(kind) {
 }
 
 function begin() {
+  buildSkipLink();
   buildNavigation();
   buildTheme();
   onDenied(denied);
