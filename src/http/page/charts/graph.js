@@ -28,7 +28,7 @@ function gather({ model, nodes, edges }) {
   const rest = {
     id: "earlier sources",
     kind: "source",
-    label: `${hidden.size} earlier sources`,
+    label: `${hidden.size} earlier`,
     attributes: { sources: [...hidden].map((id) => id.split("@")[0]) },
   };
   return {
