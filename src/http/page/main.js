@@ -13,6 +13,8 @@ import { NAVIGATION, VIEWS } from "./views.js";
 const SETTLE_MS = 250;
 /** Replicas and actors change without an event. */
 const STATUS_MS = 15_000;
+/** Not reachable, too many requests, away for a while. */
+const PASSING = [0, 429, 502, 503, 504];
 
 const main = document.getElementById("main");
 let shown = null;
@@ -72,7 +74,8 @@ function draw({ view, route }, title, content, quietly) {
 }
 
 function drawError(turn, error, quietly) {
-  if (quietly && error.status === 0) return; // The state of the connection says it already.
+  // What stands there stays while the daemon is away or busy: the state of the connection says it already.
+  if (quietly && PASSING.includes(error.status)) return;
   const again = h("button", { type: "button", on: { click: () => show(false) } }, "Try again");
   const enter = error.isAboutAccess
     ? h("button", { type: "button", class: "primary", on: { click: () => signIn() } }, "Sign in")

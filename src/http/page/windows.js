@@ -3,17 +3,28 @@
 
 import * as api from "./api.js";
 import { modelMarks } from "./charts/line.js";
+import { utcDay } from "./format.js";
 
 /** More looks than this are not told apart on any screen. */
 const POINTS = 160;
 
 /**
- * Looks of the last days, oldest first. Where there are none (the recorded year of
- * a replay), those before the last one that there is.
+ * Looks of the last days, oldest first. Where there are none (after a replay of a
+ * recorded year, or a long rest), those of as many days before the last report.
  */
 export async function looks(days, signal) {
-  const found = await api.get(`/monitoring?days=${days}&points=${POINTS}`, signal);
-  return { days, rows: found.map(flat) };
+  const recent = await api.get(`/monitoring?days=${days}&points=${POINTS}`, signal);
+  if (recent.length > 0) return { days, until: null, rows: recent.map(flat) };
+  const { items } = await api.list("drift/features", { limit: 1 }, signal);
+  if (items.length === 0) return { days, until: null, rows: [] };
+  const until = new Date(Date.parse(items[0].at) + 1000).toISOString();
+  const before = await api.get(`/monitoring?days=${days}&points=${POINTS}&until=${until}`, signal);
+  return { days, until: items[0].at, rows: before.map(flat) };
+}
+
+/** `the last 30 days`, or which 30 days. */
+export function span({ days, until }) {
+  return until ? `the ${days} days up to ${utcDay(until)}` : `the last ${days} days`;
 }
 
 /** One look with what charts ask for, without its depth. */

@@ -11,7 +11,7 @@ import { ago, duration, number } from "../format.js";
 import { badge, empty, link, linked, panel } from "../parts.js";
 import { aliased, pause, state } from "../store.js";
 import { table } from "../table.js";
-import { looks, marksOf, realisedSeries } from "../windows.js";
+import { looks, marksOf, realisedSeries, span } from "../windows.js";
 import { attention } from "./attention.js";
 import { health } from "./health.js";
 import { reasonText } from "./reason.js";
@@ -130,12 +130,12 @@ function realised(seen) {
         })
       : empty(
           "No outcomes are known yet.",
-          `Realised metrics appear once flights that were predicted have landed. Shown are the last ${seen.days} days.`,
+          `Realised metrics appear once flights that were predicted have landed. Looked at: ${span(seen)}.`,
         );
   return panel(
     "How well it predicts",
     {
-      note: `ROC-AUC of the live model on flights that have landed, the last ${seen.days} days. Dashed lines: another version went live.`,
+      note: `ROC-AUC of the live model on flights that have landed, ${span(seen)}. Dashed lines: another version went live.`,
       tools: h("a", { href: "#/performance" }, "All metrics"),
     },
     content,

@@ -3,9 +3,18 @@
 import { lineChart } from "../charts/line.js";
 import { h } from "../dom.js";
 import { counted, number, percent, significant, words } from "../format.js";
-import { badge, empty, panel } from "../parts.js";
+import { badge, empty, notice, panel } from "../parts.js";
 import { table } from "../table.js";
-import { estimatedSeries, looks, marksOf, promisedSeries, realisedSeries, requestsOf, seriesOf } from "../windows.js";
+import {
+  estimatedSeries,
+  looks,
+  marksOf,
+  promisedSeries,
+  realisedSeries,
+  requestsOf,
+  seriesOf,
+  span,
+} from "../windows.js";
 
 const RANGES = [7, 30, 90, 365];
 const USUAL_DAYS = 90;
@@ -18,7 +27,8 @@ export const performance = {
   lead: "What the live model was worth on flights that have landed, and how the service answered. Dashed lines mark another version going live.",
   kinds: [],
   load: ({ query }, signal) => looks(Number(query.get("days") ?? USUAL_DAYS), signal),
-  draw: ({ days, rows }) => {
+  draw: (seen) => {
+    const { days, rows } = seen;
     const choice = h(
       "nav",
       { class: "choice", "aria-label": "How far back" },
@@ -47,6 +57,7 @@ export const performance = {
       );
     return [
       choice,
+      seen.until ? notice("info", h("p", {}, `Nothing was watched lately; shown are ${span(seen)}.`)) : null,
       h(
         "div",
         { class: "panels" },
