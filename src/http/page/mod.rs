@@ -15,9 +15,10 @@ use self::assets::{Asset, INDEX, asset};
 use super::error::Problem;
 
 /// Nothing but what this daemon serves: no script or style within the page, no other
-/// host, no frame, no form that is sent anywhere.
+/// host, no frame, no form that is sent anywhere, and no text that becomes markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+                      trusted-types 'none'";
 
 /// `GET /` and `GET /page/…`.
 pub(super) fn routes(config: &mut web::ServiceConfig) {

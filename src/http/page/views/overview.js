@@ -6,7 +6,7 @@ import { lineChart } from "../charts/line.js";
 import { loopPicture, progressBar } from "../charts/loop.js";
 import { shareOf, wallOf } from "../charts/steps.js";
 import { buttons } from "../commands.js";
-import { h } from "../dom.js";
+import { announce, h } from "../dom.js";
 import { ago, duration, number } from "../format.js";
 import { badge, empty, link, linked, panel } from "../parts.js";
 import { aliased, pause, state } from "../store.js";
@@ -39,7 +39,7 @@ function draw(data) {
     h(
       "div",
       { class: "panels" },
-      loopPanel(data.cycle, status),
+      loopPanel(data.cycle),
       health(data, status),
       h("div", { class: "stack" }, realised(data.seen), cyclesPanel(data.cycles)),
       h("div", { class: "stack" }, alertsPanel(data.alerts), daemonPanel(status)),
@@ -48,7 +48,7 @@ function draw(data) {
 }
 
 /** Which station is lit, and what is going on there in words. */
-function whereabouts(document, status) {
+function whereabouts(document) {
   const cycle = document?.cycle;
   if (!cycle || cycle.state === "finished") {
     const live = aliased("live");
@@ -74,8 +74,13 @@ function whereabouts(document, status) {
   };
 }
 
-function loopPanel(document, status) {
-  const { here, waiting, text, step } = whereabouts(document, status);
+/** Where the loop was when it was drawn last: a move is told to who cannot see it. */
+let toldStation = null;
+
+function loopPanel(document) {
+  const { here, waiting, text, step } = whereabouts(document);
+  if (toldStation !== null && toldStation !== here) announce(text);
+  toldStation = here;
   const cycle = document?.cycle;
   const open = Boolean(cycle) && cycle.state !== "finished";
   const share = shareOf(step?.progress);
