@@ -12,12 +12,10 @@ use crate::ledger::DriftRecord;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DriftBrief {
     /// The report.
-    #[schema(value_type = String)]
     pub id: DriftReportId,
     /// When it was evaluated.
     pub at: DateTime<Utc>,
     /// The model whose reference was compared.
-    #[schema(value_type = String)]
     pub model: ModelVersion,
     /// The verdict.
     pub status: DriftStatus,

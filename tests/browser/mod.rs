@@ -228,11 +228,13 @@ impl Browser {
         serde_json::from_value(found).unwrap()
     }
 
-    /// Takes in what the browser noted since the last time.
+    /// Takes in what the browser noted since the last time. That a cycle has no log of
+    /// its own the page says itself.
     async fn listen(&mut self) {
         for entry in self.noted("browser").await {
             let text = format!("{}: {}", entry["level"].as_str().unwrap(), entry["message"].as_str().unwrap());
-            if !text.contains(NETWORK_CHANGED) {
+            let without_log = text.contains("/log?lines=") && text.contains("404");
+            if !text.contains(NETWORK_CHANGED) && !without_log {
                 self.said.push(text);
             }
         }
