@@ -9,8 +9,8 @@ use delayd::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
 use delayd::ledger::tx::{route_alert, unrouted_alerts};
 use delayd::ledger::{
     Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
-    IngestedObject, KnownOutcome, Ledger, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus, Page, Run, RunState,
-    ServedPrediction, StepState,
+    IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus, Page,
+    Run, RunState, ServedPrediction, StepState,
 };
 use delayd::ports::{PushedImage, Release, Severity};
 use serde_json::json;
@@ -315,4 +315,25 @@ async fn thousands_of_predictions_are_stored_at_once() {
     let rows: Vec<_> = (0..20_000).map(|n| served(n, n as u32, n as i64, 0.5)).collect();
     assert_eq!(ledger.insert_predictions(rows).await.unwrap(), 20_000);
     assert_eq!(ledger.prune_before(at(20_000)).await.unwrap().predictions, 20_000);
+}
+
+#[tokio::test]
+async fn windows_for_a_chart_are_thinned_evenly_and_keep_the_newest() {
+    let ledger = Ledger::in_memory().unwrap();
+    for minute in 0..100 {
+        let window = MetricsWindow { at: at(60 * minute), model: ModelVersion(1), body: json!({ "minute": minute }) };
+        ledger.save_metrics_window(window).await.unwrap();
+    }
+    let minutes = async |points| {
+        let found = ledger.metrics_windows_thinned(at(0), at(6000), points).await.unwrap();
+        found.iter().map(|window| window.body["minute"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(minutes(10).await, [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]);
+    assert_eq!(minutes(1).await, [99]);
+    assert_eq!(minutes(0).await, [99], "nothing at all is no chart");
+    let many = minutes(70).await;
+    assert!(many.len() == 50 && many.last() == Some(&99), "{many:?}");
+    assert_eq!(minutes(100).await.len(), 100);
+    assert_eq!(minutes(5000).await.len(), 100);
+    assert!(ledger.metrics_windows_thinned(at(6000), at(9000), 10).await.unwrap().is_empty());
 }

@@ -11,6 +11,7 @@ mod error;
 mod health;
 mod listeners;
 mod metrics;
+mod page;
 mod server;
 mod tls;
 

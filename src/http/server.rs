@@ -10,7 +10,7 @@ use actix_web::{App, HttpServer, web};
 use super::access::{Access, Peer, guard};
 use super::api::Streams;
 use super::listeners::Listeners;
-use super::{api, error, health, metrics};
+use super::{api, error, health, metrics, page};
 use crate::config::Settings;
 use crate::coordinator::CoordinatorActor;
 use crate::env::Env;
@@ -49,6 +49,7 @@ pub fn serve(state: ApiState, listeners: &mut Listeners) -> std::io::Result<Serv
             .configure(health::routes)
             .configure(metrics::routes)
             .configure(api::routes)
+            .configure(page::routes)
             .default_service(web::to(error::nothing_here))
             .wrap(from_fn(guard))
             // Outermost: what the guard refuses is counted too.

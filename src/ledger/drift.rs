@@ -99,6 +99,24 @@ fn windows(connection: &Connection, from: DateTime<Utc>, until: DateTime<Utc>) -
     query::all(connection, sql, params![At(from), At(until)], MetricsWindow::from_row)
 }
 
+/// Every so-manieth window, so that at most `points` are left; the newest always is.
+fn thinned(
+    connection: &Connection,
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+    points: u32,
+) -> rusqlite::Result<Vec<MetricsWindow>> {
+    // Only the keys are numbered: the bodies of those left out are never read.
+    let sql = "
+        WITH numbered AS (
+            SELECT at, model, row_number() OVER (ORDER BY at DESC, model DESC) - 1 AS place, count(*) OVER () AS total
+            FROM metrics_windows WHERE at >= ?1 AND at < ?2)
+        SELECT w.* FROM numbered n JOIN metrics_windows w ON w.at = n.at AND w.model = n.model
+        WHERE n.place % max(1, (n.total + ?3 - 1) / ?3) = 0
+        ORDER BY w.at, w.model";
+    query::all(connection, sql, params![At(from), At(until), points.max(1)], MetricsWindow::from_row)
+}
+
 impl Ledger {
     /// Notes an evaluation of drift; the same id again changes nothing.
     ///
@@ -146,5 +164,19 @@ impl Ledger {
         until: DateTime<Utc>,
     ) -> Result<Vec<MetricsWindow>, LedgerError> {
         self.read("reading metrics windows", move |connection| windows(connection, from, until)).await
+    }
+
+    /// The monitor's windows from `from` until `until`, oldest first, thinned evenly to
+    /// `points` at most: what a chart of many days can show. The newest is among them.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn metrics_windows_thinned(
+        &self,
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+        points: u32,
+    ) -> Result<Vec<MetricsWindow>, LedgerError> {
+        self.read("reading metrics windows", move |connection| thinned(connection, from, until, points)).await
     }
 }

@@ -60,7 +60,7 @@ pub struct WindowSummary {
 }
 
 /// What kind of thing was compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SignalKind {
     /// A number in interval bins, the last bin for "missing".
@@ -100,7 +100,7 @@ pub struct FeatureDrift {
 }
 
 /// The verdict of one evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DriftStatus {
     /// Not enough rows or days to say anything.

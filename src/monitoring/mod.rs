@@ -9,6 +9,7 @@
 mod actor;
 pub mod bins;
 pub mod drift;
+pub mod drift_brief;
 pub mod drift_policy;
 mod drift_report;
 pub mod errors;

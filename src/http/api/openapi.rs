@@ -26,7 +26,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         runs::datasets, runs::dataset, runs::runs, runs::run,
         models::models, models::model, models::lineage, models::aliases,
         releases::image, releases::images, releases::deployments, releases::deployment, releases::verifications,
-        monitoring::drift, monitoring::drift_report, monitoring::monitoring, monitoring::reference,
+        monitoring::drift, monitoring::drift_by_feature, monitoring::drift_report, monitoring::monitoring, monitoring::reference,
         alerts::alerts, alerts::alert, alerts::retry, alerts::silences, alerts::silence, alerts::end_silence,
         commands::command
     ),

@@ -1,0 +1,183 @@
+// Drift by feature over time: a strip per feature, a cell per report. A sign in
+// the cell says what its colour says. One stop for the keyboard: up and down
+// choose the feature, left and right the report.
+
+import { h, s, responsive } from "../dom.js";
+import { number, utcDay } from "../format.js";
+import { linear } from "./scale.js";
+
+/** Steps of excess PSI, the usual ones: under 0.1 little, over 0.25 much. */
+const STEPS = [0.02, 0.05, 0.1, 0.25];
+const ROW = 22;
+
+export function heatLevel(psi) {
+  return STEPS.filter((step) => psi >= step).length;
+}
+
+/**
+ * `reports` oldest first, each `{ id, at, model, signals: Map(name -> { excess_psi, exceeded, drifted }) }`;
+ * `names` in the order of the rows. `choose(name, index)` hears the selection.
+ */
+export function heatStrips({ reports, names, importance, chosen, choose }) {
+  let { name, index } = chosen;
+  const rows = names.map((feature) =>
+    h(
+      "button",
+      {
+        type: "button",
+        role: "option",
+        class: "feature",
+        data: { keep: `feature-${feature}` },
+        on: { click: () => select(feature, index, true) },
+      },
+      h("span", { class: "name" }, feature),
+      h("span", { class: "importance" }, importance.get(feature) === null ? "" : number(importance.get(feature), 2)),
+    ),
+  );
+  const strips = responsive((width) => picture(width), "strips");
+  let cells = null;
+  const picture = (width) => {
+    const across = linear([0, reports.length], [0, width]);
+    const cell = Math.max(1, width / reports.length - (width / reports.length > 5 ? 1 : 0));
+    cells = s("svg", {
+      width,
+      height: ROW * names.length,
+      viewBox: `0 0 ${width} ${ROW * names.length}`,
+      "aria-hidden": "true",
+      class: "heat",
+    });
+    names.forEach((feature, row) => {
+      reports.forEach((report, column) => cells.append(cellOf(report, feature, across.at(column), row * ROW, cell)));
+    });
+    reports.forEach((report, column) => {
+      if (column > 0 && report.model !== reports[column - 1].model) {
+        cells.append(
+          s(
+            "line",
+            {
+              class: "model-change",
+              x1: across.at(column) - 0.5,
+              x2: across.at(column) - 0.5,
+              y1: 0,
+              y2: ROW * names.length,
+            },
+            s("title", {}, report.model),
+          ),
+        );
+      }
+    });
+    cells.append(s("rect", { class: "chosen", rx: 3 }));
+    cells.addEventListener("click", (event) => {
+      const box = cells.getBoundingClientRect();
+      const column = Math.floor(across.invert(event.clientX - box.left));
+      const row = Math.floor((event.clientY - box.top) / ROW);
+      if (names[row] !== undefined && reports[column]) select(names[row], column, false);
+    });
+    mark(across, cell);
+    return cells;
+  };
+  const mark = (across, cell) => {
+    const frame = cells?.querySelector(".chosen");
+    if (!frame) return;
+    const width = cells.viewBox.baseVal.width;
+    const scale = across ?? linear([0, reports.length], [0, width]);
+    const size = cell ?? width / reports.length;
+    frame.setAttribute("x", scale.at(index) - 1);
+    frame.setAttribute("y", names.indexOf(name) * ROW);
+    frame.setAttribute("width", Math.max(5, size + 2));
+    frame.setAttribute("height", ROW - 1);
+  };
+  const select = (feature, column, focus) => {
+    name = feature;
+    index = column;
+    rows.forEach((row, place) => {
+      const here = names[place] === name;
+      row.tabIndex = here ? 0 : -1;
+      row.setAttribute("aria-selected", String(here));
+      if (here && focus) row.focus();
+    });
+    mark();
+    choose(name, index);
+  };
+  const list = h(
+    "div",
+    { class: "features", role: "listbox", "aria-label": "Features; left and right arrows choose the report" },
+    rows,
+  );
+  list.addEventListener("keydown", (event) => {
+    const place = names.indexOf(name);
+    const moves = {
+      ArrowUp: [place - 1, index],
+      ArrowDown: [place + 1, index],
+      ArrowLeft: [place, index - 1],
+      ArrowRight: [place, index + 1],
+      Home: [0, index],
+      End: [names.length - 1, index],
+    };
+    const move = moves[event.key];
+    if (!move || names[move[0]] === undefined || !reports[move[1]]) return;
+    event.preventDefault();
+    select(names[move[0]], move[1], true);
+  });
+  rows.forEach((row, place) => {
+    row.tabIndex = names[place] === name ? 0 : -1;
+    row.setAttribute("aria-selected", String(names[place] === name));
+  });
+  return h(
+    "div",
+    { class: "heat-map" },
+    list,
+    h("div", { class: "strip-side" }, strips, timeLine(reports)),
+    heatLegend(),
+  );
+}
+
+function cellOf(report, feature, x, y, width) {
+  const signal = report.signals.get(feature);
+  if (!signal) return s("rect", { class: "cell none", x, y: y + 1, width, height: ROW - 3 });
+  const psi = signal.excess_psi;
+  const text = `${feature}, ${utcDay(report.at)}, ${report.model}: excess PSI ${number(psi, 3)}${signal.drifted ? ", drifted" : signal.exceeded ? ", over its threshold" : ""}`;
+  const middle = x + width / 2;
+  const sign = signal.drifted
+    ? s("path", { class: "sign", d: `M${middle - 3.5} ${y + 14}h7l-3.5-7z` })
+    : signal.exceeded
+      ? s("circle", { class: "sign", cx: middle, cy: y + ROW / 2 - 0.5, r: 2 })
+      : null;
+  return s(
+    "g",
+    {},
+    s("title", {}, text),
+    s("rect", { class: `cell h${heatLevel(psi)}`, x, y: y + 1, width, height: ROW - 3 }),
+    width >= 5 ? sign : null,
+  );
+}
+
+function timeLine(reports) {
+  if (reports.length === 0) return null;
+  return h("div", { class: "ends" }, h("span", {}, utcDay(reports[0].at)), h("span", {}, utcDay(reports.at(-1).at)));
+}
+
+function heatLegend() {
+  const entry = (level, text) =>
+    h(
+      "span",
+      { class: "entry" },
+      s(
+        "svg",
+        { class: "heat", width: 14, height: 14, "aria-hidden": "true" },
+        s("rect", { class: `cell h${level}`, width: 14, height: 14 }),
+      ),
+      text,
+    );
+  return h(
+    "p",
+    { class: "legend heat-legend" },
+    h("span", { class: "entry" }, "Excess PSI:"),
+    entry(0, `under ${STEPS[0]}`),
+    STEPS.map((step, place) =>
+      entry(place + 1, place + 1 < STEPS.length ? `${step} to ${STEPS[place + 1]}` : `${step} and more`),
+    ),
+    h("span", { class: "entry" }, "● over its threshold"),
+    h("span", { class: "entry" }, "▲ drifted"),
+  );
+}

@@ -1,0 +1,87 @@
+// From values to places.
+
+/** A linear scale; `at` maps, `invert` maps back. */
+export function linear([low, high], [from, to]) {
+  const span = high - low || 1;
+  return {
+    at: (value) => from + ((value - low) / span) * (to - from),
+    invert: (place) => low + ((place - from) / (to - from || 1)) * span,
+    low,
+    high,
+  };
+}
+
+/** Round values within the scale, about `wanted` of them. */
+export function ticks(low, high, wanted) {
+  const span = high - low;
+  if (!(span > 0) || !Number.isFinite(span)) return [low];
+  const rough = span / Math.max(1, wanted);
+  const magnitude = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * magnitude).find((size) => size >= rough * 0.999) ?? rough;
+  const found = [];
+  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1) found.push(n * step);
+  return found;
+}
+
+/** How many digits after the point tell neighbouring ticks apart. */
+export function tickDigits(values) {
+  if (values.length < 2) return 2;
+  const step = Math.abs(values[1] - values[0]);
+  return Math.min(
+    6,
+    Math.max(
+      0,
+      -Math.floor(Math.log10(step) + 1e-9) + (/[^125]/.test(String(step).replace(/[0.]/g, "").charAt(0)) ? 1 : 0),
+    ),
+  );
+}
+
+const DAY = 86_400_000;
+const STEPS = [DAY / 24, DAY / 8, DAY / 4, DAY / 2, DAY, 2 * DAY, 7 * DAY, 14 * DAY];
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/** Moments in UTC at round places, each with its text: `{ at, text }`. */
+export function timeTicks(low, high, wanted) {
+  const step = STEPS.find((size) => (high - low) / size <= wanted);
+  if (step) {
+    const found = [];
+    for (let at = Math.ceil(low / step) * step; at <= high; at += step)
+      found.push({ at, text: step < DAY ? clock(at) : day(at) });
+    return found;
+  }
+  const first = new Date(low);
+  const months = Math.max(1, Math.ceil((high - low) / (30.4 * DAY) / wanted));
+  const found = [];
+  for (let n = 1; ; n += months) {
+    const at = Date.UTC(first.getUTCFullYear(), first.getUTCMonth() + n, 1);
+    if (at > high) return found;
+    const date = new Date(at);
+    found.push({
+      at,
+      text: date.getUTCMonth() === 0 ? `${MONTHS[0]} ${date.getUTCFullYear()}` : MONTHS[date.getUTCMonth()],
+    });
+  }
+}
+
+function day(at) {
+  const date = new Date(at);
+  return `${date.getUTCDate()} ${MONTHS[date.getUTCMonth()]}`;
+}
+
+function clock(at) {
+  const date = new Date(at);
+  const hours = date.getUTCHours();
+  return hours === 0 ? day(at) : `${String(hours).padStart(2, "0")}:00`;
+}
+
+/** The smallest and largest of finite values, with some air; `null` without any. */
+export function extent(values, { zero = false, least = 0 } = {}) {
+  const finite = values.filter((value) => Number.isFinite(value));
+  if (finite.length === 0) return null;
+  let low = Math.min(...finite);
+  let high = Math.max(...finite);
+  const air = Math.max((high - low) * 0.08, (least - (high - low)) / 2, 1e-9);
+  low -= air;
+  high += air;
+  return zero ? [Math.min(0, low < 0 && Math.min(...finite) >= 0 ? 0 : low), high] : [low, high];
+}

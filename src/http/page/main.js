@@ -1,0 +1,258 @@
+// The shell: which view is shown, when it is drawn again, and what stands around it.
+
+import { onDenied } from "./api.js";
+import { announce, h } from "./dom.js";
+import { denied, signIn, signOut } from "./dialogs.js";
+import * as live from "./live.js";
+import { empty, notice } from "./parts.js";
+import { parse } from "./router.js";
+import { loadSession, loadStatus, state, subscribe } from "./store.js";
+import { NAVIGATION, VIEWS } from "./views.js";
+
+/** Changes come in bursts; a view is asked for once per burst. */
+const SETTLE_MS = 250;
+/** Replicas and actors change without an event. */
+const STATUS_MS = 15_000;
+/** Not reachable, too many requests, away for a while. */
+const PASSING = [0, 429, 502, 503, 504];
+
+const main = document.getElementById("main");
+let shown = null;
+
+function viewOf({ name, id }) {
+  const views = VIEWS[name];
+  if (!views) return null;
+  return (id === null ? views.list : views.one) ?? null;
+}
+
+/** Shows what the address names; `quietly` draws the same view again. */
+async function show(quietly) {
+  const route = parse(location.hash);
+  const view = viewOf(route);
+  markNavigation(route.name);
+  shown?.abort.abort();
+  const turn = { view, route, abort: new AbortController(), text: quietly ? shown?.text : null };
+  shown = turn;
+  if (!view) {
+    draw(turn, "Not found", [empty("There is no such view.", "The navigation lists those there are.")], quietly);
+    return;
+  }
+  if (!quietly) {
+    main.setAttribute("aria-busy", "true");
+    main.replaceChildren(
+      h("h1", { tabindex: "-1" }, view.title(route)),
+      h("div", { class: "loading", role: "status" }, h("span", { class: "unseen" }, "Loading …")),
+    );
+  }
+  try {
+    const data = await view.load(route, turn.abort.signal);
+    if (shown !== turn) return;
+    // Drawn again only where something is different, so that nothing jumps under the reader.
+    const text = JSON.stringify([data, view.needs?.()]);
+    if (quietly && text === turn.text) return;
+    turn.text = text;
+    draw(turn, view.title(route, data), view.draw(data, route), quietly);
+  } catch (error) {
+    if (error.name === "AbortError" || shown !== turn) return;
+    drawError(turn, error, quietly);
+  }
+}
+
+function draw({ view, route }, title, content, quietly) {
+  const before = quietly ? remember() : null;
+  const heading = h("h1", { tabindex: "-1" }, title);
+  main.replaceChildren(
+    h("div", { class: "view-head" }, heading, view?.lead ? h("p", { class: "lead" }, view.lead) : null),
+    ...[content].flat(9).filter((node) => node instanceof Node),
+  );
+  main.removeAttribute("aria-busy");
+  document.title = `${title} · delayd`;
+  if (before) restore(before);
+  else {
+    scrollTo(0, 0);
+  }
+}
+
+function drawError(turn, error, quietly) {
+  // What stands there stays while the daemon is away or busy: the state of the connection says it already.
+  if (quietly && PASSING.includes(error.status)) return;
+  const again = h("button", { type: "button", on: { click: () => show(false) } }, "Try again");
+  const enter = error.isAboutAccess
+    ? h("button", { type: "button", class: "primary", on: { click: () => signIn() } }, "Sign in")
+    : null;
+  const id = error.requestId
+    ? h("p", { class: "note" }, `Request ${error.requestId}: the daemon's log has more under this name.`)
+    : null;
+  const missing = error.status === 404;
+  const box = notice(
+    missing ? "info" : "bad",
+    h("p", {}, h("strong", {}, missing ? "Not found. " : `${error.title ?? "Something went wrong"}. `), error.message),
+    id,
+    h("div", { class: "row" }, enter, again),
+  );
+  turn.text = null;
+  draw(turn, turn.view.title(turn.route), [box], quietly);
+  if (!error.title) console.error(error);
+}
+
+/** What a reader has opened and where he is, across a new drawing. */
+function remember() {
+  const active = document.activeElement;
+  return {
+    open: new Set([...main.querySelectorAll("details[open][data-keep]")].map((node) => node.dataset.keep)),
+    focus: main.contains(active)
+      ? (active.dataset.keep ??
+        active.dataset.command ??
+        active.closest("[data-keep]")?.dataset.keep ??
+        active.getAttribute("href"))
+      : null,
+    at: scrollY,
+  };
+}
+
+function restore({ open, focus, at }) {
+  main.querySelectorAll("details[data-keep]").forEach((node) => {
+    if (open.has(node.dataset.keep)) node.open = true;
+  });
+  if (focus) {
+    const name = CSS.escape(focus);
+    const found = main.querySelector(`[data-keep="${name}"], [data-command="${name}"], a[href="${name}"]`);
+    (found?.tagName === "DETAILS" ? found.querySelector("summary") : found)?.focus({ preventScroll: true });
+  }
+  scrollTo(0, at);
+}
+
+function markNavigation(name) {
+  for (const link of document.querySelectorAll("#navigation a")) {
+    const here = link.dataset.view === name;
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function buildNavigation() {
+  const groups = NAVIGATION.map(([title, links]) =>
+    h(
+      "div",
+      { class: "group" },
+      title ? h("h2", {}, title) : null,
+      h(
+        "ul",
+        {},
+        links.map(([name, text]) => h("li", {}, h("a", { href: `#/${name}`, data: { view: name } }, text))),
+      ),
+    ),
+  );
+  const navigation = document.getElementById("navigation");
+  navigation.replaceChildren(...groups);
+  const menu = document.getElementById("menu");
+  const open = (wanted) => {
+    menu.setAttribute("aria-expanded", String(wanted));
+    navigation.toggleAttribute("data-open", wanted);
+  };
+  menu.addEventListener("click", () => open(menu.getAttribute("aria-expanded") !== "true"));
+  navigation.addEventListener("click", (event) => event.target.closest("a") && open(false));
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && menu.getAttribute("aria-expanded") === "true") {
+      open(false);
+      menu.focus();
+    }
+  });
+}
+
+/** The address behind the # names views here, so the skip link moves the focus itself. */
+function buildSkipLink() {
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    main.focus();
+  });
+}
+
+function buildTheme() {
+  const root = document.documentElement;
+  const button = document.getElementById("theme");
+  const order = ["system", "light", "dark"];
+  const tell = () => (button.textContent = `Theme: ${root.dataset.theme ?? "system"}`);
+  button.addEventListener("click", () => {
+    const next = order[(order.indexOf(root.dataset.theme ?? "system") + 1) % order.length];
+    if (next === "system") delete root.dataset.theme;
+    else root.dataset.theme = next;
+    try {
+      if (next === "system") localStorage.removeItem("delayd.theme");
+      else localStorage.setItem("delayd.theme", next);
+    } catch {
+      // Storage is forbidden here: the choice lasts as long as the page.
+    }
+    tell();
+    announce(button.textContent);
+  });
+  tell();
+}
+
+const clock = (at) => at.toISOString().slice(11, 19);
+
+function watchConnection() {
+  const box = document.getElementById("live");
+  live.onState(({ name, since }) => {
+    const text = { connecting: "Connecting", live: "Live", lost: `Not live since ${since ? clock(since) : ""} UTC` }[
+      name
+    ];
+    if (box.dataset.state !== name && name !== "connecting") announce(name === "live" ? "The page is live." : text);
+    box.dataset.state = name;
+    box.querySelector(".text").textContent = text;
+    box.title =
+      name === "lost"
+        ? "The stream of events is lost; it is tried again, and until then the daemon is asked every 5 seconds."
+        : "";
+  });
+}
+
+function showSession() {
+  const { session } = state;
+  const button = document.getElementById("session");
+  const signedIn = session?.via === "token";
+  button.textContent = signedIn
+    ? `${session.name || "signed in"} (${session.role}): sign out`
+    : session?.role === "operator"
+      ? `${session.name || "here"} (operator)`
+      : "Sign in";
+  button.onclick = () => (signedIn ? signOut() : signIn());
+}
+
+let settling = null;
+function soon(kind) {
+  const kinds = shown?.view?.kinds;
+  if (kind !== "poll" && !kinds?.includes(kind)) return;
+  clearTimeout(settling);
+  settling = setTimeout(() => show(true), SETTLE_MS);
+}
+
+function begin() {
+  buildSkipLink();
+  buildNavigation();
+  buildTheme();
+  onDenied(denied);
+  subscribe(showSession);
+  watchConnection();
+  let lastNeeds = "";
+  subscribe(() => {
+    const needs = JSON.stringify([shown?.view?.needs?.(), state.session?.role]);
+    if (needs !== lastNeeds && shown?.view?.needs) soon("poll");
+    lastNeeds = needs;
+  });
+  live.onChange(({ kind }) => {
+    if (["cycle", "step", "alias", "deployment", "setting", "poll"].includes(kind)) loadStatus();
+    soon(kind);
+  });
+  addEventListener("delayd:session", () => show(false));
+  addEventListener("hashchange", () => {
+    show(false).then(() => main.querySelector("h1")?.focus({ preventScroll: true }));
+  });
+  setInterval(loadStatus, STATUS_MS);
+  Promise.all([loadSession(), loadStatus()]).then(() => {
+    show(false);
+    live.start();
+  });
+}
+
+begin();

@@ -1,0 +1,186 @@
+// Alerts, to whom they were told, and silences.
+
+import * as api from "../api.js";
+import { button, endSilence, forbidden, retryAlert, signInLink, silence } from "../commands.js";
+import { h } from "../dom.js";
+import { ago, daemonNow, number, time } from "../format.js";
+import { badge, empty, facts, linked, notice, panel } from "../parts.js";
+import { state } from "../store.js";
+import { pager, table } from "../table.js";
+
+const LIMIT = 50;
+const needs = () => state.session?.role ?? null;
+
+/** The view is drawn again by the event that the deed makes; older daemons make none. */
+const thenAgain = (deed) => async () => (await deed()) && dispatchEvent(new Event("delayd:session"));
+
+export const alertList = {
+  title: () => "Alerts",
+  lead: "What was worth telling, to whom it was told, and what is silenced.",
+  kinds: ["alert"],
+  needs,
+  load: async ({ query }, signal) => {
+    const offset = Number(query.get("from") ?? 0);
+    const [alerts, silences] = await Promise.all([
+      api.list("alerts", { limit: LIMIT, offset }, signal),
+      api.list("silences", { limit: LIMIT }, signal),
+    ]);
+    return { alerts: alerts.items, next: alerts.next_offset, silences: silences.items };
+  },
+  draw: ({ alerts, next, silences }, { query }) => {
+    const refused = forbidden();
+    const dead = alerts.some((alert) => alert.state === "dead");
+    return [
+      h(
+        "div",
+        { class: "panels" },
+        panel(
+          "Alerts",
+          {
+            wide: true,
+            tools: h(
+              "span",
+              { class: "row" },
+              dead
+                ? button("Try given-up ones again", {
+                    reason: refused,
+                    name: "retry-all",
+                    press: thenAgain(() => retryAlert("all")),
+                  })
+                : null,
+              button("Silence …", { reason: refused, name: "silence", press: thenAgain(() => silence()) }),
+            ),
+          },
+          refused && state.session ? h("p", { class: "note refused" }, `${refused} `, signInLink()) : null,
+          alerts.length === 0 ? empty("No alerts.", "Nothing had to be told so far.") : alertTable(alerts),
+          pager("alerts", Number(query.get("from") ?? 0), LIMIT, next),
+        ),
+        silencePanel(silences, refused),
+      ),
+    ];
+  },
+};
+
+function alertTable(alerts) {
+  return table(
+    "Alerts, newest first",
+    [
+      { name: "Severity", cell: ({ alert }) => badge(alert.severity) },
+      { name: "Alert", head: true, cell: ({ alert }) => h("a", { href: `#/alerts/${alert.id}` }, alert.title) },
+      { name: "Key", cell: ({ alert }) => h("code", {}, alert.dedup_key) },
+      { name: "Told", cell: (one) => badge(one.state) },
+      { name: "When", cell: ({ alert }) => time(alert.at) },
+    ],
+    alerts,
+    { key: ({ alert }) => alert.id },
+  );
+}
+
+const active = (one) => !one.ended_at && Date.parse(one.until) > daemonNow();
+
+function silencePanel(silences, refused) {
+  return panel(
+    "Silences",
+    { wide: true },
+    silences.length === 0
+      ? empty("Nothing is silenced.")
+      : table(
+          "Silences, newest first",
+          [
+            { name: "Silence", head: true, cell: (one) => one.id },
+            { name: "State", cell: (one) => (active(one) ? badge("silenced", "in force") : badge("ended")) },
+            { name: "Keys that begin with", cell: (one) => h("code", {}, one.prefix) },
+            { name: "Until", cell: (one) => time(one.ended_at ?? one.until) },
+            { name: "By", cell: (one) => one.by },
+            { name: "Why", cell: (one) => one.why || h("span", { class: "none" }, "not said") },
+            {
+              name: "",
+              cell: (one) =>
+                active(one)
+                  ? button("End it", {
+                      reason: refused,
+                      name: `end-${one.id}`,
+                      press: thenAgain(() => endSilence(one.id)),
+                    })
+                  : null,
+            },
+          ],
+          silences,
+        ),
+  );
+}
+
+export const oneAlert = {
+  title: ({ id }) => id,
+  kinds: ["alert"],
+  needs,
+  load: ({ id }, signal) => api.get(`/alerts/${api.part(id)}`, signal),
+  draw: (found) => {
+    const { alert, deliveries } = found;
+    const refused = forbidden();
+    return [
+      h(
+        "div",
+        { class: "panels" },
+        panel(
+          alert.title,
+          {
+            wide: true,
+            tools: h(
+              "span",
+              { class: "row" },
+              found.state === "dead"
+                ? button("Try again", { reason: refused, name: "retry", press: thenAgain(() => retryAlert(alert.id)) })
+                : null,
+              button("Silence such alerts …", {
+                reason: refused,
+                name: "silence",
+                press: thenAgain(() => silence(alert.dedup_key)),
+              }),
+            ),
+          },
+          h("p", { class: "body" }, linked(alert.body)),
+          facts([
+            ["Severity", badge(alert.severity)],
+            ["Told", badge(found.state)],
+            ["When", time(alert.at, { seconds: true })],
+            ["Key", h("code", {}, alert.dedup_key)],
+            ["Silenced by", found.silence],
+          ]),
+          refused && state.session ? h("p", { class: "note refused" }, `${refused} `, signInLink()) : null,
+        ),
+        panel(
+          "Deliveries",
+          { wide: true },
+          deliveries.length === 0 ? notice("info", h("p", {}, "Nobody has been told yet.")) : deliveryTable(deliveries),
+        ),
+      ),
+    ];
+  },
+};
+
+function deliveryTable(deliveries) {
+  return table(
+    "Deliveries",
+    [
+      { name: "To", head: true, cell: (one) => endpoint(one.endpoint) },
+      { name: "State", cell: (one) => [badge(one.state), one.held ? " held back" : ""] },
+      { name: "Attempts", number: true, cell: (one) => number(one.attempts) },
+      { name: "Refusals", number: true, cell: (one) => number(one.refusals) },
+      {
+        name: "When",
+        cell: (one) =>
+          one.delivered_at
+            ? time(one.delivered_at)
+            : one.state === "pending"
+              ? ["next ", ago(one.next_attempt_at)]
+              : "–",
+      },
+      { name: "Last error", cell: (one) => one.last_error ?? h("span", { class: "none" }, "none") },
+    ],
+    deliveries,
+  );
+}
+
+const endpoint = (value) =>
+  typeof value === "string" ? value : [value.channel, value.address].filter(Boolean).join(":");

@@ -1,0 +1,18 @@
+// Why a cycle was begun, in words.
+
+/** `{ kind: "drift", report, summary }` as `drift (…)`. */
+export function reasonText(reason) {
+  switch (reason?.kind) {
+    case "bootstrap":
+      return "no model was live";
+    case "manual":
+      return `${reason.by} asked for it${reason.why ? `: ${reason.why}` : ""}`;
+    case "scheduled":
+      return "the schedule";
+    case "drift":
+    case "performance":
+      return `${reason.kind}: ${reason.summary}`;
+    default:
+      return "an unknown reason";
+  }
+}
