@@ -16,9 +16,12 @@ const SKIPPED: i32 = 77;
 fn the_package_installs_serves_is_watched_over_upgraded_and_purged_under_systemd() {
     let test = "the_package_installs_serves_is_watched_over_upgraded_and_purged_under_systemd";
     let Some(needs) = needs(test) else { return };
-    for (command, package) in
-        [("dpkg-deb", "dpkg"), ("chrpath", "chrpath"), ("systemd-nspawn", "systemd-container"), ("mmdebstrap", "mmdebstrap")]
-    {
+    for (command, package) in [
+        ("dpkg-deb", "dpkg"),
+        ("chrpath", "chrpath"),
+        ("systemd-nspawn", "systemd-container"),
+        ("mmdebstrap", "mmdebstrap"),
+    ] {
         if Command::new(command).arg("--version").output().is_err() {
             eprintln!("SKIPPED: {test}: there is no {command}; Debian's package {package} has it");
             return;
