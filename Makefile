@@ -6,14 +6,13 @@ SHELL := /bin/bash
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/delayd
 # Everything that is built lives outside the clone, so that a second clone is quick.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
-TRIPLE := x86_64-unknown-linux-gnu
 BIN := $(CARGO_TARGET_DIR)/release/delayd
 SERVICE := $(CARGO_TARGET_DIR)/release/service/delayd-serve
 # The same path for every clone, so that none builds libtorch's bindings anew (scripts/setup/libtorch puts it there).
 export LIBTORCH := $(CACHE)/libtorch-2.11.0
 export DELAYD_DATA := $(CURDIR)/.data/nycflights13
 
-.PHONY: help run build service setup setup-test test test-cluster lint bench clean
+.PHONY: help run build service setup setup-test setup-package test test-cluster lint bench deb image test-image clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,13 +23,11 @@ run: build ## build, and run the loop over ten real months of flights
 
 build: setup service ## the daemon and the inference service
 	@echo "[build] the daemon (the first build takes about ten minutes on two cores)" >&2
-	@cargo build --release --locked --bin delayd
+	@scripts/package/compile daemon
 
 service: ## the inference service, one static binary
 	@echo "[build] the inference service, linked statically" >&2
-	@RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-fuse-ld=mold" \
-	  cargo build --profile image --locked --target $(TRIPLE) -p delayd-serve
-	@mkdir -p $(dir $(SERVICE)) && cp -f $(CARGO_TARGET_DIR)/$(TRIPLE)/image/delayd-serve $(SERVICE).new && mv -f $(SERVICE).new $(SERVICE)
+	@scripts/package/compile service
 
 setup:
 	@scripts/setup/packages build
@@ -65,6 +62,18 @@ lint: setup ## format and clippy, warnings are errors
 
 bench: build ## every number the README states, measured here
 	@scripts/bench/run
+
+setup-package:
+	@scripts/setup/packages package
+
+deb: build setup-package ## the Debian package, in var/packages
+	@scripts/package/debian
+
+image: build setup-package ## the daemon's image as an OCI layout, in var/images/delayd
+	@scripts/images/daemon var/images/delayd
+
+test-image: ## build the Dockerfile with a real Docker Engine and run what comes out
+	@scripts/test/dockerfile
 
 clean: ## forget the state of earlier runs (the caches stay)
 	@rm -rf var

@@ -30,7 +30,9 @@ use crate::packaging::{Builds, PackagingActor, PackagingStage, SourceKind};
 use crate::ports::Severity;
 use crate::registry::{BundleStore, RegistryActor, RegistryStage};
 use crate::saga::{StepFailure, StepObserver};
-use crate::supervision::{ActorRef, ActorStatus, GivenUp, SupervisedActor, Supervision, SupervisionPolicy};
+use crate::supervision::{
+    ActorRef, ActorState, ActorStatus, GivenUp, SupervisedActor, Supervision, SupervisionPolicy, Turns,
+};
 use crate::training::{TrainingActor, TrainingStage};
 use crate::verification::{VerificationActor, VerificationStage};
 
@@ -56,6 +58,14 @@ const TOLD_FAILURES: u32 = 3;
 const BUILD_END_LIMIT: Duration = Duration::from_secs(15);
 /// How often an answer from a stage is waited for in the timers.
 const TIMER_DEADLINE: Duration = Duration::from_secs(1800);
+/// How long the timers wait for the actors' threads to start.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// A turn of a timer has at most two such waits; what is left is the machine's slowness.
+const TURN_LIMIT: Duration = Duration::from_secs(2 * 1800 + 120);
+/// A pause may take this much longer than it should before its timer stands still.
+const LATE_LIMIT: Duration = Duration::from_secs(60);
+/// How often the thread of the timers shows that it comes round at all.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// The running daemon: as long as it lives, its actors do.
 pub struct Daemon {
@@ -77,6 +87,7 @@ pub struct Daemon {
     pub stages: Stages,
     supervision: Supervision,
     observer: Arc<dyn StepObserver>,
+    turns: Turns,
     /// Before the actors: a build's processes must be gone when the daemon is.
     _builds: EndBuilds,
     _actors: Actors,
@@ -155,6 +166,12 @@ impl Daemon {
         &self.supervision
     }
 
+    /// By when the timers should have come round.
+    #[must_use]
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
     /// Ingests what is new.
     ///
     /// # Errors
@@ -199,12 +216,33 @@ impl Daemon {
         let monitoring = Duration::from_secs(self.settings.monitoring.interval_secs);
         let notification = Duration::from_secs(self.settings.notification.interval_secs);
         let reconcile = Duration::from_secs(10);
-        let ((), (), (), ()) = tokio::join!(
+        self.actors_are_up().await;
+        let ((), (), (), (), ()) = tokio::join!(
+            self.pulse(),
             self.every(ingestion, "ingestion", || async { self.ingest().await.map(|_| ()) }),
             self.every(monitoring, "monitoring", || async { self.observe().await.map(|_| ()) }),
             self.every(notification, "alerts", || self.deliver_alerts()),
             self.every(reconcile, "replicas", || self.resume()),
         );
+    }
+
+    /// A first turn that meets no actors would be tried again only at the next one.
+    async fn actors_are_up(&self) {
+        let started = || self.supervision.statuses().iter().all(|actor| actor.state == ActorState::Running);
+        let all = async {
+            while !started() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Whoever is late is waited for by the timers that need it.
+        let _ = tokio::time::timeout(START_LIMIT, all).await;
+    }
+
+    async fn pulse(&self) {
+        loop {
+            self.turns.back_within("event loop", PULSE + LATE_LIMIT);
+            tokio::time::sleep(PULSE).await;
+        }
     }
 
     /// Does something now and then. A failure is logged and tried again next time;
@@ -216,6 +254,7 @@ impl Daemon {
     {
         let mut failures: u32 = 0;
         loop {
+            self.turns.back_within(what, TURN_LIMIT);
             let begun = Instant::now();
             let turn = work().await;
             self.observer.turned(what, self.env.now(), begun.elapsed(), turn.as_ref().err());
@@ -239,6 +278,7 @@ impl Daemon {
                     }
                 }
             }
+            self.turns.back_within(what, pause + LATE_LIMIT);
             tokio::time::sleep(pause).await;
         }
     }
@@ -333,6 +373,7 @@ impl Parts {
             stages,
             supervision,
             observer,
+            turns: Turns::default(),
             _builds: EndBuilds(builds),
             _actors: Actors {
                 _coordinator: coordinator,

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod registry;
 pub mod replay;
 pub mod saga;
+pub mod service_manager;
 pub mod supervision;
 pub mod telemetry;
 pub mod training;

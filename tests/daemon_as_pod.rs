@@ -86,8 +86,8 @@ fn manifests(site: &Site, image: &str, volume: &Path, registry: &str) -> String 
     built
         .replace("namespace: delayd\n", &format!("namespace: {namespace}\n"))
         .replace(
-            "kind: Namespace\nmetadata:\n  name: delayd\n",
-            &format!("kind: Namespace\nmetadata:\n  name: {namespace}\n"),
+            "    pod-security.kubernetes.io/warn: restricted\n  name: delayd\n",
+            &format!("    pod-security.kubernetes.io/warn: restricted\n  name: {namespace}\n"),
         )
         .replace("name: delayd-state\n", &format!("name: {namespace}-state\n"))
         .replace("/var/tmp/delayd-state", volume.to_str().unwrap())

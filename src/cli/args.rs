@@ -21,7 +21,7 @@ Exit status: 0 done; 1 failed; 2 wrong input or configuration; 3 no daemon answe
 #[derive(Debug, Parser)]
 #[command(name = "delayd", version, about, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_STATUS)]
 pub struct Cli {
-    /// Configuration file; its keys replace the defaults.
+    /// Configuration file; its keys replace the defaults. An installed delayd reads /etc/delayd/delayd.toml without it.
     #[arg(long, global = true, value_name = "FILE", env = "DELAYD_CONFIG")]
     pub config: Option<PathBuf>,
     /// State directory; replaces `daemon.state_dir`.
@@ -174,6 +174,18 @@ pub enum Command {
     Pause(ReasonArgs),
     /// Start cycles again.
     Resume(ReasonArgs),
+    /// Ask the running daemon whether it is alive and ready: exit status 0, or 3.
+    Health,
+    /// Write a copy of the ledger, also while the daemon runs, and check it.
+    Backup {
+        /// The file to write; it must not exist.
+        file: PathBuf,
+    },
+    /// Put a copy in the ledger's place, after checking it; refused while a daemon runs. What was there is kept.
+    Restore {
+        /// A file that `delayd backup` wrote.
+        file: PathBuf,
+    },
     /// Print the completions of a shell: `delayd completions bash > /etc/bash_completion.d/delayd`.
     Completions {
         /// For which shell.

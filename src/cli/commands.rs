@@ -2,9 +2,11 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::alerts;
 use super::args::{AlertsArgs, Cli, Command, ConnectArgs, ReplayArgs, SilencesArgs};
+use super::backup;
 use super::check;
 use super::display::TerminalDisplay;
 use super::endpoint::Endpoint;
@@ -23,6 +25,7 @@ use crate::error::{ErrorKind, PortError, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
 use crate::ledger::LedgerError;
 use crate::replay::{ReplayError, ReplayOptions, replay, report};
+use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
 use crate::telemetry;
 
 /// Why a command failed. The exit status follows from it.
@@ -120,7 +123,7 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Openapi => return pretty(&openapi_document()),
         _ => {}
     }
-    let mut settings = Settings::load(cli.config.as_deref())?;
+    let mut settings = Settings::load(cli.config.or_else(Settings::installed_file).as_deref())?;
     if let Some(state) = cli.state {
         settings.daemon.state_dir = state;
     }
@@ -145,6 +148,9 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::TrainJob(args) => train_job::run(&asking.settings, args).await,
         Command::Check => check::run(&asking.settings, asking.json).await,
         Command::Events { after } => watch::events(&asking.remote()?, after, asking.json).await.map(|()| String::new()),
+        Command::Health => asking.remote()?.health().await?.render(asking.json),
+        Command::Backup { file } => backup::backup(&asking.settings, &file).await?.render(asking.json),
+        Command::Restore { file } => backup::restore(&asking.settings, &file)?.render(asking.json),
         command if command.reads() => asking.read(&command).await?.render(asking.json),
         command => asking.ask(command).await?.render(asking.json),
     }
@@ -230,7 +236,9 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
     std::fs::create_dir_all(&settings.daemon.state_dir).map_err(|error| {
         CliError::Failed(format!("state directory {}: {error}", settings.daemon.state_dir.display()))
     })?;
-    let listeners = Listeners::open(&settings, None).map_err(|error| CliError::Failed(chain(&error)))?;
+    let manager = ServiceManager::of_environment();
+    let passed = PassedSockets::take_one().map_err(|error| CliError::Failed(chain(&error)))?;
+    let listeners = Listeners::open(&settings, passed).map_err(|error| CliError::Failed(chain(&error)))?;
     let (gave_up, mut given_up) = tokio::sync::mpsc::unbounded_channel();
     let daemon = Daemon::start(settings, Arc::new(SystemClock), Arc::new(metrics.clone()), move |gone| {
         // Without a receiver the process is ending already.
@@ -238,8 +246,11 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
     })?;
     let endpoint = Endpoint::start(&daemon, metrics, listeners).map_err(|error| CliError::Failed(error.to_string()))?;
     endpoint.tell(&daemon);
+    let _watchdog = watchdog(&manager, &daemon)?;
+    let own = endpoint.client(&daemon)?;
     let ended = tokio::select! {
         () = daemon.run_timers() => Ok(()),
+        () = attend(&manager, &daemon.env.ledger, async || own.health().await.is_ok()) => Ok(()),
         gone = given_up.recv() => {
             let what = gone.map_or_else(String::new, |gone| format!("actor `{}` keeps dying: {}", gone.actor, gone.failure));
             Err(CliError::Failed(format!("{what}; the daemon gives up so that it is started anew")))
@@ -249,9 +260,22 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
             Ok(())
         }
     };
+    let farewell = |_: &()| "stopping; replicas keep serving".to_owned();
+    manager.stopping(&ended.as_ref().map_or_else(ToString::to_string, farewell));
     // Replicas are processes of their own: they serve on while the daemon is away.
     endpoint.stop().await;
     ended
+}
+
+/// The beat that the service manager asks for, if it does.
+fn watchdog(manager: &ServiceManager, daemon: &Daemon) -> Result<Option<Watchdog>, CliError> {
+    let Some(period) = ServiceManager::watchdog_period().filter(|_| manager.is_there()) else { return Ok(None) };
+    let (supervision, turns) = (daemon.supervision().clone(), daemon.turns().clone());
+    // Supervision acts upon silence itself; beyond twice its limit it must be ill too.
+    let silence_limit = Duration::from_secs(2 * daemon.settings.daemon.hang_limit_secs);
+    let ill = move || illness(&supervision.statuses(), &turns.overdue(Instant::now()), silence_limit);
+    let started = Watchdog::start(manager.clone(), period, ill);
+    started.map(Some).map_err(|error| CliError::Failed(format!("the watchdog's thread: {error}")))
 }
 
 pub(super) async fn stop_signal() -> &'static str {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::commands::CliError;
+use super::remote::Remote;
 use crate::daemon::Daemon;
 use crate::http::{Access, ApiState, Listeners, Metrics, Streams, serve};
 
@@ -33,6 +35,14 @@ impl Endpoint {
         let handle = server.handle();
         actix_web::rt::spawn(server);
         Ok(Self { listeners, streams, server: handle })
+    }
+
+    /// A client that asks this very endpoint.
+    pub(super) fn client(&self, daemon: &Daemon) -> Result<Remote, CliError> {
+        match &self.listeners.local {
+            Some(socket) => Remote::on_socket(socket.path()),
+            None => Remote::of_this_process(self.url(daemon)),
+        }
     }
 
     /// Where a browser reaches it.

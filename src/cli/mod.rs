@@ -4,6 +4,7 @@
 
 mod alerts;
 mod args;
+mod backup;
 mod check;
 mod commands;
 mod display;

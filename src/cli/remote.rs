@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::{ConnectArgs, ReasonArgs};
 use super::commands::CliError;
+use super::show::Shown;
 use crate::config::{Secret, Settings};
 use crate::coordinator::messages::{CommandAnswered, CommandKind};
 use crate::error::chain;
@@ -17,6 +18,8 @@ use crate::ledger::Page;
 
 /// A command may take this long: a rollback replaces every replica.
 const COMMAND_LIMIT: Duration = Duration::from_secs(330);
+/// Whoever asks after the daemon's health does not wait for an answer.
+const HEALTH_LIMIT: Duration = Duration::from_secs(5);
 /// Looking must not take long.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -54,7 +57,14 @@ impl Remote {
         Ok(Self { http: built(builder)?, place: base.clone(), base, token })
     }
 
-    fn on_socket(path: &Path) -> Result<Self, CliError> {
+    /// The daemon that this process is, whatever its certificate says of whom it is for. No token is sent.
+    pub(super) fn of_this_process(base: String) -> Result<Self, CliError> {
+        let builder = crate::http_client::client_builder().no_proxy().tls_danger_accept_invalid_certs(true);
+        Ok(Self { http: built(builder)?, place: base.clone(), base, token: None })
+    }
+
+    /// The daemon at a local socket.
+    pub(super) fn on_socket(path: &Path) -> Result<Self, CliError> {
         let builder = crate::http_client::client_builder().no_proxy().unix_socket(path);
         let place = path.display().to_string();
         Ok(Self { http: built(builder)?, base: "http://localhost".to_owned(), place, token: None })
@@ -106,6 +116,21 @@ impl Remote {
         let status = response.status();
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
         Err(refusal(status, &text))
+    }
+
+    /// Says that the daemon is alive and ready, or what it is instead.
+    pub(super) async fn health(&self) -> Result<Shown, CliError> {
+        for path in ["healthz", "readyz"] {
+            let request = self.http.get(format!("{}/{path}", self.base)).timeout(HEALTH_LIMIT);
+            let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let status = answer.status();
+            if !status.is_success() {
+                let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+                let place = &self.place;
+                return Err(CliError::NoDaemon(format!("the daemon at {place} answers {path} with {status}: {text}")));
+            }
+        }
+        Shown::new(&serde_json::json!({ "alive": true, "ready": true }), "the daemon is alive and ready".to_owned())
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

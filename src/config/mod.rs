@@ -95,7 +95,19 @@ pub enum ConfigError {
     Faults(Vec<Fault>),
 }
 
+/// The configuration of an installed delayd.
+const INSTALLED_FILE: &str = "/etc/delayd/delayd.toml";
+
 impl Settings {
+    /// The file that is read where none is named: that of the package or image which this
+    /// program belongs to. A program that was built here and not installed has none.
+    #[must_use]
+    pub fn installed_file() -> Option<PathBuf> {
+        let installed = std::env::current_exe().is_ok_and(|program| program.starts_with("/usr/bin"));
+        let file = PathBuf::from(INSTALLED_FILE);
+        (installed && file.is_file()).then_some(file)
+    }
+
     /// Reads defaults, an optional file and the environment, and checks the result.
     ///
     /// # Errors
@@ -148,6 +160,13 @@ mod tests {
         let documented: toml::Table = toml::from_str(&text).unwrap();
         let defaults: toml::Table = toml::from_str(&Settings::default().to_toml().unwrap()).unwrap();
         assert_eq!(documented, defaults, "write what `delayd config` prints into config/delayd.toml");
+    }
+
+    #[test]
+    fn the_packaged_file_can_be_used_and_a_program_that_is_not_installed_does_not_take_it() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/packaged.toml")).unwrap();
+        assert_eq!(of(&text).unwrap().daemon.state_dir, Path::new("/var/lib/delayd"));
+        assert_eq!(Settings::installed_file(), None);
     }
 
     #[test]

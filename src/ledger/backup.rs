@@ -34,7 +34,7 @@ impl Ledger {
     }
 }
 
-fn backup(connection: &Connection, target: &Path) -> Result<(), LedgerError> {
+pub(super) fn backup(connection: &Connection, target: &Path) -> Result<(), LedgerError> {
     refuse_existing(target, "writing a backup")?;
     let partial = partial_path(target);
     let io = |source| LedgerError::Io { action: format!("writing the backup {}", target.display()), source };

@@ -18,6 +18,7 @@ mod policy;
 mod stage_actor;
 mod status;
 mod supervisor;
+mod turns;
 
 pub use actor_ref::{ActorGone, ActorRef};
 pub use heartbeat::Heartbeat;
@@ -25,6 +26,7 @@ pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
 pub use stage_actor::StageActor;
 pub use status::{ActorState, ActorStatus};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
+pub use turns::Turns;
 
 /// The text of a panic, from what `catch_unwind` or a thread's join answers.
 #[must_use]

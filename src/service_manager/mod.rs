@@ -1,0 +1,163 @@
+//! What the service manager is told: systemd, or another that speaks `sd_notify(3)`.
+//!
+//! READY once the daemon answers, STATUS with where the loop is, a beat for the watchdog
+//! only while actors and timers really move, STOPPING at the end. And what it gives: the
+//! sockets that it listens on for us. Without a service manager all of it does nothing.
+//!
+//! It decides nothing and restarts nothing: supervision restarts actors, the service
+//! manager restarts the process.
+
+mod attendance;
+mod health;
+mod loop_status;
+mod sockets;
+mod watchdog;
+
+use std::ffi::{OsStr, OsString};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+pub use attendance::attend;
+pub use health::illness;
+pub use loop_status::loop_status;
+pub use sockets::{PassedSocketError, PassedSockets};
+pub use watchdog::Watchdog;
+
+/// A service manager that does not take what it is told must not hold the daemon up.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
+
+/// The service manager, if there is one.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceManager {
+    /// A socket's path, or `@` and an abstract name.
+    address: Option<Arc<OsStr>>,
+}
+
+impl ServiceManager {
+    /// The one that the environment names (`NOTIFY_SOCKET`).
+    #[must_use]
+    pub fn of_environment() -> Self {
+        let address = std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty());
+        Self { address: address.map(Arc::from) }
+    }
+
+    /// The one that listens at this address.
+    #[must_use]
+    pub fn at(address: impl Into<OsString>) -> Self {
+        Self { address: Some(Arc::from(address.into())) }
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// How often the service manager wants to hear a beat; `None` for never.
+    #[must_use]
+    pub fn watchdog_period() -> Option<Duration> {
+        sd_notify::watchdog_enabled().filter(|period| !period.is_zero())
+    }
+
+    /// The daemon answers, and does this.
+    pub fn ready(&self, status: &str) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+    }
+
+    /// What the daemon does now, one line for `systemctl status`.
+    pub fn status(&self, status: &str) {
+        self.tell(&[NotifyState::Status(&one_line(status))]);
+    }
+
+    /// The daemon ends.
+    pub fn stopping(&self, status: &str) {
+        self.tell(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
+    }
+
+    /// A sign of life for the watchdog.
+    pub fn beat(&self) {
+        self.tell(&[NotifyState::Watchdog]);
+    }
+
+    fn tell(&self, states: &[NotifyState<'_>]) {
+        let Some(address) = &self.address else { return };
+        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+        if let Err(error) = send(address, message.as_bytes()) {
+            // The daemon works without being heard; a missed beat has its own consequence.
+            tracing::warn!(%error, message = message.trim_end(), "the service manager could not be told");
+        }
+    }
+}
+
+fn send(address: &OsStr, message: &[u8]) -> std::io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(SEND_LIMIT))?;
+    let address = match address.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(address)?,
+    };
+    socket.send_to_addr(message, &address).map(drop)
+}
+
+/// A line end would begin another assignment.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What arrives at a real socket when something is told.
+    fn heard(tell: impl Fn(&ServiceManager)) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        tell(&ServiceManager::at(path));
+        let mut message = [0; 4096];
+        let length = socket.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_service_manager_hears_what_it_is_told() {
+        let table: [(fn(&ServiceManager), &str); 4] = [
+            (|manager| manager.ready("model_v2 is live"), "READY=1\nSTATUS=model_v2 is live\n"),
+            (|manager| manager.status("cycle_3 trains"), "STATUS=cycle_3 trains\n"),
+            (|manager| manager.stopping("SIGTERM"), "STOPPING=1\nSTATUS=SIGTERM\n"),
+            (ServiceManager::beat, "WATCHDOG=1\n"),
+        ];
+        for (tell, expected) in table {
+            assert_eq!(heard(tell), expected);
+        }
+    }
+
+    #[test]
+    fn a_status_cannot_smuggle_in_another_assignment() {
+        assert_eq!(heard(|manager| manager.status("bad\nMAINPID=1\r\n  line")), "STATUS=bad MAINPID=1 line\n");
+    }
+
+    #[test]
+    fn an_abstract_socket_is_reached_too() {
+        let name = format!("delayd-test-{}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        ServiceManager::at(format!("@{name}")).beat();
+        let mut message = [0; 64];
+        let length = socket.recv(&mut message).unwrap();
+        assert_eq!(&message[..length], b"WATCHDOG=1\n");
+    }
+
+    #[test]
+    fn nobody_to_tell_is_no_failure() {
+        ServiceManager::default().ready("alone");
+        ServiceManager::at("/nowhere/notify").beat();
+        assert!(!ServiceManager::default().is_there());
+    }
+}
