@@ -233,8 +233,9 @@ impl Browser {
     async fn listen(&mut self) {
         for entry in self.noted("browser").await {
             let text = format!("{}: {}", entry["level"].as_str().unwrap(), entry["message"].as_str().unwrap());
+            let trouble = entry["level"] == "WARNING" || entry["level"] == "SEVERE";
             let without_log = text.contains("/log?lines=") && text.contains("404");
-            if !text.contains(NETWORK_CHANGED) && !without_log {
+            if trouble && !text.contains(NETWORK_CHANGED) && !without_log {
                 self.said.push(text);
             }
         }
