@@ -321,7 +321,8 @@ async fn a_new_daemon_s_page_says_what_is_missing_and_takes_no_data_for_markup()
         "nowhere",
     ];
     look_at_everything(&mut browser, &views, "new").await;
-    for view in &views[1..] {
+    // That no first model can be had of nothing may have been decided by now.
+    for view in views[1..].iter().filter(|view| **view != "decisions") {
         browser.open(view).await;
         assert!(!browser.text("main .empty").await.is_empty(), "#/{view} does not say that it is empty");
     }

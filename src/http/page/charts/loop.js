@@ -24,7 +24,7 @@ export function loopPicture({ steps, here, waiting, open, label }) {
     const state =
       lit && waiting ? "waiting" : lit ? "now" : ((open || step?.state !== "done" ? step?.state : "past") ?? "idle");
     const under =
-      name === "watch"
+      name === "watch" || name === "decide"
         ? lit
           ? "now"
           : ""
