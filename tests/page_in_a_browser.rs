@@ -179,7 +179,7 @@ async fn an_operator_takes_two_models_live_and_one_back_in_the_browser() {
 
     // And back.
     let says = browser.command("rollback", "the second one is worse after all").await;
-    assert!(says.contains("model_v1 is deployed again") && says.contains("model_v2 is taken back"), "{says}");
+    assert!(says.contains("model_v1 is deployed again") && says.contains("model_v2 no longer serves"), "{says}");
     browser.wait_for_text(".figure", "model_v1").await;
     assert_eq!(live_model(&site).as_deref(), Some("1"));
     browser.picture("walk-3-rolled-back").await;
