@@ -59,10 +59,11 @@ async fn watch_the_loop(browser: &Browser, daemon: &Running) -> BTreeSet<String>
     let mut lit = BTreeSet::new();
     let began = Instant::now();
     loop {
-        let station = browser.script("return document.querySelector('[data-lit]')?.dataset.station ?? ''").await;
-        lit.insert(station.as_str().unwrap().to_owned());
-        let waits = "return document.querySelector('.station.waiting') !== null";
-        if browser.script(waits).await == json!(true) {
+        let look = "const lit = document.querySelector('[data-lit]'); \
+                    return [lit?.dataset.station ?? '', lit?.classList.contains('waiting') ?? false]";
+        let (station, waits): (String, bool) = serde_json::from_value(browser.script(look).await).unwrap();
+        lit.insert(station);
+        if waits {
             lit.remove("");
             return lit;
         }
