@@ -198,8 +198,7 @@ impl Browser {
         assert_eq!(self.script("return document.querySelector('dialog[open]') !== null").await, json!(true));
         self.write("dialog[open] [name=why]", why).await;
         self.press("dialog[open] button[type=submit]").await;
-        let gone =
-            "return document.querySelector('dialog[open]') === null || document.querySelector('.trouble').innerText";
+        let gone = "return document.querySelector('dialog[open]') === null || document.querySelector('.trouble').innerText || null";
         let trouble = self.wait("the dialog closes", Duration::from_secs(60), gone).await;
         assert_eq!(trouble, json!(true), "{name} failed");
         says
@@ -233,8 +232,9 @@ impl Browser {
     async fn listen(&mut self) {
         for entry in self.noted("browser").await {
             let text = format!("{}: {}", entry["level"].as_str().unwrap(), entry["message"].as_str().unwrap());
+            let trouble = entry["level"] == "WARNING" || entry["level"] == "SEVERE";
             let without_log = text.contains("/log?lines=") && text.contains("404");
-            if !text.contains(NETWORK_CHANGED) && !without_log {
+            if trouble && !text.contains(NETWORK_CHANGED) && !without_log {
                 self.said.push(text);
             }
         }
@@ -257,10 +257,15 @@ impl Browser {
         std::mem::take(&mut self.said)
     }
 
-    /// Every address that was asked for, of this daemon and of anybody else.
+    /// Every address on the network that was asked for, of this daemon and of anybody
+    /// else; chromium's start page asks chromium itself.
     pub async fn requests(&mut self) -> (Vec<String>, Vec<String>) {
         self.listen().await;
-        self.asked.iter().filter(|url| !url.starts_with("about:")).cloned().partition(|url| url.starts_with(&self.base))
+        self.asked
+            .iter()
+            .filter(|url| url.starts_with("http") || url.starts_with("ws"))
+            .cloned()
+            .partition(|url| url.starts_with(&self.base))
     }
 
     pub async fn close(self) {

@@ -3,6 +3,8 @@
 
 const BASE = "/api/v1";
 const TOKEN = "delayd.token";
+/** A reading that takes longer has gone astray; commands may take minutes. */
+const READ_MS = 20_000;
 
 /** What went wrong, in the API's own words where it had any. */
 export class ApiError extends Error {
@@ -58,6 +60,9 @@ async function ask(path, options) {
     response = await fetch(`${BASE}${path}`, { ...options, credentials: "omit", headers: headers(options.headers) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    if (error.name === "TimeoutError") {
+      throw new ApiError(0, "No answer", `The daemon has not answered within ${READ_MS / 1000} seconds.`);
+    }
     throw new ApiError(0, "Not reachable", "The daemon does not answer. Is it running, and is the network up?");
   }
   if (!response.ok) {
@@ -68,9 +73,14 @@ async function ask(path, options) {
   return response;
 }
 
+function read(path, signal) {
+  const late = AbortSignal.timeout(READ_MS);
+  return ask(path, { cache: "no-cache", signal: signal ? AbortSignal.any([signal, late]) : late });
+}
+
 /** A JSON document. The browser asks with `If-None-Match` and takes a 304 from its cache. */
 export async function get(path, signal) {
-  return (await ask(path, { cache: "no-cache", signal })).json();
+  return (await read(path, signal)).json();
 }
 
 /** As [get], but `null` where there is no such thing. */
@@ -84,7 +94,7 @@ export async function find(path, signal) {
 }
 
 export async function text(path, signal) {
-  return (await ask(path, { cache: "no-cache", signal })).text();
+  return (await read(path, signal)).text();
 }
 
 /** One page of a listing: `{ items, next_offset }`. */

@@ -51,7 +51,7 @@ export const COMMANDS = {
     title: "Roll back to the previous model?",
     happens: () => [
       `${previous()} is deployed again, replica by replica, and becomes live. No request is lost.`,
-      `${live()} is taken back. To have it again, a new cycle must earn it.`,
+      `${live()} no longer serves. To have it again, a new cycle must earn it.`,
     ],
     impossible: () => {
       if (running()) return `${running().id} is under way; wait for its end, or reject it.`;

@@ -53,22 +53,28 @@ export function mint(prefix) {
   return `${prefix}-${minted}`;
 }
 
+const MOUNTED = "delayd:mounted";
+
 /** Draws again whenever the space changes: `draw(width)` answers a node. */
 export function responsive(draw, className = "") {
   const frame = h("div", { class: `frame ${className}` });
   let drawn = 0;
-  const observer = new ResizeObserver((entries) => {
-    if (!frame.isConnected) {
-      observer.disconnect();
-      return;
-    }
-    const width = Math.floor(entries[0].contentRect.width);
-    if (width > 0 && width !== drawn) {
-      drawn = width;
-      // Later, as a new height within the observer's turn would be an error of its own.
-      requestAnimationFrame(() => frame.replaceChildren(draw(width)));
-    }
+  const fit = (width) => {
+    if (width <= 0 || width === drawn) return;
+    drawn = width;
+    frame.replaceChildren(draw(width));
+  };
+  const observer = new ResizeObserver(() => {
+    if (!frame.isConnected) observer.disconnect();
+    // Later, as a new height within the observer's turn would be an error of its own.
+    else requestAnimationFrame(() => fit(Math.floor(frame.clientWidth)));
   });
   observer.observe(frame);
+  frame.addEventListener(MOUNTED, () => fit(Math.floor(frame.clientWidth)));
   return frame;
+}
+
+/** Draws what has just come into the page at once, so that nothing flickers. */
+export function mounted(root) {
+  root.querySelectorAll(".frame").forEach((frame) => frame.dispatchEvent(new Event(MOUNTED)));
 }

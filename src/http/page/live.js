@@ -94,11 +94,40 @@ const wait = (ms) =>
     setTimeout(resolve, ms);
   });
 
-/** Follows the stream for as long as the page is open. */
-export async function start() {
-  setInterval(() => current.name === "live" || emit({ kind: "poll" }), POLL_MS);
+/**
+ * A page that nobody looks at lets go of its stream: browsers allow six connections
+ * to one host, over all tabs and those kept for the back button together.
+ */
+let resting = false;
+
+function rest() {
+  resting = true;
+  connection?.abort();
+}
+
+function resume() {
+  if (!resting) return;
+  resting = false;
+  restart();
+}
+
+function watchTheWatchers() {
+  addEventListener("pagehide", rest);
+  addEventListener("pageshow", resume);
   addEventListener("online", restart);
+  document.addEventListener("visibilitychange", () => (document.hidden ? rest() : resume()));
+}
+
+/** Follows the stream for as long as somebody looks. */
+export async function start() {
+  setInterval(() => current.name === "live" || resting || emit({ kind: "poll" }), POLL_MS);
+  watchTheWatchers();
   for (;;) {
+    if (resting) {
+      become("connecting");
+      await new Promise((resolve) => (wake = resolve));
+      continue;
+    }
     const began = Date.now();
     connection = new AbortController();
     try {
@@ -106,6 +135,7 @@ export async function start() {
     } catch {
       // Lost; what follows says so and tries again.
     }
+    if (resting) continue;
     if (Date.now() - began > SILENCE_MS) pause = FIRST_PAUSE_MS;
     become("lost");
     await wait(pause * (0.75 + Math.random() / 2));

@@ -1,7 +1,7 @@
 // The shell: which view is shown, when it is drawn again, and what stands around it.
 
 import { onDenied } from "./api.js";
-import { announce, h } from "./dom.js";
+import { announce, h, mounted } from "./dom.js";
 import { denied, signIn, signOut } from "./dialogs.js";
 import * as live from "./live.js";
 import { empty, notice } from "./parts.js";
@@ -13,6 +13,8 @@ import { NAVIGATION, VIEWS } from "./views.js";
 const SETTLE_MS = 250;
 /** Replicas and actors change without an event. */
 const STATUS_MS = 15_000;
+/** So long the first view waits for who is here and where the loop is. */
+const FIRST_MS = 1_500;
 /** Not reachable, too many requests, away for a while. */
 const PASSING = [0, 429, 502, 503, 504];
 
@@ -65,6 +67,7 @@ function draw({ view, route }, title, content, quietly) {
     h("div", { class: "view-head" }, heading, view?.lead ? h("p", { class: "lead" }, view.lead) : null),
     ...[content].flat(9).filter((node) => node instanceof Node),
   );
+  mounted(main);
   main.removeAttribute("aria-busy");
   document.title = `${title} · delayd`;
   if (before) restore(before);
@@ -249,7 +252,9 @@ function begin() {
     show(false).then(() => main.querySelector("h1")?.focus({ preventScroll: true }));
   });
   setInterval(loadStatus, STATUS_MS);
-  Promise.all([loadSession(), loadStatus()]).then(() => {
+  // A slow answer to these keeps no view from being shown: they draw it again.
+  const known = Promise.all([loadSession(), loadStatus()]);
+  Promise.race([known, new Promise((resolve) => setTimeout(resolve, FIRST_MS))]).then(() => {
     show(false);
     live.start();
   });

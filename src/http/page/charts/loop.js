@@ -24,7 +24,7 @@ export function loopPicture({ steps, here, waiting, open, label }) {
     const state =
       lit && waiting ? "waiting" : lit ? "now" : ((open || step?.state !== "done" ? step?.state : "past") ?? "idle");
     const under =
-      name === "watch"
+      name === "watch" || name === "decide"
         ? lit
           ? "now"
           : ""
@@ -74,14 +74,14 @@ function lying({ ahead, back }, width, label) {
 function upright({ ahead, back }, width, label) {
   const rows = Math.max(ahead.length, back.length);
   const step = 66;
-  const height = 56 + step * (rows - 1) + 56;
-  const [left, right, top, bottom] = [34, Math.round(width / 2) + 18, 40, height - 46];
+  const height = 60 + step * (rows - 1) + 60;
+  const [left, right, top, bottom] = [34, Math.round(width / 2) + 18, 44, height - 54];
   const y = (n, count) => top + ((bottom - top) * n) / (count - 1);
   const places = [
     ...ahead.map((station, n) => ({ ...station, x: left, y: y(n, ahead.length) })),
     ...back.map((station, n) => ({ ...station, x: right, y: y(back.length - 1 - n, back.length) })),
   ];
-  const bend = 22;
+  const bend = 30;
   const track = `M${left} ${top}V${bottom}a${bend} ${bend} 0 0 0 ${bend} ${bend}H${right - bend}a${bend} ${bend} 0 0 0 ${bend} ${-bend}V${top}a${bend} ${bend} 0 0 0 ${-bend} ${-bend}H${left + bend}a${bend} ${bend} 0 0 0 ${-bend} ${bend}z`;
   const arrows = [
     [left, (places[1].y + places[2].y) / 2, 90],

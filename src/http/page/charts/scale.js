@@ -37,7 +37,8 @@ export function tickDigits(values) {
 }
 
 const DAY = 86_400_000;
-const STEPS = [DAY / 24, DAY / 8, DAY / 4, DAY / 2, DAY, 2 * DAY, 7 * DAY, 14 * DAY];
+const MINUTE = 60_000;
+const STEPS = [MINUTE, 5 * MINUTE, 15 * MINUTE, DAY / 24, DAY / 8, DAY / 4, DAY / 2, DAY, 2 * DAY, 7 * DAY, 14 * DAY];
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /** Moments in UTC at round places, each with its text: `{ at, text }`. */
@@ -70,8 +71,9 @@ function day(at) {
 
 function clock(at) {
   const date = new Date(at);
-  const hours = date.getUTCHours();
-  return hours === 0 ? day(at) : `${String(hours).padStart(2, "0")}:00`;
+  const two = (n) => String(n).padStart(2, "0");
+  const [hours, minutes] = [date.getUTCHours(), date.getUTCMinutes()];
+  return hours === 0 && minutes === 0 ? day(at) : `${two(hours)}:${two(minutes)}`;
 }
 
 /** The smallest and largest of finite values, with some air; `null` without any. */

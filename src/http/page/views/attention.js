@@ -25,10 +25,11 @@ export function findings({ status, seen, drift, alerts, cycles }) {
     " is stuck: an undo could not finish. ",
     linked(cycle?.detail),
   );
+  const coming = cycle && cycle.state !== "finished";
   tell(
     !live,
-    cycle?.state === "running" ? "info" : "bad",
-    cycle?.state === "running" ? "No model is live yet; the first one is on its way." : "No model is live.",
+    coming ? "info" : "bad",
+    coming ? "No model is live yet; the first one is on its way." : "No model is live.",
   );
   tell(status.replicas_unknown, "bad", `The cluster does not tell its replicas: ${status.replicas_unknown}`);
   const away = status.replicas.filter((replica) => replica.state === "failed");

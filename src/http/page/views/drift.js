@@ -4,7 +4,7 @@
 import * as api from "../api.js";
 import { distributions } from "../charts/bars.js";
 import { heatStrips } from "../charts/heat.js";
-import { h } from "../dom.js";
+import { h, mounted } from "../dom.js";
 import { number, significant, time, utcDay } from "../format.js";
 import { badge, details, document_, empty, facts, link, notice, panel } from "../parts.js";
 import { amend } from "../router.js";
@@ -124,6 +124,7 @@ async function chooseReport(about, shown, reports, name, place) {
 
 function fillSelection(about, reports, record, name) {
   about.replaceChildren(selection(record, name), verdict(record));
+  mounted(about);
 }
 
 function verdict(record) {

@@ -43,11 +43,13 @@ function live() {
 }
 
 function replicas({ replicas: found, replicas_unknown: unknown }) {
-  const ready = found.filter((replica) => replica.state === "ready").length;
+  // What drains makes room for what is ready, and is missed by nobody.
+  const wanted = found.filter((replica) => replica.state !== "draining");
+  const ready = wanted.filter((replica) => replica.state === "ready").length;
   const memory = found.reduce((sum, replica) => sum + (replica.memory_bytes ?? 0), 0);
-  return figure("Replicas ready", unknown ? "?" : `${ready} of ${found.length}`, {
+  return figure("Replicas ready", unknown ? "?" : `${ready} of ${wanted.length}`, {
     about: unknown ?? (memory > 0 ? `${bytes(memory)} of memory` : ""),
-    state: ready === found.length && ready > 0 ? "ready" : "failed",
+    state: ready === wanted.length && ready > 0 ? "ready" : "failed",
     href: "#/deployments",
   });
 }

@@ -52,10 +52,8 @@ function whereabouts(document) {
   const cycle = document?.cycle;
   if (!cycle || cycle.state === "finished") {
     const live = aliased("live");
-    const text = live
-      ? `No cycle is under way. ${live.model} is live and being watched.`
-      : "No cycle is under way, and no model is live.";
-    return { here: "watch", text, step: null };
+    if (!live) return { here: "decide", text: "No cycle is under way, and no model is live.", step: null };
+    return { here: "watch", text: `No cycle is under way. ${live.model} is live and being watched.`, step: null };
   }
   if (cycle.state === "waiting_approval")
     return {
