@@ -44,6 +44,20 @@ pub enum CycleReason {
     },
 }
 
+impl CycleReason {
+    /// Its sort, in a word: how it is written in the ledger.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Bootstrap => "bootstrap",
+            Self::Drift { .. } => "drift",
+            Self::Performance { .. } => "performance",
+            Self::Scheduled => "scheduled",
+            Self::Manual { .. } => "manual",
+        }
+    }
+}
+
 impl std::fmt::Display for CycleReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -24,7 +24,7 @@ fn line(aliases: &[AliasRecord], cycle: Option<&Cycle>, steps: &[Step]) -> Strin
         CycleState::WaitingApproval => format!("{} waits for approval", cycle.model),
         _ => steps.iter().max_by_key(|step| step.position).map_or_else(|| "begins".to_owned(), step_text),
     };
-    format!("{live}; {} ({}): {what}", cycle.id, cycle.reason)
+    format!("{live}; {} ({}): {what}", cycle.id, cycle.reason.word())
 }
 
 fn step_text(step: &Step) -> String {
