@@ -69,6 +69,30 @@ fn daemon(config: &Path, state: &Path) -> Command {
     command
 }
 
+/// A process that does not outlive its test, also when that fails.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // One that ended already is what was wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl std::ops::Deref for Ending {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Ending {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap())
 }
@@ -79,7 +103,7 @@ fn get(address: &str, path: &str) -> String {
 
 fn answer(mut stream: TcpStream, path: &str) -> String {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: delayd\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
@@ -97,7 +121,7 @@ fn the_service_manager_hears_readiness_where_the_loop_is_beats_and_the_end() {
     let (config, state) = configuration(manager.folder.path(), &listen);
     let mut command = daemon(&config, &state);
     command.env("NOTIFY_SOCKET", manager.folder.path().join("notify")).env("WATCHDOG_USEC", "2000000");
-    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Ending(command.stderr(Stdio::null()).spawn().unwrap());
 
     manager.until("READY=1\n");
     let health = get(&listen, "/healthz");
@@ -123,7 +147,7 @@ fn no_beat_is_asked_for_and_none_is_given() {
     let (config, state) = configuration(manager.folder.path(), "127.0.0.1:0");
     let mut command = daemon(&config, &state);
     command.env("NOTIFY_SOCKET", manager.folder.path().join("notify"));
-    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Ending(command.stderr(Stdio::null()).spawn().unwrap());
     manager.until("STATUS=no model is live yet");
     let later = std::iter::from_fn(|| manager.heard(Duration::from_secs(2))).collect::<Vec<_>>();
     assert!(later.iter().all(|message| !message.contains("WATCHDOG")), "{later:?}");
@@ -132,12 +156,12 @@ fn no_beat_is_asked_for_and_none_is_given() {
 }
 
 /// Starts the daemon as the service manager does that passes `socket`: as descriptor 3.
-fn activated(config: &Path, state: &Path, socket: impl Into<OwnedFd>) -> Child {
+fn activated(config: &Path, state: &Path, socket: impl Into<OwnedFd>) -> Ending {
     let run = daemon(config, state);
     let mut shell = Command::new("sh");
     shell.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""]);
     shell.arg(run.get_program()).args(run.get_args()).env("DELAYD_SERVE_BIN", "/bin/true");
-    shell.stdin(Stdio::from(socket.into())).stderr(Stdio::piped()).spawn().unwrap()
+    Ending(shell.stdin(Stdio::from(socket.into())).stderr(Stdio::piped()).spawn().unwrap())
 }
 
 #[test]
