@@ -40,7 +40,7 @@ fn every_line_of_a_cycle_carries_its_trace_wherever_it_was_written() {
     let mut daemon = site.start();
     site.wait_for_the_cycle(&mut daemon);
     site.wait(&mut daemon, "the end is logged", || {
-        fs::read_to_string(&daemon_log(&site)).ok()?.contains("cycle finished").then_some(())
+        fs::read_to_string(daemon_log(&site)).ok()?.contains("cycle finished").then_some(())
     });
 
     let (status, cycle) = get(port, "/api/v1/cycles/cycle_1").unwrap();

@@ -42,7 +42,7 @@ fn the_package_installs_serves_is_watched_over_upgraded_and_purged_under_systemd
     let output = run.arg(package.trim()).env("DELAYD_DATA", &needs.data).output().unwrap();
     let told = [output.stdout, output.stderr].concat();
     let told = String::from_utf8_lossy(&told);
-    println!("{told}");
+    eprintln!("{told}");
     if output.status.code() == Some(SKIPPED) {
         eprintln!("{told}");
         return;

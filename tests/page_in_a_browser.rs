@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use browser::{Browser, DESK, NIGHT, PHONE};
-use chrono::Utc;
+use delayd::env::{Clock, SystemClock};
 use delayd::ledger::{Ledger, NewAlert};
 use delayd::ports::Severity;
 use fantoccini::key::Key;
@@ -284,7 +284,7 @@ async fn a_new_daemon_s_page_says_what_is_missing_and_takes_no_data_for_markup()
     {
         let ledger = Ledger::open(&state.join("ledger.sqlite")).unwrap();
         let alert = NewAlert {
-            at: Utc::now(),
+            at: SystemClock.now(),
             severity: Severity::Critical,
             dedup_key: "markup/1".to_owned(),
             title: title.to_owned(),

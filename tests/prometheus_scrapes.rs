@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use chrono::{Timelike, Utc};
+use chrono::Timelike;
+use delayd::env::{Clock, SystemClock};
 use serde_json::{Value, json};
 use site::{NEVER, QUICK, Running, Site, cluster_state, needs, tail};
 
@@ -151,7 +152,7 @@ impl Prometheus {
 
 /// A day of the monitor's ends within two minutes: one day of traffic is enough to judge.
 fn one_day_is_enough(port: u16) -> (String, Duration) {
-    let now = Utc::now();
+    let now = SystemClock.now();
     let minute = now.hour() * 60 + now.minute() + 2;
     let until = Duration::from_secs(u64::from(120 - now.second()));
     let config = format!(

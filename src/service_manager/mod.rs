@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_service_manager_hears_what_it_is_told() {
-        let table: [(fn(&ServiceManager), &str); 4] = [
+        type Tell = fn(&ServiceManager);
+        let table: [(Tell, &str); 4] = [
             (|manager| manager.ready("model_v2 is live"), "READY=1\nSTATUS=model_v2 is live\n"),
             (|manager| manager.status("cycle_3 trains"), "STATUS=cycle_3 trains\n"),
             (|manager| manager.stopping("SIGTERM"), "STOPPING=1\nSTATUS=SIGTERM\n"),

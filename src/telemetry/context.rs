@@ -39,9 +39,12 @@ pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(carried(work))
 }
 
+/// What an actor does with a message.
+type Handling<A> = Box<dyn FnOnce(&mut A, &mut <A as Actor>::Context) + Send>;
+
 /// A message with the span of its sender, and where its answer goes. It knows no
 /// message's type, so that an actor handles all of them by one handler.
-pub struct Traced<A: Actor>(Box<dyn FnOnce(&mut A, &mut A::Context) + Send>);
+pub struct Traced<A: Actor>(Handling<A>);
 
 impl<A: Actor> std::fmt::Debug for Traced<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

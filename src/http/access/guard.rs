@@ -59,7 +59,7 @@ fn admit(state: &ApiState, request: &ServiceRequest) -> Result<(), Problem> {
     };
     state.access.limits.request(&client)?;
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if changes && headers.from_another_site() {
+    if changes && headers.asked_by_another_site() {
         return Err(Problem::new(StatusCode::FORBIDDEN, "a page of another site may not command this daemon"));
     }
     if changes && session.role < Role::Operator {

@@ -147,7 +147,7 @@ impl<'a> Headers<'a> {
     }
 
     /// Whether a browser says that another site's page asks.
-    pub(super) fn from_another_site(&self) -> bool {
+    pub(super) fn asked_by_another_site(&self) -> bool {
         let text = |name: &str| self.0.get(name).and_then(|value| value.to_str().ok());
         if let Some(site) = text("sec-fetch-site") {
             return !matches!(site, "same-origin" | "none");
@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn a_name_and_a_role_follow_from_the_way_in() {
         let bearer = format!("Bearer {TOKEN}");
-        let cases: &[(&str, &[(&str, &str)], &str)] = &[
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+        let cases: &[Case<'_>] = &[
             ("127.0.0.1", &[("host", "localhost:7070")], "loopback viewer"),
             ("::1", &[("host", "[::1]:7070")], "loopback viewer"),
             // DNS rebinding: a foreign name that leads here.
@@ -244,7 +245,7 @@ mod tests {
             (&[("sec-fetch-site", "cross-site")], true),
         ];
         for (given, expected) in cases {
-            assert_eq!(Headers(&headers(given)).from_another_site(), *expected, "{given:?}");
+            assert_eq!(Headers(&headers(given)).asked_by_another_site(), *expected, "{given:?}");
         }
     }
 }

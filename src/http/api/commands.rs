@@ -54,7 +54,8 @@ impl CommandBody {
         if bytes.is_empty() {
             return Ok(Self::default());
         }
-        if !kind.is_some_and(|kind| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")) {
+        let media_type = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+        if media_type != Some("application/json") {
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body: expected application/json"));
         }
         let body: Self = serde_json::from_slice(bytes).map_err(|error| Problem::of_json(&error))?;
