@@ -37,6 +37,7 @@ setup:
 setup-test: setup
 	@scripts/setup/packages test
 	@scripts/setup/python_tools
+	@scripts/setup/cargo_deb
 
 test: setup-test service ## every test, with the real parts they need
 	@if command -v cargo-nextest >/dev/null; then \
