@@ -32,6 +32,12 @@ export function findings({ status, seen, drift, alerts, cycles }) {
     coming ? "No model is live yet; the first one is on its way." : "No model is live.",
   );
   tell(status.replicas_unknown, "bad", `The cluster does not tell its replicas: ${status.replicas_unknown}`);
+  const ready = status.replicas.filter((replica) => replica.state === "ready").length;
+  tell(
+    live && ready === 0 && !status.replicas_unknown,
+    "bad",
+    `No replica of ${live?.model} is ready: nobody is answered.`,
+  );
   const away = status.replicas.filter((replica) => replica.state === "failed");
   tell(
     away.length > 0,
