@@ -184,6 +184,9 @@ async fn an_operator_takes_two_models_live_and_one_back_in_the_browser() {
     browser.wait_for_text(".figure", "model_v1").await;
     assert_eq!(live_model(&site).as_deref(), Some("1"));
     browser.picture("walk-3-rolled-back").await;
+    // The one taken back is no place to return to.
+    let previous = told(&site, "SELECT CAST(count(*) AS TEXT) FROM aliases WHERE alias = 'previous'");
+    assert_eq!(previous.as_deref(), Some("0"));
 
     browser.command("pause", "the night shift wants its sleep").await;
     browser.wait_for_text("#attention", "paused by ops: the night shift wants its sleep").await;

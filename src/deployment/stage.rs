@@ -109,7 +109,10 @@ impl DeploymentStage {
                 .set_deployment_state(current.deployment, DeploymentState::RolledBack, self.env.now())
                 .await?;
         }
-        self.env.ledger.promote(previous, self.env.now()).await?;
+        // The model taken back is no place to return to: nothing is previous now.
+        if let Some(live) = self.env.ledger.model_by_alias(Alias::Live).await? {
+            self.env.ledger.rollback_alias(live.version, self.env.now()).await?;
+        }
         tracing::warn!(model.version = %previous, requested_by = message.by, "rolled back to the previous model");
         Ok(previous)
     }
