@@ -71,7 +71,21 @@ fn every_line_of_a_cycle_carries_its_trace_wherever_it_was_written() {
 
     the_replicas_name_it(&site, &trace);
     the_cycle_has_its_own_log(&site, port, &trace);
+    let (from_daemon, whole) = (the_command_shows(&site, &["cycle_1", "-n", "3"]), the_command_shows(&site, &[]));
     site.stop(daemon);
+    // Without a daemon the file itself is read, and the answer is the same.
+    assert_eq!(the_command_shows(&site, &["cycle_1", "-n", "3"]), from_daemon);
+    assert_eq!(from_daemon.lines().count(), 3, "{from_daemon}");
+    assert!(whole.starts_with("# cycle_1, trace ") && whole.ends_with(&from_daemon), "{whole}");
+}
+
+fn the_command_shows(site: &Site, arguments: &[&str]) -> String {
+    let (config, state) = (site.config(), site.state());
+    let mut all = vec!["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap(), "log"];
+    all.extend(arguments);
+    let output = site::command(&all).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn daemon_log(site: &Site) -> std::path::PathBuf {

@@ -107,6 +107,14 @@ pub enum Command {
         #[arg(long)]
         dotenv: bool,
     },
+    /// What a cycle logged, every stage of it.
+    Log {
+        /// Which cycle, `cycle_3`; the last one without it.
+        cycle: Option<CycleId>,
+        /// Only so many of the last lines.
+        #[arg(long, short = 'n', value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+        lines: Option<u32>,
+    },
     /// The log of a cycle's build of the service from its source.
     BuildLog {
         /// Which cycle, `cycle_3`; the last one that built without it.
@@ -217,6 +225,7 @@ impl Command {
             | Self::Lineage { .. }
             | Self::Why { .. }
             | Self::Image { .. }
+            | Self::Log { .. }
             | Self::BuildLog { .. }
             | Self::Drift { .. }
             | Self::Datasets { .. }

@@ -11,6 +11,7 @@ use super::check;
 use super::display::TerminalDisplay;
 use super::endpoint::Endpoint;
 use super::images;
+use super::logs;
 use super::manual;
 use super::remote::Remote;
 use super::show::{self, Shown};
@@ -178,9 +179,6 @@ impl Asking {
             let text = self.settings.to_toml().map_err(|error| CliError::Failed(error.to_string()))?;
             return Shown::new(&self.settings, text);
         }
-        if let Command::BuildLog { cycle } = command {
-            return images::build_log(&self.settings, *cycle);
-        }
         let source = &Source::open(&self.settings, &self.connect).await?;
         match command {
             Command::Cycles { cycle, limit } => show::cycles(source, *cycle, *limit).await,
@@ -195,6 +193,8 @@ impl Asking {
                 };
                 images::image(source, *model, form).await
             }
+            Command::Log { cycle, lines } => logs::cycle_log(source, &self.settings, *cycle, *lines).await,
+            Command::BuildLog { cycle } => logs::build_log(source, &self.settings, *cycle).await,
             Command::Drift { report, limit } => show::drift(source, *report, *limit).await,
             Command::Datasets { dataset, limit } => show::datasets(source, dataset.clone(), *limit).await,
             Command::Runs { run, limit } => show::runs(source, *run, *limit).await,

@@ -10,6 +10,7 @@ mod commands;
 mod display;
 mod endpoint;
 mod images;
+mod logs;
 mod manual;
 mod remote;
 mod show;

@@ -107,6 +107,11 @@ impl Remote {
         Ok(listed.items)
     }
 
+    /// A text below `/api/v1/`.
+    pub(super) async fn text(&self, path: &str) -> Result<String, CliError> {
+        self.text_of(self.request(Method::GET, path).timeout(LOOK_LIMIT)).await
+    }
+
     /// A stream below `/api/v1/`; it ends when the daemon does.
     pub(super) async fn stream(&self, path: &str) -> Result<reqwest::Response, CliError> {
         let response = self.request(Method::GET, path).send().await.map_err(|error| self.unreachable(&error))?;
