@@ -890,7 +890,7 @@ fn idle_daemon(figures: &mut Figures, binary: &Path, service: &Path) -> Result<(
     let log = folder.path().join("log");
     let mut command = Command::new(binary);
     command.arg("--state").arg(folder.path().join("state")).arg("run");
-    command.env("DELAYD__DAEMON__HTTP_LISTEN", format!("127.0.0.1:{}", free_port()?));
+    command.env("DELAYD__HTTP__LISTEN", format!("127.0.0.1:{}", free_port()?));
     command.env("DELAYD_SERVE_BIN", service).env_remove("DELAYD_CONFIG").env_remove("DELAYD_STATE");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log)?);
     let mut process = Started(command.spawn()?);

@@ -185,7 +185,7 @@ impl<'a> Daemon<'a> {
         let (state, log) = (self.place.path().join("state"), self.place.path().join("daemon.log"));
         let mut run = command(&["run"]);
         run.env("DELAYD_CONFIG", self.place.path().join("delayd.toml")).env("DELAYD_STATE", &state);
-        run.env("DELAYD_SERVE_BIN", service).env("DELAYD__DAEMON__HTTP_LISTEN", format!("127.0.0.1:{}", self.port));
+        run.env("DELAYD_SERVE_BIN", service).env("DELAYD__HTTP__LISTEN", format!("127.0.0.1:{}", self.port));
         self.namespace.apply_to(&mut run);
         Running::start(run, &state, &log)
     }
@@ -194,7 +194,7 @@ impl<'a> Daemon<'a> {
     fn asked(&self, arguments: &[&str]) -> Option<Value> {
         let mut ask = command(arguments);
         ask.arg("--json").env("DELAYD_STATE", self.place.path().join("state"));
-        ask.env("DELAYD__DAEMON__HTTP_LISTEN", format!("127.0.0.1:{}", self.port));
+        ask.env("DELAYD__HTTP__LISTEN", format!("127.0.0.1:{}", self.port));
         serde_json::from_slice(&ask.output().unwrap().stdout).ok()
     }
 
