@@ -36,7 +36,7 @@ pub struct TokenSettings {
     pub name: String,
     /// What they may do.
     pub role: Role,
-    /// The bearer token, at least 16 characters, best named by where it is kept.
+    /// The bearer token, long and random, best named by where it is kept.
     pub token: Secret,
 }
 
