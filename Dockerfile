@@ -32,9 +32,9 @@ COPY crates/features/Cargo.toml crates/features/
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/serve/Cargo.toml crates/serve/
 COPY scripts/package/compile scripts/package/
-RUN mkdir -p src benches examples crates/features/src crates/model/src crates/serve/src \
+RUN mkdir -p src benches/figures examples crates/features/src crates/model/src crates/serve/src \
  && touch src/lib.rs crates/features/src/lib.rs crates/model/src/lib.rs crates/serve/src/lib.rs \
- && for main in src/main.rs benches/figures.rs examples/quality.rs crates/serve/src/main.rs; do \
+ && for main in src/main.rs benches/figures/main.rs examples/quality.rs crates/serve/src/main.rs; do \
       echo 'fn main() {}' >$main; \
     done \
  && scripts/package/compile

@@ -210,6 +210,15 @@ impl TraceId {
         let span = Self::of(&format!("{self}/{part}"));
         format!("00-{self}-{}-01", hex::encode(&span.0[..8]))
     }
+
+    /// The trace that a `traceparent` names; `None` where it is not in W3C's form.
+    #[must_use]
+    pub fn of_traceparent(header: &str) -> Option<Self> {
+        let mut parts = header.trim().split('-');
+        let (version, trace) = (parts.next()?, parts.next()?);
+        let later = version.len() == 2 && version != "ff" && parts.clone().count() >= 2;
+        later.then(|| trace.parse().ok()).flatten().filter(|trace: &Self| trace.0 != [0; 16])
+    }
 }
 
 impl fmt::Display for TraceId {
@@ -262,6 +271,13 @@ mod tests {
         assert_eq!(parts[1].parse::<TraceId>().unwrap(), trace);
         assert_eq!(header, TraceId::of("cycle_1").traceparent("verify"));
         assert_ne!(header, trace.traceparent("deploy"));
+        assert_eq!(TraceId::of_traceparent(&header), Some(trace));
+        let zeros = header.replace(&trace.to_string(), &"0".repeat(32));
+        for wrong in
+            ["", "00", "00-4bf9-00f067aa0ba902b7-01", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", &zeros]
+        {
+            assert_eq!(TraceId::of_traceparent(wrong), None, "{wrong}");
+        }
         assert_ne!(trace, TraceId::of("cycle_2"));
     }
 

@@ -10,121 +10,45 @@ mod site;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::{Duration, Instant};
+use std::net::TcpListener;
+use std::path::Path;
 
 use delayd::ledger::{Ledger, NewAlert};
 use delayd::ports::Severity;
 use receiver::Receiver;
 use serde_json::Value;
-use site::{Running, command, tail};
+use site::{DatalessDaemon, text};
 use tempfile::TempDir;
 
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// A daemon without data, whose alerts go to Slack.
-struct Daemon {
-    place: TempDir,
-    address: SocketAddr,
-    running: Option<Running>,
+/// A daemon whose administrators are on its machine.
+fn daemon(sections: &str) -> DatalessDaemon {
+    DatalessDaemon::new("loopback_role = \"operator\"", &format!("[ingestion]\ninterval_secs = 1\n{sections}"))
 }
 
-impl Daemon {
-    fn new(settings: &str) -> Self {
-        let place = TempDir::new().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let text = format!(
-            "[http]\nlisten = \"{address}\"\nloopback_role = \"operator\"\n[ingestion]\ninterval_secs = 1\n\
-             [packaging]\nservice_binary = \"/bin/true\"\n{settings}"
-        );
-        fs::write(place.path().join("delayd.toml"), text).unwrap();
-        fs::create_dir_all(place.path().join("state")).unwrap();
-        Self { place, address, running: None }
-    }
-
-    fn state(&self) -> PathBuf {
-        self.place.path().join("state")
-    }
-
-    fn hook(&self) -> PathBuf {
-        self.place.path().join("hook")
-    }
-
-    fn start(&mut self) {
-        let log = self.place.path().join("daemon.log");
-        self.running = Some(Running::start(self.command(&["run"]), &self.state(), &log));
-        self.wait("the API", || std::net::TcpStream::connect(self.address).is_ok().then_some(()));
-    }
-
-    fn command(&self, arguments: &[&str]) -> std::process::Command {
-        let (config, state) = (self.place.path().join("delayd.toml"), self.state());
-        let mut all = vec!["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
-        all.extend(arguments);
-        command(&all)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// What a command prints that must succeed.
-    fn says(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{arguments:?}: {out}{err}");
-        out
-    }
-
-    /// The body of what the daemon's endpoint answers.
-    fn get(&self, path: &str) -> String {
-        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
-        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
-    }
-
-    fn alerts(&self) -> Vec<Value> {
-        serde_json::from_str(&self.says(&["alerts", "--json"])).unwrap()
-    }
-
-    fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let begun = Instant::now();
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(begun.elapsed() < DEADLINE, "waiting for {what}: {}", tail(&self.place.path().join("daemon.log")));
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Waits for an alert whose key begins so to be in a state; answers its id.
-    fn wait_for(&self, key: &str, state: &str) -> String {
-        self.wait(&format!("{key} to be {state}"), || {
-            let alerts = self.alerts();
-            let found = alerts.iter().find(|alert| {
-                alert["alert"]["dedup_key"].as_str().unwrap().starts_with(key) && alert["state"] == state
-            })?;
-            Some(found["alert"]["id"].as_str().unwrap().to_owned())
-        })
-    }
+/// The body of what the daemon's endpoint answers.
+fn get(daemon: &DatalessDaemon, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// Waits for an alert whose key begins so to be in a state; answers its id.
+fn wait_for(daemon: &DatalessDaemon, key: &str, state: &str) -> String {
+    daemon.wait(&format!("{key} to be {state}"), || {
+        let alerts: Vec<Value> = serde_json::from_str(&daemon.says(&["alerts", "--json"])).unwrap();
+        let found = alerts
+            .iter()
+            .find(|alert| alert["alert"]["dedup_key"].as_str().unwrap().starts_with(key) && alert["state"] == state)?;
+        Some(found["alert"]["id"].as_str().unwrap().to_owned())
+    })
 }
 
-fn slack(hook: &Path) -> String {
-    format!(
-        "[notification]\nchannels = [\"log\", \"slack\"]\nattempts = 1\ninterval_secs = 1\ngroup_window_secs = 0\n\
-         [notification.slack]\nwebhook_url = \"file:{}\"\n",
-        hook.display()
-    )
-}
+/// Alerts go to Slack, whose webhook a file names.
+const SLACK: &str = "[notification]\nchannels = [\"log\", \"slack\"]\nattempts = 1\ninterval_secs = 1\n\
+                     group_window_secs = 0\n[notification.slack]\nwebhook_url = \"file:{place}/hook\"\n";
 
 fn enqueue(state: &Path, key: &str) {
     let ledger = Ledger::open(&state.join("ledger.sqlite")).unwrap();
@@ -148,36 +72,35 @@ async fn an_administrator_sees_retries_and_silences_alerts() {
 }
 
 fn administrate(receiver: &Receiver) {
-    let mut daemon = Daemon::new("");
-    let config = daemon.place.path().join("delayd.toml");
-    fs::write(&config, fs::read_to_string(&config).unwrap() + &slack(&daemon.hook())).unwrap();
-    fs::write(daemon.hook(), format!("http://{}/services/gone/s3cret-hook", receiver.address)).unwrap();
+    let mut daemon = daemon(SLACK);
+    let hook = daemon.place.path().join("hook");
+    fs::write(&hook, format!("http://{}/services/gone/s3cret-hook", receiver.address)).unwrap();
     enqueue(&daemon.state(), "drift/model_v1");
     daemon.start();
 
     let silence = daemon.says(&["silence", "timer/", "--for", "2h", "--why", "no data yet", "--by", "ops"]);
     assert!(silence.starts_with("silence_1: alerts under `timer/` are not told until "), "{silence}");
-    assert_eq!(daemon.wait_for("drift/", "dead"), "alert_1");
+    assert_eq!(wait_for(&daemon, "drift/", "dead"), "alert_1");
     let shown = daemon.says(&["alerts", "alert_1"]);
     for part in ["Drift: model_v1 sees other data", "wind_speed", "key drift/model_v1", "no_service", "delivered"] {
         assert!(shown.contains(part), "{part} is missing in {shown}");
     }
     assert!(!shown.contains("s3cret"), "{shown}");
-    daemon.wait_for("undeliverable/slack/", "delivered");
-    assert!(daemon.get("/metrics").contains("delayd_undelivered_alerts{channel=\"slack\",state=\"dead\"} 1"));
-    let api: Value = serde_json::from_str(&daemon.get("/api/v1/alerts/alert_1")).unwrap();
+    wait_for(&daemon, "undeliverable/slack/", "delivered");
+    assert!(get(&daemon, "/metrics").contains("delayd_undelivered_alerts{channel=\"slack\",state=\"dead\"} 1"));
+    let api: Value = serde_json::from_str(&get(&daemon, "/api/v1/alerts/alert_1")).unwrap();
     assert_eq!(api["deliveries"][1]["state"], "dead", "{api}");
     assert!(!api.to_string().contains("s3cret"), "{api}");
 
-    fs::write(daemon.hook(), receiver.url()).unwrap();
+    fs::write(&hook, receiver.url()).unwrap();
     assert_eq!(daemon.says(&["alerts", "--retry", "alert_1"]).trim(), "1 deliveries are tried again");
-    daemon.wait_for("drift/", "delivered");
+    wait_for(&daemon, "drift/", "delivered");
     assert!(receiver.messages().iter().any(|message| message.json().to_string().contains("model_v1 sees other data")));
     let again = daemon.run(&["alerts", "--retry", "alert_1"]);
     assert_eq!(again.status.code(), Some(5), "{}", text(&again.stderr));
     assert_eq!(daemon.run(&["alerts", "--retry", "alert_999"]).status.code(), Some(4));
 
-    let silenced = daemon.wait_for("timer/ingestion/", "silenced");
+    let silenced = wait_for(&daemon, "timer/ingestion/", "silenced");
     let told = daemon.says(&["silences"]);
     assert!(told.contains("timer/") && told.contains("no data yet") && told.contains("ops"), "{told}");
     let refused = daemon.run(&["alerts", "--retry", &silenced]);
@@ -185,7 +108,7 @@ fn administrate(receiver: &Receiver) {
     daemon.says(&["silences", "--end", "silence_1", "--by", "boss"]);
     assert!(daemon.says(&["silences"]).contains("by boss"));
     daemon.says(&["alerts", "--retry", &silenced]);
-    daemon.wait_for("timer/ingestion/", "delivered");
+    wait_for(&daemon, "timer/ingestion/", "delivered");
     for wrong in [["silence", "", "--for", "2h"], ["silence", "drift/", "--for", "99d"]] {
         assert_eq!(daemon.run(&wrong).status.code(), Some(5), "{wrong:?}");
     }
@@ -193,7 +116,7 @@ fn administrate(receiver: &Receiver) {
     daemon.running = None;
     assert!(daemon.says(&["alerts"]).contains("alert_1"), "the ledger answers without a daemon");
     assert_eq!(daemon.run(&["silence", "drift/", "--for", "2h"]).status.code(), Some(3));
-    let log = fs::read_to_string(daemon.place.path().join("daemon.log")).unwrap();
+    let log = fs::read_to_string(daemon.log()).unwrap();
     assert!(log.contains("alert given up") && !log.contains("s3cret"), "{log}");
 }
 
@@ -207,7 +130,7 @@ fn check(receiver: &Receiver) {
     let templates = TempDir::new().unwrap();
     fs::write(templates.path().join("mail.txt"), "{{ alerts.titel }}").unwrap();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let daemon = Daemon::new(&format!(
+    let daemon = daemon(&format!(
         "[notification]\nchannels = [\"log\", \"slack\", \"mail\"]\ntemplates_dir = \"{}\"\n\
          [notification.slack]\nwebhook_url = \"{}\"\n\
          [notification.mail]\nserver = \"127.0.0.1\"\nport = {}\nfrom = \"d@example.org\"\nto = [\"ops@example.org\"]\n",
@@ -227,7 +150,7 @@ fn check(receiver: &Receiver) {
 
 #[test]
 fn wrong_notification_settings_are_told_together_by_key() {
-    let daemon = Daemon::new(
+    let daemon = daemon(
         "[notification]\nchannels = [\"mail\"]\n[[notification.routes]]\nchannels = [\"slack\"]\n\
          [notification.quiet_hours]\ntime_zone = \"Mars\"\n[notification.slack]\nwebhook_url = \"\"\n",
     );

@@ -5,23 +5,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod browser;
+#[path = "notification_channels/receiver.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared by inclusion")]
+mod receiver;
 mod site;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use browser::{Browser, DESK, NIGHT, PHONE};
 use delayd::env::{Clock, SystemClock};
-use delayd::ledger::{Ledger, NewAlert};
+use delayd::ledger::NewAlert;
 use delayd::ports::Severity;
 use fantoccini::key::Key;
+use receiver::Receiver;
 use rusqlite::OptionalExtension;
 use serde_json::json;
-use site::{CYCLE_LIMIT, NEVER, QUICK, Running, Site, command, needs, tail};
-use tempfile::TempDir;
+use site::{CYCLE_LIMIT, DatalessDaemon, NEVER, QUICK, Running, Site, needs, tail};
 
 const TOKEN: &str = "a token that the test's operator has";
 
@@ -198,9 +200,26 @@ async fn an_operator_takes_two_models_live_and_one_back_in_the_browser() {
             "return document.querySelector('[data-command=pause]') !== null",
         )
         .await;
+
+    // A third one that nobody wants.
+    browser.command("retrain", "a last try").await;
+    watch_the_loop(&browser, &daemon).await;
+    let says = browser.command("reject", "no better than the others").await;
+    assert!(says.contains("model_v3 is withdrawn") && says.contains("model_v1 serves again"), "{says}");
+    browser
+        .wait(
+            "the cycle has ended",
+            CYCLE_LIMIT,
+            "return document.querySelector('[data-command=retrain]:not([aria-disabled])') !== null",
+        )
+        .await;
+    assert_eq!(live_model(&site).as_deref(), Some("1"));
+    let ended = told(&site, "SELECT outcome || ': ' || detail FROM cycles WHERE id = 3").unwrap();
+    assert!(ended.contains("no better than the others"), "{ended}");
+
     browser.open("audit").await;
     let rows = browser.text("main tbody").await;
-    for deed in ["approve", "retrain", "rollback", "pause", "resume"] {
+    for deed in ["approve", "retrain", "rollback", "pause", "resume", "reject"] {
         assert!(rows.contains(deed), "{deed} is not in the audit:\n{rows}");
     }
 
@@ -270,36 +289,79 @@ async fn views_say_what_the_ledger_knows(browser: &mut Browser) {
     browser.wait_for_text("main h1", "Cycles").await;
 }
 
+/// A daemon without data, whose page this machine may look at.
+fn daemon(sections: &str) -> DatalessDaemon {
+    let tokens = format!("[[http.tokens]]\nname = \"ops\"\nrole = \"operator\"\ntoken = \"{TOKEN}\"\n");
+    let quick = "[daemon]\nstep_retry_secs = 0.1\n[ingestion]\ninterval_secs = 1\n";
+    DatalessDaemon::new("loopback_role = \"viewer\"", &format!("{quick}{sections}{tokens}"))
+}
+
+/// Puts an alert into the outbox of a daemon that has not begun.
+async fn tell(daemon: &DatalessDaemon, key: &str, title: &str, body: &str) {
+    let alert = NewAlert {
+        at: SystemClock.now(),
+        severity: Severity::Critical,
+        dedup_key: key.to_owned(),
+        title: title.to_owned(),
+        body: body.to_owned(),
+    };
+    daemon.ledger().enqueue_alert(alert).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_retries_and_silences_alerts_in_the_browser() {
+    const TEST: &str = "an_operator_retries_and_silences_alerts_in_the_browser";
+    let receiver = Receiver::start().await;
+    let mut daemon = daemon(
+        "[notification]\nchannels = [\"slack\"]\nattempts = 1\ninterval_secs = 1\ngroup_window_secs = 0\n\
+         [notification.slack]\nwebhook_url = \"file:{place}/hook\"\n",
+    );
+    let Some(mut browser) = Browser::start(TEST, &daemon.url("")).await else { return };
+    let hook = daemon.place.path().join("hook");
+    fs::write(&hook, format!("http://{}/services/gone/hook", receiver.address)).unwrap();
+    tell(&daemon, "drift/model_v1", "Drift: model_v1 sees other data", "wind_speed").await;
+    daemon.start();
+
+    // Nobody was reached; once somebody is there, it is told again.
+    browser.open("alerts/alert_1").await;
+    sign_in(&mut browser).await;
+    browser.wait_for_text("main", "given up").await;
+    browser.picture("alert-1-given-up").await;
+    fs::write(&hook, receiver.url()).unwrap();
+    let says = browser.command("retry", "the channel is there again").await;
+    assert!(says.contains("Try alert_1 again?"), "{says}");
+    browser.wait_for_text(".toast", "1 deliveries are tried again").await;
+    browser.wait_for_text("main", "delivered").await;
+    let told =
+        receiver.messages().iter().any(|message| message.json().to_string().contains("model_v1 sees other data"));
+    assert!(told, "{:?}", receiver.messages());
+
+    // What is being worked on need not be told.
+    let says = browser.command("silence", "we are at it").await;
+    assert!(says.contains("They are still recorded"), "{says}");
+    browser.open("alerts").await;
+    let row = browser.wait_for_text("main tbody", "silence_1").await;
+    assert!(row.contains("in force") && row.contains("drift/model_v1") && row.contains("we are at it"), "{row}");
+    browser.picture("alert-2-silenced").await;
+    browser.command("end-silence_1", "it is done").await;
+    browser.wait_for_text("main tbody", "ended").await;
+    let audit = daemon.says(&["audit"]);
+    for deed in ["retry", "silence"] {
+        assert!(audit.lines().any(|line| line.contains("ops") && line.contains(deed)), "{deed}: {audit}");
+    }
+    let said = browser.console().await;
+    assert!(said.is_empty(), "the console says:\n{}", said.join("\n"));
+    browser.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_daemon_s_page_says_what_is_missing_and_takes_no_data_for_markup() {
     const TEST: &str = "a_new_daemon_s_page_says_what_is_missing_and_takes_no_data_for_markup";
-    let place = TempDir::new().unwrap();
-    let state = place.path().join("state");
-    let address = free_address();
-    let Some(mut browser) = Browser::start(TEST, &format!("http://{address}")).await else { return };
-    let (endpoint, tokens) = access(address);
-    let settings = format!(
-        "{endpoint}[daemon]\nstep_retry_secs = 0.1\n[ingestion]\ninterval_secs = 1\n[packaging]\nservice_binary = \"/bin/true\"\n{tokens}"
-    );
-    fs::write(place.path().join("delayd.toml"), settings).unwrap();
-    fs::create_dir_all(&state).unwrap();
+    let mut daemon = daemon("");
+    let Some(mut browser) = Browser::start(TEST, &daemon.url("")).await else { return };
     let title = "<img src=x onerror=\"document.title='taken'\"> & <b>bold</b>";
-    {
-        let ledger = Ledger::open(&state.join("ledger.sqlite")).unwrap();
-        let alert = NewAlert {
-            at: SystemClock.now(),
-            severity: Severity::Critical,
-            dedup_key: "markup/1".to_owned(),
-            title: title.to_owned(),
-            body: "<script>document.title='taken'</script>".to_owned(),
-        };
-        ledger.enqueue_alert(alert).await.unwrap();
-    }
-    let log: PathBuf = place.path().join("daemon.log");
-    let config = place.path().join("delayd.toml");
-    let arguments = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap(), "run"];
-    let _daemon = Running::start(command(&arguments), &state, &log);
-    listening(address, &log).await;
+    tell(&daemon, "markup/1", title, "<script>document.title='taken'</script>").await;
+    daemon.start();
 
     browser.open("alerts").await;
     browser.wait_for_text("main tbody", title).await;

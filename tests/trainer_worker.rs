@@ -9,6 +9,7 @@ use std::process::Output;
 use contracts::process_pool::delayd_command;
 use contracts::trainer::nonsense;
 use contracts::training_world::World;
+use delayd::ids::TraceId;
 use delayd::training::worker::{FailureDocument, Work, WorkDocument, WorkPart, WorkResult, get_json};
 
 struct Site {
@@ -32,7 +33,7 @@ impl Site {
 
     async fn worker(&self, key: &str) -> Output {
         let mut command = delayd_command(&self.config);
-        command.args(["train-job", "--job", key]);
+        command.args(["train-job", "--job", key]).env("TRACEPARENT", TraceId::of("cycle_1").traceparent("train"));
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 }
@@ -51,6 +52,9 @@ async fn a_worker_writes_its_result_once_and_a_second_one_finds_it() {
     let first = site.worker(&work.document_key()).await;
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
     assert!(String::from_utf8_lossy(&first.stdout).contains("is done"));
+    let log = String::from_utf8_lossy(&first.stderr);
+    let begins = log.lines().find(|line| line.contains("the work begins")).unwrap_or_else(|| panic!("{log}"));
+    assert!(begins.contains(&TraceId::of("cycle_1").to_string()) && begins.contains("run_7"), "{begins}");
     let store = site.world.store.as_ref();
     let objects = store.list("training-jobs/").await.unwrap();
     let second = site.worker(&work.document_key()).await;

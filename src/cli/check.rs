@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::commands::CliError;
@@ -15,6 +16,7 @@ use crate::data::TrainingSets;
 use crate::data::contract::Contract;
 use crate::env::{Clock, SystemClock};
 use crate::error::{ErrorKind, PortError, chain};
+use crate::http::certificate_expires_at;
 use crate::ledger::Ledger;
 use crate::packaging::SourceKind;
 use crate::packaging::source::SourceBuilder;
@@ -47,6 +49,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         cluster(settings),
         notification(settings)
     );
+    findings.extend(endpoint(settings));
     findings.extend(stores);
     findings.extend(documents);
     findings.extend([trainer, source, builder, registry, cluster]);
@@ -86,6 +89,31 @@ fn contract(settings: &Settings) -> Finding {
     let parsed =
         read.and_then(|text| Contract::parse(&text).map_err(|error| format!("{}: {}", path.display(), chain(&error))));
     finding("data contract", parsed.map(|_| path.display().to_string()))
+}
+
+/// The status endpoint's certificate, and who may use it from elsewhere.
+fn endpoint(settings: &Settings) -> Vec<Finding> {
+    let http = &settings.http;
+    let certificate = http.tls().then(|| {
+        let expires_at = certificate_expires_at(&http.tls_certificate, &http.tls_key);
+        finding("certificate", expires_at.and_then(|at| still_valid(at, SystemClock.now())))
+    });
+    let tokens = http.tokens.iter().map(|token| {
+        let usable = token.reveal().map(|_| format!("`{}`, {}", token.name, token.role));
+        finding("token", usable.map_err(|error| chain(&error)))
+    });
+    certificate.into_iter().chain(tokens).collect()
+}
+
+fn still_valid(expires_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<String, String> {
+    let (day, left) = (expires_at.format("%Y-%m-%d"), (expires_at - now).num_days());
+    if expires_at > now {
+        Ok(format!("expires on {day}, in {left} days"))
+    } else {
+        Err(format!(
+            "http.tls_certificate expired on {day}; clients refuse it: renew the file, the daemon reads it anew"
+        ))
+    }
 }
 
 /// The repository that the service is built from.
@@ -267,4 +295,18 @@ fn compute(settings: &Settings) -> Finding {
         "training device",
         device::choose(settings.training.device).map(|(_, name)| name).map_err(|error| chain(&error)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_fine_until_it_expires() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let expires_at = at("2026-03-04T00:00:00Z");
+        assert_eq!(still_valid(expires_at, at("2026-03-01T12:00:00Z")).unwrap(), "expires on 2026-03-04, in 2 days");
+        let told = still_valid(expires_at, expires_at).unwrap_err();
+        assert!(told.contains("http.tls_certificate expired on 2026-03-04"), "{told}");
+    }
 }

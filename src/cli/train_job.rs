@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tracing::Instrument as _;
+
 use super::args::TrainJobArgs;
 use super::commands::{CliError, stop_signal};
 use crate::adapters::open;
@@ -12,6 +14,7 @@ use crate::adapters::wrap::{RetryPolicy, Retrying};
 use crate::config::Settings;
 use crate::error::{PortError, chain};
 use crate::ports::ObjectStore;
+use crate::telemetry::worker_span;
 use crate::training::worker::{WorkEnd, run_work};
 
 /// A store that is away for a moment must not cost hours of training: about two
@@ -24,7 +27,7 @@ pub(super) async fn run(settings: &Settings, args: TrainJobArgs) -> Result<Strin
     let store: Arc<dyn ObjectStore> = Arc::new(Retrying::new(store, STORE_RETRY));
     let scratch = Scratch::new(args.scratch)?;
     let cancel = Arc::new(AtomicBool::new(false));
-    let work = run_work(store, &args.job, &scratch.0, cancel.clone());
+    let work = run_work(store, &args.job, &scratch.0, cancel.clone()).instrument(worker_span(&args.job));
     tokio::pin!(work);
     let ended = tokio::select! {
         ended = &mut work => ended,

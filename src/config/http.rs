@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, Secret};
+use crate::error::{ErrorKind, PortError};
+
+/// A token has at least as many characters: shorter ones are guessed by machines.
+const TOKEN_CHARACTERS: usize = 16;
 
 /// What somebody may do.
 #[derive(
@@ -36,8 +40,27 @@ pub struct TokenSettings {
     pub name: String,
     /// What they may do.
     pub role: Role,
-    /// The bearer token, long and random, best named by where it is kept.
+    /// The bearer token, 16 characters at least and random, best named by where it is kept.
     pub token: Secret,
+}
+
+impl TokenSettings {
+    /// The token itself.
+    ///
+    /// # Errors
+    /// When the place named holds none, or one that is too short to be safe.
+    pub fn reveal(&self) -> Result<String, PortError> {
+        let action = format!("reading the token of `{}`", self.name);
+        let token = self.token.reveal(&action)?;
+        let characters = token.chars().count();
+        if characters < TOKEN_CHARACTERS {
+            let problem = format!(
+                "it has {characters} characters, expected {TOKEN_CHARACTERS} or more; `openssl rand -hex 32` makes one"
+            );
+            return Err(PortError::new(ErrorKind::Denied, action, problem));
+        }
+        Ok(token)
+    }
 }
 
 /// `[http]`: the status endpoint.
@@ -127,6 +150,9 @@ impl HttpSettings {
             let twice = self.tokens[..index].iter().any(|other| other.name == token.name);
             check(!twice, key("name"), format!("`{}` again", token.name), "each name once");
             check(token.token.is_set(), key("token"), "empty".to_owned(), "a secret, such as file:PATH or env:NAME");
+            let short = token.token.written_here().is_some_and(|text| text.chars().count() < TOKEN_CHARACTERS);
+            let expected = "16 characters or more, such as those of `openssl rand -hex 32`";
+            check(!short || !token.token.is_set(), key("token"), "shorter".to_owned(), expected);
         }
         faults
     }
@@ -151,6 +177,27 @@ mod tests {
             ["http.listen", "http.tls_key", "http.request_burst", "http.tokens[0].name", "http.tokens[0].token"];
         assert_eq!(keys, expected);
         assert_eq!(HttpSettings::default().faults(), []);
+    }
+
+    #[test]
+    fn a_token_that_can_be_guessed_is_refused_where_it_is_written_and_where_it_is_read() {
+        let of =
+            |token: &str| TokenSettings { name: "ops".to_owned(), role: Role::Operator, token: Secret::new(token) };
+        let faults = |token: &str| HttpSettings { tokens: vec![of(token)], ..HttpSettings::default() }.faults();
+        assert_eq!(faults("fifteen-letters").len(), 1);
+        assert_eq!(faults("sixteen-letters!"), []);
+        // What is kept elsewhere is seen when it is read.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let kept = format!("file:{}", file.path().display());
+        std::fs::write(file.path(), "short\n").unwrap();
+        assert_eq!(faults(&kept), []);
+        let told = crate::error::chain(&of(&kept).reveal().unwrap_err());
+        assert!(
+            told.contains("`ops`") && told.contains("5 characters, expected 16") && !told.contains("short"),
+            "{told}"
+        );
+        std::fs::write(file.path(), "a-token-of-some-length\n").unwrap();
+        assert_eq!(of(&kept).reveal().unwrap(), "a-token-of-some-length");
     }
 
     #[test]

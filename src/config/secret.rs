@@ -53,6 +53,11 @@ impl Secret {
         }
     }
 
+    /// The secret, where the configuration holds it itself.
+    pub(super) fn written_here(&self) -> Option<&str> {
+        matches!(self.place(), Place::Here).then_some(self.0.as_str())
+    }
+
     fn place(&self) -> Place<'_> {
         match self.0.split_once(':') {
             Some(("file", path)) => Place::File(path),

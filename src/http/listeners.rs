@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use super::tls;
+use super::tls::{Tls, TlsError};
 use crate::config::Settings;
 
 /// The local socket's mode: its owner and its group are operators.
@@ -34,7 +34,7 @@ pub enum ListenError {
     },
     /// The certificate or its key cannot be used.
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
+    Tls(#[from] TlsError),
 }
 
 /// Where the server listens.
@@ -43,7 +43,7 @@ pub struct Listeners {
     /// The network's listener.
     pub tcp: TcpListener,
     /// Its certificate and key; plain HTTP without.
-    pub tls: Option<rustls::ServerConfig>,
+    pub tls: Option<Tls>,
     /// The local socket.
     pub local: Option<LocalSocket>,
 }
@@ -56,7 +56,7 @@ impl Listeners {
     /// When an address, a socket or a certificate cannot be used.
     pub fn open(settings: &Settings, inherited: Option<TcpListener>) -> Result<Self, ListenError> {
         let http = &settings.http;
-        let tls = if http.tls() { Some(tls::server_config(&http.tls_certificate, &http.tls_key)?) } else { None };
+        let tls = if http.tls() { Some(Tls::open(&http.tls_certificate, &http.tls_key)?) } else { None };
         let bind = || {
             TcpListener::bind(&http.listen)
                 .map_err(|source| ListenError::Address { address: http.listen.clone(), source })

@@ -21,4 +21,4 @@ pub use documents::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument
 pub use listeners::{ListenError, Listeners, LocalSocket};
 pub use metrics::{Metrics, catalogue, count_requests};
 pub use server::{ApiState, serve};
-pub use tls::TlsError;
+pub use tls::{ServedCertificate, Tls, TlsError, certificate_expires_at};

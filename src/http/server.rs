@@ -41,6 +41,10 @@ pub struct ApiState {
 /// # Errors
 /// When a listener cannot be used.
 pub fn serve(state: ApiState, listeners: &mut Listeners) -> std::io::Result<Server> {
+    let tls = listeners.tls.take();
+    if let Some(tls) = &tls {
+        state.metrics.watch_certificate(tls.certificate.clone());
+    }
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
@@ -59,8 +63,8 @@ pub fn serve(state: ApiState, listeners: &mut Listeners) -> std::io::Result<Serv
     .disable_signals()
     .on_connect(note_peer);
     let tcp = listeners.tcp.try_clone()?;
-    let server = match listeners.tls.take() {
-        Some(tls) => server.listen_rustls_0_23(tcp, tls)?,
+    let server = match tls {
+        Some(tls) => server.listen_rustls_0_23(tcp, tls.config)?,
         None => server.listen(tcp)?,
     };
     let server = match &listeners.local {

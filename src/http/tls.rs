@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use chrono::{DateTime, Utc};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -22,16 +23,56 @@ pub struct TlsError {
     problem: String,
 }
 
-/// TLS with the certificates and the key in these files.
+/// TLS as the endpoint speaks it.
+#[derive(Debug)]
+pub struct Tls {
+    pub(super) config: ServerConfig,
+    pub(super) certificate: ServedCertificate,
+}
+
+impl Tls {
+    /// TLS with the certificates and the key in these files.
+    ///
+    /// # Errors
+    /// When one cannot be read, or they do not belong together.
+    pub(super) fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        crate::http_client::install_tls();
+        let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
+        let changed = files.changed();
+        let served = Arc::new(Renewing { loaded: Mutex::new(Loaded { key: files.load()?, changed }), files });
+        let certificate = ServedCertificate(Arc::clone(&served));
+        Ok(Self { config: ServerConfig::builder().with_no_client_auth().with_cert_resolver(served), certificate })
+    }
+}
+
+/// The certificate that clients are shown, for whoever watches over its age.
+#[derive(Debug, Clone)]
+pub struct ServedCertificate(Arc<Renewing>);
+
+impl ServedCertificate {
+    /// When the first certificate of the chain expires.
+    ///
+    /// # Errors
+    /// When one of them is not X.509.
+    pub fn expires_at(&self) -> Result<DateTime<Utc>, String> {
+        let chain = self.0.present().cert.clone();
+        let ends = chain.iter().map(|der| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|error| error.to_string())?;
+            let end = certificate.validity().not_after.timestamp();
+            DateTime::from_timestamp(end, 0).ok_or_else(|| format!("it ends {end} seconds after 1970"))
+        });
+        let ends: Vec<DateTime<Utc>> = ends.collect::<Result<_, _>>()?;
+        ends.into_iter().min().ok_or_else(|| "the chain is empty".to_owned())
+    }
+}
+
+/// When a certificate that the endpoint could show expires.
 ///
 /// # Errors
-/// When one cannot be read, or they do not belong together.
-pub(super) fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
-    crate::http_client::install_tls();
-    let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
-    let changed = files.changed();
-    let loaded = Mutex::new(Loaded { key: files.load()?, changed });
-    Ok(ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(Renewing { files, loaded })))
+/// When the files cannot be used, with the configuration's key.
+pub fn certificate_expires_at(certificate: &Path, key: &Path) -> Result<DateTime<Utc>, String> {
+    let tls = Tls::open(certificate, key).map_err(|error| error.to_string())?;
+    tls.certificate.expires_at()
 }
 
 #[derive(Debug)]
@@ -72,15 +113,16 @@ struct Loaded {
     changed: Option<(SystemTime, SystemTime)>,
 }
 
-/// Looks at the files at each handshake, and reads them when they changed.
+/// Looks at the files at each handshake and each scrape, and reads them when they changed.
 #[derive(Debug)]
 struct Renewing {
     files: Files,
     loaded: Mutex<Loaded>,
 }
 
-impl ResolvesServerCert for Renewing {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+impl Renewing {
+    /// The certificate and key of now.
+    fn present(&self) -> Arc<CertifiedKey> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = self.files.changed();
         if changed.is_some() && changed != loaded.changed {
@@ -95,6 +137,40 @@ impl ResolvesServerCert for Renewing {
                 Err(error) => tracing::error!(%error, "the status endpoint keeps its old certificate"),
             }
         }
-        Some(loaded.key.clone())
+        loaded.key.clone()
+    }
+}
+
+impl ResolvesServerCert for Renewing {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.present())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(place: &Path, year: i32) -> (PathBuf, PathBuf) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(year, 3, 4);
+        let files = (place.join("tls.crt"), place.join("tls.key"));
+        std::fs::write(&files.0, parameters.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&files.1, key.serialize_pem()).unwrap();
+        files
+    }
+
+    #[test]
+    fn the_expiry_is_that_of_the_certificate_that_clients_are_shown() {
+        let place = tempfile::tempdir().unwrap();
+        let (certificate, key) = write(place.path(), 2031);
+        let tls = Tls::open(&certificate, &key).unwrap();
+        let expires = || tls.certificate.expires_at().unwrap().to_rfc3339();
+        assert_eq!(expires(), "2031-03-04T00:00:00+00:00");
+        write(place.path(), 2032);
+        assert_eq!(expires(), "2032-03-04T00:00:00+00:00", "a renewed one is read");
+        std::fs::write(&certificate, "nonsense").unwrap();
+        assert_eq!(expires(), "2032-03-04T00:00:00+00:00", "one that cannot be used is not shown");
     }
 }

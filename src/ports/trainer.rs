@@ -11,7 +11,7 @@ use crate::coordinator::training_policy::TrainingPolicy;
 use crate::data::frozen::FrozenInputs;
 use crate::data::training_sets::Timing;
 use crate::error::{ErrorKind, PortError};
-use crate::ids::{CycleId, Digest, RunId};
+use crate::ids::{CycleId, Digest, RunId, TraceId};
 use crate::training::{TrainingControl, TrainingParameters, TrainingReport, TuningParameters};
 
 /// Everything that defines a training run. It names its inputs by digest and holds
@@ -41,6 +41,9 @@ pub struct TrainingJob {
     pub holdout: HoldoutSettings,
     /// How much each flight weighs.
     pub policy: TrainingPolicy,
+    /// The cycle's trace, for the log of whoever trains. It is no part of the work.
+    #[serde(skip)]
+    pub trace: Option<TraceId>,
 }
 
 impl TrainingJob {

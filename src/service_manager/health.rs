@@ -31,7 +31,15 @@ mod tests {
 
     fn actor(name: &str, state: ActorState, last_beat_secs: f64) -> ActorStatus {
         let name = name.to_owned();
-        ActorStatus { name, state, restarts: 0, last_beat_secs, current_work: None, last_failure: None }
+        ActorStatus {
+            name,
+            state,
+            restarts: 0,
+            last_beat_secs,
+            waiting_senders: 0,
+            current_work: None,
+            last_failure: None,
+        }
     }
 
     #[test]

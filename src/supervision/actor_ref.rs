@@ -1,5 +1,6 @@
 //! An address that stays good across restarts.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -46,15 +47,40 @@ impl ActorGone {
     }
 }
 
+/// How many senders wait for an actor's answer; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Waiting(Arc<AtomicU64>);
+
+impl Waiting {
+    pub(super) fn senders(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One sender more, until the answer is dropped: senders give up in many ways.
+    fn enter(&self) -> WaitingSender<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        WaitingSender(&self.0)
+    }
+}
+
+struct WaitingSender<'a>(&'a AtomicU64);
+
+impl Drop for WaitingSender<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Refers to a supervised actor, whichever incarnation is the present one.
 pub struct ActorRef<A: Actor> {
     name: Arc<str>,
     present: Arc<RwLock<Option<Addr<A>>>>,
+    waiting: Waiting,
 }
 
 impl<A: Actor> Clone for ActorRef<A> {
     fn clone(&self) -> Self {
-        Self { name: Arc::clone(&self.name), present: Arc::clone(&self.present) }
+        Self { name: Arc::clone(&self.name), present: Arc::clone(&self.present), waiting: self.waiting.clone() }
     }
 }
 
@@ -66,7 +92,11 @@ impl<A: Actor> std::fmt::Debug for ActorRef<A> {
 
 impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: Arc::from(name), present: Arc::new(RwLock::new(None)) }
+        Self { name: Arc::from(name), present: Arc::new(RwLock::new(None)), waiting: Waiting::default() }
+    }
+
+    pub(super) fn waiting(&self) -> Waiting {
+        self.waiting.clone()
     }
 
     pub(super) fn point_at(&self, address: Option<Addr<A>>) {
@@ -91,6 +121,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     {
         let actor = || self.name.to_string();
         let address = self.present().ok_or_else(|| ActorGone::NotRunning { actor: actor() })?;
+        let _waiting = self.waiting.enter();
         match tokio::time::timeout(deadline, address.send(message)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(MailboxError::Closed)) => Err(ActorGone::Died { actor: actor() }),
@@ -117,6 +148,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
             handled.ok()?;
             answered.await.ok()
         };
+        let _waiting = self.waiting.enter();
         match tokio::time::timeout(deadline, asked).await {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(ActorGone::Died { actor: actor() }),

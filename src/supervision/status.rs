@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::actor_ref::Waiting;
 use super::heartbeat::Heartbeat;
 
 /// How an actor is doing.
@@ -31,6 +32,9 @@ pub struct ActorStatus {
     pub restarts: u64,
     /// Seconds since its last beat.
     pub last_beat_secs: f64,
+    /// Senders that wait for its answer.
+    #[serde(default)]
+    pub waiting_senders: u64,
     /// What it works on.
     pub current_work: Option<String>,
     /// Why it died last.
@@ -41,6 +45,7 @@ pub struct ActorStatus {
 #[derive(Debug, Clone)]
 pub(super) struct StatusCell {
     name: Arc<str>,
+    waiting: Waiting,
     inner: Arc<Mutex<Watched>>,
 }
 
@@ -53,9 +58,9 @@ struct Watched {
 }
 
 impl StatusCell {
-    pub(super) fn new(name: &str, heartbeat: Heartbeat) -> Self {
+    pub(super) fn new(name: &str, heartbeat: Heartbeat, waiting: Waiting) -> Self {
         let watched = Watched { state: ActorState::Restarting, restarts: 0, last_failure: None, heartbeat };
-        Self { name: Arc::from(name), inner: Arc::new(Mutex::new(watched)) }
+        Self { name: Arc::from(name), waiting, inner: Arc::new(Mutex::new(watched)) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -84,6 +89,7 @@ impl StatusCell {
             state: watched.state,
             restarts: watched.restarts,
             last_beat_secs: watched.heartbeat.age().saturating_sub(watched.heartbeat.last_beat()).as_secs_f64(),
+            waiting_senders: self.waiting.senders(),
             current_work: watched.heartbeat.current_work(),
             last_failure: watched.last_failure.clone(),
         }

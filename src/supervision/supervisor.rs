@@ -70,7 +70,7 @@ impl Supervision {
         factory: impl Fn(Heartbeat) -> A + Send + Sync + 'static,
     ) -> std::io::Result<SupervisedActor<A>> {
         let actor_ref = ActorRef::new(name);
-        let status = StatusCell::new(name, Heartbeat::new());
+        let status = StatusCell::new(name, Heartbeat::new(), actor_ref.waiting());
         let (stop, stopped) = channel();
         let watcher = Watcher {
             factory: Arc::new(factory) as Factory<A>,

@@ -7,6 +7,7 @@ use tokio::sync::oneshot::Sender;
 use tokio::task::JoinHandle;
 use tracing::Span;
 
+use crate::ids::TraceId;
 use crate::ledger::Cycle;
 
 /// The span of a cycle. At the level of errors, because a span that a filter leaves
@@ -26,6 +27,19 @@ pub fn step_span(step: &'static str) -> Span {
 #[must_use]
 pub fn undo_span(step: &'static str) -> Span {
     tracing::error_span!("undo", step, undo = true)
+}
+
+/// The environment variable that hands a trace on to another process, as OpenTelemetry names it.
+pub const TRACEPARENT: &str = "TRACEPARENT";
+
+/// The span of a worker of another process, in the trace that its environment names.
+#[must_use]
+pub fn worker_span(job: &str) -> Span {
+    let trace = std::env::var(TRACEPARENT).ok().and_then(|header| TraceId::of_traceparent(&header));
+    match trace {
+        Some(trace) => tracing::error_span!("training_job", trace.id = %trace, training.job = job),
+        None => tracing::error_span!("training_job", training.job = job),
+    }
 }
 
 /// Work that, on whichever thread it runs, belongs to the caller's span.

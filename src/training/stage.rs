@@ -66,6 +66,7 @@ impl TrainingStage {
             tuning: self.tuning_for(&message),
             holdout: self.settings.holdout.clone(),
             policy: self.settings.training_policy.clone(),
+            trace: self.env.ledger.cycle(message.cycle).await?.map(|cycle| cycle.trace_id()),
         };
         self.record(&message, &job.parameters, RunState::Running, None).await?;
         let began = Instant::now();

@@ -4,9 +4,9 @@ use std::net::{IpAddr, UdpSocket};
 
 use serde_json::{Value, json};
 
-use super::{Daemon, OPERATOR, VIEWER, client, get};
+use super::{DatalessDaemon, OPERATOR, VIEWER, client, get, prepared, started};
 
-async fn post(daemon: &Daemon, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
+async fn post(daemon: &DatalessDaemon, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
     let mut request = client().post(daemon.url(path)).json(&json!({ "by": "alice", "why": "a test" }));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -17,7 +17,7 @@ async fn post(daemon: &Daemon, path: &str, headers: &[(&str, &str)]) -> (u16, Va
 
 #[tokio::test]
 async fn a_viewer_looks_and_an_operator_commands_and_what_they_do_is_noted() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     assert_eq!(get(&daemon.url("/api/v1/session")).await.1["role"], "viewer");
     let (status, problem) = post(&daemon, "/api/v1/pause", &[]).await;
     assert_eq!(status, 403, "{problem}");
@@ -47,7 +47,7 @@ async fn a_viewer_looks_and_an_operator_commands_and_what_they_do_is_noted() {
 
 #[tokio::test]
 async fn a_page_of_another_site_can_neither_look_nor_command() {
-    let daemon = Daemon::started("loopback_role = \"operator\"");
+    let daemon = started("loopback_role = \"operator\"");
     let (status, _) = post(&daemon, "/api/v1/pause", &[("origin", "https://evil.example")]).await;
     assert_eq!(status, 403);
     let (status, _) = post(&daemon, "/api/v1/pause", &[("sec-fetch-site", "cross-site")]).await;
@@ -65,7 +65,7 @@ async fn from_elsewhere_a_token_is_needed_for_all_but_health_and_metrics() {
         eprintln!("SKIPPED: this machine has no address but loopback");
         return;
     };
-    let mut daemon = Daemon::new("");
+    let mut daemon = prepared("");
     let config = daemon.place.path().join("delayd.toml");
     let port = daemon.address.port();
     let text = std::fs::read_to_string(&config).unwrap();
@@ -95,7 +95,7 @@ fn address_of_this_machine() -> Option<IpAddr> {
 
 #[tokio::test]
 async fn the_configuration_is_shown_to_operators_only_and_without_its_secrets() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     let ask = |token: &'static str| client().get(daemon.url("/api/v1/config")).bearer_auth(token).send();
     assert_eq!(ask(VIEWER).await.unwrap().status().as_u16(), 403);
     let answer = ask(OPERATOR).await.unwrap();
@@ -107,7 +107,7 @@ async fn the_configuration_is_shown_to_operators_only_and_without_its_secrets() 
 
 #[tokio::test]
 async fn who_asks_too_often_is_told_when_to_come_again() {
-    let daemon = Daemon::started("requests_per_second = 1\nrequest_burst = 5");
+    let daemon = started("requests_per_second = 1\nrequest_burst = 5");
     let client = client();
     let mut statuses = Vec::new();
     let mut retry_after = None;

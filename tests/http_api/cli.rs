@@ -4,11 +4,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{Daemon, OPERATOR, VIEWER, text};
+use super::{OPERATOR, VIEWER, prepared, started, text};
 
 #[test]
 fn on_the_daemons_machine_the_socket_is_enough() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     let said = daemon.says(&["pause", "--by", "alice", "--why", "maintenance"]);
     assert!(said.contains("no new cycles start"), "{said}");
     let status = daemon.says(&["status"]);
@@ -20,7 +20,7 @@ fn on_the_daemons_machine_the_socket_is_enough() {
 
 #[test]
 fn from_elsewhere_a_token_opens_what_its_role_allows() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     let token = |name: &str, value: &str| {
         let path = daemon.place.path().join(name);
         fs::write(&path, format!("{value}\n")).unwrap();
@@ -53,7 +53,7 @@ fn from_elsewhere_a_token_opens_what_its_role_allows() {
 
 #[test]
 fn without_a_daemon_reading_goes_on_and_asking_says_so() {
-    let mut daemon = Daemon::started("");
+    let mut daemon = started("");
     daemon.says(&["pause", "--why", "before the end"]);
     let with_daemon: Value = serde_json::from_str(&daemon.says(&["audit", "--json"])).unwrap();
     // Killed: its socket stays behind.
@@ -71,7 +71,7 @@ fn without_a_daemon_reading_goes_on_and_asking_says_so() {
 
 #[test]
 fn an_answer_is_shown_again_when_it_changed() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     let mut command = daemon.command(&["audit", "--watch=1", "--json"]);
     let mut follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let out = std::io::BufReader::new(follower.stdout.take().unwrap());
@@ -87,7 +87,7 @@ fn an_answer_is_shown_again_when_it_changed() {
 
 #[test]
 fn completions_manual_pages_and_the_apis_document_come_from_the_program() {
-    let daemon = Daemon::new("");
+    let daemon = prepared("");
     for shell in ["bash", "zsh", "fish"] {
         let script = daemon.says(&["completions", shell]);
         assert!(script.contains("rollback") && script.contains("lineage"), "{shell}");

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use reqwest::Response;
 use serde_json::Value;
 
-use super::{DEADLINE, Daemon, client};
+use super::{DEADLINE, client, started};
 
 /// The next events of a stream, until one of this kind.
 async fn until(answer: Response, kind: &str) -> Vec<Value> {
@@ -32,7 +32,7 @@ async fn until(answer: Response, kind: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn what_happens_is_told_as_it_happens_and_can_be_told_again() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     let open = |last: Option<u64>| {
         let request = client().get(daemon.url("/api/v1/events"));
         let request = match last {
@@ -62,7 +62,7 @@ async fn what_happens_is_told_as_it_happens_and_can_be_told_again() {
 
 #[tokio::test]
 async fn a_daemon_that_stops_ends_its_streams_and_does_not_wait_for_them() {
-    let mut daemon = Daemon::started("");
+    let mut daemon = started("");
     let mut stream = client().get(daemon.url("/api/v1/events")).send().await.unwrap().bytes_stream();
     assert!(stream.next().await.is_some());
     let running = daemon.running.as_mut().unwrap();
@@ -77,7 +77,7 @@ async fn a_daemon_that_stops_ends_its_streams_and_does_not_wait_for_them() {
 
 #[tokio::test]
 async fn the_command_prints_a_line_for_each_event() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     daemon.says(&["pause", "--why", "first"]);
     let mut command = daemon.command(&["events", "--after", "0", "--json"]);
     let mut follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();

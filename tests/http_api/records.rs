@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use delayd::ledger::NewAlert;
 use delayd::ports::Severity;
 
-use super::{Daemon, client, get};
+use super::{client, get, prepared, started};
 
 fn moment() -> DateTime<Utc> {
     "2013-03-01T12:00:00Z".parse().unwrap()
@@ -12,7 +12,7 @@ fn moment() -> DateTime<Utc> {
 
 #[tokio::test]
 async fn lists_are_paged_and_tell_where_they_end() {
-    let mut daemon = Daemon::new("");
+    let mut daemon = prepared("");
     let ledger = daemon.ledger();
     for number in 0..5 {
         let alert = NewAlert {
@@ -43,7 +43,7 @@ async fn lists_are_paged_and_tell_where_they_end() {
 
 #[tokio::test]
 async fn what_cannot_be_answered_is_told_as_a_problem_with_the_requests_name() {
-    let daemon = Daemon::started("loopback_role = \"operator\"");
+    let daemon = started("loopback_role = \"operator\"");
     let cases = [
         ("GET", "/api/v1/cycles/cycle_9", 404, "cycle_9 is not in the ledger"),
         ("GET", "/api/v1/cycles/nonsense", 422, "name like `cycle_1`"),
@@ -77,7 +77,7 @@ async fn what_cannot_be_answered_is_told_as_a_problem_with_the_requests_name() {
 
 #[tokio::test]
 async fn bodies_that_are_not_what_they_should_be_are_refused() {
-    let daemon = Daemon::started("loopback_role = \"operator\"");
+    let daemon = started("loopback_role = \"operator\"");
     let long = format!("{{\"why\": \"{}\"}}", "x".repeat(3000));
     let huge = format!("{{\"why\": \"{}\"}}", "x".repeat(100_000));
     let cases = [
@@ -102,7 +102,7 @@ async fn bodies_that_are_not_what_they_should_be_are_refused() {
 
 #[tokio::test]
 async fn an_unchanged_answer_is_not_sent_again() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     let url = daemon.url("/api/v1/models");
     let first = client().get(&url).send().await.unwrap();
     let tag = first.headers()["etag"].clone();
@@ -115,7 +115,7 @@ async fn an_unchanged_answer_is_not_sent_again() {
 
 #[tokio::test]
 async fn the_document_describes_what_the_daemon_answers() {
-    let daemon = Daemon::started("");
+    let daemon = started("");
     let (status, document) = get(&daemon.url("/api/v1/openapi.json")).await;
     assert_eq!(status, 200);
     for (path, item) in document["paths"].as_object().unwrap() {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use super::Daemon;
 use super::contracts::flaky_proxy::TestCertificates;
 use super::text;
+use super::{DatalessDaemon, prepared};
 
 /// A new certificate for 127.0.0.1 of an authority of its own, in `place`; answers the authority's file.
 fn issue(place: &std::path::Path, name: &str) -> std::path::PathBuf {
@@ -20,7 +20,7 @@ fn issue(place: &std::path::Path, name: &str) -> std::path::PathBuf {
 
 #[test]
 fn the_endpoint_speaks_tls_and_takes_a_renewed_certificate_without_a_restart() {
-    let mut daemon = Daemon::new("tls_certificate = \"{place}/tls.crt\"\ntls_key = \"{place}/tls.key\"");
+    let mut daemon = prepared("tls_certificate = \"{place}/tls.crt\"\ntls_key = \"{place}/tls.key\"");
     let first = issue(daemon.place.path(), "first");
     daemon.start();
     let url = format!("https://{}", daemon.address);
@@ -52,8 +52,8 @@ fn the_endpoint_speaks_tls_and_takes_a_renewed_certificate_without_a_restart() {
 
 #[test]
 fn a_certificate_that_cannot_be_used_keeps_the_daemon_from_starting_and_says_why() {
-    let daemon = Daemon::new("tls_certificate = \"{place}/tls.crt\"\ntls_key = \"{place}/tls.key\"");
-    let told = |daemon: &Daemon| {
+    let daemon = prepared("tls_certificate = \"{place}/tls.crt\"\ntls_key = \"{place}/tls.key\"");
+    let told = |daemon: &DatalessDaemon| {
         let output = daemon.run(&["run"]);
         assert_eq!(output.status.code(), Some(1));
         text(&output.stderr)

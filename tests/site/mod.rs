@@ -15,12 +15,14 @@
 )]
 
 mod daemon;
+mod dataless;
 mod flights;
 mod process;
 
 use std::time::Duration;
 
 pub use daemon::Site;
+pub use dataless::{DatalessDaemon, text};
 pub use flights::{Day, Flight, Needs, copy_days, flights_text, needs, reduced};
 pub use process::{Running, cluster_state, command, ended, tail};
 

@@ -38,33 +38,23 @@ impl Trace<'_> {
     pub(crate) fn log(&self, route: Route, status: u16, secs: f64, probe: bool) {
         let Self { trace_id, parent_id } = *self;
         let (route, duration_ms) = (route.label(), secs * 1_000.0);
-        if status >= 500 {
-            tracing::warn!(
-                trace.id = trace_id,
-                parent.id = parent_id,
-                http.route = route,
-                status,
-                duration_ms,
-                "request"
-            );
-        } else if probe {
-            tracing::info!(
-                trace.id = trace_id,
-                parent.id = parent_id,
-                http.route = route,
-                status,
-                duration_ms,
-                "request"
-            );
-        } else {
-            tracing::debug!(
-                trace.id = trace_id,
-                parent.id = parent_id,
-                http.route = route,
-                status,
-                duration_ms,
-                "request"
-            );
+        // A level is part of a log call's place in the code: it cannot be an argument.
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    trace.id = trace_id,
+                    parent.id = parent_id,
+                    http.route = route,
+                    status,
+                    duration_ms,
+                    "request"
+                )
+            };
+        }
+        match (status, probe) {
+            (500.., _) => log!(warn),
+            (_, true) => log!(info),
+            (_, false) => log!(debug),
         }
     }
 }

@@ -151,7 +151,7 @@ impl<P: WorkerPool> WorkerTrainer<P> {
             return Ok((work, result));
         }
         document.store(store).await?;
-        let worker = Worker { run: job.run, part: name, work };
+        let worker = Worker { run: job.run, part: name, work, trace: job.trace };
         self.start(&worker).await?;
         let result = Watch::new(self, &worker, control).until_done().await?;
         Ok((worker.work, result))

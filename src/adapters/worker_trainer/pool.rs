@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::error::PortError;
-use crate::ids::RunId;
+use crate::ids::{RunId, TraceId};
 use crate::training::worker::Work;
 
 /// One worker, by its place in a run. Its name is the same after a restart.
@@ -18,6 +18,8 @@ pub struct Worker {
     /// Where its documents lie. Two workers of the same name and other work are told
     /// apart by it.
     pub work: Work,
+    /// The trace that its log belongs to.
+    pub trace: Option<TraceId>,
 }
 
 impl Worker {

@@ -47,13 +47,14 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
             replica.reason.as_deref().unwrap_or_default().into(),
         ]);
     }
-    let mut actors = table(&["actor", "state", "restarts", "works on", "last failure"]);
+    let mut actors = table(&["actor", "state", "restarts", "waiting", "works on", "last failure"]);
     for actor in &status.actors {
         let word = serde_json::to_value(actor.state).ok();
         actors.add_row([
             actor.name.as_str().into(),
             state(word.as_ref().and_then(|word| word.as_str()).unwrap_or("-")),
             actor.restarts.to_string().into(),
+            actor.waiting_senders.to_string().into(),
             actor.current_work.as_deref().unwrap_or_default().into(),
             actor.last_failure.as_deref().unwrap_or_default().into(),
         ]);

@@ -279,6 +279,8 @@ catalogue! {
         ACTOR_STATE: Gauge Live "delayd_actor_state" ["actor", "state"] "State of an actor: 1 for the one that holds.";
         ACTOR_RESTARTS: Counter Live "delayd_actor_restarts_total" ["actor"] "Restarts of an actor since the daemon's start.";
         ACTOR_BEAT: Gauge Live "delayd_actor_last_beat_age_seconds" ["actor"] "Seconds since an actor's last sign of life.";
+        ACTOR_WAITING: Gauge Live "delayd_actor_waiting_senders" ["actor"]
+            "Senders that wait for an actor's answer: their messages are in its mailbox, or being worked on.";
         ACTOR_WORKING: Gauge Live "delayd_actor_working" ["actor"] "Whether an actor works on a message.";
         TIMER_RUNS: Counter Counted "delayd_timer_runs_total" ["timer", "outcome"]
             "Turns of the daemon's timers: ingestion, monitoring, alerts, replicas.";
@@ -305,6 +307,8 @@ catalogue! {
         HTTP_SECONDS: Histogram Counted "delayd_http_request_duration_seconds" ["route"]
             "From a request's head to its answer's head, by template of the route.";
         HTTP_IN_FLIGHT: Gauge Counted "delayd_http_requests_in_flight" [] "Requests being answered.";
+        CERTIFICATE_EXPIRY: Gauge Live "delayd_certificate_expiry_timestamp_seconds" []
+            "When the endpoint's certificate, or the first of its chain, expires, in seconds since 1970; absent with plain HTTP.";
     }
     "Process and scrape" {
         BUILD_INFO: Gauge Live "delayd_build_info" ["version", "commit", "libtorch"] "The daemon's build; always 1.";
@@ -316,7 +320,7 @@ catalogue! {
         PROCESS_THREADS: Gauge Live "process_threads" [] "Threads.";
         PROCESS_START: Gauge Live "process_start_time_seconds" [] "When the daemon was started, in seconds since 1970.";
         SCRAPE_ERRORS: Counter Counted "delayd_scrape_errors_total" ["source"]
-            "Scrapes that had to leave a source out because it was away: ledger, cluster, process, files.";
+            "Scrapes that had to leave a source out because it was away: ledger, cluster, process, files, certificate.";
         SCRAPE_SECONDS: Gauge Live "delayd_scrape_source_duration_seconds" ["source"] "How long this scrape waited for a source.";
     }
 }

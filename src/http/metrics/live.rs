@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::catalogue as names;
 use super::page::Page;
+use crate::http::tls::ServedCertificate;
 use crate::ports::{Replica, ReplicaState};
 use crate::supervision::{ActorState, ActorStatus};
 
@@ -37,6 +38,7 @@ pub(super) fn actors(page: &mut Page, statuses: &[ActorStatus]) {
         page.put_state(&names::ACTOR_STATE, &[name], &["running", "restarting", "hung", "dead"], state);
         page.put(&names::ACTOR_RESTARTS, &[name], actor.restarts as f64);
         page.put(&names::ACTOR_BEAT, &[name], actor.last_beat_secs);
+        page.put(&names::ACTOR_WAITING, &[name], actor.waiting_senders as f64);
         page.put(&names::ACTOR_WORKING, &[name], f64::from(u8::from(actor.current_work.is_some())));
     }
 }
@@ -106,6 +108,14 @@ pub(super) fn process() -> std::io::Result<Page> {
     let limits = std::fs::read_to_string("/proc/self/limits")?;
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
     page.put_some(&names::PROCESS_MAX_FDS, &[], files.and_then(|text| text.parse().ok()));
+    Ok(page)
+}
+
+/// When the endpoint's certificate expires.
+pub(super) fn certificate(served: Option<&ServedCertificate>) -> Result<Page, String> {
+    let mut page = Page::default();
+    let expires_at = served.map(ServedCertificate::expires_at).transpose()?;
+    page.put_some(&names::CERTIFICATE_EXPIRY, &[], expires_at.map(super::counted::seconds));
     Ok(page)
 }
 

@@ -15,7 +15,7 @@ mod targets;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::{HttpResponse, web};
@@ -24,6 +24,7 @@ use prometheus::proto::MetricFamily;
 
 use super::error::Problem;
 use super::server::ApiState;
+use super::tls::ServedCertificate;
 use crate::config::Settings;
 use crate::coordinator::governor::GovernorPolicy;
 use crate::env::Env;
@@ -41,7 +42,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// scrape ten seconds.
 const SOURCE_DEADLINE: Duration = Duration::from_secs(3);
 /// Where metrics come from, apart from what is counted.
-const SOURCES: [&str; 4] = ["ledger", "cluster", "files", "process"];
+const SOURCES: [&str; 5] = ["ledger", "cluster", "files", "process", "certificate"];
 
 /// Counted where things happen, read at every scrape.
 #[derive(Clone)]
@@ -51,6 +52,8 @@ struct Inner {
     counted: Counted,
     governor: GovernorPolicy,
     state_dir: PathBuf,
+    /// What the endpoint shows its clients; none with plain HTTP.
+    certificate: OnceLock<ServedCertificate>,
     /// Sources that were away at the last scrape: each is logged when it goes and when it comes back.
     away: Mutex<BTreeSet<&'static str>>,
 }
@@ -71,8 +74,14 @@ impl Metrics {
             counted: Counted::new()?,
             governor: settings.retrain.governor.clone(),
             state_dir: settings.daemon.state_dir.clone(),
+            certificate: OnceLock::new(),
             away: Mutex::default(),
         })))
+    }
+
+    /// Tells from now on when this certificate expires. An endpoint has one: a second is not watched.
+    pub(super) fn watch_certificate(&self, certificate: ServedCertificate) {
+        let _ = self.0.certificate.set(certificate);
     }
 
     /// The page that Prometheus reads. What cannot be had is left out.
@@ -94,11 +103,16 @@ impl Metrics {
         let io = |error: std::io::Error| StepFailure::new(crate::error::ErrorKind::of_io(&error), error.to_string());
         let files = async { run_blocking(move || live::files(&state_dir)).await?.map_err(io) };
         let process = async { run_blocking(live::process).await?.map_err(io) };
-        let (ledger, cluster, files, process) = tokio::join!(
+        let certificate = async {
+            let corrupt = |error| StepFailure::new(crate::error::ErrorKind::Corrupt, error);
+            live::certificate(self.0.certificate.get()).map_err(corrupt)
+        };
+        let (ledger, cluster, files, process, certificate) = tokio::join!(
             self.take("ledger", ledger),
             self.take("cluster", cluster),
             self.take("files", files),
-            self.take("process", process)
+            self.take("process", process),
+            self.take("certificate", certificate)
         );
         let mut own = Page::default();
         live::actors(&mut own, &supervision.statuses());
@@ -106,7 +120,7 @@ impl Metrics {
         live::logs(&mut own);
         from_ledger::usage(&mut own, &env.ledger.usage());
         let mut families: Vec<MetricFamily> = own.families();
-        for (source, (page, wall)) in SOURCES.into_iter().zip([ledger, cluster, files, process]) {
+        for (source, (page, wall)) in SOURCES.into_iter().zip([ledger, cluster, files, process, certificate]) {
             families.extend(page.map(Page::families).unwrap_or_default());
             let mut took = Page::default();
             took.put(&catalogue::SCRAPE_SECONDS, &[source], wall.as_secs_f64());

@@ -76,6 +76,7 @@ async fn do_work(
     // What an earlier attempt failed with is not this one's failure.
     store.delete(&work.failure_key()).await?;
     let job = &document.job;
+    tracing::info!(cycle.id = %job.cycle, run.id = %job.run, training.part = document.part.name(), "the work begins");
     let set = load_training_set(store.as_ref(), &job.dataset, &job.inputs, job.timing).await;
     let set = set.map_err(|failure| PortError::new(failure.kind, job.action(), failure.message))?;
     let live = match &job.live {

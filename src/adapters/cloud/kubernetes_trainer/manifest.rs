@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::settings::KubernetesTrainerSettings;
 use crate::adapters::worker_trainer::Worker;
 use crate::error::{ErrorKind, PortError};
-use crate::ids::RunId;
+use crate::ids::{RunId, TraceId};
+use crate::telemetry::TRACEPARENT;
 
 /// Label of the program's objects.
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -54,7 +55,7 @@ fn labels(settings: &KubernetesTrainerSettings, worker: &Worker) -> BTreeMap<&'s
 /// Never but by a fault of our own: the settings were checked.
 pub(super) fn job(settings: &KubernetesTrainerSettings, worker: &Worker) -> Result<Job, PortError> {
     let document = worker.work.document_key();
-    build(settings, &job_name(settings, worker), labels(settings, worker), &document)
+    build(settings, &job_name(settings, worker), labels(settings, worker), &document, worker.trace)
 }
 
 /// A Job that is never run: by it the API server tells whether it would take one.
@@ -62,7 +63,7 @@ pub(super) fn job(settings: &KubernetesTrainerSettings, worker: &Worker) -> Resu
 /// # Errors
 /// Never but by a fault of our own.
 pub(super) fn probe_job(settings: &KubernetesTrainerSettings) -> Result<Job, PortError> {
-    build(settings, &format!("{}-probe", settings.name_prefix), BTreeMap::new(), "none")
+    build(settings, &format!("{}-probe", settings.name_prefix), BTreeMap::new(), "none", None)
 }
 
 fn build(
@@ -70,6 +71,7 @@ fn build(
     name: &str,
     labels: BTreeMap<&'static str, String>,
     document: &str,
+    trace: Option<TraceId>,
 ) -> Result<Job, PortError> {
     let work = json!({ WORK: document });
     let manifest = json!({
@@ -78,14 +80,14 @@ fn build(
             "backoffLimit": settings.retries,
             "activeDeadlineSeconds": settings.deadline_secs,
             "ttlSecondsAfterFinished": settings.ttl_secs,
-            "template": { "metadata": { "labels": labels, "annotations": work }, "spec": pod(settings, document) },
+            "template": { "metadata": { "labels": labels, "annotations": work }, "spec": pod(settings, document, trace) },
         },
     });
     let built = serde_json::from_value(without_nothing(manifest));
     built.map_err(|error| PortError::new(ErrorKind::Internal, format!("building Job {name}"), error.to_string()))
 }
 
-fn pod(settings: &KubernetesTrainerSettings, document: &str) -> Value {
+fn pod(settings: &KubernetesTrainerSettings, document: &str, trace: Option<TraceId>) -> Value {
     let named = |names: &[String]| names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>();
     let tolerations: Vec<Value> = settings
         .tolerations
@@ -107,17 +109,19 @@ fn pod(settings: &KubernetesTrainerSettings, document: &str) -> Value {
         "nodeSelector": map(&settings.node_selector),
         "tolerations": list(tolerations),
         "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
-        "containers": [container(settings, document)],
+        "containers": [container(settings, document, trace)],
         "volumes": volumes(settings),
     })
 }
 
-fn container(settings: &KubernetesTrainerSettings, document: &str) -> Value {
+fn container(settings: &KubernetesTrainerSettings, document: &str, trace: Option<TraceId>) -> Value {
     let mut arguments = vec!["train-job".to_owned(), "--job".to_owned(), document.to_owned()];
     if !settings.config_map.is_empty() {
         arguments.extend(["--config".to_owned(), format!("{CONFIG_DIR}/{}", settings.config_key)]);
     }
-    let env: Vec<Value> = settings.env.iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+    let traceparent = trace.map(|trace| (TRACEPARENT.to_owned(), trace.traceparent("train")));
+    let variables = settings.env.clone().into_iter().chain(traceparent);
+    let env: Vec<Value> = variables.map(|(name, value)| json!({ "name": name, "value": value })).collect();
     let env_from: Vec<Value> =
         settings.env_secrets.iter().map(|name| json!({ "secretRef": { "name": name } })).collect();
     let mut limits = json!({ "memory": settings.memory });
@@ -208,7 +212,7 @@ mod tests {
 
     fn worker() -> Worker {
         let work = Work::at_document("training-jobs/run_7/trial-2-round-0-0123456789ab/job.json").unwrap();
-        Worker { run: RunId(7), part: "trial-2-round-0".to_owned(), work }
+        Worker { run: RunId(7), part: "trial-2-round-0".to_owned(), work, trace: None }
     }
 
     fn settings() -> KubernetesTrainerSettings {
@@ -244,6 +248,15 @@ mod tests {
         };
         let job = job(&settings, &worker()).unwrap();
         insta::assert_json_snapshot!(serde_json::to_value(job.spec.unwrap().template.spec).unwrap());
+    }
+
+    #[test]
+    fn the_pod_is_told_which_trace_its_log_belongs_to() {
+        let trace = TraceId::of("cycle_1");
+        let job = job(&settings(), &Worker { trace: Some(trace), ..worker() }).unwrap();
+        let env = job.spec.unwrap().template.spec.unwrap().containers.remove(0).env.unwrap();
+        assert_eq!((env[0].name.as_str(), env[0].value.clone()), ("TRACEPARENT", Some(trace.traceparent("train"))));
+        assert_eq!(TraceId::of_traceparent(&env[0].value.clone().unwrap()), Some(trace));
     }
 
     #[test]

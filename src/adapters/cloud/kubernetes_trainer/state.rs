@@ -142,7 +142,7 @@ mod tests {
 
     fn worker() -> Worker {
         let key = format!("training-jobs/run_7/training-{}/job.json", Digest::of(b"work").short());
-        Worker { run: RunId(7), part: "training".to_owned(), work: Work::at_document(&key).unwrap() }
+        Worker { run: RunId(7), part: "training".to_owned(), work: Work::at_document(&key).unwrap(), trace: None }
     }
 
     fn state(job: Value, pods: &[Value]) -> WorkerState {

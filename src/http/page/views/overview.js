@@ -194,6 +194,7 @@ function daemonPanel(status) {
         name: "Does",
         cell: (actor) => [actor.current_work ?? h("span", { class: "none" }, "idle"), lastFailure(actor)],
       },
+      { name: "Waiting", number: true, cell: (actor) => number(actor.waiting_senders) },
       { name: "Restarts", number: true, cell: (actor) => number(actor.restarts) },
     ],
     status.actors,

@@ -1,0 +1,193 @@
+//! The inference service under load, next to one written with FastAPI.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use delayd::data::Example;
+use delayd::replay::FlightQuestion;
+use delayd_model::PredictScratch;
+use serde::Serialize;
+
+use crate::load::{CONNECTIONS, Connection, LOAD_SECONDS, Pace, closed_loop, http_post, open_loop};
+use crate::machine::{Started, free_port, resident_megabytes, variable};
+use crate::model::Model;
+use crate::table::Figures;
+use crate::timing::median;
+
+/// Requests prepared for the load; they are sent in turn.
+const REQUESTS: usize = 512;
+
+struct Serving {
+    process: Started,
+    public: SocketAddr,
+    ready_after: Duration,
+    _folder: tempfile::TempDir,
+}
+
+/// Starts the service and waits until it says that it is ready.
+pub(crate) fn serve(binary: &Path, bundle: &Path, workers: Option<u16>) -> Result<Serving> {
+    ensure!(binary.is_file(), "{} is not there; `make service` builds it", binary.display());
+    let folder = tempfile::tempdir()?;
+    let port_file = folder.path().join("admin");
+    let public = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let mut command = Command::new(binary);
+    command.arg("--bundle").arg(bundle).arg("--listen").arg(public.to_string());
+    command.args(["--admin-listen", "127.0.0.1:0", "--model-version", "model_v1"]);
+    command.arg("--admin-port-file").arg(&port_file);
+    if let Some(workers) = workers {
+        command.args(["--workers", &workers.to_string()]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(folder.path().join("log"))?);
+    let began = Instant::now();
+    let mut process = Started(command.spawn()?);
+    let admin: SocketAddr = loop {
+        // Written in one piece; not there yet is the only other case.
+        if let Ok(text) = std::fs::read_to_string(&port_file) {
+            break text.trim().parse()?;
+        }
+        if process.ended()? || began.elapsed() > Duration::from_secs(20) {
+            let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+            bail!("the service did not become ready: {}", log.lines().last().unwrap_or("no log"));
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    };
+    let request = b"GET /health/ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    Connection::open(admin)?.ask(request).context("asking whether the service is ready")?;
+    Ok(Serving { process, public, ready_after: began.elapsed(), _folder: folder })
+}
+
+pub(crate) fn start_up(figures: &mut Figures, binary: &Path, model: &Model) -> Result<()> {
+    const STARTS: usize = 20;
+    let (mut times, mut resident) = (Vec::new(), Vec::new());
+    for _ in 0..STARTS {
+        let serving = serve(binary, &model.dir, None)?;
+        times.push(serving.ready_after.as_secs_f64() * 1e3);
+        resident.push(resident_megabytes(serving.process.0.id())?);
+    }
+    let slowest = times.iter().copied().fold(0.0, f64::max);
+    let note = format!("spawn to GET /health/ready answered; median of {STARTS}, slowest {slowest:.1} ms");
+    figures.push("service start to ready", median(times), "ms", Some(50.0), note);
+    let note = "VmRSS with the bundle loaded, before any traffic; median";
+    figures.push("service memory, ready", median(resident), "MB", Some(30.0), note);
+    Ok(())
+}
+
+/// What the replay sends too.
+fn flight_request(example: &Example) -> Result<Vec<u8>> {
+    Ok(http_post("/predict", &serde_json::to_vec(&FlightQuestion::of(example))?))
+}
+
+#[derive(Serialize)]
+struct EncodedQuestion {
+    pub(crate) categories: Vec<u32>,
+    pub(crate) numerics: Vec<f32>,
+}
+
+fn encoded_request(model: &Model, example: &Example) -> Result<Vec<u8>> {
+    let Encoded { categories, numerics } = model.predictor.encoder().encode(&example.row);
+    Ok(http_post("/predict", &serde_json::to_vec(&EncodedQuestion { categories, numerics })?))
+}
+
+/// Refuses a service that answers something else than the model says.
+fn check_answers(address: SocketAddr, model: &Model, examples: &[&Example], requests: &[Vec<u8>]) -> Result<()> {
+    let mut connection = Connection::open(address)?;
+    let mut scratch = PredictScratch::default();
+    for (example, request) in examples.iter().zip(requests).take(20) {
+        let answer: serde_json::Value = serde_json::from_slice(connection.ask(request)?)?;
+        let score = answer.pointer("/predictions/0/score").and_then(serde_json::Value::as_f64);
+        let score = score.context("the answer has no score")?;
+        let expected = model.predictor.predict(&example.row, &mut scratch);
+        let apart = (score - f64::from(expected.score)).abs();
+        ensure!(apart < 1e-3, "the service answers {score}, the model says {}", expected.score);
+    }
+    Ok(())
+}
+
+struct OverHttp {
+    all_workers: f64,
+    one_worker: f64,
+}
+
+pub(crate) fn service_load(
+    figures: &mut Figures,
+    binary: &Path,
+    model: &Model,
+    examples: &[&Example],
+) -> Result<OverHttp> {
+    let requests = examples.iter().take(REQUESTS).map(|example| flight_request(example)).collect::<Result<Vec<_>>>()?;
+    let requests = Arc::new(requests);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let serving = serve(binary, &model.dir, None)?;
+    check_answers(serving.public, model, examples, &requests)?;
+    let closed = closed_loop(serving.public, &requests)?;
+    let note = format!(
+        "single-flight POST /predict with all inputs, keep-alive, closed loop, {LOAD_SECONDS} s, \
+         one worker per core ({cores}); the client shares the cores"
+    );
+    figures.add(format!("service at {CONNECTIONS} connections"), closed.per_second, "requests/s", note.clone());
+    figures.add(format!("service at {CONNECTIONS} connections, p50"), closed.millis(0.5), "ms", note.clone());
+    figures.add(format!("service at {CONNECTIONS} connections, p99"), closed.millis(0.99), "ms", note);
+    let steady = open_loop(serving.public, &requests, 1000)?;
+    let note = format!(
+        "open loop, {LOAD_SECONDS} s over {} connections, counted from when each request was due; \
+         {:.0} requests/s reached",
+        Pace::CONNECTIONS,
+        steady.per_second
+    );
+    figures.add("service at 1,000 requests/s, p50", steady.millis(0.5), "ms", note.clone());
+    figures.push("service at 1,000 requests/s, p99", steady.millis(0.99), "ms", Some(2.0), note);
+    let resident = resident_megabytes(serving.process.0.id())?;
+    let note = "VmRSS after both loads, its ring of 65,536 predictions filled";
+    figures.push("service memory, after load", resident, "MB", Some(30.0), note);
+    drop(serving);
+
+    let serving = serve(binary, &model.dir, Some(1))?;
+    let single = closed_loop(serving.public, &requests)?;
+    let note = "as above with --workers 1, for the comparison";
+    figures.add(format!("service at {CONNECTIONS} connections, one worker"), single.per_second, "requests/s", note);
+    Ok(OverHttp { all_workers: closed.per_second, one_worker: single.per_second })
+}
+
+pub(crate) fn fastapi(
+    figures: &mut Figures,
+    model: &Model,
+    examples: &[&Example],
+    service: Option<&OverHttp>,
+) -> Result<()> {
+    if let Some(why) = variable("DELAYD_BENCH_FASTAPI_SKIPPED") {
+        bail!("SKIPPED: {why}");
+    }
+    let python = variable("DELAYD_BENCH_PYTHON").context("SKIPPED: run it by scripts/bench/run, which installs it")?;
+    let versions = variable("DELAYD_BENCH_FASTAPI_VERSIONS").unwrap_or_default();
+    let requests =
+        examples.iter().take(REQUESTS).map(|example| encoded_request(model, example)).collect::<Result<Vec<_>>>()?;
+    let requests = Arc::new(requests);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let mut command = Command::new(python);
+    command.arg("scripts/bench/fastapi_service.py").arg(&model.dir).arg(address.port().to_string());
+    command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null()).stdout(Stdio::null());
+    let mut process = Started(command.spawn().context("starting the FastAPI service")?);
+    let began = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        ensure!(!process.ended()?, "the FastAPI service ended; its message stands above");
+        ensure!(began.elapsed() < Duration::from_secs(60), "the FastAPI service does not listen after a minute");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    check_answers(address, model, examples, &requests)?;
+    let load = closed_loop(address, &requests)?;
+    let note = format!("same model in numpy, rows encoded by the client, no drift counts, one worker; {versions}");
+    figures.add(format!("FastAPI at {CONNECTIONS} connections"), load.per_second, "requests/s", note.clone());
+    figures.add(format!("FastAPI at {CONNECTIONS} connections, p50"), load.millis(0.5), "ms", note.clone());
+    figures.add(format!("FastAPI at {CONNECTIONS} connections, p99"), load.millis(0.99), "ms", note);
+    figures.add("FastAPI memory, after load", resident_megabytes(process.0.id())?, "MB", "VmRSS");
+    let service = service.context("the service itself was not measured, so there is no ratio")?;
+    let note = "requests/s of the same run, one worker each";
+    figures.add("service / FastAPI, one worker each", service.one_worker / load.per_second, "×", note);
+    let note = "requests/s of the same run, a worker per core against one";
+    figures.add("service / FastAPI, as deployed", service.all_workers / load.per_second, "×", note);
+    Ok(())
+}
