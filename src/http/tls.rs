@@ -4,15 +4,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use webpki::{EndEntityCert, KeyUsage};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +57,23 @@ impl ServedCertificate {
     /// When one of them is not X.509.
     pub fn expires_at(&self) -> Result<DateTime<Utc>, String> {
         let chain = self.0.present().cert.clone();
-        let ends = chain.iter().map(|der| {
-            let (_, certificate) = x509_parser::parse_x509_certificate(der).map_err(|error| error.to_string())?;
-            let end = certificate.validity().not_after.timestamp();
-            DateTime::from_timestamp(end, 0).ok_or_else(|| format!("it ends {end} seconds after 1970"))
-        });
+        let ends = chain.iter().map(expiry);
         let ends: Vec<DateTime<Utc>> = ends.collect::<Result<_, _>>()?;
         ends.into_iter().min().ok_or_else(|| "the chain is empty".to_owned())
+    }
+}
+
+/// When a certificate expires. webpki says so of one that is judged at the end of time.
+fn expiry(certificate: &CertificateDer<'_>) -> Result<DateTime<Utc>, String> {
+    let end_of_time = UnixTime::since_unix_epoch(Duration::MAX);
+    let parsed = EndEntityCert::try_from(certificate).map_err(|error| error.to_string())?;
+    match parsed.verify_for_usage(&[], &[], &[], end_of_time, KeyUsage::server_auth(), None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => i64::try_from(not_after.as_secs())
+            .ok()
+            .and_then(|secs| DateTime::from_timestamp(secs, 0))
+            .ok_or_else(|| format!("it ends {} seconds after 1970", not_after.as_secs())),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => Err("it never ends".to_owned()),
     }
 }
 

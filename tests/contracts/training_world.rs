@@ -129,6 +129,7 @@ pub async fn job_in(store: &dyn ObjectStore) -> TrainingJob {
         tuning: None,
         holdout: HoldoutSettings { seasonal_percent: 10, recent_days: 3 },
         policy: TrainingPolicy::default(),
+        trace: None,
     }
 }
 
