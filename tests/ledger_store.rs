@@ -92,7 +92,10 @@ fn a_damaged_file_is_refused_untouched_and_what_can_be_read_of_it_is_copied() {
     let before = fs::read(&path).unwrap();
     for error in [Ledger::open(&path).unwrap_err(), Ledger::open_read_only(&path).unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(error.to_string().contains("restore a backup"), "{error}");
+        assert!(
+            error.to_string().contains("delayd restore FILE") && error.to_string().contains("delayd recover FILE"),
+            "{error}"
+        );
     }
     let copy = dir.path().join("copy.db");
     let report = recover_copy(&path, &copy).unwrap();

@@ -189,6 +189,11 @@ pub enum Command {
         /// The file to write; it must not exist.
         file: PathBuf,
     },
+    /// Copy what can still be read of a damaged ledger into a new file, for `delayd restore`.
+    Recover {
+        /// The file to write; it must not exist.
+        file: PathBuf,
+    },
     /// Put a copy in the ledger's place, after checking it; refused while a daemon runs. What was there is kept.
     Restore {
         /// A file that `delayd backup` wrote.

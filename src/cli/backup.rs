@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::daemon::ledger_path;
 use crate::env::{Clock, SystemClock};
 use crate::error::chain;
-use crate::ledger::{CheckedBackup, Ledger, LedgerError, check_backup};
+use crate::ledger::{CheckedBackup, Ledger, LedgerError, check_backup, ensure_unused, recover_copy};
 
 /// Writes a copy while the daemon runs or does not, and looks at it again from the disk.
 pub(super) async fn backup(settings: &Settings, file: &Path) -> Result<Shown, CliError> {
@@ -30,6 +30,20 @@ pub(super) fn restore(settings: &Settings, file: &Path) -> Result<Shown, CliErro
         text.push_str(&format!("\nwhat was there is kept as {}", aside.display()));
     }
     Shown::new(&restored, text)
+}
+
+/// Copies what can still be read of a damaged ledger.
+pub(super) fn recover(settings: &Settings, file: &Path) -> Result<Shown, CliError> {
+    let path = ledger_path(&settings.daemon.state_dir);
+    ensure_unused(&path).map_err(|error| CliError::Refused(chain(&error)))?;
+    let report = recover_copy(&path, file)?;
+    let mut text = format!("{} holds what could be read of {}:", file.display(), path.display());
+    for table in &report.tables {
+        let damage = table.damage.as_ref().map_or_else(String::new, |damage| format!("; rows may be lost: {damage}"));
+        text.push_str(&format!("\n  {} rows of {}{damage}", table.rows, table.name));
+    }
+    text.push_str(&format!("\nput it in the ledger's place with `delayd restore {}`", file.display()));
+    Shown::new(&report, text)
 }
 
 fn content(backup: &CheckedBackup) -> String {

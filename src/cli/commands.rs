@@ -20,12 +20,12 @@ use super::train_job;
 use super::watch;
 use crate::config::{ConfigError, Settings};
 use crate::coordinator::messages::CommandKind;
-use crate::daemon::{Daemon, StartError};
+use crate::daemon::{Daemon, StartError, ledger_path};
 use crate::env::SystemClock;
 use crate::error::{ErrorKind, PortError, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
-use crate::ledger::LedgerError;
-use crate::replay::{ReplayError, ReplayOptions, replay, report};
+use crate::ledger::{LedgerError, ensure_unused};
+use crate::replay::{ReplayError, ReplayOptions, keep_for_a_daemon, replay, report};
 use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
 use crate::telemetry;
 
@@ -151,6 +151,7 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Events { after } => watch::events(&asking.remote()?, after, asking.json).await.map(|()| String::new()),
         Command::Health => asking.remote()?.health().await?.render(asking.json),
         Command::Backup { file } => backup::backup(&asking.settings, &file).await?.render(asking.json),
+        Command::Recover { file } => backup::recover(&asking.settings, &file)?.render(asking.json),
         Command::Restore { file } => backup::restore(&asking.settings, &file)?.render(asking.json),
         command if command.reads() => asking.read(&command).await?.render(asking.json),
         command => asking.ask(command).await?.render(asking.json),
@@ -236,6 +237,15 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
     std::fs::create_dir_all(&settings.daemon.state_dir).map_err(|error| {
         CliError::Failed(format!("state directory {}: {error}", settings.daemon.state_dir.display()))
     })?;
+    // Before anything is opened: a second daemon is told of the first one, not of its address.
+    ensure_unused(&ledger_path(&settings.daemon.state_dir))?;
+    let adopted = keep_for_a_daemon(&settings.daemon.state_dir).map_err(|error| CliError::Failed(error.to_string()))?;
+    if adopted {
+        let dir = settings.daemon.state_dir.display();
+        tracing::info!(
+            "what a replay left in {dir} is this daemon's from now on; another replay needs another --state"
+        );
+    }
     let manager = ServiceManager::of_environment();
     let passed = PassedSockets::take_one().map_err(|error| CliError::Failed(chain(&error)))?;
     let listeners = Listeners::open(&settings, passed).map_err(|error| CliError::Failed(chain(&error)))?;
@@ -294,7 +304,6 @@ async fn replayed(mut settings: Settings, args: ReplayArgs, json: bool) -> Resul
     if let Some(seed) = args.seed {
         settings.training.seed = seed;
     }
-    fresh_state(&settings)?;
     let options = ReplayOptions {
         data: args.data,
         train_from: args.train_from,
@@ -309,28 +318,4 @@ async fn replayed(mut settings: Settings, args: ReplayArgs, json: bool) -> Resul
         return serde_json::to_string_pretty(&report).map_err(|error| CliError::Failed(error.to_string()));
     }
     Ok(report::summary(&report, &files, std::io::stdout().is_terminal()))
-}
-
-/// A replay begins with an empty state. What an earlier replay left is removed;
-/// the state of anything else is not touched.
-fn fresh_state(settings: &Settings) -> Result<(), CliError> {
-    const MARK: &str = ".replay";
-    let dir = &settings.daemon.state_dir;
-    let failed = |error: std::io::Error| CliError::Failed(format!("state directory {}: {error}", dir.display()));
-    let empty = match std::fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(failed(error)),
-    };
-    if !empty && !dir.join(MARK).exists() {
-        return Err(CliError::Failed(format!(
-            "{} holds the state of a daemon, and a replay begins with none; name another directory with --state",
-            dir.display()
-        )));
-    }
-    if !empty {
-        std::fs::remove_dir_all(dir).map_err(failed)?;
-    }
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    std::fs::write(dir.join(MARK), "made by `delayd replay`; the next replay removes it\n").map_err(failed)
 }

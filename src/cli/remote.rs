@@ -39,13 +39,23 @@ impl Remote {
         if let Some(url) = &connect.url {
             return Self::at(url.trim_end_matches('/').to_owned(), connect);
         }
-        match settings.http.socket_path(&settings.daemon.state_dir).filter(|path| path.exists()) {
-            Some(path) => Self::on_socket(&path),
-            None => {
-                let scheme = if settings.http.tls() { "https" } else { "http" };
-                Self::at(format!("{scheme}://{}", settings.http.listen), connect)
+        if let Some(path) = settings.http.socket_path(&settings.daemon.state_dir) {
+            match path.try_exists() {
+                Ok(true) => return Self::on_socket(&path),
+                // At the address another state directory's daemon may answer: it must not get this one's commands.
+                Ok(false) => {
+                    return Err(CliError::NoDaemon(format!(
+                        "no daemon answers: there is no socket {}; start one with `delayd run`, name its state directory \
+                         with --state, or its address with --url",
+                        path.display()
+                    )));
+                }
+                // Somebody without rights to the directory may still look, by the address.
+                Err(_) => {}
             }
         }
+        let scheme = if settings.http.tls() { "https" } else { "http" };
+        Self::at(format!("{scheme}://{}", settings.http.listen), connect)
     }
 
     fn at(base: String, connect: &ConnectArgs) -> Result<Self, CliError> {

@@ -25,20 +25,18 @@ pub(super) enum Source {
 impl Source {
     /// The daemon that `--url` names, this machine's own where it answers, or its ledger.
     pub(super) async fn open(settings: &Settings, connect: &ConnectArgs) -> Result<Self, CliError> {
-        let remote = Remote::new(settings, connect)?;
         if connect.url.is_some() {
-            return Ok(Self::Daemon(remote));
+            return Ok(Self::Daemon(Remote::new(settings, connect)?));
         }
-        let socket = settings.http.socket_path(&settings.daemon.state_dir);
-        // Where there is a socket, only it is asked: at the address another state directory's daemon may answer.
-        let may_answer = socket.is_none_or(|path| path.exists());
-        if may_answer {
-            match remote.get::<serde_json::Value>("session").await {
-                Ok(_) => return Ok(Self::Daemon(remote)),
-                // No daemon, or none that lets this user in: the ledger's file has rights of its own.
-                Err(CliError::NoDaemon(_) | CliError::Denied(_)) => {}
-                Err(other) => return Err(other),
-            }
+        let answered = async {
+            let remote = Remote::new(settings, connect)?;
+            remote.get::<serde_json::Value>("session").await.map(|_| remote)
+        };
+        match answered.await {
+            Ok(remote) => return Ok(Self::Daemon(remote)),
+            // No daemon, or none that lets this user in: the ledger's file has rights of its own.
+            Err(CliError::NoDaemon(_) | CliError::Denied(_)) => {}
+            Err(other) => return Err(other),
         }
         let path = ledger_path(&settings.daemon.state_dir);
         if !path.exists() {

@@ -38,15 +38,8 @@ pub fn assemble(
         .collect()
 }
 
-/// A scheduled row with everything that was known of its surroundings at `at`;
-/// serving uses it for live requests.
-#[must_use]
-pub fn row_at(
-    mut row: FlightRow,
-    at: DateTime<Utc>,
-    operations: &OperationsIndex,
-    weather: &WeatherHistory,
-) -> FlightRow {
+/// A scheduled row with everything that was known of its surroundings at `at`.
+fn row_at(mut row: FlightRow, at: DateTime<Utc>, operations: &OperationsIndex, weather: &WeatherHistory) -> FlightRow {
     weather.fill(&mut row, at);
     operations.fill(&mut row, at);
     row

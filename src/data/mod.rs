@@ -31,7 +31,7 @@ pub mod weather;
 pub mod weather_coverage;
 
 pub use actor::DataActor;
-pub use assemble::{assemble, outcome, row_at};
+pub use assemble::{assemble, outcome};
 pub use error::DataError;
 pub use example::{Example, Outcome};
 pub use flight::{FlightKey, FlightRecord};

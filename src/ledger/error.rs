@@ -38,8 +38,8 @@ pub enum LedgerError {
     },
     /// The file was an SQLite database, and parts of it cannot be read.
     #[error(
-        "ledger {}: the file is damaged ({detail}); it is left as it is: restore a backup, or copy out what can still \
-         be read with `recover_copy` and put that copy in its place", path.display()
+        "ledger {}: the file is damaged ({detail}); it is left as it is: put a back-up in its place with `delayd restore \
+         FILE`, or first copy out what can still be read with `delayd recover FILE`", path.display()
     )]
     Damaged {
         /// The file.

@@ -41,6 +41,17 @@ impl OpenLock {
     }
 }
 
+/// Looks whether a process has the ledger at `path` open for writing.
+///
+/// # Errors
+/// [`LedgerError::Locked`], with that process, where one has.
+pub fn ensure_unused(path: &Path) -> Result<(), LedgerError> {
+    if !lock_path(path).exists() {
+        return Ok(());
+    }
+    OpenLock::take(path).map(drop)
+}
+
 fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");

@@ -53,6 +53,7 @@ pub use deployments::{Deployment, DeploymentState, VerificationRecord};
 pub use drift::{DriftRecord, MetricsWindow};
 pub use error::{LedgerError, Refusal, refuse};
 pub use events::Event;
+pub use guard::ensure_unused;
 pub use images::ImageRecord;
 pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
 pub use models::{Alias, AliasMove, AliasRecord, Model};

@@ -42,6 +42,22 @@ pub struct ReplayOptions {
     pub out: PathBuf,
 }
 
+impl ReplayOptions {
+    /// Whether the data has flights to learn from and to predict.
+    fn find_flights(&self, source: &Source) -> Result<(), ReplayError> {
+        for (from, until) in [(self.train_from, self.train_until), (self.train_until, self.until)] {
+            // Days in UTC: which of them are local ones is settled once the airports are read.
+            let days = source.records.iter().map(|record| record.scheduled_departure.date_naive());
+            if !days.into_iter().any(|day| from <= day && day <= until) {
+                return Err(ReplayError::Dates(format!(
+                    "no flight of the data is scheduled from {from} until {until}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Told how far the replay is.
 pub trait ReplayDisplay: StepObserver {
     /// The daemon runs: whoever wants to look at it from outside can begin.
@@ -60,6 +76,9 @@ pub enum ReplayError {
     /// The data cannot be read.
     #[error("the data cannot be replayed")]
     Source(#[from] SourceError),
+    /// The state directory is somebody else's.
+    #[error("{0}")]
+    State(String),
     /// The dates make no sense, or no flight falls into them.
     #[error("{0}")]
     Dates(String),
@@ -104,6 +123,9 @@ pub async fn replay(
     for line in source.rejected.iter().take(5) {
         display.line(DateTime::UNIX_EPOCH, &format!("left out: {line}"));
     }
+    options.find_flights(&source)?;
+    // Only now: a slip in the arguments must not cost what the last replay left.
+    super::state::take_over(&settings.daemon.state_dir)?;
     let mut driver = Driver::start(options, settings, source, display).await?;
     driver.first_model().await?;
     driver.run().await?;

@@ -10,9 +10,11 @@ mod driver;
 mod gather;
 pub mod report;
 mod source;
+mod state;
 mod world;
 
 pub use client::{Answer, AskError, FlightQuestion, ServiceClient};
 pub use driver::{ReplayDisplay, ReplayError, ReplayOptions, replay};
 pub use source::{Source, SourceError};
+pub use state::keep_for_a_daemon;
 pub use world::{World, known_at, local_midnight};

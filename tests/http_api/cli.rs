@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::site::command;
 use super::{OPERATOR, VIEWER, prepared, started, text};
 
 #[test]
@@ -67,6 +68,31 @@ fn without_a_daemon_reading_goes_on_and_asking_says_so() {
     assert!(text(&output.stderr).contains("start one with `delayd run`"), "{}", text(&output.stderr));
     let output = daemon.run(&["--url", "http://127.0.0.1:9", "status"]);
     assert_eq!(output.status.code(), Some(3), "a daemon that was named is not replaced by a ledger");
+}
+
+#[test]
+fn commands_never_reach_the_daemon_of_another_state_directory() {
+    let daemon = started("loopback_role = \"operator\"");
+    let config = daemon.place.path().join("delayd.toml");
+    let elsewhere = daemon.place.path().join("elsewhere");
+    for asked in ["pause", "health", "events"] {
+        let mut command =
+            command(&["--config", config.to_str().unwrap(), "--state", elsewhere.to_str().unwrap(), asked]);
+        let output = command.output().unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{asked}: {told}");
+        assert!(told.contains("there is no socket") && told.contains("elsewhere/delayd.sock"), "{asked}: {told}");
+    }
+    assert_eq!(daemon.says(&["audit", "--json"]).trim(), "[]", "the other daemon was asked");
+}
+
+#[test]
+fn a_second_daemon_is_told_which_process_has_the_state() {
+    let daemon = started("");
+    let output = daemon.run(&["run"]);
+    let told = text(&output.stderr);
+    let first = daemon.running.as_ref().unwrap().child.id().to_string();
+    assert!(!output.status.success() && told.contains("another daemon uses it") && told.contains(&first), "{told}");
 }
 
 #[test]
