@@ -1,6 +1,8 @@
 //! Sizes, the idle daemon, the drift check and the replay.
 
 use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -48,23 +50,63 @@ pub(crate) fn binary_size(figures: &mut Figures, binary: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn idle_daemon(figures: &mut Figures, binary: &Path, service: &Path) -> Result<()> {
+/// Starts `delayd run` on a state directory in `folder`, and waits until it answers.
+fn start_daemon(binary: &Path, service: &Path, folder: &Path) -> Result<(Started, SocketAddr)> {
     ensure!(binary.is_file(), "{} is not there; `make build` builds it", binary.display());
-    let folder = tempfile::tempdir()?;
-    let log = folder.path().join("log");
+    let log = folder.join("log");
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let mut command = Command::new(binary);
-    command.arg("--state").arg(folder.path().join("state")).arg("run");
-    command.env("DELAYD__HTTP__LISTEN", format!("127.0.0.1:{}", free_port()?));
+    command.arg("--state").arg(folder.join("state")).arg("run");
+    command.env("DELAYD__HTTP__LISTEN", address.to_string());
     command.env("DELAYD_SERVE_BIN", service).env_remove("DELAYD_CONFIG").env_remove("DELAYD_STATE");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(std::fs::File::create(&log)?);
     let mut process = Started(command.spawn()?);
-    std::thread::sleep(Duration::from_secs(15));
-    if process.ended()? {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        bail!("the daemon ended by itself: {}", text.lines().last().unwrap_or("no log"));
+    while TcpStream::connect(address).is_err() {
+        if process.ended()? {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            bail!("the daemon ended by itself: {}", text.lines().last().unwrap_or("no log"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
+    Ok((process, address))
+}
+
+pub(crate) fn idle_daemon(figures: &mut Figures, binary: &Path, service: &Path) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (mut process, _) = start_daemon(binary, service, folder.path())?;
+    std::thread::sleep(Duration::from_secs(15));
     let note = "VmRSS 15 s after `delayd run` on an empty state directory";
     figures.push("daemon memory, idle", resident_megabytes(process.0.id())?, "MB", Some(120.0), note);
+    process.stop_politely()
+}
+
+/// What a Prometheus costs a daemon whose ledger holds a year of traffic.
+pub(crate) fn scrapes(figures: &mut Figures, binary: &Path, service: &Path) -> Result<()> {
+    const ROWS: u32 = 400_000;
+    const SCRAPES: usize = 30;
+    let folder = tempfile::tempdir()?;
+    start_daemon(binary, service, folder.path())?.0.stop_politely()?;
+    let ledger = rusqlite::Connection::open(folder.path().join("state/ledger.sqlite"))?;
+    ledger.execute_batch(&format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})
+         INSERT INTO outcomes SELECT 'UA', i % 9000, 'EWR', 'IAH', i * 1000000, i % 5 = 0, i * 1000000 FROM n;
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS})
+         INSERT INTO served_predictions
+         SELECT 'r', i, 'UA', i % 9000, 'EWR', 'IAH', i * 1000000, i * 1000000, 0.2, 1 FROM n;"
+    ))?;
+    drop(ledger);
+    let (mut process, address) = start_daemon(binary, service, folder.path())?;
+    let scrape = || -> Result<()> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.contains("delayd_ingestion_watermark_timestamp_seconds 400000\n"), "not the ledger's metrics");
+        Ok(())
+    };
+    let seconds = median_seconds(SCRAPES, scrape)?;
+    let note = format!("median of {SCRAPES}, over HTTP; {ROWS} outcomes and as many predictions in the ledger");
+    figures.add("scrape of the daemon's metrics", seconds * 1e3, "ms", note);
     process.stop_politely()
 }
 

@@ -25,7 +25,7 @@ use delayd::data::Example;
 use delayd_features::FlightRow;
 use serde::Serialize;
 
-use crate::daemon::{binary_size, drift_check, idle_daemon, image_size, replay_figures};
+use crate::daemon::{binary_size, drift_check, idle_daemon, image_size, replay_figures, scrapes};
 use crate::flights::{World, feature_rows, load_world, train_model};
 use crate::forward::forward_passes;
 use crate::machine::{path_variable, processor, variable};
@@ -72,6 +72,7 @@ fn main() -> Result<()> {
     figures.section("image", |figures| image_size(figures, &state));
     figures.section("service binary", |figures| binary_size(figures, &service));
     figures.section("idle daemon", |figures| idle_daemon(figures, &daemon, &service));
+    figures.section("scrapes", |figures| scrapes(figures, &daemon, &service));
     figures.section("training, predictions and service", |figures| {
         let world = load_world(&data)?;
         let mut trained = None;
