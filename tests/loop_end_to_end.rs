@@ -297,7 +297,7 @@ fn a_cycle_completes_after_the_logs_it_learns_from_were_overwritten_and_deleted(
     assert!(ask(&["datasets", &version, "--rebuild"]).contains("was made again"));
     assert!(ask(&["reference"]).contains("reference/versions/airports/"));
     assert!(ask(&["validate", more.to_str().unwrap()]).contains("would be taken"));
-    site.stop(daemon);
+    drop(daemon);
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {
