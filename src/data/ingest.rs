@@ -315,7 +315,7 @@ impl Reader {
             Err(refusal) => {
                 report.rows = refusal.rows;
                 report.rows_quarantined = refusal.quarantined_count;
-                report.error = Some(chain(&refusal.error));
+                report.error = Some(refusal.why);
                 (report, Held::Refused(refusal.quarantined))
             }
         }
@@ -364,14 +364,14 @@ impl Reader {
             failures.push(format!("first unreadable row: line {}: {}", row.line, row.reasons.join("; ")));
         }
         quarantined.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
-        let error = DataError::ContractBroken { failures };
-        Err(Refusal { error, rows: report.rows, quarantined_count: report.quarantined, quarantined })
+        let why = chain(&DataError::ContractBroken { failures });
+        Err(Refusal { why, rows: report.rows, quarantined_count: report.quarantined, quarantined })
     }
 }
 
 /// Why an object is refused as a whole, with the rows that brought it to that.
 struct Refusal {
-    error: DataError,
+    why: String,
     rows: u64,
     quarantined_count: u64,
     quarantined: Vec<QuarantinedRow>,
@@ -379,7 +379,7 @@ struct Refusal {
 
 impl From<DataError> for Refusal {
     fn from(error: DataError) -> Self {
-        Self { error, rows: 0, quarantined_count: 0, quarantined: Vec::new() }
+        Self { why: chain(&error), rows: 0, quarantined_count: 0, quarantined: Vec::new() }
     }
 }
 
