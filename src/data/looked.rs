@@ -125,8 +125,8 @@ fn refusal_alert(object: &IngestedObject) -> Option<NewAlert> {
         ObjectStatus::Ingested => return None,
         ObjectStatus::Rejected => (
             format!("a flight log was refused: {key}"),
-            "None of its rows was taken; an earlier version of it goes on to count. Repair it and upload it again, under \
-             the same key or another",
+            "None of its rows was taken; an earlier version that was taken in goes on to count. Repair it and upload it \
+             again, under the same key or another",
         ),
         ObjectStatus::Failed => (
             format!("a flight log could not be read: {key}"),
