@@ -20,7 +20,7 @@ use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage};
 use crate::env::{Clock, Env};
 use crate::error::{ErrorKind, PortError, chain};
-use crate::ledger::{Ledger, NewAlert};
+use crate::ledger::{Alias, Ledger, NewAlert};
 use crate::monitoring::messages::{Observe, Observed};
 use crate::monitoring::scrape::Scraper;
 use crate::monitoring::{MonitorActor, MonitorStage};
@@ -271,8 +271,9 @@ impl Daemon {
                     tracing::error!(timer = what, failures, error = %failure, "tried again at the next turn");
                     if failures == TOLD_FAILURES {
                         let body = format!(
-                            "{failure}. It is tried again every {} s; the live model keeps serving.",
-                            pause.as_secs()
+                            "{failure}. It is tried again every {} s; {}.",
+                            pause.as_secs(),
+                            self.meanwhile().await
                         );
                         self.tell(Severity::Warning, what, "keeps failing", body).await;
                     }
@@ -280,6 +281,16 @@ impl Daemon {
             }
             self.turns.back_within(what, pause + LATE_LIMIT);
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// What goes on while a timer fails.
+    async fn meanwhile(&self) -> &'static str {
+        match self.env.ledger.model_by_alias(Alias::Live).await {
+            Ok(Some(_)) => "the live model keeps serving",
+            Ok(None) => "no model is live yet, so nobody is served",
+            // A ledger that cannot be read is what the alert itself tells of.
+            Err(_) => "what is live goes on serving",
         }
     }
 

@@ -20,7 +20,6 @@ use delayd::coordinator::cycle::BUILD;
 use delayd::daemon::ledger_path;
 use delayd::ledger::{CycleOutcome, CycleState, Ledger, StepState};
 use delayd::packaging::messages::ModelPackaged;
-use serde_json::json;
 use world::{alerts, at, endpoint, finished, get, in_system, registered, resume, settings, start, step, until};
 
 #[test]
@@ -146,6 +145,9 @@ fn a_daemon_that_stops_ends_its_build_and_leaves_the_cycle_to_the_next_start() {
 /// The ledger of a daemon that numbered its steps 1 to 10 and knew no build.
 fn older_ledger(path: &Path) {
     let newest = rusqlite::Connection::open(path).unwrap();
+    let objects = ["rows_duplicate", "unused_columns", "quarantine_key", "resolved_at"];
+    let dropped = objects.map(|column| format!("ALTER TABLE objects DROP COLUMN {column};")).concat();
+    newest.execute_batch(&format!("DROP TABLE refused_datasets; {dropped}")).unwrap();
     newest
         .execute_batch(
             "UPDATE steps SET position = -position; UPDATE steps SET position = -position / 10;

@@ -9,14 +9,18 @@ use delayd::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
 use delayd::ledger::tx::{route_alert, unrouted_alerts};
 use delayd::ledger::{
     Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
-    IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus, Page,
-    Run, RunState, ServedPrediction, StepState,
+    IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus,
+    ObjectsLooked, Page, Run, RunState, ServedPrediction, StepState,
 };
 use delayd::ports::{PushedImage, Release, Severity};
 use serde_json::json;
 
 fn at(secs: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_360_000_000 + secs, 0).unwrap()
+}
+
+fn looked(object: &IngestedObject) -> ObjectsLooked {
+    ObjectsLooked { objects: vec![object.clone()], ..ObjectsLooked::default() }
 }
 
 async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) -> Model {
@@ -27,6 +31,10 @@ async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) 
         size_bytes: 10,
         rows_accepted: 9,
         rows_quarantined: 1,
+        rows_duplicate: 0,
+        unused_columns: Vec::new(),
+        quarantine_key: None,
+        resolved_at: None,
         status: ObjectStatus::Ingested,
         error: None,
         ingested_at: at(0),
@@ -70,7 +78,7 @@ async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) 
     };
     // Everything twice: every insert is safe to repeat.
     for _ in 0..2 {
-        ledger.record_object(object.clone()).await.unwrap();
+        ledger.record_objects(looked(&object)).await.unwrap();
         ledger.insert_dataset(dataset.clone()).await.unwrap();
         ledger.save_run(run.clone()).await.unwrap();
         ledger.register_model(model.clone()).await.unwrap();

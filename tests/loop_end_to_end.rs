@@ -255,6 +255,51 @@ fn the_live_model_keeps_serving_when_a_log_is_garbage() {
     site.stop(daemon);
 }
 
+#[test]
+fn a_cycle_completes_after_the_logs_it_learns_from_were_overwritten_and_deleted() {
+    let Some(needs) = needs("a_cycle_completes_after_the_logs_it_learns_from…") else { return };
+    let site = Site::with_history(&needs);
+    let mut daemon = site.start();
+    site.wait_for_the_cycle(&mut daemon);
+    let more = site.place.path().join("more.csv");
+    copy_days(flights_text(&needs.data).unwrap(), &more, (2, 4), (2, 4), |_, _, _| ());
+    site.put("flights/more.csv", &fs::read(&more).unwrap());
+    let count = |query: &str| site.count(query);
+    let taken = "SELECT count(*) FROM objects WHERE status = 'ingested'";
+    site.wait(&mut daemon, "the second log was taken in", || (count(taken) == 2).then_some(()));
+    fs::remove_file(site.state().join("store/flights/more.csv")).unwrap();
+    site.put("flights/2013-01.csv", b"dear sir or madam\n");
+    let refused = "SELECT count(*) FROM objects WHERE status = 'rejected'";
+    site.wait(&mut daemon, "the garbage was looked at", || (count(refused) == 1).then_some(()));
+
+    let (config, state) = (site.config(), site.state());
+    let place = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
+    let ask = |words: &[&str]| {
+        let output = command(&[&place[..], words].concat()).output().unwrap();
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{words:?}: {told}");
+        told
+    };
+    ask(&["retrain", "--why", "the logs are gone"]);
+    let (outcome, detail) = site.wait(&mut daemon, "the second cycle is finished", || {
+        let finished = "SELECT outcome, detail FROM cycles WHERE id = 2 AND state = 'finished'";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+        site.ledger()?.query_row(finished, [], row).optional().unwrap_or(None)
+    });
+    assert!(outcome == "deployed" || outcome == "kept_live", "{outcome}: {detail}");
+    let sources = "SELECT count(*) FROM dataset_objects WHERE dataset = (SELECT dataset FROM runs WHERE cycle = 2)";
+    assert_eq!(count(sources), 2, "both logs are in it");
+    let listed = ask(&["objects", "--status", "rejected"]);
+    assert!(listed.contains("flights/2013-01.csv") && listed.contains("rejected"), "{listed}");
+    let version: String =
+        site.ledger().unwrap().query_row("SELECT dataset FROM runs WHERE cycle = 2", [], |row| row.get(0)).unwrap();
+    assert!(ask(&["datasets", &version, "--verify"]).contains("is what it was"));
+    assert!(ask(&["datasets", &version, "--rebuild"]).contains("was made again"));
+    assert!(ask(&["reference"]).contains("reference/versions/airports/"));
+    assert!(ask(&["validate", more.to_str().unwrap()]).contains("would be taken"));
+    drop(daemon);
+}
+
 fn gzip(body: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(body).unwrap();

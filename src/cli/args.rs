@@ -11,6 +11,7 @@ use super::alerts::period;
 use crate::ids::{
     AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, InvalidId, ModelVersion, RunId, SilenceId,
 };
+use crate::ledger::ObjectStatus;
 
 /// What scripts can tell from how a command ends.
 const EXIT_STATUS: &str = "\
@@ -128,6 +129,15 @@ pub enum Command {
         #[arg(long, default_value_t = 10)]
         limit: u32,
     },
+    /// The flight logs that were looked at, newest first: taken in, refused, not to be read, and why.
+    Objects {
+        /// Only those of this status: ingested, rejected, failed.
+        #[arg(long, value_parser = object_status)]
+        status: Option<ObjectStatus>,
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
     /// The datasets, newest first; or one with its sources and its validation report.
     Datasets {
         /// Only this one, by its digest or its beginning.
@@ -135,6 +145,29 @@ pub enum Command {
         /// How many.
         #[arg(long, default_value_t = 20)]
         limit: u32,
+        /// Read it and its flight logs again from the configured object store, and compare every digest; exit
+        /// status 1 where something differs.
+        #[arg(long, requires = "dataset")]
+        verify: bool,
+        /// Make it again from its flight logs, and compare; nothing is stored. Exit status 1 where something differs.
+        #[arg(long, requires = "dataset", conflicts_with = "verify")]
+        rebuild: bool,
+    },
+    /// Airports, holidays and events that count, what changed in them, and how much weather datasets had.
+    Reference {
+        /// How many changes, newest first.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// Judge flight logs by the data contract before they are uploaded. Exit status 0: all would be taken; 1: one
+    /// would be refused.
+    Validate {
+        /// The files: CSV, gzip, zip or Parquet.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// File with the airports; the configured object store's airports without it.
+        #[arg(long, value_name = "FILE")]
+        airports: Option<PathBuf>,
     },
     /// The training runs, newest first; or one with its learning curve and its trials.
     Runs {
@@ -217,6 +250,10 @@ pub enum Command {
     TrainJob(TrainJobArgs),
 }
 
+fn object_status(text: &str) -> Result<ObjectStatus, String> {
+    text.parse().map_err(|error: <ObjectStatus as FromStr>::Err| error.to_string())
+}
+
 impl Command {
     /// Whether it only looks, so that it may look again and again.
     pub(super) fn reads(&self) -> bool {
@@ -233,7 +270,9 @@ impl Command {
             | Self::Log { .. }
             | Self::BuildLog { .. }
             | Self::Drift { .. }
+            | Self::Objects { .. }
             | Self::Datasets { .. }
+            | Self::Reference { .. }
             | Self::Runs { .. }
             | Self::Deployments { .. }
             | Self::Audit { .. } => true,

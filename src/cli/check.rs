@@ -79,16 +79,8 @@ fn finding<E: std::fmt::Display>(what: &'static str, result: Result<String, E>) 
 
 fn contract(settings: &Settings) -> Finding {
     let path = &settings.ingestion.contract_path;
-    if path.as_os_str().is_empty() {
-        return finding(
-            "data contract",
-            Contract::built_in().map(|_| "built in".to_owned()).map_err(|error| chain(&error)),
-        );
-    }
-    let read = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-    let parsed =
-        read.and_then(|text| Contract::parse(&text).map_err(|error| format!("{}: {}", path.display(), chain(&error))));
-    finding("data contract", parsed.map(|_| path.display().to_string()))
+    let name = if path.as_os_str().is_empty() { "built in".to_owned() } else { path.display().to_string() };
+    finding("data contract", Contract::configured(path).map(|_| name).map_err(|error| chain(&error)))
 }
 
 /// The status endpoint's certificate, and who may use it from elsewhere.
@@ -155,6 +147,10 @@ fn ledger(settings: &Settings) -> Finding {
     finding("ledger", Ledger::open_read_only(&path).map(|_| path.display().to_string()).map_err(|error| chain(&error)))
 }
 
+const NO_AIRPORTS: &str = "is not in the object store: airports are needed to read local times";
+const NO_FLIGHTS: &str =
+    "there are no flight logs: put some there, the daemon takes them in and trains the first model";
+
 /// How long an outside system may take to say that it is there.
 const PROBE_LIMIT: Duration = Duration::from_secs(20);
 
@@ -177,21 +173,37 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
     if section.kind == ObjectStoreKind::Folder
         && let Some(later) = made_later(settings, &section.folder, "store")
     {
-        return std::iter::once(finding::<String>("object store", Ok(later)))
-            .chain(weather_api(settings).await)
-            .collect();
+        // What the daemon makes, it makes empty: the data are still to come.
+        let folder = open::folder_or(settings, &section.folder, "store");
+        let missing = |key: &str, advice: &str| format!("{}: {advice}", folder.join(key).display());
+        let ingestion = &settings.ingestion;
+        let airports = if ingestion.airports_url.is_set() {
+            Ok(format!("{} is fetched by ingestion.airports_url at the first ingestion", ingestion.airports_key))
+        } else {
+            Err(missing(&ingestion.airports_key, NO_AIRPORTS))
+        };
+        let flights: Result<String, String> = Err(missing(&ingestion.flights_prefix, NO_FLIGHTS));
+        return [
+            finding::<String>("object store", Ok(later)),
+            finding("airports", airports),
+            finding("flights", flights),
+        ]
+        .into_iter()
+        .chain(weather_api(settings).await)
+        .collect();
     }
     let store = match open::object_store(settings) {
         Ok(store) => store,
         Err(error) => return vec![finding::<String>("object store", Err(chain(&error)))],
     };
     let weather = async { open::weather(settings, store.clone(), Arc::new(SystemClock))?.probe().await };
-    let (store, airports, weather) = tokio::join!(
+    let (store, airports, flights, weather) = tokio::join!(
         probed("object store", store.probe()),
         probed("airports", airports(settings, store.as_ref())),
+        probed("flights", flights(settings, store.as_ref())),
         probed("weather", weather)
     );
-    vec![store, airports, weather]
+    vec![store, airports, flights, weather]
 }
 
 /// Weather that does not lie in the store.
@@ -227,8 +239,16 @@ async fn airports(settings: &Settings, store: &dyn ObjectStore) -> Result<String
     if settings.ingestion.airports_url.is_set() {
         return Ok(format!("{key} is fetched by ingestion.airports_url at the first ingestion"));
     }
-    let message = "is not in the object store: airports are needed to read local times";
-    Err(PortError::new(ErrorKind::NotFound, key, message))
+    Err(PortError::new(ErrorKind::NotFound, key, NO_AIRPORTS))
+}
+
+/// Whether there is anything that a first model could learn from.
+async fn flights(settings: &Settings, store: &dyn ObjectStore) -> Result<String, PortError> {
+    let prefix = &settings.ingestion.flights_prefix;
+    match store.list(prefix).await?.len() {
+        0 => Err(PortError::new(ErrorKind::NotFound, prefix, NO_FLIGHTS)),
+        count => Ok(format!("{count} objects under {prefix}")),
+    }
 }
 
 /// A thread of the daemon is always there; the training device is a check of its own.

@@ -16,7 +16,9 @@ use super::manual;
 use super::remote::Remote;
 use super::show::{self, Shown};
 use super::source::Source;
+use super::sources_again;
 use super::train_job;
+use super::validate;
 use super::watch;
 use crate::config::{ConfigError, Settings};
 use crate::coordinator::messages::CommandKind;
@@ -62,6 +64,9 @@ pub enum CliError {
     /// A check found something.
     #[error("{0} of the checks failed")]
     Checks(usize),
+    /// Flight logs that would not be taken in.
+    #[error("{0} of the flight logs would be refused")]
+    Logs(usize),
     /// A training job failed.
     #[error("{}", chain(.0))]
     TrainingJob(PortError),
@@ -147,6 +152,9 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
         Command::Run => daemon(asking.settings).await.map(|()| String::new()),
         Command::Replay(args) => replayed(asking.settings, args, asking.json).await,
         Command::TrainJob(args) => train_job::run(&asking.settings, args).await,
+        Command::Validate { files, airports } => {
+            validate::run(&asking.settings, &files, airports.as_deref(), asking.json).await
+        }
         Command::Check => check::run(&asking.settings, asking.json).await,
         Command::Events { after } => watch::events(&asking.remote()?, after, asking.json).await.map(|()| String::new()),
         Command::Health => asking.remote()?.health().await?.render(asking.json),
@@ -197,13 +205,21 @@ impl Asking {
             Command::Log { cycle, lines } => logs::cycle_log(source, &self.settings, *cycle, *lines).await,
             Command::BuildLog { cycle } => logs::build_log(source, &self.settings, *cycle).await,
             Command::Drift { report, limit } => show::drift(source, *report, *limit).await,
-            Command::Datasets { dataset, limit } => show::datasets(source, dataset.clone(), *limit).await,
+            Command::Objects { status, limit } => show::objects(source, *status, *limit).await,
+            Command::Datasets { dataset: Some(prefix), verify: true, .. } => {
+                sources_again::verify(source, &self.settings, prefix).await
+            }
+            Command::Datasets { dataset: Some(prefix), rebuild: true, .. } => {
+                sources_again::rebuild(source, &self.settings, prefix).await
+            }
+            Command::Datasets { dataset, limit, .. } => show::datasets(source, dataset.clone(), *limit).await,
+            Command::Reference { limit } => show::reference(source, *limit).await,
             Command::Runs { run, limit } => show::runs(source, *run, *limit).await,
             Command::Deployments { deployment, limit } => show::deployments(source, *deployment, *limit).await,
             Command::Audit { limit } => show::audit(source, *limit).await,
             Command::Alerts(args) => alerts::show(source, args).await,
             Command::Silences(args) => alerts::silences(source, args.limit).await,
-            _ => show::status(source).await,
+            _ => show::status(source, &self.settings).await,
         }
     }
 

@@ -15,7 +15,9 @@ mod manual;
 mod remote;
 mod show;
 mod source;
+mod sources_again;
 mod train_job;
+mod validate;
 mod watch;
 
 pub use args::{

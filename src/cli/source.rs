@@ -6,11 +6,11 @@ use super::commands::CliError;
 use super::remote::Remote;
 use crate::config::Settings;
 use crate::daemon::ledger_path;
-use crate::http::{CycleDocument, DeploymentDocument, StatusDocument};
+use crate::http::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
 use crate::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, ModelVersion, RunId};
 use crate::ledger::{
-    AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, Ledger, Lineage, Model, OutboxAlert,
-    Page, Run, Silence,
+    AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, IngestedObject, Ledger, Lineage,
+    Model, ObjectStatus, OutboxAlert, Page, Run, Silence,
 };
 use crate::packaging::export::ImageExport;
 
@@ -61,6 +61,40 @@ impl Source {
         match self {
             Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.aliases),
             Self::Ledger(ledger) => Ok(ledger.aliases().await?),
+        }
+    }
+
+    /// What has to be there before a first model can be trained.
+    pub(super) async fn waits_for(&self, settings: &Settings) -> Result<Vec<String>, CliError> {
+        match self {
+            Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.waits_for),
+            Self::Ledger(ledger) => Ok(StatusDocument::waits_for(ledger, &settings.ingestion).await?),
+        }
+    }
+
+    /// Flight logs that were looked at.
+    pub(super) async fn objects(
+        &self,
+        status: Option<ObjectStatus>,
+        page: Page,
+    ) -> Result<Vec<IngestedObject>, CliError> {
+        match self {
+            Self::Daemon(remote) => {
+                let which = status.map_or_else(String::new, |status| format!("&status={status}"));
+                let path = format!("objects?limit={}&offset={}{which}", page.limit.clamp(1, 1000), page.offset);
+                Ok(remote.get::<Listed<IngestedObject>>(&path).await?.items)
+            }
+            Self::Ledger(ledger) => Ok(ledger.objects(status, page).await?),
+        }
+    }
+
+    /// Reference data that count, and what changed.
+    pub(super) async fn reference(&self, page: Page) -> Result<ReferenceDocument, CliError> {
+        match self {
+            Self::Daemon(remote) => {
+                remote.get(&format!("reference?limit={}&offset={}", page.limit.clamp(1, 1000), page.offset)).await
+            }
+            Self::Ledger(ledger) => Ok(ReferenceDocument::read(ledger, page).await?),
         }
     }
 

@@ -18,7 +18,7 @@ pub struct AirportReport {
     /// Airports taken.
     pub airports: u64,
     /// Airports with an IATA code that were left out because no time zone is
-    /// known for their region, by `ISO region`; see `[airports.time_zones]`.
+    /// known for their region, by `ISO region`; see `[ingestion.time_zones]`.
     pub without_time_zone: BTreeMap<String, u64>,
     /// Rows that could not be read, with line and reason (the first hundred).
     pub rejected: Vec<String>,
@@ -53,7 +53,7 @@ const OUR_AIRPORTS: [&str; 4] = ["iata_code", "latitude_deg", "longitude_deg", "
 const NYCFLIGHTS13: [&str; 4] = ["faa", "lat", "lon", "alt"];
 
 /// Reads airports from OurAirports' or nycflights13's columns, by content.
-/// `time_zones` is `[airports.time_zones]`: IATA code, ISO region (`US-NY`) or ISO
+/// `time_zones` is `[ingestion.time_zones]`: IATA code, ISO region (`US-NY`) or ISO
 /// country (`US`) to IANA zone; it wins over the built-in table. Closed airports
 /// and those without an IATA code are left out.
 ///

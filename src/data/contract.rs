@@ -226,6 +226,7 @@ impl Contract {
             if column.max_missing_share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
                 faults.push(format!("columns.{name}.max_missing_share: expected a share from 0 to 1"));
             }
+            faults.extend(column.type_faults(name));
             let earliest = earliest_known(name);
             if column.known_when < earliest {
                 faults.push(format!(
@@ -235,6 +236,25 @@ impl Contract {
             }
         }
         faults
+    }
+
+    /// The contract that is configured, the built-in one where the path is empty. It is
+    /// refused where it says of a column that features read that it is known too late.
+    ///
+    /// # Errors
+    /// When it cannot be read, is malformed, or makes a feature known too late.
+    pub fn configured(path: &std::path::Path) -> Result<Self, DataError> {
+        if path.as_os_str().is_empty() {
+            return Self::built_in();
+        }
+        let of_file = |error: String| DataError::Contract(format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| of_file(error.to_string()))?;
+        let contract = Self::parse(&text).map_err(|error| match error {
+            DataError::Contract(text) => of_file(text),
+            other => other,
+        })?;
+        contract.feature_sources_check(FEATURE_COLUMNS)?;
+        Ok(contract)
     }
 
     /// Refuses a list of features that reads anything known only after the
@@ -247,11 +267,11 @@ impl Contract {
         let mut late = Vec::new();
         let mut unknown = Vec::new();
         for name in features {
-            let known_when = NumericInput::from_name(name)
-                .map(NumericInput::known_when)
-                .or_else(|| self.columns.get(name).map(|column| column.known_when))
-                .or_else(|| CategoryInput::from_name(name).map(|_| KnownWhen::Schedule));
-            match known_when {
+            // A name may be a feature's and a column's; the later moment counts.
+            let feature = NumericInput::from_name(name).map(NumericInput::known_when);
+            let column = self.columns.get(name).map(|column| column.known_when);
+            let category = CategoryInput::from_name(name).map(|_| KnownWhen::Schedule);
+            match feature.max(column).max(category) {
                 None => unknown.push(name.to_owned()),
                 Some(known) if known > KnownWhen::PredictionTime => {
                     let moment = if known == KnownWhen::Departure { "departure" } else { "arrival" };
@@ -268,6 +288,47 @@ impl Contract {
         }
         Err(DataError::Contract(format!("feature list: nothing is called {}", unknown.join(", "))))
     }
+}
+
+/// The columns of a flight that its own features read; departures and arrivals are
+/// read of other flights only, once they have happened.
+pub const FEATURE_COLUMNS: [&str; 7] =
+    ["carrier", "flight_number", "origin", "dest", "scheduled_departure", "scheduled_arrival", "distance_miles"];
+
+impl ColumnContract {
+    /// Expectations that this column cannot have.
+    fn type_faults(&self, name: &str) -> Vec<String> {
+        let Some(own) = type_of(name) else { return Vec::new() };
+        let mut faults = Vec::new();
+        if self.column_type != own {
+            faults.push(format!("columns.{name}.type is {:?}; the column is {own:?}", self.column_type));
+        }
+        if self.allowed.is_some() && own != ColumnType::Text {
+            faults
+                .push(format!("columns.{name}.allowed: the column is {own:?}; only text columns have allowed values"));
+        }
+        let number = matches!(own, ColumnType::Integer | ColumnType::Number);
+        for (expectation, there) in [("range", self.range.is_some()), ("outlier", self.outlier.is_some())] {
+            if there && !number {
+                faults.push(format!(
+                    "columns.{name}.{expectation}: the column is {own:?}; only numbers have a {expectation}"
+                ));
+            }
+        }
+        faults
+    }
+}
+
+/// The type that a column's values have, whatever a contract says.
+fn type_of(column: &str) -> Option<ColumnType> {
+    Some(match column {
+        "carrier" | "origin" | "dest" => ColumnType::Text,
+        "flight_number" | "arrival_delay_minutes" => ColumnType::Integer,
+        "distance_miles" | "departure_delay_minutes" => ColumnType::Number,
+        "scheduled_departure" | "scheduled_arrival" | "departed_at" | "arrived_at" => ColumnType::Time,
+        "cancelled" | "diverted" => ColumnType::Boolean,
+        _ => return None,
+    })
 }
 
 /// A contract may be stricter about the moment a column is known, never laxer.

@@ -6,7 +6,7 @@
 //! In the object store: `datasets/<hex>/flights.parquet` and, written last,
 //! `datasets/<hex>/manifest.json`; a dataset without its manifest does not exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -14,12 +14,14 @@ use delayd_features::Airport;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use super::contract::Contract;
+use super::contract::{Contract, UnknownColumns};
 use super::error::DataError;
 use super::flight::FlightRecord;
 use super::formats::{ColumnMapping, ParseLimits, parquet, parse_flights};
 use super::local_time::TimeZones;
-use super::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use super::sources::{SourceVersion, read_source};
+use super::validation::{LeftOutSource, QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use crate::error::chain;
 use crate::ids::Digest;
 use crate::ports::ObjectStore;
 
@@ -201,11 +203,9 @@ pub async fn verify_dataset(store: &dyn ObjectStore, version: &Digest) -> Result
     };
     let mut sources = Vec::new();
     for source in &manifest.sources {
-        match store.get(&source.key).await {
-            Ok(body) if Digest::of(&body) == source.sha256 => {}
-            Ok(body) => sources.push(format!("{}: digest {}, was {}", source.key, Digest::of(&body), source.sha256)),
-            Err(error) if error.is_retryable() => return Err(error.into()),
-            Err(error) => sources.push(format!("{}: {error}", source.key)),
+        let wanted = SourceVersion { key: source.key.clone(), sha256: source.sha256.clone() };
+        if let Err(reason) = read_source(store, &wanted).await? {
+            sources.push(format!("{} of {}: {reason}", source.key, source.sha256));
         }
     }
     Ok(DatasetVerification { version: version.clone(), rows, sources })
@@ -250,30 +250,61 @@ pub struct BuiltDataset {
     pub report: ValidationReport,
 }
 
-/// Makes a dataset from objects, oldest first. Stores nothing.
+/// Makes a dataset from flight logs, oldest first. Stores nothing.
+///
+/// A log that cannot be read any more is left out, and the report says so.
 ///
 /// # Errors
-/// When an object is missing or unreadable, or the store fails. Whether the rows
-/// may be learnt from is in the report's failures.
+/// When the store is away. Whether the rows may be learnt from is in the report's
+/// failures.
 pub async fn build_dataset(
     store: &dyn ObjectStore,
-    keys: &[String],
+    wanted: &[SourceVersion],
     window: &DatasetWindow,
     context: BuildContext<'_>,
 ) -> Result<BuiltDataset, DataError> {
     let zones = TimeZones::of(context.airports)?;
-    let mut input = ValidationInput { sources: keys.to_vec(), ..ValidationInput::default() };
-    let mut sources = Vec::with_capacity(keys.len());
-    for (index, key) in keys.iter().enumerate() {
-        let body = store.get(key).await?;
-        sources.push(DatasetSource { key: key.clone(), sha256: Digest::of(&body), rows_accepted: 0 });
-        let parsed = parse_flights(key, &body, &zones, context.mapping, context.limits)?;
-        let records = parsed.flights.into_iter();
-        input.records.extend(records.map(|(line, record)| SourcedRecord { source: index, line, record }));
+    let mut input = ValidationInput::default();
+    let mut sources = Vec::with_capacity(wanted.len());
+    let mut left_out = Vec::new();
+    let mut unused = BTreeSet::new();
+    for source in wanted {
+        let SourceVersion { key, sha256 } = source.clone();
+        let parsed = match read_source(store, source).await? {
+            Ok(body) => {
+                parse_flights(&key, &body, &zones, context.mapping, context.limits).map_err(|error| chain(&error))
+            }
+            Err(reason) => Err(reason),
+        };
+        let parsed = match parsed {
+            Ok(parsed) => parsed,
+            Err(reason) => {
+                left_out.push(LeftOutSource { key, sha256, reason });
+                continue;
+            }
+        };
+        let index = sources.len();
+        input.sources.push(key.clone());
+        input.records.extend(parsed.flights.into_iter().map(|(line, record)| SourcedRecord {
+            source: index,
+            line,
+            record,
+        }));
         input.unreadable_count += parsed.rejected_count;
-        input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
+        input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(&key)));
+        if context.contract.unknown_columns == UnknownColumns::Flag {
+            unused.extend(parsed.unused_columns);
+        }
+        sources.push(DatasetSource { key, sha256, rows_accepted: 0 });
     }
-    let validated = validate(input, context.contract, context.airports, window.as_of);
+    input.unused_columns = unused.into_iter().collect();
+    let mut validated = validate(input, context.contract, context.airports, window.as_of);
+    if let (true, Some(first)) = (sources.is_empty(), left_out.first()) {
+        let failure =
+            format!("none of the {} flight logs can be read any more; {}: {}", left_out.len(), first.key, first.reason);
+        validated.report.failures.push(failure);
+    }
+    validated.report.left_out = left_out;
     let inside =
         |record: &FlightRecord| record.scheduled_departure >= window.from && record.scheduled_departure < window.until;
     let mut records = Vec::new();
@@ -309,19 +340,23 @@ pub async fn rebuild_dataset(
     context: BuildContext<'_>,
 ) -> Result<Vec<FlightRecord>, DataError> {
     let old = load_manifest(store, version).await?;
-    let keys: Vec<String> = old.sources.iter().map(|source| source.key.clone()).collect();
+    let of = |source: &DatasetSource| SourceVersion { key: source.key.clone(), sha256: source.sha256.clone() };
+    let wanted: Vec<SourceVersion> = old.sources.iter().map(of).collect();
     let window =
         DatasetWindow { from: old.window_from, until: old.window_until, as_of: old.as_of, policy: old.policy.clone() };
-    let built = build_dataset(store, &keys, &window, context).await?;
+    let built = build_dataset(store, &wanted, &window, context).await?;
     let mut differences = Vec::new();
     if built.manifest.contract != old.contract {
         differences.push(format!("the contract is {}; it was {}", built.manifest.contract, old.contract));
     }
-    for (new, old) in built.manifest.sources.iter().zip(&old.sources).filter(|(new, old)| new != old) {
-        differences.push(format!(
-            "{}: {} rows of {}; it was {} rows of {}",
-            new.key, new.rows_accepted, new.sha256, old.rows_accepted, old.sha256
-        ));
+    for lost in &built.report.left_out {
+        differences.push(format!("{} of {} cannot be read any more: {}", lost.key, lost.sha256, lost.reason));
+    }
+    for new in &built.manifest.sources {
+        let before = old.sources.iter().find(|old| old.key == new.key && old.sha256 == new.sha256);
+        if let Some(before) = before.filter(|before| before.rows_accepted != new.rows_accepted) {
+            differences.push(format!("{}: {} rows; it was {}", new.key, new.rows_accepted, before.rows_accepted));
+        }
     }
     differences.extend(rows_differences(&old, &built.records)?);
     if differences.is_empty() {

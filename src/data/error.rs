@@ -69,7 +69,7 @@ pub enum DataError {
     },
     /// An airport with a time zone that is not in the database.
     #[error(
-        "airport {airport}: `{time_zone}` is no IANA time zone; expected a name like `America/New_York`. Correct the airports file or `[airports.time_zones]`"
+        "airport {airport}: `{time_zone}` is no IANA time zone; expected a name like `America/New_York`. Correct the airports file or `[ingestion.time_zones]`"
     )]
     UnknownTimeZone {
         /// The airport.
@@ -82,8 +82,8 @@ pub enum DataError {
     Contract(String),
     /// A feature would read something known only after the prediction.
     #[error(
-        "feature list: {} known only after the prediction time; a feature may use only what is known with the schedule or \
-         at prediction time. Remove it from the list",
+        "features: {}, only after the prediction time; a feature may use only what is known with the schedule or at \
+         prediction time. Correct `known_when` in the data contract, or read the feature from another column",
         columns.join(", ")
     )]
     FutureColumn {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chrono::{Days, NaiveDate};
+use chrono::{Datelike, Days, NaiveDate};
 use delayd_features::HolidayCalendar;
 
 use super::error::DataError;
@@ -13,9 +13,12 @@ use super::formats::{ParseLimits, container};
 /// An event longer than this is no holiday but a season.
 const LONGEST_EVENT_DAYS: u64 = 31;
 
+/// The last year in which an event counts that recurs for ever.
+const LAST_YEAR: i32 = 2100;
+
 /// Reads the days of an iCalendar file (RFC 5545): each `VEVENT` from `DTSTART` up
-/// to but not including `DTEND`. Events that recur yearly count in the five years
-/// from their start; other recurrences are told as faults.
+/// to but not including `DTEND`. Events that recur yearly count until their `UNTIL`
+/// or `COUNT`, or else until 2100; other recurrences are told as faults.
 ///
 /// # Errors
 /// When it is no iCalendar text; a fault of one event is in the second answer.
@@ -84,17 +87,15 @@ impl Event {
             ));
             return;
         }
-        let years = match self.recurrence.as_deref() {
-            None => 1,
-            Some(rule) if rule.contains("FREQ=YEARLY") && !rule.contains("BYDAY") => 5,
-            Some(rule) => {
-                faults.push(format!(
-                    "{key}: line {}: the recurrence `{rule}` is not read; only the first day counts",
-                    self.line
-                ));
-                1
-            }
-        };
+        let recurrence = self.recurrence.as_deref();
+        let years = recurrence.map_or(Some(1), |rule| yearly(rule, start)).unwrap_or_else(|| {
+            faults.push(format!(
+                "{key}: line {}: the recurrence `{}` is not read; only the first day counts",
+                self.line,
+                recurrence.unwrap_or_default()
+            ));
+            1
+        });
         for year in 0..years {
             let first = start.checked_add_months(chrono::Months::new(12 * year));
             for offset in 0..length {
@@ -104,6 +105,28 @@ impl Event {
             }
         }
     }
+}
+
+/// How many years an event counts that recurs every year on its day (RFC 5545, 3.3.10);
+/// `None` for every other rule.
+fn yearly(rule: &str, start: NaiveDate) -> Option<u32> {
+    let mut last = NaiveDate::from_ymd_opt(LAST_YEAR, 12, 31)?;
+    let mut count = u32::MAX;
+    let mut is_yearly = false;
+    for part in rule.split(';') {
+        match part.split_once('=')? {
+            ("FREQ", frequency) => is_yearly = frequency == "YEARLY",
+            ("INTERVAL", "1") | ("WKST", _) => {}
+            ("COUNT", number) => count = number.parse().ok()?,
+            ("UNTIL", until) => last = NaiveDate::parse_from_str(until.get(..8)?, "%Y%m%d").ok()?,
+            // The day of DTSTART in other words; a rule that names another is none of ours.
+            ("BYMONTH", month) if month.parse() == Ok(start.month()) => {}
+            ("BYMONTHDAY", day) if day.parse() == Ok(start.day()) => {}
+            _ => return None,
+        }
+    }
+    let years = last.years_since(start).map_or(1, |years| years.saturating_add(1));
+    is_yearly.then(|| years.min(count).max(1))
 }
 
 /// Joins continuation lines, which begin with a space or a tab (RFC 5545, 3.1).
@@ -122,17 +145,14 @@ fn unescape(text: &str) -> String {
     text.replace("\\,", ",").replace("\\;", ";").replace("\\n", " ").replace("\\\\", "\\")
 }
 
-/// Reads events from a CSV with the columns `date`, `name` and, where wanted,
-/// `airport`. Only events without an airport, or at one of `watched`, count.
+/// Reads events from a CSV with the columns `date` and `name`. A day counts
+/// everywhere: an event at one airport only, named in a column `airport`, is no day of
+/// the calendar, and is told as a fault.
 ///
 /// # Errors
 /// When the object cannot be read or lacks a column; a fault of one row is in
 /// the second answer.
-pub fn parse_events_csv(
-    key: &str,
-    body: &Bytes,
-    watched: &[String],
-) -> Result<(BTreeMap<NaiveDate, String>, Vec<String>), DataError> {
+pub fn parse_events_csv(key: &str, body: &Bytes) -> Result<(BTreeMap<NaiveDate, String>, Vec<String>), DataError> {
     let (_, mut rows) = container::open(key, body, &ParseLimits::default())?;
     let missing: Vec<String> =
         ["date", "name"].iter().filter(|name| rows.column(name).is_none()).map(|name| (*name).to_owned()).collect();
@@ -146,7 +166,6 @@ pub fn parse_events_csv(
     let mut faults = Vec::new();
     while let Some(row) = rows.next_row()? {
         let cell = |position: usize| row.cells.get(position).map_or("", String::as_str);
-        let applies = cell(airport).is_empty() || watched.iter().any(|code| code == cell(airport));
         match (&row.fault, cell(date).parse::<NaiveDate>()) {
             (Some(fault), _) => faults.push(format!("{key}: line {}: {fault}", row.line)),
             (None, Err(_)) => faults.push(format!(
@@ -154,10 +173,15 @@ pub fn parse_events_csv(
                 row.line,
                 cell(date)
             )),
-            (None, Ok(day)) if applies => {
+            (None, Ok(_)) if !cell(airport).is_empty() => faults.push(format!(
+                "{key}: line {}: column `airport`: found `{}`; an event at one airport does not count, only days that \
+                 count everywhere. Leave the column empty for that, or remove the row",
+                row.line,
+                cell(airport)
+            )),
+            (None, Ok(day)) => {
                 days.insert(day, cell(name).to_owned());
             }
-            _ => {}
         }
     }
     Ok((days, faults))

@@ -17,7 +17,8 @@ use super::error::DataError;
 use super::flight::FlightRecord;
 use super::formats::{ColumnMapping, Container, ParseLimits, ParsedObject, parse_flights};
 use super::local_time::TimeZones;
-use super::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use super::sources::keep_copy;
+use super::validation::{QuarantinedRow, SourcedRecord, Validated, ValidationInput, ValidationReport, validate};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ids::Digest;
 use crate::ports::{ObjectMeta, ObjectStore};
@@ -92,6 +93,12 @@ pub struct ObjectReport {
     pub rows: u64,
     /// Rows of it that were accepted.
     pub rows_accepted: u64,
+    /// Rows of it that were set aside.
+    pub rows_quarantined: u64,
+    /// Rows of it that said again what another row said.
+    pub rows_duplicate: u64,
+    /// Columns that nothing reads, where the contract wants them flagged.
+    pub unused_columns: Vec<String>,
     /// Why it was not taken in, with what to do.
     pub error: Option<String>,
     /// Whether trying again later may help.
@@ -152,7 +159,7 @@ pub async fn ingest_new(
         listed.into_iter().filter(|meta| known.get(&meta.key).is_none_or(|seen| seen.meta != *meta)).collect();
     report.seen_before = report.listed - fresh.len() as u64;
     fresh.sort_by(|a, b| (a.last_modified, &a.key).cmp(&(b.last_modified, &b.key)));
-    let objects: Vec<(ObjectReport, Option<ParsedObject>)> = futures::stream::iter(fresh)
+    let objects: Vec<(ObjectReport, Held)> = futures::stream::iter(fresh)
         .map(|meta| {
             let reader = Arc::clone(&reader);
             let before = known.get(&meta.key).map(|seen| seen.sha256.clone());
@@ -165,8 +172,18 @@ pub async fn ingest_new(
     Ok(conclude(objects, report, contract, airports, now))
 }
 
+/// What an object held.
+enum Held {
+    /// Nothing that is new, or nothing that can be read.
+    Nothing,
+    /// Flights.
+    Flights(ParsedObject),
+    /// Too much that breaks the contract: only these rows are told.
+    Refused(Vec<QuarantinedRow>),
+}
+
 fn conclude(
-    objects: Vec<(ObjectReport, Option<ParsedObject>)>,
+    objects: Vec<(ObjectReport, Held)>,
     mut report: IngestReport,
     contract: &Contract,
     airports: &BTreeMap<String, Airport>,
@@ -174,26 +191,31 @@ fn conclude(
 ) -> Ingested {
     let mut input = ValidationInput::default();
     let mut unused = BTreeSet::new();
-    for (index, (object, parsed)) in objects.into_iter().enumerate() {
-        input.sources.push(object.meta.key.clone());
-        report.objects.push(object);
-        let Some(parsed) = parsed else { continue };
-        let key = &input.sources[index];
-        input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
-        input.unreadable_count += parsed.rejected_count;
-        let flights = parsed.flights.into_iter();
-        input.records.extend(flights.map(|(line, record)| SourcedRecord { source: index, line, record }));
-        if contract.unknown_columns == UnknownColumns::Flag {
-            unused.extend(parsed.unused_columns);
+    let mut refused_rows = Vec::new();
+    for (index, (mut object, held)) in objects.into_iter().enumerate() {
+        let key = object.meta.key.clone();
+        match held {
+            Held::Nothing => {}
+            Held::Refused(rows) => refused_rows.extend(rows),
+            Held::Flights(parsed) => {
+                object.rows_quarantined = parsed.rejected_count - parsed.rejected.len() as u64;
+                input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(&key)));
+                input.unreadable_count += parsed.rejected_count;
+                let flights = parsed.flights.into_iter();
+                input.records.extend(flights.map(|(line, record)| SourcedRecord { source: index, line, record }));
+                if contract.unknown_columns == UnknownColumns::Flag {
+                    unused.extend(parsed.unused_columns.iter().cloned());
+                    object.unused_columns = parsed.unused_columns.into_iter().collect();
+                }
+            }
         }
+        input.sources.push(key);
+        report.objects.push(object);
     }
     input.unused_columns = unused.into_iter().collect();
-    let validated = validate(input, contract, airports, now);
-    for source in &validated.accepted_sources {
-        if let Some(object) = report.objects.get_mut(*source) {
-            object.rows_accepted += 1;
-        }
-    }
+    let mut validated = validate(input, contract, airports, now);
+    count_rows(&mut report.objects, &validated);
+    validated.quarantined.extend(refused_rows);
     report.validation = validated.report;
     let remembered = report.objects.iter().filter(|object| !object.retryable);
     let seen = remembered
@@ -203,6 +225,23 @@ fn conclude(
         })
         .collect();
     Ingested { accepted: validated.accepted, quarantined: validated.quarantined, seen, report }
+}
+
+/// Every row of an object that was taken in is accepted, set aside, or was there before.
+fn count_rows(objects: &mut [ObjectReport], validated: &Validated) {
+    let mut set_aside: BTreeMap<&str, u64> = BTreeMap::new();
+    for row in &validated.quarantined {
+        *set_aside.entry(row.object.as_str()).or_default() += 1;
+    }
+    for source in &validated.accepted_sources {
+        if let Some(object) = objects.get_mut(*source) {
+            object.rows_accepted += 1;
+        }
+    }
+    for object in objects.iter_mut().filter(|object| object.error.is_none()) {
+        object.rows_quarantined += set_aside.get(object.meta.key.as_str()).copied().unwrap_or(0);
+        object.rows_duplicate = object.rows.saturating_sub(object.rows_accepted + object.rows_quarantined);
+    }
 }
 
 struct Reader {
@@ -221,7 +260,7 @@ impl Reader {
         meta: ObjectMeta,
         before: Option<Digest>,
         late: bool,
-    ) -> (ObjectReport, Option<ParsedObject>) {
+    ) -> (ObjectReport, Held) {
         let mut report = ObjectReport {
             meta,
             news: None,
@@ -230,28 +269,34 @@ impl Reader {
             layout: None,
             rows: 0,
             rows_accepted: 0,
+            rows_quarantined: 0,
+            rows_duplicate: 0,
+            unused_columns: Vec::new(),
             error: None,
             retryable: false,
         };
         let body = match retrying(&self.options, || store.get(&report.meta.key)).await {
             Ok(body) => body,
-            Err(error) => {
-                report.retryable = error.is_retryable();
-                report.error = Some(chain(&error));
-                return (report, None);
-            }
+            Err(error) => return (unread(report, &error), Held::Nothing),
         };
         let key = report.meta.key.clone();
         let known = before.is_some();
-        let reader = Arc::clone(&self);
-        let read = crate::telemetry::spawn_blocking(move || reader.read(&key, &body, before.as_ref())).await;
+        let (reader, bytes) = (Arc::clone(&self), body.clone());
+        let read = crate::telemetry::spawn_blocking(move || reader.read(&key, &bytes, before.as_ref())).await;
         let (digest, parsed) = match read {
             Ok(read) => read,
             Err(panicked) => {
                 report.error = Some(format!("{}: reading it failed inside: {panicked}", report.meta.key));
-                return (report, None);
+                return (report, Held::Nothing);
             }
         };
+        if let Ok(Some(_)) = &parsed {
+            // Flights count only once their log cannot be lost any more.
+            let kept = retrying(&self.options, || keep_copy(store.as_ref(), &digest, body.clone())).await;
+            if let Err(error) = kept {
+                return (unread(report, &error), Held::Nothing);
+            }
+        }
         report.news = Some(match &parsed {
             Ok(None) => ObjectNews::Unchanged,
             _ if known => ObjectNews::Changed,
@@ -260,16 +305,18 @@ impl Reader {
         });
         report.sha256 = Some(digest);
         match parsed {
-            Ok(None) => (report, None),
+            Ok(None) => (report, Held::Nothing),
             Ok(Some(parsed)) => {
                 report.rows = parsed.flights.len() as u64 + parsed.rejected_count;
                 report.container = Some(parsed.container);
                 report.layout = Some(parsed.layout.clone());
-                (report, Some(parsed))
+                (report, Held::Flights(parsed))
             }
-            Err(error) => {
-                report.error = Some(chain(&error));
-                (report, None)
+            Err(refusal) => {
+                report.rows = refusal.rows;
+                report.rows_quarantined = refusal.quarantined_count;
+                report.error = Some(refusal.why);
+                (report, Held::Refused(refusal.quarantined))
             }
         }
     }
@@ -280,20 +327,23 @@ impl Reader {
         key: &str,
         body: &Bytes,
         before: Option<&Digest>,
-    ) -> (Digest, Result<Option<ParsedObject>, DataError>) {
+    ) -> (Digest, Result<Option<ParsedObject>, Refusal>) {
         let digest = Digest::of(body);
         if before == Some(&digest) {
             return (digest, Ok(None));
         }
         let parsed = parse_flights(key, body, &self.zones, self.options.mapping.as_ref(), &self.options.limits);
-        (digest, parsed.and_then(|parsed| self.judge_object(key, parsed)).map(Some))
+        let judged = parsed.map_err(Refusal::from).and_then(|parsed| self.judge_object(key, parsed));
+        (digest, judged.map(Some))
     }
 
     /// Refuses an object as a whole: too many bad rows, or columns nobody knows.
-    fn judge_object(&self, key: &str, parsed: ParsedObject) -> Result<ParsedObject, DataError> {
+    fn judge_object(&self, key: &str, parsed: ParsedObject) -> Result<ParsedObject, Refusal> {
         if self.contract.unknown_columns == UnknownColumns::Reject && !parsed.unused_columns.is_empty() {
             let unknown = parsed.unused_columns.iter().cloned().collect::<Vec<_>>().join(", ");
-            return Err(DataError::ContractBroken { failures: vec![format!("{key}: unknown columns {unknown}")] });
+            return Err(
+                DataError::ContractBroken { failures: vec![format!("{key}: unknown columns {unknown}")] }.into()
+            );
         }
         let records = parsed.flights.iter();
         let records = records.map(|(line, record)| SourcedRecord { source: 0, line: *line, record: record.clone() });
@@ -303,7 +353,8 @@ impl Reader {
             unreadable_count: parsed.rejected_count,
             ..ValidationInput::default()
         };
-        let report = validate(input, &self.contract, &self.airports, self.now).report;
+        let validated = validate(input, &self.contract, &self.airports, self.now);
+        let (report, mut quarantined) = (validated.report, validated.quarantined);
         if report.failures.is_empty() {
             return Ok(parsed);
         }
@@ -312,8 +363,31 @@ impl Reader {
         if let Some(row) = parsed.rejected.first() {
             failures.push(format!("first unreadable row: line {}: {}", row.line, row.reasons.join("; ")));
         }
-        Err(DataError::ContractBroken { failures })
+        quarantined.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
+        let why = chain(&DataError::ContractBroken { failures });
+        Err(Refusal { why, rows: report.rows, quarantined_count: report.quarantined, quarantined })
     }
+}
+
+/// Why an object is refused as a whole, with the rows that brought it to that.
+struct Refusal {
+    why: String,
+    rows: u64,
+    quarantined_count: u64,
+    quarantined: Vec<QuarantinedRow>,
+}
+
+impl From<DataError> for Refusal {
+    fn from(error: DataError) -> Self {
+        Self { why: chain(&error), rows: 0, quarantined_count: 0, quarantined: Vec::new() }
+    }
+}
+
+/// An object that the store does not give, or whose copy it does not take.
+fn unread(mut report: ObjectReport, error: &PortError) -> ObjectReport {
+    report.retryable = error.is_retryable();
+    report.error = Some(format!("{}: {}", report.meta.key, chain(error)));
+    report
 }
 
 /// Calls a port until it answers, fails for good, or was tried often enough.

@@ -1,9 +1,8 @@
 //! What ingesting and building a dataset do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
 
 use super::contract::Contract;
@@ -12,19 +11,20 @@ use super::dataset::{
 };
 use super::error::DataError;
 use super::frozen::{freeze, frozen_inputs, load_frozen};
-use super::ingest::{IngestOptions, Ingested, KnownObject, ObjectReport, ingest_new};
+use super::ingest::{IngestOptions, KnownObject, ingest_new};
 use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
 use super::reference::{ReferenceData, ReferenceDocuments, ReferenceLibrary};
+use super::sources::{SourceVersion, keep_earlier_copies};
 use super::training_sets::{Timing, TrainingSet, TrainingSets, assemble_examples, load_training_set};
-use super::validation::quarantine_csv;
+use super::validation::ValidationReport;
 use super::weather_coverage::{CoverageWindow, WeatherCoverage};
-use super::{Example, FlightRecord, assemble};
+use super::{Example, FlightRecord};
 use crate::config::Settings;
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::Digest;
-use crate::ledger::{self, DatasetWeather, IngestedObject, KnownOutcome, NewAlert, ObjectRef, ObjectStatus, Page};
-use crate::ports::{ObjectMeta, Severity, WeatherObservation};
+use crate::ledger::{self, DatasetWeather, IngestedObject, NewAlert, ObjectRef, ObjectStatus, Page, RefusedDataset};
+use crate::ports::{Severity, WeatherObservation};
 use crate::saga::{StepFailure, run_blocking};
 
 impl From<DataError> for StepFailure {
@@ -37,7 +37,7 @@ impl From<DataError> for StepFailure {
 /// datasets through it too.
 #[derive(Clone)]
 pub struct DataStage {
-    env: Env,
+    pub(super) env: Env,
     settings: Arc<Settings>,
     contract: Arc<Contract>,
     library: ReferenceLibrary,
@@ -48,16 +48,9 @@ impl DataStage {
     /// The stage, with its contract read; `sets` is shared with whoever trains here.
     ///
     /// # Errors
-    /// When the contract is malformed, or a configured feature is known too late.
+    /// When the contract is malformed, or says of a column that features read that it is known too late.
     pub fn new(env: Env, settings: Arc<Settings>, sets: TrainingSets) -> Result<Self, DataError> {
-        let path = &settings.ingestion.contract_path;
-        let contract = if path.as_os_str().is_empty() {
-            Contract::built_in()?
-        } else {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| DataError::Contract(format!("{}: {error}", path.display())))?;
-            Contract::parse(&text)?
-        };
+        let contract = Contract::configured(&settings.ingestion.contract_path)?;
         let library = ReferenceLibrary::new(env.clone(), settings.clone(), ReferenceDocuments::default());
         Ok(Self { env, settings, contract: Arc::new(contract), library, sets })
     }
@@ -78,7 +71,11 @@ impl DataStage {
         self.library.read().await
     }
 
-    pub(super) async fn ingest(&self, message: IngestFlights) -> Result<FlightsIngested, StepFailure> {
+    /// Takes in what is new under the flight logs' prefix, and tells what it refuses.
+    ///
+    /// # Errors
+    /// When reference data are missing, or the store or the ledger fails.
+    pub async fn ingest(&self, message: IngestFlights) -> Result<FlightsIngested, StepFailure> {
         let reference = self.reference().await?;
         let known = self.known_objects().await?;
         let ingestion = &self.settings.ingestion;
@@ -96,42 +93,9 @@ impl DataStage {
     }
 
     /// What was taken in before, by key; of several versions the newest.
-    async fn known_objects(&self) -> Result<BTreeMap<String, KnownObject>, StepFailure> {
+    pub(super) async fn known_objects(&self) -> Result<BTreeMap<String, KnownObject>, StepFailure> {
         let listed = self.env.ledger.setting::<BTreeMap<String, KnownObject>>("ingested_objects").await?;
         Ok(listed.unwrap_or_default())
-    }
-
-    /// Ledger first: objects, outcomes, then what was seen; a crash in between
-    /// only makes the next pass look at the same objects again.
-    async fn record(&self, ingested: &Ingested, at: DateTime<Utc>) -> Result<FlightsIngested, StepFailure> {
-        let report = &ingested.report;
-        let objects: Vec<IngestedObject> =
-            report.objects.iter().filter_map(|object| ledger_object(object, at)).collect();
-        let outcomes = known_outcomes(&ingested.accepted);
-        let summary = FlightsIngested {
-            objects: report.objects.len(),
-            refused: report.objects.iter().filter_map(|object| object.error.clone()).collect(),
-            accepted: ingested.accepted.len(),
-            quarantined: ingested.quarantined.len(),
-            outcomes: outcomes.len(),
-        };
-        if objects.is_empty() {
-            return Ok(summary);
-        }
-        self.env.ledger.record_objects(objects).await?;
-        self.env.ledger.upsert_outcomes(outcomes).await?;
-        if !ingested.quarantined.is_empty() {
-            let body = quarantine_csv(&ingested.quarantined)?;
-            let key = format!("quarantine/{}-{}.csv", at.format("%Y%m%dT%H%M%SZ"), Digest::of(&body).short());
-            self.env.object_store.put(&key, Bytes::from(body)).await?;
-        }
-        let mut known = self.known_objects().await?;
-        known.extend(ingested.seen.clone());
-        self.env.ledger.set_setting("ingested_objects", known, at).await?;
-        for refused in &summary.refused {
-            tracing::warn!("{refused}");
-        }
-        Ok(summary)
     }
 
     fn timing(&self) -> Timing {
@@ -139,12 +103,15 @@ impl DataStage {
         Timing { horizon_minutes: ingestion.horizon_minutes, weather_delay_minutes: ingestion.weather_delay_minutes }
     }
 
-    /// Freezes what is ingested under a version: every accepted object is read
-    /// again from the store, so that the manifest tells exactly what went in.
-    pub(super) async fn build(&self, message: BuildDataset) -> Result<DatasetBuilt, StepFailure> {
+    /// Freezes what is ingested under a version: every accepted log is read again, as
+    /// it was taken in, so that the manifest tells exactly what went in.
+    ///
+    /// # Errors
+    /// When there are no flights, the dataset breaks the contract, or the store or the ledger fails.
+    pub async fn build(&self, message: BuildDataset) -> Result<DatasetBuilt, StepFailure> {
         let reference = self.reference().await?;
-        let keys = self.sources().await?;
-        if keys.is_empty() {
+        let sources = self.sources().await?;
+        if sources.is_empty() {
             return Err(StepFailure::new(
                 ErrorKind::Invalid,
                 format!(
@@ -153,12 +120,20 @@ impl DataStage {
                 ),
             ));
         }
-        let built = self.built(keys, reference, message.as_of).await?;
-        if !built.report.failures.is_empty() {
-            let text = format!("the dataset breaks the contract: {}", built.report.failures.join("; "));
+        keep_earlier_copies(self.env.object_store.as_ref(), &sources).await?;
+        let built = self.built(sources, reference, message.as_of).await?;
+        let BuiltDataset { manifest, records, quarantined, mut report } = built;
+        self.tell_left_out(&report.left_out).await?;
+        report.quarantine_key = self.set_aside(&format!("{}-dataset", message.cycle), &quarantined).await?;
+        if !report.failures.is_empty() {
+            self.record_refused(&message, records.len() as u64, &report).await?;
+            let text = format!(
+                "the dataset breaks the contract: {}; `delayd cycles {}` shows what was found",
+                report.failures.join("; "),
+                message.cycle
+            );
             return Err(StepFailure::new(ErrorKind::Invalid, text));
         }
-        let BuiltDataset { manifest, records, report, .. } = built;
         let version = store_dataset(self.env.object_store.as_ref(), &manifest, &records).await?;
         let labelled = records.iter().filter(|record| record.arrived_at.is_some()).count();
         let first = records.iter().map(|record| record.scheduled_departure).min().unwrap_or(message.as_of);
@@ -168,12 +143,23 @@ impl DataStage {
         Ok(built)
     }
 
+    async fn record_refused(
+        &self,
+        message: &BuildDataset,
+        rows: u64,
+        report: &ValidationReport,
+    ) -> Result<(), StepFailure> {
+        let validation = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let refused = RefusedDataset { cycle: message.cycle, rows, validation, refused_at: self.env.now() };
+        Ok(self.env.ledger.record_refused_dataset(refused).await?)
+    }
+
     async fn record_dataset(
         &self,
         message: &BuildDataset,
         built: &DatasetBuilt,
         manifest: &DatasetManifest,
-        report: &super::validation::ValidationReport,
+        report: &ValidationReport,
     ) -> Result<(), StepFailure> {
         let json = |value: Result<serde_json::Value, serde_json::Error>| {
             value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
@@ -194,27 +180,22 @@ impl DataStage {
         Ok(self.env.ledger.insert_dataset(dataset).await?)
     }
 
-    /// The objects that were taken in, oldest first.
-    async fn sources(&self) -> Result<Vec<String>, StepFailure> {
-        let objects = self.env.ledger.objects(Page { offset: 0, limit: 1_000_000 }).await?;
-        let taken = objects.into_iter().filter(|object| object.status == ObjectStatus::Ingested);
-        let mut oldest_first: Vec<IngestedObject> = taken.collect();
-        oldest_first.sort_by(|a, b| (a.ingested_at, &a.key).cmp(&(b.ingested_at, &b.key)));
-        let mut keys: Vec<String> = Vec::with_capacity(oldest_first.len());
-        for object in oldest_first.into_iter().rev() {
-            // Of an object that changed only the newest version is there to be read.
-            if !keys.contains(&object.key) {
-                keys.push(object.key);
-            }
-        }
-        keys.reverse();
-        Ok(keys)
+    /// The flight logs that count, oldest first: of a key the newest version that was
+    /// taken in. A newer one that was refused does not replace it.
+    async fn sources(&self) -> Result<Vec<SourceVersion>, StepFailure> {
+        let everything = Page { offset: 0, limit: 1_000_000 };
+        let mut newest_first = self.env.ledger.objects(Some(ObjectStatus::Ingested), everything).await?;
+        newest_first.sort_by(|a, b| (b.ingested_at, &b.key).cmp(&(a.ingested_at, &a.key)));
+        let mut seen = BTreeSet::new();
+        newest_first.retain(|object| seen.insert(object.key.clone()));
+        let of = |object: IngestedObject| SourceVersion { key: object.key, sha256: object.digest };
+        Ok(newest_first.into_iter().rev().map(of).collect())
     }
 
     /// Reads every source again, off the actor's thread.
     async fn built(
         &self,
-        keys: Vec<String>,
+        sources: Vec<SourceVersion>,
         reference: ReferenceData,
         as_of: DateTime<Utc>,
     ) -> Result<BuiltDataset, StepFailure> {
@@ -235,7 +216,7 @@ impl DataStage {
                 mapping: settings.ingestion.column_mapping.as_ref(),
                 limits: &settings.ingestion.limits,
             };
-            runtime.block_on(build_dataset(store.as_ref(), &keys, &window, context))
+            runtime.block_on(build_dataset(store.as_ref(), &sources, &window, context))
         });
         Ok(built.await??)
     }
@@ -350,37 +331,4 @@ impl DataStage {
     pub async fn release(&self) {
         self.sets.release().await;
     }
-}
-
-fn ledger_object(object: &ObjectReport, at: DateTime<Utc>) -> Option<IngestedObject> {
-    let ObjectMeta { key, size_bytes, .. } = object.meta.clone();
-    let status = if object.error.is_none() { ObjectStatus::Ingested } else { ObjectStatus::Rejected };
-    Some(IngestedObject {
-        key,
-        digest: object.sha256.clone()?,
-        size_bytes,
-        rows_accepted: object.rows_accepted,
-        rows_quarantined: object.rows.saturating_sub(object.rows_accepted),
-        status,
-        error: object.error.clone(),
-        ingested_at: at,
-    })
-}
-
-fn known_outcomes(accepted: &[FlightRecord]) -> Vec<KnownOutcome> {
-    let outcome = |record: &FlightRecord| {
-        let outcome = assemble::outcome(record)?;
-        Some(KnownOutcome {
-            flight: ledger::FlightKey {
-                carrier: record.carrier.clone(),
-                flight_number: record.flight_number,
-                origin: record.origin.clone(),
-                dest: record.dest.clone(),
-                scheduled_departure: record.scheduled_departure,
-            },
-            delayed: outcome.delayed,
-            known_at: outcome.known_at,
-        })
-    };
-    accepted.iter().filter_map(outcome).collect()
 }

@@ -13,6 +13,7 @@ use delayd_features::KnownWhen;
 use super::contract::{Action, Contract, OutlierRule, Value, value};
 use super::error::DataError;
 use super::flight::FlightRecord;
+use crate::ids::Digest;
 
 /// A flight with where it was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,17 @@ pub struct QuarantinedRow {
     pub reasons: Vec<String>,
 }
 
+/// A source that is not in a dataset though it was taken in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOutSource {
+    /// Its key.
+    pub key: String,
+    /// The digest of its bytes when it was taken in.
+    pub sha256: Digest,
+    /// Why it cannot be read.
+    pub reason: String,
+}
+
 /// What the contract says of a dataset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ValidationReport {
@@ -59,6 +71,12 @@ pub struct ValidationReport {
     pub outliers: BTreeMap<String, u64>,
     /// Columns of the sources that nothing reads.
     pub unused_columns: Vec<String>,
+    /// Sources that were taken in once and cannot be read any more.
+    #[serde(default)]
+    pub left_out: Vec<LeftOutSource>,
+    /// The object in the store with the rows that were set aside.
+    #[serde(default)]
+    pub quarantine_key: Option<String>,
     /// Every bound that was passed; not empty means: do not learn from this.
     pub failures: Vec<String>,
 }

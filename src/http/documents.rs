@@ -4,11 +4,12 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::config::IngestionSettings;
 use crate::coordinator::decide::OperatorWord;
 use crate::ids::{CycleId, DeploymentId, TraceId};
 use crate::ledger::{
-    AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, Page, ReferenceKind,
-    ReferenceVersion, Run, Step, VerificationRecord,
+    Alias, AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, ObjectStatus,
+    Page, ReferenceKind, ReferenceVersion, RefusedDataset, Run, Step, VerificationRecord,
 };
 use crate::ports::Replica;
 use crate::supervision::ActorStatus;
@@ -50,6 +51,9 @@ pub struct StatusDocument {
     pub service_url: String,
     /// `live`, `previous` and `candidate`.
     pub aliases: Vec<AliasRecord>,
+    /// What has to be there before a first model can be trained, in words; empty where nothing is missing.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
     /// The cycle under way or the last one.
     pub cycle: Option<Cycle>,
     /// Who paused the loop, and why; null while it is not paused.
@@ -60,6 +64,36 @@ pub struct StatusDocument {
     pub replicas_unknown: Option<String>,
     /// The daemon's actors.
     pub actors: Vec<ActorStatus>,
+}
+
+impl StatusDocument {
+    /// What has to be there before a first model can be trained; nothing where a model is live.
+    ///
+    /// # Errors
+    /// When the ledger fails.
+    pub async fn waits_for(ledger: &Ledger, ingestion: &IngestionSettings) -> Result<Vec<String>, LedgerError> {
+        if ledger.aliases().await?.iter().any(|alias| alias.alias == Alias::Live) {
+            return Ok(Vec::new());
+        }
+        let mut missing = Vec::new();
+        if ledger.newest_reference(ReferenceKind::Airports).await?.is_none() {
+            let key = &ingestion.airports_key;
+            missing.push(if ingestion.airports_url.is_set() {
+                format!("no airports yet: {key} could not be fetched by ingestion.airports_url so far")
+            } else {
+                format!("no airports yet: {key} is not in the object store, or cannot be read")
+            });
+        }
+        if ledger.objects(Some(ObjectStatus::Ingested), Page::newest(1)).await?.is_empty() {
+            let prefix = &ingestion.flights_prefix;
+            missing.push(if ledger.objects(None, Page::newest(1)).await?.is_empty() {
+                format!("no flights yet: nothing was taken in from {prefix} in the object store")
+            } else {
+                format!("no flights yet: every log under {prefix} was refused so far; `delayd objects` says why")
+            });
+        }
+        Ok(missing)
+    }
 }
 
 /// `GET /api/v1/cycles/{id}`.
@@ -79,6 +113,9 @@ pub struct CycleDocument {
     pub verifications: Vec<VerificationRecord>,
     /// How the service was built, where it was built from its source.
     pub build: Option<BuildRecord>,
+    /// What was found in its dataset, where that broke the contract.
+    #[serde(default)]
+    pub refused_dataset: Option<RefusedDataset>,
 }
 
 impl CycleDocument {
@@ -94,6 +131,7 @@ impl CycleDocument {
             run: ledger.run(cycle.run).await?,
             verifications: ledger.verifications_of(cycle.deployment).await?,
             build: ledger.build_of(id).await?,
+            refused_dataset: ledger.refused_dataset(id).await?,
             trace_id: cycle.trace_id(),
             cycle,
         }))

@@ -1,65 +1,17 @@
-//! What was ingested, and the datasets made of it.
+//! The datasets made of what was ingested, and those that were refused.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{At, Count, Json, text_enum};
+use super::columns::{At, Count, Json};
 use super::query::{self, Page};
 use super::{Ledger, LedgerError};
 use crate::ids::{CycleId, Digest};
 
 /// A dataset's identity: the digest of the manifest of its sources.
 pub type DatasetVersion = Digest;
-
-text_enum! {
-    /// What became of a source object.
-    ObjectStatus {
-        /// Its accepted rows are in the store.
-        Ingested = "ingested",
-        /// It broke the contract as a whole; none of its rows was taken.
-        Rejected = "rejected",
-        /// It could not be read.
-        Failed = "failed",
-    }
-}
-
-/// One source object, by what it held when it was ingested.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IngestedObject {
-    /// Its key in the object store.
-    pub key: String,
-    /// The digest of its bytes; the same key with other bytes is another entry.
-    pub digest: Digest,
-    /// Its length.
-    pub size_bytes: u64,
-    /// Rows that were taken.
-    pub rows_accepted: u64,
-    /// Rows that were set aside.
-    pub rows_quarantined: u64,
-    /// What became of it.
-    pub status: ObjectStatus,
-    /// Why it was not ingested.
-    pub error: Option<String>,
-    /// When.
-    pub ingested_at: DateTime<Utc>,
-}
-
-impl IngestedObject {
-    pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            key: row.get("object_key")?,
-            digest: row.get("digest")?,
-            size_bytes: row.get::<_, Count>("size_bytes")?.0,
-            rows_accepted: row.get::<_, Count>("rows_accepted")?.0,
-            rows_quarantined: row.get::<_, Count>("rows_quarantined")?.0,
-            status: row.get("status")?,
-            error: row.get("error")?,
-            ingested_at: row.get::<_, At>("ingested_at")?.0,
-        })
-    }
-}
 
 /// A source object as a dataset names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -77,7 +29,7 @@ pub struct Dataset {
     pub version: DatasetVersion,
     /// The cycle that made it first.
     pub cycle: CycleId,
-    /// The sources it was made of, each recorded with [`Ledger::record_object`] before.
+    /// The sources it was made of, each recorded with [`Ledger::record_objects`] before.
     pub sources: Vec<ObjectRef>,
     /// The manifest whose digest it is: enough to make the dataset again.
     pub manifest: Value,
@@ -109,28 +61,28 @@ impl Dataset {
     }
 }
 
-/// Notes a source object; the same key and digest again replaces what was noted.
-///
-/// # Errors
-/// SQLite failed.
-pub fn record_object(tx: &Transaction<'_>, object: &IngestedObject) -> rusqlite::Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO objects (object_key, digest, size_bytes, rows_accepted, rows_quarantined, status, error, ingested_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-         ON CONFLICT (object_key, digest) DO UPDATE SET size_bytes = ?3, rows_accepted = ?4, rows_quarantined = ?5,
-         status = ?6, error = ?7, ingested_at = ?8",
-    )?
-    .execute(params![
-        object.key,
-        object.digest,
-        Count(object.size_bytes),
-        Count(object.rows_accepted),
-        Count(object.rows_quarantined),
-        object.status,
-        object.error,
-        At(object.ingested_at)
-    ])?;
-    Ok(())
+/// What was found in a dataset that broke the contract: no version was made of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RefusedDataset {
+    /// The cycle that would have learnt from it.
+    pub cycle: CycleId,
+    /// How many rows it would have had.
+    pub rows: u64,
+    /// What validation found; `failures` says why it was refused.
+    pub validation: Value,
+    /// When.
+    pub refused_at: DateTime<Utc>,
+}
+
+impl RefusedDataset {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            cycle: row.get("cycle")?,
+            rows: row.get::<_, Count>("row_count")?.0,
+            validation: row.get::<_, Json<_>>("validation")?.0,
+            refused_at: row.get::<_, At>("refused_at")?.0,
+        })
+    }
 }
 
 /// Notes a dataset. Its version is its content, so one that is there already is the same one.
@@ -174,43 +126,6 @@ fn with_sources(connection: &Connection, mut dataset: Dataset) -> rusqlite::Resu
 }
 
 impl Ledger {
-    /// Notes a source object; the same key and digest again replaces what was noted.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn record_object(&self, object: IngestedObject) -> Result<(), LedgerError> {
-        self.transact("noting a source object", move |tx| record_object(tx, &object)).await
-    }
-
-    /// Notes many source objects in one transaction.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn record_objects(&self, objects: Vec<IngestedObject>) -> Result<(), LedgerError> {
-        self.transact("noting source objects", move |tx| objects.iter().try_for_each(|o| record_object(tx, o))).await
-    }
-
-    /// What is known of a key, newest first: one entry per content it has had.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn objects_by_key(&self, key: impl Into<String>) -> Result<Vec<IngestedObject>, LedgerError> {
-        let key = key.into();
-        let sql = "SELECT * FROM objects WHERE object_key = ?1 ORDER BY ingested_at DESC";
-        self.read("reading a source object", move |c| query::all(c, sql, [key], IngestedObject::from_row)).await
-    }
-
-    /// Source objects, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn objects(&self, page: Page) -> Result<Vec<IngestedObject>, LedgerError> {
-        self.read("listing source objects", move |c| {
-            query::page(c, "objects", "ingested_at DESC, object_key DESC", page, IngestedObject::from_row)
-        })
-        .await
-    }
-
     /// Notes a dataset; the same version again changes nothing.
     ///
     /// # Errors
@@ -235,6 +150,42 @@ impl Ledger {
         self.read("listing datasets", move |c| {
             let datasets = query::page(c, "datasets", "created_at DESC, version", page, Dataset::from_row)?;
             datasets.into_iter().map(|dataset| with_sources(c, dataset)).collect()
+        })
+        .await
+    }
+
+    /// Notes why a cycle's dataset was refused; the same cycle again replaces what was noted.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn record_refused_dataset(&self, refused: RefusedDataset) -> Result<(), LedgerError> {
+        self.transact("noting a refused dataset", move |tx| {
+            tx.execute(
+                "INSERT INTO refused_datasets (cycle, row_count, validation, refused_at) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (cycle) DO UPDATE SET row_count = ?2, validation = ?3, refused_at = ?4",
+                params![refused.cycle, Count(refused.rows), Json(&refused.validation), At(refused.refused_at)],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Why a cycle's dataset was refused; `None` where it was not.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn refused_dataset(&self, cycle: CycleId) -> Result<Option<RefusedDataset>, LedgerError> {
+        let sql = "SELECT * FROM refused_datasets WHERE cycle = ?1";
+        self.read("reading a refused dataset", move |c| query::one(c, sql, [cycle], RefusedDataset::from_row)).await
+    }
+
+    /// Datasets that were refused, newest first.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn refused_datasets(&self, page: Page) -> Result<Vec<RefusedDataset>, LedgerError> {
+        self.read("listing refused datasets", move |c| {
+            query::page(c, "refused_datasets", "refused_at DESC, cycle DESC", page, RefusedDataset::from_row)
         })
         .await
     }

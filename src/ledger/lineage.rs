@@ -6,8 +6,8 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::datasets::IngestedObject;
 use super::models::Model;
+use super::objects::IngestedObject;
 use super::{Ledger, LedgerError, builds, datasets, deployments, images, models, query, refuse, runs};
 use crate::error::ErrorKind;
 use crate::ids::ModelVersion;

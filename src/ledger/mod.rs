@@ -29,6 +29,7 @@ mod lineage;
 mod lineage_text;
 mod migrations;
 mod models;
+mod objects;
 mod outbox;
 mod predictions;
 mod query;
@@ -46,7 +47,7 @@ pub use builds::BuildRecord;
 pub use columns::UnknownText;
 pub use connection::Ledger;
 pub use cycles::{Cycle, CycleOutcome, CycleReason, CycleState};
-pub use datasets::{Dataset, DatasetVersion, IngestedObject, ObjectRef, ObjectStatus};
+pub use datasets::{Dataset, DatasetVersion, ObjectRef, RefusedDataset};
 pub use decisions::{Decision, NewDecision};
 pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, ToldMessage, UndeliveredCount};
 pub use deployments::{Deployment, DeploymentState, VerificationRecord};
@@ -57,6 +58,7 @@ pub use guard::ensure_unused;
 pub use images::ImageRecord;
 pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
 pub use models::{Alias, AliasMove, AliasRecord, Model};
+pub use objects::{IngestedObject, ObjectStatus, ObjectsLooked};
 pub use outbox::{NewAlert, OutboxAlert, OutboxState};
 pub use predictions::{FlightKey, KnownOutcome, Pruned, ScoredOutcome, ServedPrediction};
 pub use query::{Page, SequenceName};
@@ -75,7 +77,7 @@ pub mod tx {
     pub use super::cycles::{
         begin as begin_cycle, finish as finish_cycle, page as cycles_page, set_state as set_cycle_state,
     };
-    pub use super::datasets::{insert as insert_dataset, record_object};
+    pub use super::datasets::insert as insert_dataset;
     pub use super::decisions::insert as insert_decision;
     pub use super::deliveries::{
         claim as claim_message, delivered as message_delivered, due as due_deliveries, failed as message_failed,
@@ -86,6 +88,7 @@ pub mod tx {
     pub use super::drift::{insert as insert_drift_report, save_window as save_metrics_window};
     pub use super::images::{save as save_image, withdraw as withdraw_images};
     pub use super::models::{alias, promote, register as register_model, rollback_alias, set_candidate};
+    pub use super::objects::record_object;
     pub use super::outbox::{
         enqueue as enqueue_alert, retry as retry_alert, route as route_alert, unrouted as unrouted_alerts,
     };

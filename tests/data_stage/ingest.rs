@@ -9,6 +9,8 @@ use delayd::data::contract::Contract;
 use delayd::data::dataset::{self, BuildContext, DatasetWindow};
 use delayd::data::formats::{ParseLimits, parquet};
 use delayd::data::ingest::{IngestOptions, Ingested, KnownObject, ObjectNews, ingest_new};
+use delayd::data::sources::{SourceVersion, copy_key};
+use delayd::ids::Digest;
 use delayd::ports::ObjectStore;
 
 use crate::support::{MemoryStore, airports, flight, utc};
@@ -105,8 +107,9 @@ async fn a_dataset_is_stored_read_verified_and_made_again_and_every_difference_i
         as_of: utc("2013-07-03T00:00:00Z"),
         policy: "fresh 7 days".into(),
     };
-    let keys = ["flights/1.parquet".to_owned(), "flights/2.parquet".to_owned()];
-    let built = dataset::build_dataset(&store, &keys, &window, context).await.unwrap();
+    let sources =
+        [SourceVersion::of("flights/1.parquet", &day(1, 30)), SourceVersion::of("flights/2.parquet", &day(2, 20))];
+    let built = dataset::build_dataset(&store, &sources, &window, context).await.unwrap();
     assert_eq!((built.manifest.rows, built.manifest.sources[1].rows_accepted), (50, 20));
     let version = dataset::store_dataset(&store, &built.manifest, &built.records).await.unwrap();
     assert_eq!(version, dataset::store_dataset(&store, &built.manifest, &built.records).await.unwrap());
@@ -119,7 +122,12 @@ async fn a_dataset_is_stored_read_verified_and_made_again_and_every_difference_i
     let verification = dataset::verify_dataset(&store, &version).await.unwrap();
     assert!(verification.rows.is_empty() && verification.sources.len() == 1, "{verification:?}");
     let error = dataset::rebuild_dataset(&store, &version, context).await.unwrap_err().to_string();
-    assert!(error.contains("flights/2.parquet: 21 rows") && error.contains("51 rows; the manifest says 50"), "{error}");
+    assert!(
+        error.contains("flights/2.parquet of sha256:")
+            && error.contains("cannot be read any more")
+            && error.contains("30 rows; the manifest says 50"),
+        "{error}"
+    );
 
     let rows_key = format!("datasets/{}/flights.parquet", version.hex());
     store.write(&rows_key, parquet::write_flights(&records[1..]).unwrap(), "2013-07-04T00:00:00Z");
@@ -127,4 +135,68 @@ async fn a_dataset_is_stored_read_verified_and_made_again_and_every_difference_i
     let manifest_key = format!("datasets/{}/manifest.json", version.hex());
     store.write(&manifest_key, "{}", "2013-07-04T00:00:00Z");
     assert!(dataset::load_manifest(&store, &version).await.unwrap_err().to_string().contains("backup"));
+}
+
+#[tokio::test]
+async fn a_dataset_is_made_and_made_again_after_its_logs_were_deleted_or_overwritten() {
+    let store = Arc::new(MemoryStore::default());
+    store.write("flights/1.parquet", day(1, 30), "2013-07-02T00:00:00Z");
+    store.write("flights/2.parquet", day(2, 20), "2013-07-03T00:00:00Z");
+    let pass = ingest(&store, &BTreeMap::new()).await;
+    assert_eq!(pass.accepted.len(), 50);
+    store.delete("flights/1.parquet").await.unwrap();
+    store.write("flights/2.parquet", "dear sir or madam", "2013-07-04T00:00:00Z");
+    let contract = Contract::built_in().unwrap();
+    let (airports, limits) = (airports(), ParseLimits::default());
+    let context = BuildContext { contract: &contract, airports: &airports, mapping: None, limits: &limits };
+    let window = DatasetWindow {
+        from: utc("2013-07-01T00:00:00Z"),
+        until: utc("2013-07-03T00:00:00Z"),
+        as_of: utc("2013-07-03T00:00:00Z"),
+        policy: "all".into(),
+    };
+    let sources: Vec<SourceVersion> = pass
+        .seen
+        .values()
+        .map(|known| SourceVersion { key: known.meta.key.clone(), sha256: known.sha256.clone() })
+        .collect();
+    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
+    assert_eq!((built.records.len(), built.report.left_out.len()), (50, 0));
+    let version = dataset::store_dataset(store.as_ref(), &built.manifest, &built.records).await.unwrap();
+    assert!(dataset::verify_dataset(store.as_ref(), &version).await.unwrap().is_intact());
+    assert_eq!(dataset::rebuild_dataset(store.as_ref(), &version, context).await.unwrap().len(), 50);
+
+    // Of a log without a copy the others are left, and the report says which one is missing, and why.
+    store.delete(&copy_key(&Digest::of(&day(1, 30)))).await.unwrap();
+    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
+    assert_eq!((built.records.len(), built.report.failures.len()), (20, 0));
+    let [lost] = built.report.left_out.as_slice() else { panic!("{:?}", built.report.left_out) };
+    assert!(lost.key == "flights/1.parquet" && lost.reason.contains("no such object"), "{lost:?}");
+    // A damaged copy does not count for what it is not.
+    let copy = copy_key(&Digest::of(&day(2, 20)));
+    store.write(&copy, "damaged", "2013-07-04T00:00:00Z");
+    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
+    let failure = built.report.failures.join("; ");
+    assert!(failure.contains("none of the 2 flight logs can be read any more"), "{failure}");
+}
+
+#[tokio::test]
+async fn rows_are_counted_by_what_became_of_them_and_the_refused_ones_are_kept() {
+    let store = Arc::new(MemoryStore::default());
+    let mut rows: Vec<_> = (1..=10).map(|number| flight(number, "LAX", "2013-07-01T12:00:00Z", 5, 3)).collect();
+    rows.push(rows[0].clone());
+    rows[9].dest = "XXX".into();
+    store.write("flights/1.parquet", parquet::write_flights(&rows).unwrap(), "2013-07-02T00:00:00Z");
+    let pass = ingest(&store, &BTreeMap::new()).await;
+    let object = &pass.report.objects[0];
+    assert_eq!((object.rows, object.rows_accepted, object.rows_quarantined, object.rows_duplicate), (11, 9, 1, 1));
+
+    let mut rows: Vec<_> = (1..=300).map(|number| flight(number, "LAX", "2013-07-01T12:00:00Z", 5, 3)).collect();
+    rows.iter_mut().take(100).for_each(|row| row.dest = "XXX".into());
+    store.write("flights/2.parquet", parquet::write_flights(&rows).unwrap(), "2013-07-02T00:00:00Z");
+    let pass = ingest(&store, &pass.seen).await;
+    let object = &pass.report.objects[0];
+    assert_eq!((object.rows, object.rows_accepted, object.rows_quarantined, object.rows_duplicate), (300, 0, 100, 0));
+    assert_eq!(pass.quarantined.len(), 100, "an administrator sees which rows are the fault");
+    assert!(store.list("sources/").await.unwrap().len() == 1, "nothing is kept of what was refused");
 }

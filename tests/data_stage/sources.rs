@@ -114,12 +114,26 @@ fn calendars_and_events_add_days_and_faults_are_told() {
     let (days, faults) = parse_icalendar("h.ics", &Bytes::from(ics)).unwrap();
     assert_eq!(days[&date("2013-07-05")], "Long weekend, fun");
     assert!(days.contains_key(&date("2014-10-31")) && !days.contains_key(&date("2013-07-06")));
+    assert!(days.contains_key(&date("2063-10-31")), "a yearly day does not end by itself");
+    for (rule, last, after) in [
+        ("FREQ=YEARLY;COUNT=3", "2015-10-31", "2016-10-31"),
+        ("FREQ=YEARLY;UNTIL=20171101T000000Z;BYMONTH=10", "2017-10-31", "2018-10-31"),
+    ] {
+        let (days, faults) = parse_icalendar("h.ics", &Bytes::from(ics.replace("FREQ=YEARLY", rule))).unwrap();
+        assert!(days.contains_key(&date(last)) && !days.contains_key(&date(after)), "{rule}");
+        assert_eq!(faults.len(), 1, "{rule}: {faults:?}");
+    }
+    for rule in ["FREQ=YEARLY;INTERVAL=4", "FREQ=YEARLY;BYDAY=1SU;BYMONTH=10", "FREQ=WEEKLY"] {
+        let (_, faults) = parse_icalendar("h.ics", &Bytes::from(ics.replace("FREQ=YEARLY", rule))).unwrap();
+        assert!(faults.len() == 2 && faults[1].contains(rule), "{rule}: {faults:?}");
+    }
     assert!(faults.len() == 1 && faults[0].contains("line 8") && faults[0].contains("oops"), "{faults:?}");
     assert!(parse_icalendar("h.ics", &Bytes::from("hello")).unwrap_err().to_string().contains("VCALENDAR"));
 
     let events = "date,name,airport\n2013-02-03,Super Bowl,\n2013-02-04,Parade,LAX\nsoon,x,\n";
-    let (days, faults) = parse_events_csv("e.csv", &Bytes::from(events), &["JFK".to_owned()]).unwrap();
-    assert_eq!((days.len(), faults.len()), (1, 1));
+    let (days, faults) = parse_events_csv("e.csv", &Bytes::from(events)).unwrap();
+    assert_eq!((days.len(), faults.len()), (1, 2));
+    assert!(faults[0].contains("line 3: column `airport`: found `LAX`"), "{faults:?}");
     let mut calendar = HolidayCalendar::us_federal();
     extend_calendar(&mut calendar, days);
     assert_eq!(calendar.name_of(date("2013-02-03")), Some("Super Bowl".to_owned()));

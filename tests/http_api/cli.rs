@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use delayd::ids::Digest;
+use delayd::ledger::{IngestedObject, ObjectStatus, ObjectsLooked};
 use serde_json::Value;
 
 use super::site::command;
@@ -126,4 +128,101 @@ fn completions_manual_pages_and_the_apis_document_come_from_the_program() {
     assert!(!dir.join("delayd-train-job.1").exists(), "what nobody calls by hand has no page");
     let document: Value = serde_json::from_str(&daemon.says(&["openapi"])).unwrap();
     assert_eq!(document["info"]["title"], "delayd");
+}
+
+#[test]
+fn an_empty_site_says_what_is_missing_before_and_after_the_start() {
+    let mut daemon = prepared("");
+    let output = daemon.run(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    for (what, place) in [("airports", "store/reference/airports.csv"), ("flights", "store/flights/")] {
+        let line = told.lines().find(|line| line.contains(place)).unwrap_or_else(|| panic!("{what}: {told}"));
+        assert!(line.starts_with("FAIL") && line.contains(what), "{line}");
+    }
+    assert!(!daemon.state().join("store").exists(), "looking changes nothing");
+
+    daemon.start();
+    let status = daemon.says(&["status"]);
+    let reasons = "no model is live: no airports yet: reference/airports.csv is not in the object store, or cannot be read; no \
+                   flights yet: nothing was taken in from flights/ in the object store";
+    assert!(status.contains(reasons), "{status}");
+    let document: Value = serde_json::from_str(&daemon.says(&["--json", "status"])).unwrap();
+    assert_eq!(document["waits_for"].as_array().unwrap().len(), 2, "{document}");
+    daemon.running = None;
+    assert!(daemon.says(&["status"]).contains(reasons), "the ledger says the same");
+    assert!(daemon.says(&["reference"]).contains("no reference data was read yet"));
+}
+
+#[tokio::test]
+async fn refused_logs_are_listed_with_why_and_where_their_rows_are() {
+    let mut daemon = prepared("");
+    let object = |key: &str, status: ObjectStatus, error: Option<&str>| IngestedObject {
+        key: key.into(),
+        digest: Digest::of(key.as_bytes()),
+        size_bytes: 10,
+        rows_accepted: 0,
+        rows_quarantined: 7,
+        rows_duplicate: 2,
+        unused_columns: vec!["mood".into()],
+        quarantine_key: Some("quarantine/a.csv".into()),
+        status,
+        error: error.map(str::to_owned),
+        ingested_at: "2013-03-01T12:00:00Z".parse().unwrap(),
+        resolved_at: None,
+    };
+    let objects = vec![
+        object("flights/good.csv", ObjectStatus::Ingested, None),
+        object("flights/bad.csv", ObjectStatus::Rejected, Some("too many rows break the contract")),
+    ];
+    let ledger = daemon.ledger();
+    ledger.record_objects(ObjectsLooked { objects, ..ObjectsLooked::default() }).await.unwrap();
+    drop(ledger);
+    daemon.start();
+    let answer = |query: &str| super::client().get(daemon.url(&format!("/api/v1/objects{query}"))).send();
+    let all: Value = answer("?limit=1").await.unwrap().json().await.unwrap();
+    assert_eq!((all["items"].as_array().unwrap().len(), &all["next_offset"]), (1, &1.into()));
+    let rejected: Value = answer("?status=rejected").await.unwrap().json().await.unwrap();
+    assert_eq!(rejected["items"].as_array().unwrap().len(), 1);
+    let found = &rejected["items"][0];
+    assert_eq!((&found["key"], &found["quarantine_key"]), (&"flights/bad.csv".into(), &"quarantine/a.csv".into()));
+    let rejected: Value = serde_json::from_str(&daemon.says(&["--json", "objects", "--status", "rejected"])).unwrap();
+    assert_eq!(rejected[0], *found, "one answer, wherever it comes from");
+    let told = daemon.says(&["objects"]);
+    assert!(told.contains("too many rows") && told.contains("quarantine/a.csv") && told.contains("mood"), "{told}");
+    assert_eq!(daemon.run(&["objects", "--status", "lost"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_log_is_judged_before_it_is_uploaded() {
+    let daemon = prepared("");
+    let write = |name: &str, body: &str| {
+        let path = daemon.place.path().join(name);
+        fs::write(&path, body).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let airports = write(
+        "airports.csv",
+        "faa,name,lat,lon,alt,tz,dst,tzone\nEWR,Newark,40.6925,-74.1687,18,-5,A,America/New_York\n\
+         IAH,Houston,29.9844,-95.3414,97,-6,A,America/Chicago\n",
+    );
+    let header = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,\
+                  origin,dest,air_time,distance,hour,minute,time_hour";
+    let good = write(
+        "good.csv",
+        &format!(
+            "{header}\n2013,7,1,917,915,2,1130,1119,11,UA,1545,N14228,EWR,IAH,227,1400,9,15,2013-07-01T13:00:00Z\n"
+        ),
+    );
+    let bad = write("bad.csv", "dear sir or madam\n");
+    let said = daemon.says(&["validate", &good, "--airports", &airports]);
+    assert!(said.contains("would be taken") && said.contains("accepted 1"), "{said}");
+    let output = daemon.run(&["validate", &good, &bad, "--airports", &airports]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("bad.csv: would be REFUSED") && told.contains("no known layout"), "{told}");
+    assert!(told.contains("1 of the flight logs would be refused"), "{told}");
+    let output = daemon.run(&["validate", &good]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("--airports"), "{}", text(&output.stderr));
 }

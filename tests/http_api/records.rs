@@ -35,7 +35,17 @@ async fn lists_are_paged_and_tell_where_they_end() {
         next = page["next_offset"].as_u64();
     }
     assert_eq!(seen, ["number 4", "number 3", "number 2", "number 1", "number 0"]);
-    for list in ["datasets", "runs", "models", "aliases", "images", "deployments", "verifications"] {
+    for list in [
+        "objects",
+        "datasets",
+        "datasets/refused",
+        "runs",
+        "models",
+        "aliases",
+        "images",
+        "deployments",
+        "verifications",
+    ] {
         let (status, page) = get(&daemon.url(&format!("/api/v1/{list}"))).await;
         assert_eq!((status, page), (200, serde_json::json!({ "items": [], "next_offset": null })), "{list}");
     }
@@ -50,6 +60,7 @@ async fn what_cannot_be_answered_is_told_as_a_problem_with_the_requests_name() {
         ("GET", "/api/v1/cycles?limit=0", 422, "limit is 0; expected 1 to 1000"),
         ("GET", "/api/v1/cycles?limit=many", 422, "the query"),
         ("GET", "/api/v1/cycles?pages=3", 422, "unknown field `pages`"),
+        ("GET", "/api/v1/objects?status=lost", 422, "unknown variant `lost`"),
         ("GET", "/api/v1/monitoring?days=0", 422, "days is 0"),
         ("GET", "/api/v1/datasets/sha256:12", 422, "64 hex digits"),
         ("GET", "/api/v1/nothing", 404, "openapi.json"),

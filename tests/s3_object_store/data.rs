@@ -8,6 +8,7 @@ use delayd::data::contract::Contract;
 use delayd::data::dataset::{self, BuildContext, DatasetWindow};
 use delayd::data::formats::{ParseLimits, parquet};
 use delayd::data::ingest::{IngestOptions, ingest_new};
+use delayd::data::sources::SourceVersion;
 use delayd::ports::ObjectStore;
 
 use crate::data_support::{airports, flight, utc};
@@ -50,8 +51,12 @@ async fn flight_logs_of_every_form_are_taken_in_from_a_bucket_and_become_a_datas
         as_of: utc("2013-07-05T00:00:00Z"),
         policy: "fresh 7 days".into(),
     };
-    let keys: Vec<String> = pass.report.objects.iter().map(|object| object.meta.key.clone()).collect();
-    let built = dataset::build_dataset(store.as_ref(), &keys, &window, context).await.unwrap();
+    let sources: Vec<SourceVersion> = pass
+        .seen
+        .values()
+        .map(|known| SourceVersion { key: known.meta.key.clone(), sha256: known.sha256.clone() })
+        .collect();
+    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
     assert_eq!(built.manifest.rows, 34);
     let version = dataset::store_dataset(store.as_ref(), &built.manifest, &built.records).await.unwrap();
     let (manifest, records) = dataset::load_dataset(store.as_ref(), &version).await.unwrap();

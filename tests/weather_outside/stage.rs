@@ -10,11 +10,12 @@ use delayd::config::Settings;
 use delayd::data::contract::Contract;
 use delayd::data::dataset::{BuildContext, DatasetWindow, build_dataset, store_dataset};
 use delayd::data::formats::{ParseLimits, parquet};
+use delayd::data::sources::SourceVersion;
 use delayd::data::{DataStage, FlightRecord, TrainingSets};
 use delayd::env::Env;
 use delayd::error::ErrorKind;
 use delayd::ids::{CycleId, Digest};
-use delayd::ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, Page, StepState};
+use delayd::ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, ObjectsLooked, Page, StepState};
 use delayd::ports::Severity;
 use delayd::saga::{Saga, StepFailure, StepName, StepObserver};
 use delayd_features::NumericInput;
@@ -90,7 +91,8 @@ impl Home {
             as_of: utc(NOW),
             policy: policy.into(),
         };
-        let built = build_dataset(self.world.store.as_ref(), &[key.to_owned()], &window, context).await.unwrap();
+        let built =
+            build_dataset(self.world.store.as_ref(), &[SourceVersion::of(key, &body)], &window, context).await.unwrap();
         assert_eq!(built.records.len(), 921);
         let version = store_dataset(self.world.store.as_ref(), &built.manifest, &built.records).await.unwrap();
         let ledger = &self.env.ledger;
@@ -105,11 +107,15 @@ impl Home {
             size_bytes: body.len() as u64,
             rows_accepted: 1,
             rows_quarantined: 0,
+            rows_duplicate: 0,
+            unused_columns: Vec::new(),
+            quarantine_key: None,
+            resolved_at: None,
             status: ObjectStatus::Ingested,
             error: None,
             ingested_at: utc(NOW),
         };
-        ledger.record_object(object).await.unwrap();
+        ledger.record_objects(ObjectsLooked { objects: vec![object], ..ObjectsLooked::default() }).await.unwrap();
         let dataset = Dataset {
             version: version.clone(),
             cycle,

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
+use super::training::report_text;
 use super::{Shown, at, page, state, table, text_of};
 use crate::http::CycleDocument;
 use crate::ids::{CycleId, DecisionId};
@@ -34,7 +35,7 @@ pub(in crate::cli) async fn cycles(source: &Source, cycle: Option<CycleId>, limi
 
 async fn one_cycle(source: &Source, id: CycleId) -> Result<Shown, CliError> {
     let document = source.cycle(id).await?;
-    let CycleDocument { cycle, steps, decisions, verifications, .. } = &document;
+    let CycleDocument { cycle, steps, decisions, verifications, refused_dataset, .. } = &document;
     let mut rows = table(&["step", "state", "seconds", "attempt", "what came of it"]);
     for step in steps {
         let seconds = step.wall_ms.map_or_else(String::new, |ms| format!("{:.2}", ms as f64 / 1000.0));
@@ -60,6 +61,10 @@ async fn one_cycle(source: &Source, id: CycleId) -> Result<Shown, CliError> {
         if !said.is_empty() {
             text.push_str(&format!("\n{what}: {}", said.join(", ")));
         }
+    }
+    if let Some(refused) = refused_dataset {
+        text.push_str(&format!("\nits dataset of {} rows was refused", refused.rows));
+        text.push_str(&report_text(&refused.validation));
     }
     Shown::new(&document, text)
 }

@@ -1,6 +1,7 @@
 //! Answers of the reading commands: a document for programs, and a text for people.
 
 mod cycles;
+mod ingestion;
 mod models;
 mod monitoring;
 mod status;
@@ -18,10 +19,11 @@ use super::commands::CliError;
 use crate::ledger::Page;
 
 pub(super) use cycles::{cycles, why};
+pub(super) use ingestion::{objects, reference};
 pub(super) use models::{deployments, lineage, models};
 pub(super) use monitoring::{audit, drift};
 pub(super) use status::status;
-pub(super) use training::{datasets, runs};
+pub(super) use training::{dataset_named, datasets, report_text, runs};
 
 /// Both forms of an answer.
 pub(super) struct Shown {
@@ -61,11 +63,10 @@ pub(super) fn table(header: &[&str]) -> Table {
 pub(super) fn state(word: &str) -> Cell {
     let cell = Cell::new(word);
     let color = match word {
-        "done" | "deployed" | "ready" | "running" | "approved" | "live" | "passed" | "yes" | "delivered" | "stable"
-        | "finished" => Color::Green,
-        "failed" | "stuck" | "rolled_back" | "dead" | "hung" | "undo_failed" | "critical" | "drifted" | "no" => {
-            Color::Red
-        }
+        "done" | "deployed" | "ready" | "running" | "approved" | "ingested" | "live" | "passed" | "yes"
+        | "delivered" | "stable" | "finished" => Color::Green,
+        "failed" | "rejected" | "stuck" | "rolled_back" | "dead" | "hung" | "undo_failed" | "critical" | "drifted"
+        | "no" => Color::Red,
         "waiting_approval" | "restarting" | "starting" | "suspected" | "warning" | "pending" | "kept_live" => {
             Color::Yellow
         }

@@ -6,13 +6,14 @@ use super::super::commands::CliError;
 use super::super::source::Source;
 use super::cycles::outcome;
 use super::{Shown, at, page, state, table};
+use crate::config::Settings;
 use crate::http::StatusDocument;
 use crate::ledger::Alias;
 
-pub(in crate::cli) async fn status(source: &Source) -> Result<Shown, CliError> {
+pub(in crate::cli) async fn status(source: &Source, settings: &Settings) -> Result<Shown, CliError> {
     match source.status().await? {
         Some(status) => running(&status),
-        None => stored(source).await,
+        None => stored(source, settings).await,
     }
 }
 
@@ -26,6 +27,9 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
     for alias in &status.aliases {
         let name = alias.alias.to_string();
         text.push_str(&format!("{name:<10} {} since {}\n", alias.model, at(alias.moved_at)));
+    }
+    if !status.aliases.iter().any(|alias| alias.alias == Alias::Live) {
+        text.push_str(&format!("{}\n", none_live(&status.waits_for)));
     }
     if let Some(cycle) = &status.cycle {
         text.push_str(&format!("last cycle {} {}: {}\n", cycle.id, outcome(cycle), cycle.detail));
@@ -63,19 +67,27 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
     Shown::new(status, text)
 }
 
+/// That nothing is live, and what a first model waits for.
+fn none_live(waits_for: &[String]) -> String {
+    if waits_for.is_empty() {
+        "no model is live".to_owned()
+    } else {
+        format!("no model is live: {}", waits_for.join("; "))
+    }
+}
+
 /// What the ledger says when no daemon answers.
-async fn stored(source: &Source) -> Result<Shown, CliError> {
+async fn stored(source: &Source, settings: &Settings) -> Result<Shown, CliError> {
     let aliases = source.aliases().await?;
     let cycle = source.cycles(page(1)).await?.into_iter().next();
     let live = aliases.iter().find(|alias| alias.alias == Alias::Live);
-    let live = live.map_or_else(
-        || "no model is live".to_owned(),
-        |alias| format!("{} is live since {}", alias.model, at(alias.moved_at)),
-    );
+    let waits_for = source.waits_for(settings).await?;
+    let live = live
+        .map_or_else(|| none_live(&waits_for), |alias| format!("{} is live since {}", alias.model, at(alias.moved_at)));
     let last = cycle.as_ref().map_or_else(
         || "no cycle yet".to_owned(),
         |cycle| format!("last cycle {} {}: {}", cycle.id, outcome(cycle), cycle.detail),
     );
     let text = format!("no daemon answers; the ledger says:\n{live}\n{last}");
-    Shown::new(&json!({ "running": false, "aliases": aliases, "cycle": cycle }), text)
+    Shown::new(&json!({ "running": false, "aliases": aliases, "waits_for": waits_for, "cycle": cycle }), text)
 }

@@ -11,7 +11,7 @@ use crate::ledger::{Dataset, Run};
 pub(in crate::cli) async fn datasets(source: &Source, wanted: Option<String>, limit: u32) -> Result<Shown, CliError> {
     let datasets = source.datasets(page(if wanted.is_some() { 1000 } else { limit })).await?;
     if let Some(prefix) = wanted {
-        return one_dataset(datasets, &prefix);
+        return one_dataset(&named(datasets, &prefix)?);
     }
     let mut rows = table(&["dataset", "cycle", "from", "until", "rows", "quarantined", "made"]);
     for dataset in &datasets {
@@ -28,17 +28,28 @@ pub(in crate::cli) async fn datasets(source: &Source, wanted: Option<String>, li
     Shown::new(&datasets, rows.to_string())
 }
 
-fn one_dataset(datasets: Vec<Dataset>, prefix: &str) -> Result<Shown, CliError> {
+/// The only dataset whose version begins so.
+pub(in crate::cli) async fn dataset_named(source: &Source, prefix: &str) -> Result<Dataset, CliError> {
+    named(source.datasets(page(1000)).await?, prefix)
+}
+
+fn named(datasets: Vec<Dataset>, prefix: &str) -> Result<Dataset, CliError> {
     let digits = prefix.strip_prefix("sha256:").unwrap_or(prefix);
     let mut found = datasets.into_iter().filter(|dataset| dataset.version.hex().starts_with(digits));
     let dataset = found.next().ok_or_else(|| CliError::NotFound(format!("no dataset begins with `{prefix}`")))?;
-    if let Some(other) = found.next() {
-        let text = format!("`{prefix}` is the beginning of {} and {}; give more of it", dataset.version, other.version);
-        return Err(CliError::Usage(text));
+    match found.next() {
+        None => Ok(dataset),
+        Some(other) => {
+            let (one, other) = (&dataset.version, &other.version);
+            Err(CliError::Usage(format!("`{prefix}` is the beginning of {one} and {other}; give more of it")))
+        }
     }
+}
+
+fn one_dataset(dataset: &Dataset) -> Result<Shown, CliError> {
     let report = &dataset.validation;
-    let mut text = format!(
-        "{}\nmade for {} at {}, {} to {}, {} rows of {} objects\naccepted {}, quarantined {}, exact duplicates {}, conflicting {}",
+    let text = format!(
+        "{}\nmade for {} at {}, {} to {}, {} rows of {} objects{}",
         dataset.version,
         dataset.cycle,
         at(dataset.created_at),
@@ -46,6 +57,15 @@ fn one_dataset(datasets: Vec<Dataset>, prefix: &str) -> Result<Shown, CliError> 
         at(dataset.until),
         dataset.rows,
         dataset.sources.len(),
+        report_text(report),
+    );
+    Shown::new(dataset, text)
+}
+
+/// A validation report in lines, each after a line break.
+pub(in crate::cli) fn report_text(report: &Value) -> String {
+    let mut text = format!(
+        "\naccepted {}, quarantined {}, exact duplicates {}, conflicting {}",
         number_of(report, "/accepted", 0),
         number_of(report, "/quarantined", 0),
         number_of(report, "/exact_duplicates", 0),
@@ -58,10 +78,20 @@ fn one_dataset(datasets: Vec<Dataset>, prefix: &str) -> Result<Shown, CliError> 
         }
         text.push_str(&format!("\n{rows}"));
     }
+    let unused: Vec<&str> = entries(report, "/unused_columns").filter_map(Value::as_str).collect();
+    if !unused.is_empty() {
+        text.push_str(&format!("\ncolumns that nothing reads: {}", unused.join(", ")));
+    }
+    for lost in entries(report, "/left_out") {
+        text.push_str(&format!("\nleft out: {}: {}", text_of(lost, "/key"), text_of(lost, "/reason")));
+    }
     for failure in entries(report, "/failures") {
         text.push_str(&format!("\npassed its bound: {}", failure.as_str().unwrap_or_default()));
     }
-    Shown::new(&dataset, text)
+    if let Some(key) = report.get("quarantine_key").and_then(Value::as_str) {
+        text.push_str(&format!("\nrows that were set aside: {key}"));
+    }
+    text
 }
 
 pub(in crate::cli) async fn runs(source: &Source, run: Option<RunId>, limit: u32) -> Result<Shown, CliError> {

@@ -55,12 +55,13 @@ impl Content {
         };
         match kind {
             ReferenceKind::Airports => {
-                let (airports, report) = parse_airports(key, body, time_zones)?;
+                let (airports, mut report) = parse_airports(key, body, time_zones)?;
+                report.rejected.extend(without_time_zone(key, &report.without_time_zone));
                 let entries = (airports.len() - report.supplemented.len()) as u64;
                 Ok(ParsedContent { content: Self::Airports(airports), entries, faults: report.rejected })
             }
             ReferenceKind::Holidays => parse_icalendar(key, body).map(days),
-            ReferenceKind::Events => parse_events_csv(key, body, &[]).map(days),
+            ReferenceKind::Events => parse_events_csv(key, body).map(days),
         }
     }
 
@@ -82,6 +83,19 @@ impl Content {
             _ => ReferenceChanges::Unknown { why: "the version before is of another kind".to_owned() },
         }
     }
+}
+
+/// Airports that are left out because nobody knows what their clocks show, in one line.
+fn without_time_zone(key: &str, regions: &BTreeMap<String, u64>) -> Option<String> {
+    let count: u64 = regions.values().sum();
+    let told: Vec<String> = regions.iter().map(|(region, count)| format!("{region} ({count})")).collect();
+    (count > 0).then(|| {
+        format!(
+            "{key}: {count} airports are left out, and flights to them go to quarantine: no time zone is known for \
+             {}. Name their zones in ingestion.time_zones, by IATA code, ISO region or ISO country",
+            named(&told)
+        )
+    })
 }
 
 /// Whether a fetched document may replace the copy: `None`, or the reason why not.
@@ -200,6 +214,16 @@ mod tests {
         ] {
             assert_eq!(refused(&fetched, before, 0.5).is_none(), taken, "{reason}");
         }
+    }
+
+    #[test]
+    fn airports_without_a_time_zone_are_told_with_the_key_that_names_it() {
+        let text = "id,ident,type,name,latitude_deg,longitude_deg,elevation_ft,continent,iso_country,iso_region,iata_code\n\
+            5,XX,large_airport,Far,1,2,3,XX,XX,XX-1,FAR\n6,XY,large_airport,Off,1,2,3,XX,XX,XX-1,OFF\n";
+        let parsed = Content::parse(ReferenceKind::Airports, "a.csv", &Bytes::from(text), &BTreeMap::new()).unwrap();
+        let [fault] = parsed.faults.as_slice() else { panic!("{:?}", parsed.faults) };
+        assert!(fault.contains("2 airports are left out") && fault.contains("XX-1 (2)"), "{fault}");
+        assert!(fault.contains("ingestion.time_zones"), "{fault}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     paths(
         status::status, status::session, status::audit, status::config_in_force, openapi, events::events,
         cycles::cycles, cycles::cycle, cycles::build_log, cycle_log::cycle_log, cycles::decisions, cycles::decision,
-        runs::datasets, runs::dataset, runs::runs, runs::run,
+        runs::objects, runs::datasets, runs::refused_datasets, runs::dataset, runs::runs, runs::run,
         models::models, models::model, models::lineage, models::aliases,
         releases::image, releases::images, releases::deployments, releases::deployment, releases::verifications,
         monitoring::drift, monitoring::drift_by_feature, monitoring::drift_report, monitoring::monitoring, monitoring::reference,

@@ -1,20 +1,64 @@
-//! `/datasets` and `/runs`: what was learned from, and how.
+//! `/objects`, `/datasets` and `/runs`: what was learned from, and how.
 
 use actix_web::{HttpResponse, web};
+use serde::Deserialize;
 
-use super::{Listing, parsed};
+use super::{Listing, parsed, usual_listing};
 use crate::http::documents::Listed;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
 use crate::ids::{Digest, RunId};
-use crate::ledger::{Dataset, Run};
+use crate::ledger::{Dataset, IngestedObject, ObjectStatus, RefusedDataset, Run};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
+        .service(web::resource("/objects").get(objects))
         .service(web::resource("/datasets").get(datasets))
+        .service(web::resource("/datasets/refused").get(refused_datasets))
         .service(web::resource("/datasets/{version}").get(dataset))
         .service(web::resource("/runs").get(runs))
         .service(web::resource("/runs/{id}").get(run));
+}
+
+/// Which flight logs.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ObjectListing {
+    /// Entries to answer at most.
+    #[serde(default = "usual_listing")]
+    #[param(minimum = 1, maximum = 1000, default = 50)]
+    limit: u64,
+    /// Entries to leave out, from the newest on.
+    #[serde(default)]
+    #[param(minimum = 0, default = 0, maximum = 9007199254740991_i64)]
+    offset: u64,
+    /// Only those of this status; all without it.
+    status: Option<ObjectStatus>,
+}
+
+/// Flight logs by what became of them, each version once: taken in, refused, not to be read.
+#[utoipa::path(get, path = "/api/v1/objects", tag = "training", params(ObjectListing),
+    responses((status = 200, body = Listed<IngestedObject>)))]
+pub(super) async fn objects(
+    state: web::Data<ApiState>,
+    wanted: web::Query<ObjectListing>,
+) -> Result<HttpResponse, Problem> {
+    let page = Listing { limit: wanted.limit, offset: wanted.offset }.page()?;
+    let found = state.env.ledger.objects(wanted.status, Listed::<IngestedObject>::ask(page)).await?;
+    Ok(HttpResponse::Ok().json(Listed::of(page, found)))
+}
+
+/// What validation found in datasets that broke the contract; no version was made of them.
+#[utoipa::path(get, path = "/api/v1/datasets/refused", tag = "training", params(Listing),
+    responses((status = 200, body = Listed<RefusedDataset>)))]
+pub(super) async fn refused_datasets(
+    state: web::Data<ApiState>,
+    listing: web::Query<Listing>,
+) -> Result<HttpResponse, Problem> {
+    let page = listing.page()?;
+    let found = state.env.ledger.refused_datasets(Listed::<RefusedDataset>::ask(page)).await?;
+    Ok(HttpResponse::Ok().json(Listed::of(page, found)))
 }
 
 /// Datasets, with their validation reports.

@@ -35,6 +35,7 @@ pub(super) async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, P
         now: env.now(),
         service_url: env.cluster.service_url(),
         aliases: env.ledger.aliases().await?,
+        waits_for: StatusDocument::waits_for(&env.ledger, &state.settings.ingestion).await?,
         cycle: newest.into_iter().next(),
         paused: paused(env).await?,
         replicas,

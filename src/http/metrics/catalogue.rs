@@ -107,7 +107,7 @@ catalogue! {
         INGESTION_OBJECTS: Counter Ledger "delayd_ingestion_objects_total" ["status"]
             "Flight logs looked at, by what became of them: ingested, rejected, failed.";
         INGESTION_ROWS: Counter Ledger "delayd_ingestion_rows_total" ["result"]
-            "Rows of flight logs, accepted or set aside in quarantine.";
+            "Rows of flight logs: accepted, quarantined, or duplicate, which said again what another row said.";
         INGESTION_BYTES: Counter Ledger "delayd_ingestion_bytes_total" [] "Bytes of flight logs looked at.";
         INGESTION_LAST_OBJECT: Gauge Ledger "delayd_ingestion_last_object_timestamp_seconds" []
             "When the newest flight log was taken in, in seconds since 1970.";
@@ -120,6 +120,8 @@ catalogue! {
     }
     "Validation" {
         DATASETS: Counter Ledger "delayd_datasets_total" [] "Datasets frozen under a version.";
+        DATASETS_REFUSED: Counter Ledger "delayd_datasets_refused_total" []
+            "Datasets that broke the contract, so that no version was made of them.";
         DATASET_CREATED: Gauge Ledger "delayd_dataset_created_timestamp_seconds" []
             "When the newest dataset was frozen, in seconds since 1970.";
         DATASET_ROWS: Gauge Ledger "delayd_dataset_rows" ["result"]
@@ -127,7 +129,7 @@ catalogue! {
         DATASET_VIOLATIONS: Gauge Ledger "delayd_dataset_violations" ["rule"]
             "Violations of the contract in the newest dataset's sources, by class of rule, flagged ones included.";
         DATASET_FAILURES: Gauge Ledger "delayd_dataset_failures" []
-            "Bounds of the contract that the newest dataset's sources passed.";
+            "Bounds of the contract that the newest dataset's sources passed; above 0 it was refused.";
     }
     "Training" {
         TRAINING_RUNS: Counter Ledger "delayd_training_runs_total" ["state"]

@@ -31,7 +31,8 @@ const RULES: [&str; 15] = [
 pub(super) fn ingestion(page: &mut Page, connection: &Connection, now: DateTime<Utc>) -> rusqlite::Result<()> {
     let objects = by_name(connection, "SELECT status, count(*) FROM objects GROUP BY status", [])?;
     put_counts(page, &names::INGESTION_OBJECTS, &["ingested", "rejected", "failed"], &objects);
-    for (result, column) in [("accepted", "rows_accepted"), ("quarantined", "rows_quarantined")] {
+    let columns = [("accepted", "rows_accepted"), ("quarantined", "rows_quarantined"), ("duplicate", "rows_duplicate")];
+    for (result, column) in columns {
         let rows = number(connection, &format!("SELECT sum({column}) FROM objects"), [])?;
         page.put(&names::INGESTION_ROWS, &[result], rows.unwrap_or(0.0));
     }
@@ -53,7 +54,10 @@ pub(super) fn validation(page: &mut Page, connection: &Connection) -> rusqlite::
     page.put(&names::DATASETS, &[], datasets.unwrap_or(0.0));
     let created = moment(connection, "SELECT max(created_at) FROM datasets", [])?;
     page.put_some(&names::DATASET_CREATED, &[], created);
-    let newest = "SELECT validation FROM datasets ORDER BY created_at DESC LIMIT 1";
+    let refused = number(connection, "SELECT count(*) FROM refused_datasets", [])?;
+    page.put(&names::DATASETS_REFUSED, &[], refused.unwrap_or(0.0));
+    let newest = "SELECT validation FROM (SELECT validation, created_at AS at FROM datasets
+                  UNION ALL SELECT validation, refused_at AS at FROM refused_datasets) ORDER BY at DESC LIMIT 1";
     let Some(report) = document(connection, newest, [])? else { return Ok(()) };
     for (result, field) in [
         ("accepted", "/accepted"),

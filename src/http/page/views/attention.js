@@ -29,7 +29,9 @@ export function findings({ status, seen, drift, alerts, cycles }) {
   tell(
     !live,
     coming ? "info" : "bad",
-    coming ? "No model is live yet; the first one is on its way." : "No model is live.",
+    coming
+      ? "No model is live yet; the first one is on its way."
+      : `No model is live${status.waits_for?.length > 0 ? `: ${status.waits_for.join("; ")}` : ""}.`,
   );
   tell(status.replicas_unknown, "bad", `The cluster does not tell its replicas: ${status.replicas_unknown}`);
   const ready = status.replicas.filter((replica) => replica.state === "ready").length;

@@ -8,6 +8,7 @@ import { h } from "../dom.js";
 import { ago, bytes, counted, daemonNow, duration, time, words } from "../format.js";
 import { badge, details, document_, empty, facts, link, linked, log, panel } from "../parts.js";
 import { pager, table } from "../table.js";
+import { validation } from "./datasets.js";
 import { decisionTable } from "./decisions.js";
 import { verificationPanel } from "./deployments.js";
 import { reasonText } from "./reason.js";
@@ -74,7 +75,8 @@ export const oneCycle = {
     return { ...whole, buildLog, lines };
   },
   draw: (data) => {
-    const { cycle, steps, decisions, run, verifications, build, trace_id: trace, buildLog, lines } = data;
+    const { cycle, steps, decisions, run, verifications, build, buildLog, lines } = data;
+    const { trace_id: trace, refused_dataset: refused } = data;
     const open = cycle.state !== "finished";
     const step = steps.findLast((one) => one.state === "running");
     const share = shareOf(step?.progress);
@@ -120,6 +122,7 @@ export const oneCycle = {
           open ? picture(cycle, steps, step, waiting) : null,
         ),
         troubles(steps),
+        refused ? validation(refused.validation) : null,
         decisions.length > 0 ? panel("Decisions", { wide: true }, decisionTable(decisions)) : null,
         build ? buildPanel(build) : null,
         verifications.length > 0 ? verificationPanel(verifications.at(-1)) : null,

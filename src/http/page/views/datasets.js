@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { h } from "../dom.js";
-import { counted, digest, number, percent, time } from "../format.js";
+import { capital, counted, digest, number, percent, time } from "../format.js";
 import { badge, details, document_, empty, facts, figure, figures, link, notice, panel } from "../parts.js";
 import { grid, pager, table } from "../table.js";
 
@@ -10,41 +10,146 @@ const LIMIT = 25;
 
 const days = (dataset) => Math.round((Date.parse(dataset.until) - Date.parse(dataset.from)) / 86_400_000);
 
+/** Refused logs and changes of reference data that are shown; the API and the command line list all. */
+const SHOWN = 10;
+
 export const datasetList = {
   title: () => "Datasets",
   lead: "A version is the digest of everything it was made of, so that it can be made again.",
-  kinds: ["dataset", "cycle"],
-  load: ({ query }, signal) => api.list("datasets", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
-  draw: ({ items, next_offset: next }, { query }) =>
-    items.length === 0
-      ? [empty("No dataset has been made yet.", "A cycle makes one from the flight logs in the store.")]
-      : [
-          h(
-            "section",
-            { class: "panel" },
-            table(
-              "Datasets, newest first",
-              [
-                {
-                  name: "Dataset",
-                  head: true,
-                  cell: (dataset) => link("datasets", dataset.version, dataset.version.slice(7, 19)),
-                },
-                { name: "Flights", number: true, cell: (dataset) => number(dataset.rows) },
-                { name: "From", cell: (dataset) => time(dataset.from, { day: true }) },
-                { name: "Until", cell: (dataset) => time(dataset.until, { day: true }) },
-                { name: "Days", number: true, cell: (dataset) => number(days(dataset)) },
-                { name: "Sources", number: true, cell: (dataset) => number(dataset.sources.length) },
-                { name: "Set aside", number: true, cell: (dataset) => number(dataset.validation?.quarantined) },
-                { name: "Cycle", cell: (dataset) => link("cycles", dataset.cycle) },
-                { name: "Made", cell: (dataset) => time(dataset.created_at) },
-              ],
-              items,
-            ),
-            pager("datasets", Number(query.get("from") ?? 0), LIMIT, next),
-          ),
-        ],
+  kinds: ["dataset", "cycle", "alert"],
+  load: async ({ query }, signal) => {
+    const offset = Number(query.get("from") ?? 0);
+    const [datasets, rejected, failed, refused, reference] = await Promise.all([
+      api.list("datasets", { limit: LIMIT, offset }, signal),
+      api.get(`/objects?limit=${SHOWN}&status=rejected`, signal),
+      api.get(`/objects?limit=${SHOWN}&status=failed`, signal),
+      api.list("datasets/refused", { limit: SHOWN }, signal),
+      api.get(`/reference?limit=${SHOWN}`, signal),
+    ]);
+    return { datasets, logs: [...rejected.items, ...failed.items], refused: refused.items, reference };
+  },
+  draw: ({ datasets, logs, refused, reference }, { query }) => [
+    datasets.items.length === 0
+      ? empty("No dataset has been made yet.", "A cycle makes one from the flight logs in the store.")
+      : h(
+          "section",
+          { class: "panel" },
+          datasetTable(datasets.items),
+          pager("datasets", Number(query.get("from") ?? 0), LIMIT, datasets.next_offset),
+        ),
+    refused.length > 0 ? refusedPanel(refused) : null,
+    logPanel(logs),
+    referencePanel(reference),
+    reference.weather.length > 0 ? weatherPanel(reference.weather) : null,
+  ],
 };
+
+function datasetTable(items) {
+  return table(
+    "Datasets, newest first",
+    [
+      {
+        name: "Dataset",
+        head: true,
+        cell: (dataset) => link("datasets", dataset.version, dataset.version.slice(7, 19)),
+      },
+      { name: "Flights", number: true, cell: (dataset) => number(dataset.rows) },
+      { name: "From", cell: (dataset) => time(dataset.from, { day: true }) },
+      { name: "Until", cell: (dataset) => time(dataset.until, { day: true }) },
+      { name: "Days", number: true, cell: (dataset) => number(days(dataset)) },
+      { name: "Sources", number: true, cell: (dataset) => number(dataset.sources.length) },
+      { name: "Left out", number: true, cell: (dataset) => number(dataset.validation?.left_out?.length ?? 0) },
+      { name: "Set aside", number: true, cell: (dataset) => number(dataset.validation?.quarantined) },
+      { name: "Cycle", cell: (dataset) => link("cycles", dataset.cycle) },
+      { name: "Made", cell: (dataset) => time(dataset.created_at) },
+    ],
+    items,
+  );
+}
+
+function refusedPanel(refused) {
+  const rows = table(
+    "Refused datasets",
+    [
+      { name: "Cycle", head: true, cell: (one) => link("cycles", one.cycle) },
+      { name: "Flights", number: true, cell: (one) => number(one.rows) },
+      { name: "Why", cell: (one) => (one.validation?.failures ?? []).join("; ") },
+      { name: "Refused", cell: (one) => time(one.refused_at) },
+    ],
+    refused,
+  );
+  return panel(
+    "Refused datasets",
+    { wide: true, note: "They broke the contract; nothing was learnt from them." },
+    rows,
+  );
+}
+
+function logPanel(logs) {
+  const newest = logs.sort((x, y) => Date.parse(y.ingested_at) - Date.parse(x.ingested_at)).slice(0, SHOWN);
+  const rows = table(
+    "Refused flight logs",
+    [
+      { name: "Flight log", head: true, cell: (log) => log.key },
+      {
+        name: "State",
+        cell: (log) => (log.resolved_at ? badge("passed", "put right since") : badge(log.status)),
+      },
+      { name: "Why", cell: (log) => log.error },
+      { name: "Rows in question", cell: (log) => log.quarantine_key ?? h("span", { class: "none" }, "–") },
+      { name: "Looked at", cell: (log) => time(log.ingested_at) },
+    ],
+    newest,
+  );
+  return panel(
+    "Refused flight logs",
+    { wide: true, note: "None of their flights is known. An earlier good version of a log goes on to count." },
+    newest.length > 0 ? rows : empty("None was refused, and all could be read."),
+  );
+}
+
+function referencePanel(reference) {
+  const rows = table(
+    "Changes of airports, holidays and events",
+    [
+      { name: "What", head: true, cell: (version) => capital(version.kind) },
+      { name: "Entries", number: true, cell: (version) => number(version.entries) },
+      { name: "Changes", cell: (version) => changesText(version.changes) },
+      { name: "From", cell: (version) => version.origin },
+      { name: "Noticed", cell: (version) => time(version.noticed_at) },
+    ],
+    reference.versions,
+  );
+  return panel(
+    "Airports and holidays",
+    { wide: true, note: "What flights are read and judged with; the newest of each kind counts." },
+    reference.versions.length > 0 ? rows : empty("None has been read yet."),
+  );
+}
+
+/** What a new version brought: how many of each sort. */
+function changesText(changes) {
+  if (changes?.what === "first") return "the first one";
+  if (changes?.what === "unknown") return `cannot be told: ${changes.why}`;
+  const parts = ["opened", "closed", "moved", "added", "removed"]
+    .filter((name) => changes?.[name]?.length > 0)
+    .map((name) => `${number(changes[name].length)} ${name}`);
+  return parts.join(", ") || "nothing that counts";
+}
+
+function weatherPanel(weather) {
+  const rows = table(
+    "Weather of datasets",
+    [
+      { name: "Dataset", head: true, cell: (one) => link("datasets", one.dataset, one.dataset.slice(7, 19)) },
+      { name: "Weather known", number: true, cell: (one) => percent(one.share) },
+      { name: "What was missing", cell: (one) => (one.coverage?.failures ?? []).join("; ") || "–" },
+      { name: "Assembled", cell: (one) => time(one.at) },
+    ],
+    weather,
+  );
+  return panel("Weather", { wide: true, note: "The share of airport-hours that datasets had weather for." }, rows);
+}
 
 export const oneDataset = {
   title: ({ id }) => `Dataset ${id.replace(/^sha256:/, "").slice(0, 12)}`,
@@ -104,7 +209,7 @@ function rowsOf(dataset, source) {
   );
 }
 
-function validation(report) {
+export function validation(report) {
   if (!report || Object.keys(report).length === 0)
     return panel("Validation", {}, empty("No validation report was kept."));
   const counts = (title, found, format = number) => {
@@ -149,6 +254,18 @@ function validation(report) {
     counts("Violations", report.violations),
     counts("Missing", report.missing_share, (value) => percent(value, 2)),
     counts("Outliers", report.outliers),
+    report.left_out?.length > 0
+      ? details(
+          "left-out",
+          `Flight logs left out (${report.left_out.length})`,
+          grid(
+            "Flight logs left out",
+            ["Object", "Why"],
+            report.left_out.map((source) => [source.key, source.reason]),
+          ),
+        )
+      : null,
+    report.quarantine_key ? h("p", { class: "note" }, `Rows that were set aside: ${report.quarantine_key}`) : null,
     report.unused_columns?.length > 0
       ? details(
           "unused",

@@ -52,7 +52,11 @@ function whereabouts(document) {
   const cycle = document?.cycle;
   if (!cycle || cycle.state === "finished") {
     const live = aliased("live");
-    if (!live) return { here: "decide", text: "No cycle is under way, and no model is live.", step: null };
+    if (!live) {
+      const missing = state.status?.waits_for ?? [];
+      const why = missing.length > 0 ? `: ${missing.join("; ")}` : "";
+      return { here: "decide", text: `No cycle is under way, and no model is live${why}.`, step: null };
+    }
     return { here: "watch", text: `No cycle is under way. ${live.model} is live and being watched.`, step: null };
   }
   if (cycle.state === "waiting_approval")

@@ -1,0 +1,94 @@
+//! `delayd objects` and `delayd reference`.
+
+use serde_json::Value;
+
+use super::super::commands::CliError;
+use super::super::source::Source;
+use super::{Shown, at, entries, page, state, table, text_of};
+use crate::ledger::{IngestedObject, ObjectStatus, ReferenceVersion};
+
+pub(in crate::cli) async fn objects(
+    source: &Source,
+    status: Option<ObjectStatus>,
+    limit: u32,
+) -> Result<Shown, CliError> {
+    let objects = source.objects(status, page(limit)).await?;
+    let mut rows =
+        table(&["object", "status", "at", "accepted", "quarantined", "duplicate", "why, and what is left of it"]);
+    for object in &objects {
+        rows.add_row([
+            object.key.as_str().into(),
+            state(object.status.as_str()),
+            at(object.ingested_at).into(),
+            object.rows_accepted.to_string().into(),
+            object.rows_quarantined.to_string().into(),
+            object.rows_duplicate.to_string().into(),
+            remarks(object).into(),
+        ]);
+    }
+    Shown::new(&objects, rows.to_string())
+}
+
+fn remarks(object: &IngestedObject) -> String {
+    let resolved = object.resolved_at.map(|moment| format!("put right at {}", at(moment)));
+    let rows = object.quarantine_key.as_ref().map(|key| format!("rows in {key}"));
+    let unused = Some(object.unused_columns.join(", ")).filter(|columns| !columns.is_empty());
+    let unused = unused.map(|columns| format!("nothing reads {columns}"));
+    let parts = [resolved, object.error.clone(), rows, unused];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+pub(in crate::cli) async fn reference(source: &Source, limit: u32) -> Result<Shown, CliError> {
+    let document = source.reference(page(limit)).await?;
+    let mut current = table(&["counts now", "entries", "since", "from", "copy"]);
+    for ReferenceVersion { version, .. } in &document.current {
+        current.add_row([
+            version.kind.to_string(),
+            version.entries.to_string(),
+            at(version.noticed_at),
+            version.origin.to_string(),
+            version.object_key.clone(),
+        ]);
+    }
+    let mut changes = table(&["noticed", "kind", "what changed"]);
+    for ReferenceVersion { version, .. } in &document.versions {
+        changes.add_row([at(version.noticed_at), version.kind.to_string(), changed(&version.changes)]);
+    }
+    let mut weather = table(&["dataset", "assembled", "weather", "airports without any, failures"]);
+    for known in &document.weather {
+        let told = ["/without_any", "/failures"];
+        let told = told.iter().flat_map(|list| entries(&known.coverage, list)).filter_map(Value::as_str);
+        weather.add_row([
+            known.dataset.short().to_owned(),
+            at(known.at),
+            format!("{:.1} %", 100.0 * known.share),
+            told.collect::<Vec<_>>().join("; "),
+        ]);
+    }
+    let text = if document.current.is_empty() {
+        "no reference data was read yet".to_owned()
+    } else {
+        format!("{current}\n{changes}\n{weather}")
+    };
+    Shown::new(&document, text)
+}
+
+/// What a new version brought, in words.
+fn changed(changes: &Value) -> String {
+    let names = |list: &str| {
+        let all: Vec<String> = entries(changes, list)
+            .map(|entry| entry.as_str().map_or_else(|| text_of(entry, "/code").to_owned(), str::to_owned))
+            .collect();
+        if all.len() > 8 { format!("{} and {} more", all[..8].join(", "), all.len() - 8) } else { all.join(", ") }
+    };
+    match text_of(changes, "/what") {
+        "first" => "the first one".to_owned(),
+        "unknown" => format!("cannot be told: {}", text_of(changes, "/why")),
+        _ => {
+            let lists = ["opened", "closed", "moved", "added", "removed"];
+            let told = lists.iter().map(|list| (list, names(&format!("/{list}")))).filter(|(_, all)| !all.is_empty());
+            let told: Vec<String> = told.map(|(list, all)| format!("{list}: {all}")).collect();
+            if told.is_empty() { "nothing that counts".to_owned() } else { told.join("; ") }
+        }
+    }
+}

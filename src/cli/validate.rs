@@ -1,0 +1,154 @@
+//! `delayd validate FILE...`: would these flight logs be taken in? Each is judged alone,
+//! as the ingestion judges it; nothing is written.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use delayd_features::Airport;
+use serde::Serialize;
+
+use super::commands::CliError;
+use super::show::{Shown, report_text};
+use super::sources_again::store_failed;
+use crate::adapters::open;
+use crate::config::Settings;
+use crate::data::airports::parse_airports;
+use crate::data::contract::{Contract, UnknownColumns};
+use crate::data::formats::parse_flights;
+use crate::data::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use crate::data::{DataError, TimeZones};
+use crate::env::{Clock, SystemClock};
+use crate::error::chain;
+use crate::ports::ObjectStore;
+
+/// Rows that are shown of those that would be set aside.
+const SHOWN_ROWS: usize = 5;
+
+/// What would become of one file.
+#[derive(Debug, Serialize)]
+struct Judged {
+    file: String,
+    /// Whether its rows would be taken.
+    taken: bool,
+    /// Why it would be refused as a whole.
+    refused: Vec<String>,
+    /// How its columns were read.
+    layout: Option<String>,
+    /// What the contract says.
+    report: Option<ValidationReport>,
+    /// The first rows that would be set aside.
+    set_aside: Vec<QuarantinedRow>,
+}
+
+pub(super) async fn run(
+    settings: &Settings,
+    files: &[PathBuf],
+    airports: Option<&Path>,
+    json: bool,
+) -> Result<String, CliError> {
+    let usage = |error: &DataError| CliError::Usage(chain(error));
+    let contract = Contract::configured(&settings.ingestion.contract_path).map_err(|error| usage(&error))?;
+    let airports = match airports {
+        Some(path) => {
+            let zones = &settings.ingestion.time_zones;
+            parse_airports(&path.display().to_string(), &read(path)?, zones).map_err(|error| usage(&error))?.0
+        }
+        None => {
+            let store = open::object_store(settings).map_err(|error| store_failed(&error))?;
+            stored_airports(settings, store.as_ref()).await?
+        }
+    };
+    let zones = TimeZones::of(&airports).map_err(|error| usage(&error))?;
+    let judge = Judge { settings, contract: &contract, airports: &airports, zones: &zones, now: SystemClock.now() };
+    let judged = files.iter().map(|path| judge.file(path)).collect::<Result<Vec<Judged>, CliError>>()?;
+    let text = judged.iter().map(told).collect::<Vec<_>>().join("\n\n");
+    let text = Shown::new(&judged, text)?.render(json)?;
+    match judged.iter().filter(|file| !file.taken).count() {
+        0 => Ok(text),
+        refused => {
+            eprintln!("{text}");
+            Err(CliError::Logs(refused))
+        }
+    }
+}
+
+/// The airports that the configured store has.
+pub(super) async fn stored_airports(
+    settings: &Settings,
+    store: &dyn ObjectStore,
+) -> Result<BTreeMap<String, Airport>, CliError> {
+    let ingestion = &settings.ingestion;
+    let body = store.get(&ingestion.airports_key).await.map_err(|error| {
+        let advice = "airports are needed to read local times; `delayd validate` takes a file with --airports";
+        CliError::Usage(format!("{}; {advice}", chain(&error)))
+    })?;
+    let parsed = parse_airports(&ingestion.airports_key, &body, &ingestion.time_zones);
+    Ok(parsed.map_err(|error| CliError::Usage(chain(&error)))?.0)
+}
+
+fn read(path: &Path) -> Result<Bytes, CliError> {
+    let body = std::fs::read(path).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
+    Ok(Bytes::from(body))
+}
+
+struct Judge<'a> {
+    settings: &'a Settings,
+    contract: &'a Contract,
+    airports: &'a BTreeMap<String, Airport>,
+    zones: &'a TimeZones,
+    now: DateTime<Utc>,
+}
+
+impl Judge<'_> {
+    fn file(&self, path: &Path) -> Result<Judged, CliError> {
+        let (file, body) = (path.display().to_string(), read(path)?);
+        let ingestion = &self.settings.ingestion;
+        let parsed = match parse_flights(&file, &body, self.zones, ingestion.column_mapping.as_ref(), &ingestion.limits)
+        {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let refused = vec![chain(&error)];
+                return Ok(Judged { file, taken: false, refused, layout: None, report: None, set_aside: Vec::new() });
+            }
+        };
+        let records = parsed.flights.into_iter().map(|(line, record)| SourcedRecord { source: 0, line, record });
+        let input = ValidationInput {
+            sources: vec![file.clone()],
+            records: records.collect(),
+            unreadable: parsed.rejected.into_iter().map(|row| row.quarantined(&file)).collect(),
+            unreadable_count: parsed.rejected_count,
+            unused_columns: parsed.unused_columns.iter().cloned().collect(),
+        };
+        let mut validated = validate(input, self.contract, self.airports, self.now);
+        let mut refused = validated.report.failures.clone();
+        if self.contract.unknown_columns == UnknownColumns::Reject && !parsed.unused_columns.is_empty() {
+            refused.push(format!("unknown columns {}", validated.report.unused_columns.join(", ")));
+        }
+        validated.quarantined.truncate(SHOWN_ROWS);
+        Ok(Judged {
+            file,
+            taken: refused.is_empty(),
+            refused,
+            layout: Some(parsed.layout),
+            report: Some(validated.report),
+            set_aside: validated.quarantined,
+        })
+    }
+}
+
+fn told(judged: &Judged) -> String {
+    let verdict = if judged.taken { "would be taken" } else { "would be REFUSED" };
+    let layout = judged.layout.as_ref().map_or_else(String::new, |layout| format!(", read as {layout}"));
+    let mut text = format!("{}: {verdict}{layout}", judged.file);
+    if let Some(report) = judged.report.as_ref().and_then(|report| serde_json::to_value(report).ok()) {
+        text.push_str(&report_text(&report));
+    } else {
+        judged.refused.iter().for_each(|reason| text.push_str(&format!("\n{reason}")));
+    }
+    for row in &judged.set_aside {
+        text.push_str(&format!("\nline {}: {}: {}", row.line, row.key, row.reasons.join("; ")));
+    }
+    text
+}
