@@ -78,7 +78,7 @@ pub enum Command {
         /// Only this one, with its steps.
         cycle: Option<CycleId>,
         /// How many, newest first.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// The registered models, or one with its metrics.
@@ -95,6 +95,9 @@ pub enum Command {
     Why {
         /// Which decision, `decision_3`; without it, the decisions are listed.
         decision: Option<DecisionId>,
+        /// How many, newest first.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=999))]
+        limit: u32,
     },
     /// The image that was pushed last, for pipelines: image, tag, digest, model version.
     Image {
@@ -125,7 +128,7 @@ pub enum Command {
         /// Only this one, feature by feature, `drift_12`.
         report: Option<DriftReportId>,
         /// How many.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// The datasets, newest first; or one with its sources and its validation report.
@@ -133,7 +136,7 @@ pub enum Command {
         /// Only this one, by its digest or its beginning.
         dataset: Option<String>,
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// The training runs, newest first; or one with its learning curve and its trials.
@@ -141,7 +144,7 @@ pub enum Command {
         /// Only this one, `run_3`.
         run: Option<RunId>,
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// The releases to the cluster, newest first; or one with how it was verified.
@@ -149,13 +152,13 @@ pub enum Command {
         /// Only this one, `deployment_3`.
         deployment: Option<DeploymentId>,
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// Who asked what of the daemon, and why.
     Audit {
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// What happens, as it happens: one line for each change of the ledger, until Ctrl-C.
@@ -258,10 +261,10 @@ pub struct TrainJobArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ReasonArgs {
     /// Why, for the record.
-    #[arg(long, default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub why: String,
-    /// Who asks.
-    #[arg(long, env = "USER", default_value = "operator")]
+    /// Who asks; left out, whom the daemon knows you as: the user at its socket, or the token's name.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub by: String,
 }
 
@@ -271,7 +274,7 @@ pub struct AlertsArgs {
     /// Only this one, in full.
     pub alert: Option<AlertId>,
     /// How many, newest first.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
     pub limit: u32,
     /// Ask the running daemon to try again what was given up: `alert_4`, or `all`.
     #[arg(long, value_name = "ALERT", conflicts_with = "alert")]
@@ -314,7 +317,7 @@ pub struct SilenceArgs {
 #[derive(Debug, Clone, Args)]
 pub struct SilencesArgs {
     /// How many, newest first.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
     pub limit: u32,
     /// Ask the running daemon to end this one.
     #[arg(long, value_name = "SILENCE")]

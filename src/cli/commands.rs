@@ -185,7 +185,7 @@ impl Asking {
             Command::Cycles { cycle, limit } => show::cycles(source, *cycle, *limit).await,
             Command::Models { model } => show::models(source, *model).await,
             Command::Lineage { model } => show::lineage(source, *model).await,
-            Command::Why { decision } => show::why(source, *decision).await,
+            Command::Why { decision, limit } => show::why(source, *decision, *limit).await,
             Command::Image { model, github_output, dotenv } => {
                 let form = match (github_output, dotenv) {
                     (true, _) => images::Form::GithubOutput,
@@ -311,11 +311,19 @@ async fn replayed(mut settings: Settings, args: ReplayArgs, json: bool) -> Resul
         until: args.until,
         out: args.out,
     };
+    let state_dir = settings.daemon.state_dir.clone();
     let metrics = Metrics::new(&settings).map_err(|error| CliError::Failed(error.to_string()))?;
     let display = Arc::new(TerminalDisplay::new(metrics));
     let (report, files) = replay(&options, settings, display).await?;
     if json {
         return serde_json::to_string_pretty(&report).map_err(|error| CliError::Failed(error.to_string()));
     }
-    Ok(report::summary(&report, &files, std::io::stdout().is_terminal()))
+    let summary = report::summary(&report, &files, std::io::stdout().is_terminal());
+    let state = state_dir.display();
+    Ok(format!(
+        "{summary}\nnext\n  open {} in a browser\n  delayd --state {state} models     what it trained; cycles, why, drift \
+         and lineage read the same state\n  delayd run                        the same loop on flights of your own: \
+         docs/operations.md",
+        files.html.display()
+    ))
 }

@@ -13,6 +13,7 @@ use crate::ledger::{
     Page, Run, Silence,
 };
 use crate::packaging::export::ImageExport;
+use crate::replay::ReplaySpan;
 
 /// Where reading commands read.
 pub(super) enum Source {
@@ -46,7 +47,14 @@ impl Source {
                 path.display()
             )));
         }
-        Ok(Self::Ledger(Ledger::open_read_only(&path)?))
+        let ledger = Ledger::open_read_only(&path)?;
+        if ledger.lacks_migrations().await? {
+            return Err(CliError::Ledger(format!(
+                "{} was written by an earlier delayd; `delayd run` brings it up to date when it starts",
+                path.display()
+            )));
+        }
+        Ok(Self::Ledger(ledger))
     }
 
     /// The daemon's status; `None` where none answers.
@@ -61,6 +69,14 @@ impl Source {
         match self {
             Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.aliases),
             Self::Ledger(ledger) => Ok(ledger.aliases().await?),
+        }
+    }
+
+    /// The time that is replayed, where this is a replay.
+    pub(super) async fn replay(&self) -> Result<Option<ReplaySpan>, CliError> {
+        match self {
+            Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.replay),
+            Self::Ledger(ledger) => Ok(ReplaySpan::of(ledger).await?),
         }
     }
 

@@ -4,21 +4,29 @@ use serde_json::json;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::cycles::outcome;
-use super::{Shown, at, page, state, table};
-use crate::http::StatusDocument;
+use super::{Shown, at, drawn, page, standing, state, table};
+use crate::http::{CycleDocument, StatusDocument};
 use crate::ledger::Alias;
 
 pub(in crate::cli) async fn status(source: &Source) -> Result<Shown, CliError> {
     match source.status().await? {
-        Some(status) => running(&status),
+        Some(status) => {
+            let last = match &status.cycle {
+                Some(cycle) => Some(source.cycle(cycle.id).await?),
+                None => None,
+            };
+            running(&status, last.as_ref())
+        }
         None => stored(source).await,
     }
 }
 
 /// What a running daemon says of itself.
-fn running(status: &StatusDocument) -> Result<Shown, CliError> {
+fn running(status: &StatusDocument, last: Option<&CycleDocument>) -> Result<Shown, CliError> {
     let mut text = format!("delayd {} is running; the service answers at {}\n", status.version, status.service_url);
+    if let Some(replay) = &status.replay {
+        text.push_str(&format!("{replay}: the daemon's clock says {}\n", at(status.now)));
+    }
     if let Some(word) = &status.paused {
         let why = if word.reason.is_empty() { String::new() } else { format!(": {}", word.reason) };
         text.push_str(&format!("paused by {} since {}{why}; `delayd resume` ends it\n", word.by, at(word.at)));
@@ -27,8 +35,8 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
         let name = alias.alias.to_string();
         text.push_str(&format!("{name:<10} {} since {}\n", alias.model, at(alias.moved_at)));
     }
-    if let Some(cycle) = &status.cycle {
-        text.push_str(&format!("last cycle {} {}: {}\n", cycle.id, outcome(cycle), cycle.detail));
+    if let Some(last) = last {
+        text.push_str(&format!("{}\n", standing::of_last_cycle(last, &status.aliases)));
     }
     if let Some(why) = &status.replicas_unknown {
         text.push_str(&format!("the cluster cannot tell its replicas: {why}\n"));
@@ -59,7 +67,8 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
             actor.last_failure.as_deref().unwrap_or_default().into(),
         ]);
     }
-    text.push_str(&format!("{replicas}\n{actors}"));
+    let replicas = if replicas.is_empty() { "no replica runs".to_owned() } else { drawn(replicas) };
+    text.push_str(&format!("{replicas}\n{}", drawn(actors)));
     Shown::new(status, text)
 }
 
@@ -72,10 +81,12 @@ async fn stored(source: &Source) -> Result<Shown, CliError> {
         || "no model is live".to_owned(),
         |alias| format!("{} is live since {}", alias.model, at(alias.moved_at)),
     );
-    let last = cycle.as_ref().map_or_else(
-        || "no cycle yet".to_owned(),
-        |cycle| format!("last cycle {} {}: {}", cycle.id, outcome(cycle), cycle.detail),
-    );
-    let text = format!("no daemon answers; the ledger says:\n{live}\n{last}");
-    Shown::new(&json!({ "running": false, "aliases": aliases, "cycle": cycle }), text)
+    let last = match &cycle {
+        Some(cycle) => standing::of_last_cycle(&source.cycle(cycle.id).await?, &aliases),
+        None => "no cycle yet".to_owned(),
+    };
+    let replay = source.replay().await?;
+    let whose = replay.map_or_else(String::new, |replay| format!(" of a {replay}"));
+    let text = format!("no daemon answers; the ledger{whose} says:\n{live}\n{last}");
+    Shown::new(&json!({ "running": false, "aliases": aliases, "cycle": cycle, "replay": replay }), text)
 }
