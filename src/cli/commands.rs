@@ -25,7 +25,7 @@ use crate::env::SystemClock;
 use crate::error::{ErrorKind, PortError, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
 use crate::ledger::{LedgerError, ensure_unused};
-use crate::replay::{ReplayError, ReplayOptions, keep_for_a_daemon, replay, report};
+use crate::replay::{ReplayError, ReplayOptions, ReplaySpan, keep_for_a_daemon, replay, report};
 use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
 use crate::telemetry;
 
@@ -254,6 +254,9 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
         // Without a receiver the process is ending already.
         let _ = gave_up.send(gone);
     })?;
+    if ReplaySpan::of(&daemon.env.ledger).await?.is_some() {
+        ReplaySpan::forget(&daemon.env.ledger, daemon.env.now()).await?;
+    }
     let endpoint = Endpoint::start(&daemon, metrics, listeners).map_err(|error| CliError::Failed(error.to_string()))?;
     endpoint.tell(&daemon);
     let _watchdog = watchdog(&manager, &daemon)?;

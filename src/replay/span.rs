@@ -22,7 +22,15 @@ impl ReplaySpan {
     /// # Errors
     /// When the ledger fails.
     pub async fn of(ledger: &Ledger) -> Result<Option<Self>, LedgerError> {
-        ledger.setting(SETTING).await
+        Ok(ledger.setting::<Option<Self>>(SETTING).await?.flatten())
+    }
+
+    /// Takes the mark away: a daemon goes on with the ledger, in the present.
+    ///
+    /// # Errors
+    /// When the ledger fails.
+    pub async fn forget(ledger: &Ledger, at: chrono::DateTime<chrono::Utc>) -> Result<(), LedgerError> {
+        ledger.set_setting(SETTING, None::<Self>, at).await
     }
 
     /// Marks a ledger as this replay's.
@@ -30,7 +38,7 @@ impl ReplaySpan {
     /// # Errors
     /// When the ledger fails.
     pub async fn mark(self, ledger: &Ledger, at: chrono::DateTime<chrono::Utc>) -> Result<(), LedgerError> {
-        ledger.set_setting(SETTING, self, at).await
+        ledger.set_setting(SETTING, Some(self), at).await
     }
 }
 
@@ -53,5 +61,7 @@ mod tests {
         span.mark(&ledger, chrono::DateTime::UNIX_EPOCH).await.unwrap();
         assert_eq!(ReplaySpan::of(&ledger).await.unwrap(), Some(span));
         assert_eq!(span.to_string(), "replay of 2013-03-01 to 2013-03-31");
+        ReplaySpan::forget(&ledger, chrono::DateTime::UNIX_EPOCH).await.unwrap();
+        assert_eq!(ReplaySpan::of(&ledger).await.unwrap(), None, "a daemon goes on with it");
     }
 }
