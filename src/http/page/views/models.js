@@ -125,7 +125,7 @@ export const oneModel = {
         ),
         panel(
           "What it measured",
-          { note: "On held-out rows, before it was registered; intervals at 95 % where told." },
+          { wide: true, note: "On held-out rows, before it was registered; intervals at 95 % where told." },
           measured(model),
         ),
         gate ? gatePanel(gate) : null,
