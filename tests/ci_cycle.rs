@@ -20,7 +20,6 @@ use delayd::coordinator::cycle::BUILD;
 use delayd::daemon::ledger_path;
 use delayd::ledger::{CycleOutcome, CycleState, Ledger, StepState};
 use delayd::packaging::messages::ModelPackaged;
-use serde_json::json;
 use world::{alerts, at, endpoint, finished, get, in_system, registered, resume, settings, start, step, until};
 
 #[test]

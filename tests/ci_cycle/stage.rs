@@ -17,7 +17,6 @@ use delayd::packaging::{Builds, PackagingActor, PackagingStage};
 use delayd::registry::BundleStore;
 use delayd::saga::StepFailure;
 use delayd::supervision::{Supervision, SupervisionPolicy};
-use serde_json::json;
 
 use crate::ci::{ServiceRepository, makes_a_binary, script_settings};
 use crate::world::{SOON, alerts, at, endpoint, get, in_system, registered, settings, start, until};
