@@ -1,6 +1,6 @@
 # The daemon's image, built from the sources alone.
 #
-#   docker build --tag delayd .
+#   docker build --build-arg DELAYD_COMMIT=$(git rev-parse HEAD) --tag delayd .
 #   docker run --name delayd --volume delayd-state:/var/lib/delayd delayd
 #
 # It needs nothing but a Docker Engine: any builder does, BuildKit or not. Behind a proxy
@@ -28,12 +28,13 @@ RUN scripts/setup/libtorch
 FROM tools AS dependencies
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY .cargo .cargo
+COPY crates/commit/Cargo.toml crates/commit/
 COPY crates/features/Cargo.toml crates/features/
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/serve/Cargo.toml crates/serve/
 COPY scripts/package/compile scripts/package/
-RUN mkdir -p src benches/figures examples crates/features/src crates/model/src crates/serve/src \
- && touch src/lib.rs crates/features/src/lib.rs crates/model/src/lib.rs crates/serve/src/lib.rs \
+RUN mkdir -p src benches/figures examples crates/commit/src crates/features/src crates/model/src crates/serve/src \
+ && touch src/lib.rs crates/commit/src/lib.rs crates/features/src/lib.rs crates/model/src/lib.rs crates/serve/src/lib.rs \
  && for main in src/main.rs benches/figures/main.rs examples/quality.rs crates/serve/src/main.rs; do \
       echo 'fn main() {}' >$main; \
     done \
@@ -42,6 +43,9 @@ RUN mkdir -p src benches/figures examples crates/features/src crates/model/src c
 # --- the programs
 FROM dependencies AS build
 COPY . .
+# The clone's .git is not sent along, so whoever builds names the commit that runs will be recorded with.
+ARG DELAYD_COMMIT=
+ENV DELAYD_COMMIT=${DELAYD_COMMIT}
 # Newer than the empty ones they replace, whatever the clone's clock said.
 RUN find src crates benches examples build.rs -name '*.rs' -exec touch {} + \
  && scripts/package/compile \

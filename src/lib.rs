@@ -3,6 +3,7 @@
 //! again, alone. `docs/architecture.md` is the map.
 
 pub mod adapters;
+pub mod build;
 pub mod cli;
 pub mod config;
 pub mod coordinator;

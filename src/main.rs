@@ -3,11 +3,16 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use delayd::cli::{Cli, run};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    delayd::build::tell_commit(delayd_commit::commit!());
+    let mut command = Cli::command().version(&*delayd::build::version().leak());
+    let cli = match Cli::from_arg_matches(&command.get_matches_mut()) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut command).exit(),
+    };
     let done = actix::System::new().block_on(run(cli));
     delayd::telemetry::flush();
     match done {

@@ -151,7 +151,9 @@ fn older_ledger(path: &Path) {
     newest
         .execute_batch(
             "UPDATE steps SET position = -position; UPDATE steps SET position = -position / 10;
-             DROP TABLE builds; DROP TRIGGER image_withdrawn; ALTER TABLE images DROP COLUMN withdrawn_at; PRAGMA user_version = 3;",
+             DROP TABLE builds; DROP TRIGGER image_withdrawn; ALTER TABLE images DROP COLUMN withdrawn_at;
+             ALTER TABLE runs DROP COLUMN record; ALTER TABLE models RENAME COLUMN reason TO drift_reason;
+             PRAGMA user_version = 3;",
         )
         .unwrap();
 }

@@ -61,6 +61,7 @@ async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) 
         epochs: json!([]),
         trials: json!([]),
         metrics: json!({"auc": 0.75}),
+        record: json!({"commit": "0123abc"}),
         started_at: at(2),
         finished_at: Some(at(3)),
     };
@@ -71,7 +72,7 @@ async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) 
         dataset: dataset.version.clone(),
         run: cycle.run,
         cycle: cycle.id,
-        drift_reason: None,
+        reason: None,
         parent,
         metrics: json!({"auc": 0.75}),
         registered_at: at(4),
@@ -241,6 +242,50 @@ async fn lineage_leads_from_sources_to_deployments() {
     }
     let unknown = ledger.lineage(ModelVersion(8)).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_image_of_a_model_that_was_rolled_back_is_not_the_one_told() {
+    let ledger = Ledger::in_memory().unwrap();
+    let v1 = finished_cycle(&ledger, None).await;
+    let v2 = finished_cycle(&ledger, Some(v1.version)).await;
+    for (model, secs) in [(&v1, 20), (&v2, 30)] {
+        let digest = Digest::of(model.version.to_string().as_bytes());
+        let image = PushedImage {
+            reference: format!("oci:images@{digest}"),
+            tag: model.version.to_string(),
+            digest,
+            size_bytes: 10,
+            layers_pushed: 1,
+            layers_reused: 3,
+        };
+        let release = Release {
+            deployment: DeploymentId(model.version.0),
+            model: model.version,
+            bundle: model.bundle.clone(),
+            image: image.reference.clone(),
+            bundle_dir: "bundles".into(),
+            replicas: 2,
+        };
+        ledger.save_image(ImageRecord { image, model: model.version, pushed_at: at(secs) }).await.unwrap();
+        let deployment = Deployment {
+            id: release.deployment,
+            cycle: None,
+            model: model.version,
+            release,
+            state: DeploymentState::Approved,
+            previous: None,
+            created_at: at(secs),
+            changed_at: at(secs),
+        };
+        ledger.insert_deployment(deployment).await.unwrap();
+    }
+    let told = async || ledger.standing_image(None).await.unwrap().map(|record| record.model);
+    assert_eq!(told().await, Some(v2.version));
+    ledger.set_deployment_state(DeploymentId(v2.version.0), DeploymentState::RolledBack, at(40)).await.unwrap();
+    assert_eq!(told().await, Some(v1.version), "what was taken back is nothing to run");
+    let asked = ledger.standing_image(Some(v2.version)).await.unwrap().map(|record| record.model);
+    assert_eq!(asked, Some(v2.version), "whoever names it gets it");
 }
 
 #[tokio::test]

@@ -212,6 +212,74 @@ fn a_cycle_that_was_killed_in_its_rollout_goes_on_once_after_a_start() {
     killed_during("a_cycle_that_was_killed_in_its_rollout_goes_on_once_after_a_start", "deploy");
 }
 
+/// The commit that this clone is at; `None` outside of one.
+fn head_of_the_clone() -> Option<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let asked = std::process::Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output().ok()?;
+    let head = String::from_utf8(asked.stdout).unwrap().trim().to_owned();
+    (root.join(".git").exists() && asked.status.success()).then_some(head)
+}
+
+#[test]
+fn the_program_knows_the_commit_that_it_was_built_of() {
+    let said = command(&["--version"]).stdout(std::process::Stdio::piped()).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let expected = option_env!("DELAYD_COMMIT").map(str::to_owned).or_else(head_of_the_clone);
+    match expected.filter(|commit| !commit.is_empty()) {
+        Some(commit) => assert!(said.contains(&commit), "{said:?} does not name {commit}"),
+        None => assert!(!said.contains('('), "{said:?} names a commit, and there is no clone"),
+    }
+}
+
+#[test]
+fn what_a_model_was_made_with_and_why_is_recorded_and_shown() {
+    let Some(needs) = needs("what_a_model_was_made_with_and_why_is_recorded_and_shown") else { return };
+    let site = Site::with_history(&needs);
+    let mut daemon = site.start();
+    site.wait_for_the_cycle(&mut daemon);
+    let ledger = site.ledger().unwrap();
+    let json = |sql: &str| -> serde_json::Value {
+        let text: String = ledger.query_row(sql, [], |row| row.get(0)).unwrap();
+        serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))
+    };
+    let record = json("SELECT record FROM runs");
+    let gate = json("SELECT inputs FROM decisions WHERE kind = 'gate'");
+    let reason = json("SELECT reason FROM models");
+    site.stop(daemon);
+
+    if let Some(head) = head_of_the_clone() {
+        let commit = record["commit"].as_str().unwrap_or_default();
+        assert!(commit.starts_with(&head) || option_env!("DELAYD_COMMIT").is_some(), "{record}");
+    }
+    for library in ["tch", "libtorch"] {
+        let version = record["libraries"][library].as_str().unwrap_or_default();
+        assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{library}: {version:?}");
+    }
+    assert!(record["train_rows"].as_u64().unwrap() > 0 && record["calibration"].is_object(), "{record}");
+    for batch in 0..3 {
+        let measured = &gate["latency"]["challenger"]["batches"][batch]["per_batch"];
+        for quantile in ["p50_us", "p95_us", "p99_us"] {
+            assert!(measured[quantile].as_f64().unwrap() > 0.0, "{quantile} of batch {batch}: {gate}");
+        }
+    }
+    assert!(reason.as_str().unwrap().contains("no live model"), "{reason}");
+
+    let state = site.state().to_str().unwrap().to_owned();
+    let shown = |arguments: &[&str]| {
+        let arguments: Vec<&str> = ["--state", &state].into_iter().chain(arguments.iter().copied()).collect();
+        let output = command(&arguments).stdout(std::process::Stdio::piped()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let run = shown(&["runs", "run_1"]);
+    assert!(run.contains(record["commit"].as_str().unwrap_or("unknown")) && run.contains("libtorch"), "{run}");
+    let model = shown(&["models", "model_v1"]);
+    for told in ["95 % interval", "lookup table", "missing weather", "by slice", "p99 µs", "no live model"] {
+        assert!(model.contains(told), "`{told}` is not in\n{model}");
+    }
+    let deployments = shown(&["deployments"]);
+    assert!(deployments.contains("serving"), "{deployments}");
+}
+
 #[test]
 fn the_live_model_keeps_serving_when_a_log_is_garbage() {
     let Some(needs) = needs("the_live_model_keeps_serving_when_a_log_is_garbage") else { return };

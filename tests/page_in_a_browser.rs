@@ -277,9 +277,30 @@ async fn views_say_what_the_ledger_knows(browser: &mut Browser) {
     }
     browser.press(".lineage .node.dataset").await;
     browser.wait_for_text(".node-about", "Rows").await;
+    let shown = browser.text("main").await;
+    for told in
+        ["Lookup table", "Always the base rate", "missing weather", "The weakest first", "p99 µs", "asked for by"]
+    {
+        assert!(shown.contains(told), "`{told}` is not in the view of model_v2:\n{shown}");
+    }
+    browser.open("models").await;
+    let rolled_back = browser.text("main tbody").await.matches("rolled back").count();
+    assert_eq!(rolled_back, 2, "model_v2 and model_v3 were taken back");
+    browser.open("deployments").await;
+    let serving = browser.text("main").await.matches("serving").count();
+    assert_eq!(serving, 1, "one release serves");
     browser.open("compare?a=model_v1&b=model_v2").await;
-    assert!(browser.text("main").await.contains("ROC-AUC"));
+    let shown = browser.text("main").await;
+    assert!(shown.contains("ROC-AUC") && shown.contains("The gate's paired test"), "{shown}");
+    browser.open("").await;
+    browser.wait_for_text(".whereabouts", "How it ended").await;
+    // Labels of an axis read as what they are, whatever the step.
+    let digits = "const done = arguments[arguments.length - 1]; \
+                  import('/page/charts/scale.js').then(({ tickDigits }) => done( \
+                    [[0, 2.5, 5, 7.5], [0, 25, 50], [0.7, 0.725, 0.75], [0, 0.2, 0.4, 0.6000000000000001]].map(tickDigits)))";
+    assert_eq!(browser.later(digits).await, json!([1, 0, 3, 1]));
     browser.open("runs/run_2").await;
+    assert!(browser.text("main").await.contains("Commit"), "the run's record");
     assert!(browser.script("return document.querySelectorAll('svg.lines').length").await.as_u64().unwrap() >= 2);
     // The back button works, as views are addresses.
     browser.open("cycles").await;

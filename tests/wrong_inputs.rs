@@ -92,7 +92,7 @@ fn a_daemon_says_what_is_wrong_with_its_input() {
     config(
         "an unknown key",
         "[training]\nlearning_rat = 0.1\n",
-        &["configuration", "learning_rat", "expected"],
+        &["configuration", "an-unknown-key.toml", "did you mean training.learning_rate"],
         &mut expect,
     );
     config(
@@ -170,6 +170,15 @@ fn a_daemon_says_what_is_wrong_with_its_input() {
     let (code, line) = refused("no ledger", &["--state", none.as_str(), "cycles"]);
     assert_eq!(code, 4, "{line}");
     expect("no ledger", &line, &["there is no ledger at", "--state"]);
+
+    // The arguments.
+    let (code, line) = refused("no URL", &["--url", "notaurl", "status"]);
+    assert_eq!(code, 2, "{line}");
+    expect("no URL", &line, &["--url notaurl", "such as https://"]);
+    let there = file("there.sqlite", "an earlier backup");
+    let (code, line) = refused("a backup that is there", &["--state", taken.as_str(), "backup", there.as_str()]);
+    assert_eq!(code, 2, "{line}");
+    expect("a backup that is there", &line, &["there.sqlite", "exists already"]);
 
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -7,12 +7,14 @@ use serde_json::json;
 use super::args::{AlertsArgs, ReasonArgs, RetryWhich, SilenceArgs};
 use super::commands::CliError;
 use super::remote::Remote;
-use super::show::{Shown, page, table};
+use super::show::{Shown, drawn, keep, listed, one_more, table};
 use super::source::Source;
 use crate::http::{AlertRetried, CommandBody, SilenceBody};
 use crate::ids::{AlertId, SilenceId};
 use crate::ledger::{Delivery, OutboxAlert, Silence};
 
+/// What the daemon allows at most.
+const LONGEST_SILENCE: Duration = Duration::from_secs(crate::http::LONGEST_SILENCE_DAYS * 86_400);
 /// Characters of an error in the listing; one alert alone is shown in full.
 const ERROR_CHARS: usize = 60;
 
@@ -21,7 +23,8 @@ pub(super) async fn show(source: &Source, args: &AlertsArgs) -> Result<Shown, Cl
     if let Some(id) = args.alert {
         return one(source, id).await;
     }
-    let alerts = source.alerts(page(args.limit)).await?;
+    let mut alerts = source.alerts(one_more(args.limit)).await?;
+    let more = keep(&mut alerts, args.limit);
     let mut rows = table(&["alert", "at", "severity", "title", "state", "to whom"]);
     for outbox in &alerts {
         let alert = &outbox.alert;
@@ -34,7 +37,7 @@ pub(super) async fn show(source: &Source, args: &AlertsArgs) -> Result<Shown, Cl
             outbox.deliveries.iter().map(short).collect::<Vec<_>>().join(", "),
         ]);
     }
-    Shown::new(&alerts, rows.to_string())
+    Shown::new(&alerts, listed(rows, args.limit, more, "no alert yet: nothing had to be told so far"))
 }
 
 async fn one(source: &Source, id: AlertId) -> Result<Shown, CliError> {
@@ -55,12 +58,13 @@ async fn one(source: &Source, id: AlertId) -> Result<Shown, CliError> {
         ]);
     }
     let text = format!(
-        "{id}, {}, {}: {state}{silenced}\n{}\n{}\nkey {}\n{rows}",
+        "{id}, {}, {}: {state}{silenced}\n{}\n{}\nkey {}\n{}",
         alert.at.format("%Y-%m-%d %H:%M"),
         alert.severity,
         alert.title,
         alert.body,
-        alert.dedup_key
+        alert.dedup_key,
+        if rows.is_empty() { "it was told to nobody".to_owned() } else { drawn(rows) }
     );
     Shown::new(&found, text)
 }
@@ -108,7 +112,8 @@ pub(super) async fn end(remote: &Remote, id: SilenceId, reason: &ReasonArgs) -> 
 
 /// Lists silences.
 pub(super) async fn silences(source: &Source, limit: u32) -> Result<Shown, CliError> {
-    let silences = source.silences(page(limit)).await?;
+    let mut silences = source.silences(one_more(limit)).await?;
+    let more = keep(&mut silences, limit);
     let mut rows = table(&["silence", "prefix", "from", "until", "by", "why", "ended"]);
     for silence in &silences {
         let at = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M").to_string();
@@ -125,7 +130,8 @@ pub(super) async fn silences(source: &Source, limit: u32) -> Result<Shown, CliEr
             ended,
         ]);
     }
-    Shown::new(&json!(silences), rows.to_string())
+    let nothing = "no silence yet; `delayd silence PREFIX --for 2h` begins one";
+    Shown::new(&json!(silences), listed(rows, limit, more, nothing))
 }
 
 fn body_of(reason: &ReasonArgs) -> CommandBody {
@@ -144,7 +150,12 @@ pub(super) fn period(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(seconds).filter(|total| *total > 0).map(Duration::from_secs).ok_or_else(wrong)
+    let period = number.checked_mul(seconds).filter(|total| *total > 0).map(Duration::from_secs).ok_or_else(wrong)?;
+    if period > LONGEST_SILENCE {
+        let days = LONGEST_SILENCE.as_secs() / 86_400;
+        return Err(format!("`{text}` is longer than the longest silence, {days}d"));
+    }
+    Ok(period)
 }
 
 #[cfg(test)]
@@ -159,5 +170,6 @@ mod tests {
         for text in ["", "h", "2", "2w", "-1h", "0h", "2 h", "1½h", "99999999999999999999d"] {
             assert!(period(text).unwrap_err().contains("2h"), "{text}");
         }
+        assert_eq!(period("400d").unwrap_err(), "`400d` is longer than the longest silence, 30d");
     }
 }

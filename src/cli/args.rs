@@ -79,7 +79,7 @@ pub enum Command {
         /// Only this one, with its steps.
         cycle: Option<CycleId>,
         /// How many, newest first.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// The registered models, or one with its metrics.
@@ -96,6 +96,9 @@ pub enum Command {
     Why {
         /// Which decision, `decision_3`; without it, the decisions are listed.
         decision: Option<DecisionId>,
+        /// How many, newest first.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=999))]
+        limit: u32,
     },
     /// The image that was pushed last, for pipelines: image, tag, digest, model version.
     Image {
@@ -126,7 +129,7 @@ pub enum Command {
         /// Only this one, feature by feature, `drift_12`.
         report: Option<DriftReportId>,
         /// How many.
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// The flight logs that were looked at, newest first: taken in, refused, not to be read, and why.
@@ -143,7 +146,7 @@ pub enum Command {
         /// Only this one, by its digest or its beginning.
         dataset: Option<String>,
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
         /// Read it and its flight logs again from the configured object store, and compare every digest; exit
         /// status 1 where something differs.
@@ -174,7 +177,7 @@ pub enum Command {
         /// Only this one, `run_3`.
         run: Option<RunId>,
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// The releases to the cluster, newest first; or one with how it was verified.
@@ -182,13 +185,13 @@ pub enum Command {
         /// Only this one, `deployment_3`.
         deployment: Option<DeploymentId>,
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// Who asked what of the daemon, and why.
     Audit {
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
         limit: u32,
     },
     /// What happens, as it happens: one line for each change of the ledger, until Ctrl-C.
@@ -297,10 +300,10 @@ pub struct TrainJobArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ReasonArgs {
     /// Why, for the record.
-    #[arg(long, default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub why: String,
-    /// Who asks.
-    #[arg(long, env = "USER", default_value = "operator")]
+    /// Who asks; left out, whom the daemon knows you as: the user at its socket, or the token's name.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub by: String,
 }
 
@@ -310,7 +313,7 @@ pub struct AlertsArgs {
     /// Only this one, in full.
     pub alert: Option<AlertId>,
     /// How many, newest first.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
     pub limit: u32,
     /// Ask the running daemon to try again what was given up: `alert_4`, or `all`.
     #[arg(long, value_name = "ALERT", conflicts_with = "alert")]
@@ -353,7 +356,7 @@ pub struct SilenceArgs {
 #[derive(Debug, Clone, Args)]
 pub struct SilencesArgs {
     /// How many, newest first.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=999))]
     pub limit: u32,
     /// Ask the running daemon to end this one.
     #[arg(long, value_name = "SILENCE")]

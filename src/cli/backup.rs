@@ -12,6 +12,9 @@ use crate::ledger::{CheckedBackup, Ledger, LedgerError, check_backup, ensure_unu
 
 /// Writes a copy while the daemon runs or does not, and looks at it again from the disk.
 pub(super) async fn backup(settings: &Settings, file: &Path) -> Result<Shown, CliError> {
+    if file.exists() {
+        return Err(CliError::Usage(format!("{} exists already; name a file that does not", file.display())));
+    }
     Ledger::open_read_only(&ledger_path(&settings.daemon.state_dir))?.backup_to(file).await?;
     let written = check_backup(file)?;
     Shown::new(&written, format!("{} is whole: {}", file.display(), content(&written)))

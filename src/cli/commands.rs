@@ -27,7 +27,7 @@ use crate::env::SystemClock;
 use crate::error::{ErrorKind, PortError, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
 use crate::ledger::{LedgerError, ensure_unused};
-use crate::replay::{ReplayError, ReplayOptions, keep_for_a_daemon, replay, report};
+use crate::replay::{ReplayError, ReplayOptions, ReplaySpan, keep_for_a_daemon, replay, report};
 use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
 use crate::telemetry;
 
@@ -193,7 +193,7 @@ impl Asking {
             Command::Cycles { cycle, limit } => show::cycles(source, *cycle, *limit).await,
             Command::Models { model } => show::models(source, *model).await,
             Command::Lineage { model } => show::lineage(source, *model).await,
-            Command::Why { decision } => show::why(source, *decision).await,
+            Command::Why { decision, limit } => show::why(source, *decision, *limit).await,
             Command::Image { model, github_output, dotenv } => {
                 let form = match (github_output, dotenv) {
                     (true, _) => images::Form::GithubOutput,
@@ -270,6 +270,9 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
         // Without a receiver the process is ending already.
         let _ = gave_up.send(gone);
     })?;
+    if ReplaySpan::of(&daemon.env.ledger).await?.is_some() {
+        ReplaySpan::forget(&daemon.env.ledger, daemon.env.now()).await?;
+    }
     let endpoint = Endpoint::start(&daemon, metrics, listeners).map_err(|error| CliError::Failed(error.to_string()))?;
     endpoint.tell(&daemon);
     let _watchdog = watchdog(&manager, &daemon)?;
@@ -327,11 +330,19 @@ async fn replayed(mut settings: Settings, args: ReplayArgs, json: bool) -> Resul
         until: args.until,
         out: args.out,
     };
+    let state_dir = settings.daemon.state_dir.clone();
     let metrics = Metrics::new(&settings).map_err(|error| CliError::Failed(error.to_string()))?;
     let display = Arc::new(TerminalDisplay::new(metrics));
     let (report, files) = replay(&options, settings, display).await?;
     if json {
         return serde_json::to_string_pretty(&report).map_err(|error| CliError::Failed(error.to_string()));
     }
-    Ok(report::summary(&report, &files, std::io::stdout().is_terminal()))
+    let summary = report::summary(&report, &files, std::io::stdout().is_terminal());
+    let state = state_dir.display();
+    Ok(format!(
+        "{summary}\nnext\n  open {} in a browser\n  delayd --state {state} models     what it trained; cycles, why, drift \
+         and lineage read the same state\n  delayd run                        the same loop on flights of your own: \
+         docs/operations.md",
+        files.html.display()
+    ))
 }

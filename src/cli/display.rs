@@ -30,7 +30,7 @@ impl TerminalDisplay {
     pub(super) fn new(metrics: Metrics) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(1000);
-            if let Ok(style) = ProgressStyle::with_template("{bar:32} {percent:>3}%  {msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{bar:32} {percent:>3}%  {wide_msg}") {
                 bar.set_style(style);
             }
             bar
@@ -41,7 +41,7 @@ impl TerminalDisplay {
 
     fn print(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
+            Some(bar) => bar.println(wrapped(text, terminal_width())),
             None => eprintln!("{text}"),
         }
     }
@@ -49,6 +49,29 @@ impl TerminalDisplay {
     fn steps(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
         self.steps.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// What stands before the text of each line: a day, or as much room.
+const INDENT: usize = 13;
+
+/// Columns of the terminal that progress is shown on.
+fn terminal_width() -> usize {
+    comfy_table::Table::new().use_stderr().width().map_or(100, usize::from)
+}
+
+/// The line in as many as it needs at this width, the later ones below its text.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let used = lines.last().map_or(0, |line| line.chars().count());
+        if used > INDENT && used + word.trim_end().chars().count() > width.max(2 * INDENT) {
+            lines.push(" ".repeat(INDENT));
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(word);
+        }
+    }
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 impl StepObserver for TerminalDisplay {
@@ -115,5 +138,22 @@ impl ReplayDisplay for TerminalDisplay {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_progress_line_fits_the_terminal() {
+        let text =
+            "2013-04-25   cycle_4 starts: over 14 days the calibration error is 0.068 against 0.017 in validation";
+        let lines = wrapped(text, 50);
+        assert!(lines.lines().count() > 1 && lines.lines().all(|line| line.chars().count() <= 50), "{lines}");
+        assert!(lines.lines().skip(1).all(|line| line.starts_with(&" ".repeat(INDENT))), "{lines}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&lines), words(text));
+        assert_eq!(wrapped(text, 200), text);
     }
 }

@@ -37,7 +37,7 @@ impl Remote {
     /// The daemon that `--url` names, or this machine's own: by its socket where there is one.
     pub(super) fn new(settings: &Settings, connect: &ConnectArgs) -> Result<Self, CliError> {
         if let Some(url) = &connect.url {
-            return Self::at(url.trim_end_matches('/').to_owned(), connect);
+            return Self::at(checked_url(url)?, connect);
         }
         if let Some(path) = settings.http.socket_path(&settings.daemon.state_dir) {
             match path.try_exists() {
@@ -183,6 +183,15 @@ fn refusal(status: StatusCode, text: &str) -> CliError {
     }
 }
 
+/// The base URL without a slash at its end, where it is one.
+fn checked_url(url: &str) -> Result<String, CliError> {
+    let fits = reqwest::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if fits {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    Err(CliError::Usage(format!("--url {url}: expected the daemon's address, such as https://delayd.example:7070")))
+}
+
 fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, CliError> {
     builder.build().map_err(|error| CliError::Failed(format!("HTTP client: {}", chain(&error))))
 }
@@ -201,4 +210,18 @@ fn token_of(connect: &ConnectArgs) -> Result<Option<String>, CliError> {
         return secret.reveal("--token-file").map(Some).map_err(|error| CliError::Usage(chain(&error)));
     }
     Ok(std::env::var("DELAYD_TOKEN").ok().filter(|token| !token.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_no_url_is_a_wrong_argument() {
+        for url in ["notaurl", "ftp://delayd.example", "delayd.example:7070", "http://"] {
+            let error = checked_url(url).unwrap_err();
+            assert!(error.exit_status() == 2 && error.to_string().contains("--url"), "{url}: {error}");
+        }
+        assert_eq!(checked_url("http://127.0.0.1:7070/").unwrap(), "http://127.0.0.1:7070");
+    }
 }

@@ -13,6 +13,7 @@ use crate::ledger::{
     Model, ObjectStatus, OutboxAlert, Page, Run, Silence,
 };
 use crate::packaging::export::ImageExport;
+use crate::replay::ReplaySpan;
 
 /// Where reading commands read.
 pub(super) enum Source {
@@ -46,7 +47,14 @@ impl Source {
                 path.display()
             )));
         }
-        Ok(Self::Ledger(Ledger::open_read_only(&path)?))
+        let ledger = Ledger::open_read_only(&path)?;
+        if ledger.lacks_migrations().await? {
+            return Err(CliError::Ledger(format!(
+                "{} was written by an earlier delayd; `delayd run` brings it up to date when it starts",
+                path.display()
+            )));
+        }
+        Ok(Self::Ledger(ledger))
     }
 
     /// The daemon's status; `None` where none answers.
@@ -95,6 +103,14 @@ impl Source {
                 remote.get(&format!("reference?limit={}&offset={}", page.limit.clamp(1, 1000), page.offset)).await
             }
             Self::Ledger(ledger) => Ok(ReferenceDocument::read(ledger, page).await?),
+        }
+    }
+
+    /// The time that is replayed, where this is a replay.
+    pub(super) async fn replay(&self) -> Result<Option<ReplaySpan>, CliError> {
+        match self {
+            Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.replay),
+            Self::Ledger(ledger) => Ok(ReplaySpan::of(ledger).await?),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod faults;
 mod http;
+mod reading;
 mod secret;
 mod sections;
 
@@ -88,11 +89,31 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// A key is unknown or a value has the wrong type.
-    #[error("configuration: {0}")]
-    Format(Box<figment::Error>),
+    #[error("configuration {place}:{}", listed(.faults))]
+    Format {
+        /// Which file, or that there is none.
+        place: String,
+        /// What is wrong, a sentence each.
+        faults: Vec<String>,
+    },
+    /// Values of a file that cannot be.
+    #[error("configuration {} has {} fault(s):\n{}", .file.display(), .faults.len(), faults::listing(.faults))]
+    FaultsOfFile {
+        /// Which file.
+        file: PathBuf,
+        /// The faults.
+        faults: Vec<Fault>,
+    },
     /// Values that cannot be.
     #[error("configuration has {} fault(s):\n{}", .0.len(), faults::listing(.0))]
     Faults(Vec<Fault>),
+}
+
+fn listed(faults: &[String]) -> String {
+    match faults {
+        [only] => format!(" {only}"),
+        all => all.iter().map(|fault| format!("\n  - {fault}")).collect(),
+    }
 }
 
 /// The configuration of an installed delayd.
@@ -121,8 +142,15 @@ impl Settings {
             figment = figment.merge(Toml::string(&text));
         }
         figment = figment.merge(EnvProvider::prefixed("DELAYD__").split("__"));
-        let settings: Self = figment.extract().map_err(|error| ConfigError::Format(Box::new(error)))?;
-        settings.checked()
+        let place = file.map_or_else(|| "of the environment".to_owned(), |path| path.display().to_string());
+        let settings: Self =
+            figment.extract().map_err(|error| ConfigError::Format { place, faults: reading::told(error) })?;
+        match (settings.checked(), file) {
+            (Err(ConfigError::Faults(faults)), Some(file)) => {
+                Err(ConfigError::FaultsOfFile { file: file.to_owned(), faults })
+            }
+            (checked, _) => checked,
+        }
     }
 
     /// The settings again, if nothing is wrong with them.
@@ -172,7 +200,68 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_by_name() {
         let error = of("[daemon]\nstate_dri = \"x\"\n").unwrap_err().to_string();
-        assert!(error.contains("state_dri"), "{error}");
+        assert!(error.contains("daemon.state_dri is no key; did you mean daemon.state_dir?"), "{error}");
+        assert!(error.contains("/delayd.toml"), "the file is named: {error}");
+    }
+
+    #[test]
+    fn a_value_of_another_form_is_told_with_what_was_expected() {
+        let error = of("[training]\nhidden = \"many\"\n").unwrap_err().to_string();
+        assert!(error.contains("training.hidden is string \"many\"; expected a whole number from 0 on"), "{error}");
+        let error = of("[approval]\nmode = \"maybe\"\n").unwrap_err().to_string();
+        assert!(error.contains("approval.mode is \"maybe\"; expected \"automatic\" or \"manual\""), "{error}");
+    }
+
+    /// Keys without a default stand nowhere in `delayd config`, so the file names them in comments.
+    #[test]
+    fn the_documented_file_names_the_keys_that_have_no_default() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/delayd.toml")).unwrap();
+        let mut settings = Settings::default();
+        settings.ingestion.column_mapping = Some(crate::data::formats::ColumnMapping::default());
+        let mut unset = Vec::new();
+        unset_keys(&serde_json::to_value(&settings).unwrap(), &mut Vec::new(), &mut unset);
+        assert!(unset.contains(&("training".to_owned(), "history_half_life_days".to_owned())), "{unset:?}");
+        for (section, key) in unset {
+            let named = [format!("[{section}]"), format!("# [{section}]")];
+            let lines = text.lines().skip_while(|line| !named.iter().any(|name| line == name)).skip(1);
+            let mut own = lines.take_while(|line| !line.starts_with('[') && !line.starts_with("# ["));
+            assert!(
+                own.any(|line| line.starts_with(&format!("# {key} = "))),
+                "{section}.{key} is not in config/delayd.toml"
+            );
+        }
+    }
+
+    fn unset_keys(value: &serde_json::Value, path: &mut Vec<String>, unset: &mut Vec<(String, String)>) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            if inner.is_null() {
+                unset.push((path.join("."), key.clone()));
+            }
+            path.push(key.clone());
+            unset_keys(inner, path, unset);
+            path.pop();
+        }
+    }
+
+    /// The documented examples of those keys, with the comment signs taken away, can be used.
+    #[test]
+    fn the_documented_examples_of_unset_keys_are_accepted() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/delayd.toml")).unwrap();
+        let example = |line: &str| {
+            let key = line.strip_prefix("# ")?.split_once(" = ")?.0;
+            let a_key = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            let unset =
+                ["fresh_share", "history_days", "half_life_days", "same_season_share", "history_half_life_days"];
+            (a_key && (unset.contains(&key) || key == "recall_drop")).then(|| line[2..].to_owned())
+        };
+        let shown: String = text.lines().map(|line| example(line).unwrap_or_else(|| line.to_owned()) + "\n").collect();
+        let settings = of(&shown).unwrap();
+        assert!(settings.training.history_half_life_days.is_some() && settings.training_policy.history_days.is_some());
+        assert!(settings.monitoring.performance.recall_drop.is_some());
+        let start = text.find("# [ingestion.column_mapping]").unwrap();
+        let mapping: Vec<&str> = text[start..].lines().take_while(|line| line.starts_with("# ")).collect();
+        let mapping: String = mapping.iter().map(|line| format!("{}\n", &line[2..])).collect();
+        assert!(of(&mapping).unwrap().ingestion.column_mapping.is_some());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::ledger::{
     Page, ReferenceKind, ReferenceVersion, RefusedDataset, Run, Step, VerificationRecord,
 };
 use crate::ports::Replica;
+use crate::replay::ReplaySpan;
 use crate::supervision::ActorStatus;
 
 /// A part of a list, newest first.
@@ -58,6 +59,9 @@ pub struct StatusDocument {
     pub cycle: Option<Cycle>,
     /// Who paused the loop, and why; null while it is not paused.
     pub paused: Option<OperatorWord>,
+    /// The time that is replayed; null for a daemon that lives in the present.
+    #[serde(default)]
+    pub replay: Option<ReplaySpan>,
     /// The copies of the service; empty where the cluster cannot tell.
     pub replicas: Vec<Replica>,
     /// Why the cluster cannot tell them; null when it can.

@@ -16,7 +16,7 @@ mod server;
 mod tls;
 
 pub use access::{Access, Session, Via};
-pub use api::{AlertRetried, CommandBody, SilenceBody, Streams, openapi_document};
+pub use api::{AlertRetried, CommandBody, LONGEST_SILENCE_DAYS, SilenceBody, Streams, openapi_document};
 pub use documents::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
 pub use listeners::{ListenError, Listeners, LocalSocket};
 pub use metrics::{Metrics, catalogue, count_requests};

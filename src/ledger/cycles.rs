@@ -65,6 +65,7 @@ impl std::fmt::Display for CycleReason {
             Self::Drift { report, summary } => write!(f, "data drift ({report}): {summary}"),
             Self::Performance { summary } => write!(f, "concept drift: {summary}"),
             Self::Scheduled => f.write_str("scheduled"),
+            Self::Manual { by, why } if why.is_empty() => write!(f, "asked for by {by}"),
             Self::Manual { by, why } => write!(f, "asked for by {by}: {why}"),
         }
     }

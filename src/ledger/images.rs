@@ -95,14 +95,17 @@ impl Ledger {
         self.transact("noting that an image is withdrawn", move |tx| withdraw(tx, model, at)).await
     }
 
-    /// The image that was pushed last and whose tag still stands: what the export
-    /// tells. With a model, that model's.
+    /// The image that was pushed last, whose tag still stands and whose model was not
+    /// rolled back: what the export tells. With a model, that model's, whatever became of it.
     ///
     /// # Errors
     /// SQLite failed.
     pub async fn standing_image(&self, model: Option<ModelVersion>) -> Result<Option<ImageRecord>, LedgerError> {
+        // What was deployed and taken back is nothing to run, whoever asks.
         // Of two pushes in one moment (a replay's clock stands still) the newer model's counts.
         let sql = "SELECT * FROM images WHERE withdrawn_at IS NULL AND (?1 IS NULL OR model = ?1)
+                   AND (?1 IS NOT NULL OR coalesce((SELECT state FROM deployments
+                        WHERE deployments.model = images.model ORDER BY id DESC LIMIT 1), '') <> 'rolled_back')
                    ORDER BY pushed_at DESC, model DESC, digest LIMIT 1";
         self.read("looking for the newest image", move |c| query::one(c, sql, [model], ImageRecord::from_row)).await
     }

@@ -139,11 +139,11 @@ fn add_model(connection: &Connection, lineage: &mut Lineage, model: &Model) -> r
         lineage.node(LineageKind::Model, &id, label, json!({ "bundle": parent.bundle, "cycle": parent.cycle }));
         lineage.edge(&id, &model_id);
     }
-    let reason = model.drift_reason.as_deref().map(|reason| format!(", because of {reason}")).unwrap_or_default();
+    let reason = model.reason.as_deref().map(|reason| format!(", because of {reason}")).unwrap_or_default();
     let label = format!("{model_id} ({}, {}{reason})", model.bundle.short(), model.cycle);
     let attributes = json!({
         "bundle": model.bundle, "bundle_key": model.bundle_key, "cycle": model.cycle, "metrics": model.metrics,
-        "drift_reason": model.drift_reason, "registered_at": model.registered_at,
+        "reason": model.reason, "registered_at": model.registered_at,
     });
     lineage.node(LineageKind::Model, &model_id, label, attributes);
     lineage.edge(&run_id, &model_id);

@@ -3,6 +3,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::Ledger;
 use super::error::LedgerError;
 
 const MIGRATIONS: &[&str] = &[
@@ -12,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/004.sql"),
     include_str!("migrations/005.sql"),
     include_str!("migrations/006.sql"),
+    include_str!("migrations/007.sql"),
 ];
 
 /// The schema version that this program writes.
@@ -39,4 +41,16 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
         transaction.commit().map_err(failed)?;
     }
     Ok(())
+}
+
+impl Ledger {
+    /// Whether an earlier delayd wrote this ledger, so that records may lack what this one
+    /// reads. The daemon migrates when it starts; whoever only reads changes nothing.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn lacks_migrations(&self) -> Result<bool, LedgerError> {
+        let applied = self.read("reading the schema's version", version_of).await?;
+        Ok(applied < known_version())
+    }
 }

@@ -30,8 +30,8 @@ pub struct Model {
     pub run: RunId,
     /// The cycle that made it.
     pub cycle: CycleId,
-    /// The drift it answers, where it does.
-    pub drift_reason: Option<String>,
+    /// Why the cycle that made it was begun, in one sentence.
+    pub reason: Option<String>,
     /// The model that was live when it was made.
     pub parent: Option<ModelVersion>,
     /// What it measured before it was registered.
@@ -49,7 +49,7 @@ impl Model {
             dataset: row.get("dataset")?,
             run: row.get("run")?,
             cycle: row.get("cycle")?,
-            drift_reason: row.get("drift_reason")?,
+            reason: row.get("reason")?,
             parent: row.get("parent")?,
             metrics: row.get::<_, Json<_>>("metrics")?.0,
             registered_at: row.get::<_, At>("registered_at")?.0,
@@ -113,7 +113,7 @@ pub fn register(tx: &Transaction<'_>, model: &Model) -> rusqlite::Result<()> {
         return Err(refuse(ErrorKind::Conflict, format!("{} would leave a gap; the next is {next}", model.version)));
     }
     tx.execute(
-        "INSERT INTO models (version, bundle, bundle_key, dataset, run, cycle, drift_reason, parent, metrics,
+        "INSERT INTO models (version, bundle, bundle_key, dataset, run, cycle, reason, parent, metrics,
          registered_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             model.version,
@@ -122,7 +122,7 @@ pub fn register(tx: &Transaction<'_>, model: &Model) -> rusqlite::Result<()> {
             model.dataset,
             model.run,
             model.cycle,
-            model.drift_reason,
+            model.reason,
             model.parent,
             Json(&model.metrics),
             At(model.registered_at)

@@ -33,7 +33,7 @@ pub struct Run {
     pub cycle: CycleId,
     /// What it learns from.
     pub dataset: DatasetVersion,
-    /// Every parameter, with commit and library versions.
+    /// Every parameter; while the run goes on, those it began with.
     pub parameters: Value,
     /// The seed of everything random in it.
     pub seed: u64,
@@ -47,6 +47,9 @@ pub struct Run {
     pub trials: Value,
     /// What the result measures.
     pub metrics: Value,
+    /// The whole training record: the commit, library versions, rows, calibration, threshold; null until it succeeded.
+    #[serde(default)]
+    pub record: Value,
     /// When it was begun.
     pub started_at: DateTime<Utc>,
     /// When it ended.
@@ -67,6 +70,7 @@ impl Run {
             epochs: row.get::<_, Json<_>>("epochs")?.0,
             trials: row.get::<_, Json<_>>("trials")?.0,
             metrics: row.get::<_, Json<_>>("metrics")?.0,
+            record: row.get::<_, Json<_>>("record")?.0,
             started_at: row.get::<_, At>("started_at")?.0,
             finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
         })
@@ -80,9 +84,9 @@ impl Run {
 pub fn save(tx: &Transaction<'_>, run: &Run) -> rusqlite::Result<()> {
     tx.execute(
         "INSERT INTO runs (id, cycle, dataset, parameters, seed, device, state, epochs, trials, metrics, started_at,
-         finished_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+         finished_at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
          ON CONFLICT (id) DO UPDATE SET dataset = ?3, parameters = ?4, seed = ?5, device = ?6, state = ?7,
-         epochs = ?8, trials = ?9, metrics = ?10, started_at = ?11, finished_at = ?12",
+         epochs = ?8, trials = ?9, metrics = ?10, started_at = ?11, finished_at = ?12, record = ?13",
         params![
             run.id,
             run.cycle,
@@ -95,7 +99,8 @@ pub fn save(tx: &Transaction<'_>, run: &Run) -> rusqlite::Result<()> {
             Json(&run.trials),
             Json(&run.metrics),
             At(run.started_at),
-            run.finished_at.map(At)
+            run.finished_at.map(At),
+            Json(&run.record)
         ],
     )?;
     Ok(())

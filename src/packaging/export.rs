@@ -1,8 +1,8 @@
 //! Tells other programs which image was pushed: files for pipelines, and the
 //! document behind `GET /api/v1/image` and `delayd image`.
 //!
-//! The image told is the one that was pushed last and whose tag still stands. It
-//! says nothing about what is live: that is the status endpoint's.
+//! The image told is the one that was pushed last, whose tag still stands and whose
+//! model was not rolled back. It says nothing about what is live: that is the status endpoint's.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -4,7 +4,7 @@ use super::bundle_store::BundleStore;
 use super::messages::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
 use super::transfer::{bundle_prefix, upload_bundle};
 use crate::env::Env;
-use crate::ledger::{Alias, CycleReason, DeploymentState, Model};
+use crate::ledger::{Alias, DeploymentState, Model};
 use crate::saga::{StepFailure, run_blocking};
 
 /// The registry's work, apart from its actor.
@@ -37,10 +37,7 @@ impl RegistryStage {
             dataset,
             run: cycle.run,
             cycle: cycle.id,
-            drift_reason: match &cycle.reason {
-                CycleReason::Drift { summary, .. } => Some(summary.clone()),
-                _ => None,
-            },
+            reason: Some(cycle.reason.to_string()),
             parent,
             metrics: bundle.metrics,
             bundle_key: bundle_prefix(&digest),

@@ -9,8 +9,10 @@ use chrono::{DateTime, Duration, DurationRound, NaiveDate, Utc};
 
 use super::client::{AskError, ServiceClient};
 use super::gather::{self, Asked};
+use super::report::format::words;
 use super::report::{Report, ReportFiles};
 use super::source::{Source, SourceError};
+use super::span::ReplaySpan;
 use super::world::{World, local_midnight};
 use crate::config::Settings;
 use crate::coordinator::messages::{AwaitCycle, Consider, CycleFinished};
@@ -173,6 +175,9 @@ impl Driver {
             tracing::error!(actor = gone.actor, failure = gone.failure, "an actor was given up")
         };
         let daemon = Daemon::start(settings, clock.clone() as Arc<dyn Clock>, observer, give_up)?;
+        let last = options.until.pred_opt().unwrap_or(options.until);
+        let span = ReplaySpan { from: options.train_until, until: last };
+        span.mark(&daemon.env.ledger, history_from).await.map_err(StepFailure::from)?;
         display.daemon_started(&daemon);
         let store = &daemon.env.object_store;
         store.put(&daemon.settings.ingestion.airports_key, airports).await?;
@@ -222,12 +227,21 @@ impl Driver {
         );
         let considered = ask(&self.daemon.coordinator, Consider::default(), CYCLE_DEADLINE).await?;
         let Some(cycle) = considered.cycle else { return Err(ReplayError::NoFirstModel(considered.reason)) };
-        let finished = self.await_cycle(cycle).await?;
+        let finished = self.followed(cycle, self.from, &considered.reason).await?;
         if finished.outcome == Some(CycleOutcome::Deployed) {
             Ok(())
         } else {
             Err(ReplayError::NoFirstModel(finished.detail))
         }
+    }
+
+    /// Waits for a cycle, and tells why it starts and how it ends.
+    async fn followed(&self, cycle: CycleId, at: DateTime<Utc>, reason: &str) -> Result<CycleFinished, ReplayError> {
+        self.display.line(at, &format!("{cycle} starts: {reason}"));
+        let finished = self.await_cycle(cycle).await?;
+        let outcome = finished.outcome.map_or_else(|| "waits".to_owned(), |outcome| words(outcome.as_str()));
+        self.display.line(at, &format!("{cycle} {outcome}: {}", finished.detail));
+        Ok(finished)
     }
 
     async fn await_cycle(&self, cycle: CycleId) -> Result<CycleFinished, ReplayError> {
@@ -299,10 +313,7 @@ impl Driver {
             tracing::warn!(replicas = seen.silent.join("; "), "replicas did not answer the monitor");
         }
         if let Some(cycle) = considered.cycle {
-            self.display.line(now, &format!("{cycle} starts: {}", considered.reason));
-            let finished = self.await_cycle(cycle).await?;
-            let outcome = finished.outcome.map_or_else(|| "waits".to_owned(), |outcome| outcome.to_string());
-            self.display.line(now, &format!("{cycle} {outcome}: {}", finished.detail));
+            self.followed(cycle, now, &considered.reason).await?;
         }
         self.daemon.deliver_alerts().await?;
         Ok(())

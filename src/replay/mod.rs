@@ -10,11 +10,13 @@ mod driver;
 mod gather;
 pub mod report;
 mod source;
+mod span;
 mod state;
 mod world;
 
 pub use client::{Answer, AskError, FlightQuestion, ServiceClient};
 pub use driver::{ReplayDisplay, ReplayError, ReplayOptions, replay};
 pub use source::{Source, SourceError};
+pub use span::ReplaySpan;
 pub use state::keep_for_a_daemon;
 pub use world::{World, known_at, local_midnight};

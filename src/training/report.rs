@@ -12,12 +12,13 @@ use crate::training::control::EpochRecord;
 use crate::training::params::TrainingParameters;
 use crate::training::tune::TuningReport;
 
-/// The commit this build was made of, where the build was told.
-pub const COMMIT: Option<&str> = option_env!("DELAYD_COMMIT");
-/// The version of the libtorch bindings (`Cargo.toml` pins it).
-pub const TCH_VERSION: &str = "0.24.0";
-/// The libtorch that these bindings are made for.
-pub const LIBTORCH_VERSION: &str = "2.11.0";
+/// The version of the libtorch bindings, from `Cargo.lock`.
+pub const TCH_VERSION: &str = env!("DELAYD_TCH_VERSION");
+/// The libtorch that was built with, from its headers; `unknown` where `LIBTORCH` did not name it.
+pub const LIBTORCH_VERSION: &str = match option_env!("DELAYD_LIBTORCH_VERSION") {
+    Some(version) => version,
+    None => "unknown",
+};
 
 /// Whether a run began from an earlier model's weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ pub struct TrainingRecord {
     pub parameters: TrainingParameters,
     /// The dataset's version, where the caller knows it.
     pub dataset: Option<String>,
-    /// The commit of this build.
+    /// The commit of the program that trained, `-dirty` where its sources differed from it.
     pub commit: Option<String>,
     /// Version of delayd.
     pub version: String,

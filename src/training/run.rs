@@ -21,7 +21,7 @@ use crate::training::error::TrainingError;
 use crate::training::importance::permutation_importance;
 use crate::training::network::{Member, ensemble_logits};
 use crate::training::params::{CheckedParameters, TrainingParameters};
-use crate::training::report::{COMMIT, StartedFrom, TrainingRecord, TrainingReport, library_versions};
+use crate::training::report::{StartedFrom, TrainingRecord, TrainingReport, library_versions};
 use crate::training::split::{Split, age_weights, is_delayed, positive_weight, split};
 use crate::training::tensors::{EncodedRows, LabelledRows};
 use crate::training::threads;
@@ -260,7 +260,7 @@ impl FinishedRun<'_> {
         let record = TrainingRecord {
             parameters: TrainingParameters::clone(self.parameters),
             dataset: self.input.dataset.map(str::to_owned),
-            commit: COMMIT.map(str::to_owned),
+            commit: crate::build::commit().map(str::to_owned),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             libraries: library_versions(),
             device: device_name,

@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::data::{DataStage, Example, TrainingSet};
 use crate::env::Env;
 use crate::error::{ErrorKind, chain};
+use crate::evaluation::latency::LatencyReport;
 use crate::evaluation::report::block_of;
 use crate::evaluation::robustness::robustness;
 use crate::evaluation::score::score_rows;
@@ -185,6 +186,7 @@ impl TrainingStage {
             epochs: json(serde_json::to_value(report.map(|report| &report.epochs)))?,
             trials: json(serde_json::to_value(report.map(|report| &report.tuning)))?,
             metrics: result.map(|result| result.metrics.clone()).unwrap_or_default(),
+            record: json(serde_json::to_value(report.map(|report| &report.record)))?,
             started_at: message.as_of,
             finished_at: (state != RunState::Running).then(|| self.env.now()),
         };
@@ -315,14 +317,18 @@ impl Comparison {
             threshold: 0.5,
             ..Scored::default()
         };
-        let challenger = scored("the challenger", &bundle, &flights, &rows.labels)?;
-        let live = match &self.live {
-            Some(live) => Some(scored(&live.version.to_string(), &live.bundle, &flights, &rows.labels)?),
-            None => None,
+        let (challenger, challenger_latency) = scored("the challenger", &bundle, &flights, &rows.labels)?;
+        let (live, live_latency) = match &self.live {
+            Some(live) => {
+                let (live, latency) = scored(&live.version.to_string(), &live.bundle, &flights, &rows.labels)?;
+                (Some(live), latency)
+            }
+            None => (None, None),
         };
         let verdict = compare(&rows, &challenger, live.as_ref(), &lookup, &self.settings.gate, seed);
         let inputs = serde_json::json!({
             "challenger": { "bundle": self.challenger, "latency_p95_us": challenger.latency_p95_us },
+            "latency": { "challenger": challenger_latency, "live": live_latency },
             "live": self.live.as_ref().map(|live| live.version),
             "feature_difference": self.live.as_ref().map(|live| bundle.features.difference_from(&live.bundle.features)),
             "dataset": self.set.version,
@@ -333,12 +339,13 @@ impl Comparison {
     }
 }
 
+/// A model on the rows, and how quick it is on this machine.
 fn scored(
     name: &str,
     bundle: &Bundle,
     rows: &[&delayd_features::FlightRow],
     labels: &[bool],
-) -> Result<Scored, StepFailure> {
+) -> Result<(Scored, Option<LatencyReport>), StepFailure> {
     const ROBUSTNESS_ROWS: usize = 4000;
     const LATENCY_CALLS: usize = 1000;
     let predictor = Predictor::from_bundle(bundle).map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
@@ -350,11 +357,13 @@ fn scored(
         .into_iter()
         .filter_map(|found| Some((found.perturbation.name().to_owned(), found.roc_auc?)))
         .collect();
-    Ok(Scored {
+    let measured = latency::measure(&predictor, &sampled, LATENCY_CALLS);
+    let scored = Scored {
         name: name.to_owned(),
         scores: score_rows(&predictor, rows),
         threshold: predictor.threshold(),
-        latency_p95_us: latency::measure(&predictor, &sampled, LATENCY_CALLS).map(|measured| measured.per_row.p95_us),
+        latency_p95_us: measured.as_ref().map(|measured| measured.per_row.p95_us),
         robustness,
-    })
+    };
+    Ok((scored, measured))
 }

@@ -4,8 +4,10 @@ use serde_json::Value;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
+use super::evaluation;
 use super::training::report_text;
-use super::{Shown, at, page, state, table, text_of};
+use super::words::{sentence, words};
+use super::{Shown, at, drawn, keep, listed, one_more, state, table, text_of};
 use crate::http::CycleDocument;
 use crate::ids::{CycleId, DecisionId};
 use crate::ledger::Cycle;
@@ -18,19 +20,21 @@ pub(in crate::cli) async fn cycles(source: &Source, cycle: Option<CycleId>, limi
     if let Some(id) = cycle {
         return one_cycle(source, id).await;
     }
-    let cycles = source.cycles(page(limit)).await?;
+    let mut cycles = source.cycles(one_more(limit)).await?;
+    let more = keep(&mut cycles, limit);
     let mut rows = table(&["cycle", "started", "reason", "outcome", "detail"]);
     for cycle in &cycles {
         rows.add_row([
             cycle.id.to_string().into(),
             at(cycle.started_at).into(),
-            cycle.reason.to_string().into(),
+            sentence(&cycle.reason.to_string()).into(),
             state(&outcome(cycle)),
             // The whole of it, with a failed build's last lines, stands under the cycle itself.
-            cycle.detail.lines().next().unwrap_or_default().into(),
+            sentence(cycle.detail.lines().next().unwrap_or_default()).into(),
         ]);
     }
-    Shown::new(&cycles, rows.to_string())
+    let nothing = "no cycle yet; `delayd run` begins one once there are enough flights, `delayd retrain` asks for one";
+    Shown::new(&cycles, listed(rows, limit, more, nothing))
 }
 
 async fn one_cycle(source: &Source, id: CycleId) -> Result<Shown, CliError> {
@@ -48,15 +52,19 @@ async fn one_cycle(source: &Source, id: CycleId) -> Result<Shown, CliError> {
             told.into(),
         ]);
     }
-    let asked: Vec<String> =
-        decisions.iter().map(|decision| format!("{} ({}: {})", decision.id, decision.kind, decision.outcome)).collect();
+    let asked: Vec<String> = decisions
+        .iter()
+        .map(|decision| format!("{} ({}: {})", decision.id, words(&decision.kind), words(&decision.outcome)))
+        .collect();
     let verified: Vec<String> = verifications
         .iter()
         .map(|found| {
             format!("{} ({})", if found.passed { "passed" } else { "failed" }, text_of(&found.report, "/reason"))
         })
         .collect();
-    let mut text = format!("{} {}: {}\n{}\n{rows}", cycle.id, outcome(cycle), cycle.reason, cycle.detail);
+    let why = sentence(&cycle.reason.to_string());
+    let mut text =
+        format!("{} {}: {why}\n{}\n{}", cycle.id, words(&outcome(cycle)), sentence(&cycle.detail), drawn(rows));
     for (what, said) in [("decisions", asked), ("verified", verified)] {
         if !said.is_empty() {
             text.push_str(&format!("\n{what}: {}", said.join(", ")));
@@ -69,46 +77,49 @@ async fn one_cycle(source: &Source, id: CycleId) -> Result<Shown, CliError> {
     Shown::new(&document, text)
 }
 
-pub(in crate::cli) async fn why(source: &Source, decision: Option<DecisionId>) -> Result<Shown, CliError> {
+pub(in crate::cli) async fn why(source: &Source, decision: Option<DecisionId>, limit: u32) -> Result<Shown, CliError> {
     let Some(id) = decision else {
-        let decisions = source.decisions(page(50)).await?;
+        let mut decisions = source.decisions(one_more(limit)).await?;
+        let more = keep(&mut decisions, limit);
         let mut rows = table(&["decision", "at", "about", "outcome", "reason"]);
         for decision in &decisions {
             rows.add_row([
                 decision.id.to_string(),
                 decision.at.format("%Y-%m-%d %H:%M").to_string(),
-                decision.kind.clone(),
-                decision.outcome.clone(),
-                decision.reason.clone(),
+                words(&decision.kind),
+                words(&decision.outcome),
+                sentence(&decision.reason),
             ]);
         }
-        return Shown::new(&decisions, rows.to_string());
+        let nothing =
+            "nothing was decided yet; a decision is noted when a cycle begins or is held back, and at each gate";
+        return Shown::new(&decisions, listed(rows, limit, more, nothing));
     };
     let found = source.decision(id).await?;
     let mut text = format!(
         "{id}, {} ({}): {}\n\n{}\n",
         found.at.format("%Y-%m-%d %H:%M"),
-        found.kind,
-        found.outcome,
-        found.reason
+        words(&found.kind),
+        words(&found.outcome),
+        sentence(&found.reason)
     );
     if let Some(alternatives) = found.alternatives.as_array() {
         let mut rows = table(&["alternative", "taken", "why"]);
         for other in alternatives {
             let name = other.get("trigger").or_else(|| other.get("name")).and_then(Value::as_str).unwrap_or_default();
             let taken = if other.get("taken").and_then(Value::as_bool).unwrap_or(false) { "yes" } else { "no" };
-            rows.add_row([name, taken, other.get("why").and_then(Value::as_str).unwrap_or_default()]);
+            let why = sentence(other.get("why").and_then(Value::as_str).unwrap_or_default());
+            rows.add_row([words(name), taken.to_owned(), why]);
         }
-        text.push_str(&format!("\nalternatives\n{rows}\n"));
+        text.push_str(&format!("\nalternatives\n{}\n", drawn(rows)));
     }
-    if let Some(tests) = found.tests.as_array() {
-        let mut rows = table(&["test", "passed", "why"]);
-        for test in tests {
-            let passed = if test.get("passed").and_then(Value::as_bool).unwrap_or(false) { "yes" } else { "no" };
-            let of = |key: &str| test.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            rows.add_row([of("check"), passed.to_owned(), of("reason")]);
-        }
-        text.push_str(&format!("\ntests\n{rows}\n"));
+    if found.tests.is_array() {
+        text.push_str(&format!("\ntests\n{}\n", evaluation::checks(&found.tests)));
+    }
+    for told in
+        [evaluation::latency(&found.inputs), evaluation::feature_difference(&found.inputs)].into_iter().flatten()
+    {
+        text.push_str(&format!("\n{told}\n"));
     }
     text.push_str("\nevery input is stored: `--json` shows it");
     Shown::new(&found, text)

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::{Shown, at, entries, page, state, table, text_of};
+use super::{Shown, at, entries, keep, listed, one_more, page, state, table, text_of};
 use crate::ledger::{IngestedObject, ObjectStatus, ReferenceVersion};
 
 pub(in crate::cli) async fn objects(
@@ -12,7 +12,8 @@ pub(in crate::cli) async fn objects(
     status: Option<ObjectStatus>,
     limit: u32,
 ) -> Result<Shown, CliError> {
-    let objects = source.objects(status, page(limit)).await?;
+    let mut objects = source.objects(status, one_more(limit)).await?;
+    let more = keep(&mut objects, limit);
     let mut rows =
         table(&["object", "status", "at", "accepted", "quarantined", "duplicate", "why, and what is left of it"]);
     for object in &objects {
@@ -26,7 +27,10 @@ pub(in crate::cli) async fn objects(
             remarks(object).into(),
         ]);
     }
-    Shown::new(&objects, rows.to_string())
+    Shown::new(
+        &objects,
+        listed(rows, limit, more, "no flight log was looked at yet; put some under ingestion.flights_prefix"),
+    )
 }
 
 fn remarks(object: &IngestedObject) -> String {

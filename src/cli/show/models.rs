@@ -4,52 +4,63 @@ use serde_json::Value;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::{Shown, at, entries, number_of, page, state, table, text_of};
-use crate::http::DeploymentDocument;
+use super::words::{sentence, words};
+use super::{Shown, at, drawn, entries, evaluation, keep, listed, number_of, page, standing, state, table, text_of};
+use crate::http::{CycleDocument, DeploymentDocument};
 use crate::ids::{DeploymentId, ModelVersion};
+use crate::ledger::Model;
 
 pub(in crate::cli) async fn models(source: &Source, model: Option<ModelVersion>) -> Result<Shown, CliError> {
     let aliases = source.aliases().await?;
-    let named = |version: ModelVersion| -> String {
-        let own = aliases.iter().filter(|alias| alias.model == version).map(|alias| alias.alias.to_string());
-        own.collect::<Vec<_>>().join(", ")
-    };
+    let deployments = source.deployments(page(1000)).await?;
     if let Some(version) = model {
         let model = source.model(version).await?;
-        let metrics =
-            serde_json::to_string_pretty(model.metrics.pointer("/evaluation/model").unwrap_or(&model.metrics));
-        let metrics = metrics.map_err(|error| CliError::Failed(error.to_string()))?;
-        let text = format!(
-            "{version} {}\nbundle   {}\ndataset  {}\nrun      {}\ncycle    {}\nparent   {}\nmetrics on held-out rows:\n{metrics}",
-            named(version),
-            model.bundle,
-            model.dataset,
-            model.run,
-            model.cycle,
-            model.parent.map_or_else(|| "none".to_owned(), |parent| parent.to_string()),
-        );
-        return Shown::new(&model, text);
+        let cycle = source.cycle(model.cycle).await?;
+        let standing = standing::of_model(&model, &aliases, std::slice::from_ref(&cycle.cycle), &deployments);
+        return Shown::new(&model, one_model(&model, &standing, &cycle));
     }
     let models = source.models(page(1000)).await?;
     let cycles = source.cycles(page(1000)).await?;
-    let mut rows = table(&["model", "alias", "registered", "ROC-AUC", "log-loss", "recall", "reason"]);
+    let mut rows = table(&["model", "stands as", "registered", "ROC-AUC", "log-loss", "recall", "reason"]);
     for model in &models {
-        let reason = cycles.iter().find(|cycle| cycle.id == model.cycle);
         let metric = |name: &str| {
             let found = model.metrics.pointer(&format!("/evaluation/model/{name}")).and_then(Value::as_f64);
             found.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
         };
         rows.add_row([
             model.version.to_string(),
-            named(model.version),
+            standing::of_model(model, &aliases, &cycles, &deployments),
             at(model.registered_at),
             metric("roc_auc"),
             metric("log_loss"),
             metric("recall"),
-            reason.map_or_else(String::new, |cycle| cycle.reason.to_string()),
+            sentence(model.reason.as_deref().unwrap_or_default()),
         ]);
     }
-    Shown::new(&models, rows.to_string())
+    let nothing = "no model yet; a cycle registers one when it passes the gate";
+    Shown::new(&models, listed(rows, 1000, false, nothing))
+}
+
+fn one_model(model: &Model, standing: &str, cycle: &CycleDocument) -> String {
+    let mut text = format!(
+        "{} {standing}\nbundle   {}\ndataset  {}\nrun      {} of {}, registered {}\nparent   {}\nbecause  {}\n\n{}",
+        model.version,
+        model.bundle,
+        model.dataset,
+        model.run,
+        model.cycle,
+        at(model.registered_at),
+        model.parent.map_or_else(|| "none".to_owned(), |parent| parent.to_string()),
+        sentence(model.reason.as_deref().unwrap_or("not recorded")),
+        evaluation::evaluation(&model.metrics),
+    );
+    if let Some(gate) = cycle.decisions.iter().rev().find(|decision| decision.kind == "gate") {
+        text.push_str(&format!("\n\ngate     {}; `delayd why {}` shows every test\n", sentence(&gate.reason), gate.id));
+        if let Some(latency) = evaluation::latency(&gate.inputs) {
+            text.push_str(&format!("\n{latency}"));
+        }
+    }
+    text.trim_end().to_owned()
 }
 
 pub(in crate::cli) async fn lineage(source: &Source, model: ModelVersion) -> Result<Shown, CliError> {
@@ -64,30 +75,42 @@ pub(in crate::cli) async fn deployments(
     limit: u32,
 ) -> Result<Shown, CliError> {
     if let Some(id) = deployment {
-        return one_deployment(&source.deployment(id).await?);
+        let serving = standing::serving(&source.deployments(page(1000)).await?);
+        return one_deployment(&source.deployment(id).await?, serving);
     }
-    let deployments = source.deployments(page(limit)).await?;
+    let mut deployments = source.deployments(page(limit.saturating_add(1).max(100))).await?;
+    let serving = standing::serving(&deployments);
+    let more = keep(&mut deployments, limit);
     let mut rows = table(&["deployment", "model", "state", "since", "replicas", "image"]);
     for deployment in &deployments {
         rows.add_row([
             deployment.id.to_string().into(),
             deployment.model.to_string().into(),
-            state(deployment.state.as_str()),
+            state(standing::of_deployment(deployment, serving)),
             at(deployment.changed_at).into(),
             deployment.release.replicas.to_string().into(),
-            deployment.release.image.as_str().into(),
+            short_image(&deployment.release.image).into(),
         ]);
     }
-    Shown::new(&deployments, rows.to_string())
+    let nothing = "nothing was deployed yet; a cycle deploys a model that passed the gate";
+    Shown::new(&deployments, listed(rows, limit, more, nothing))
 }
 
-fn one_deployment(document: &DeploymentDocument) -> Result<Shown, CliError> {
+/// Repository and the digest's first digits: what a table has room for. The deployment alone shows all of it.
+fn short_image(image: &str) -> String {
+    let Some((name, digest)) = image.split_once('@') else { return image.to_owned() };
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let digits = digest.rsplit(':').next().unwrap_or(digest);
+    format!("{name}@{}", digits.get(..10).unwrap_or(digits))
+}
+
+fn one_deployment(document: &DeploymentDocument, serving: Option<DeploymentId>) -> Result<Shown, CliError> {
     let DeploymentDocument { deployment, verifications } = document;
     let mut text = format!(
         "{} of {}: {} since {}\nimage     {}\nbundle    {}\nreplicas  {}",
         deployment.id,
         deployment.model,
-        deployment.state,
+        words(standing::of_deployment(deployment, serving)),
         at(deployment.changed_at),
         deployment.release.image,
         deployment.release.bundle,
@@ -99,14 +122,14 @@ fn one_deployment(document: &DeploymentDocument) -> Result<Shown, CliError> {
         let mut rows = table(&["check", "outcome", "measured", "bound", "why"]);
         for check in entries(&found.report, "/checks") {
             rows.add_row([
-                text_of(check, "/name").into(),
+                words(text_of(check, "/name")).into(),
                 state(text_of(check, "/outcome")),
                 number_of(check, "/value", 4).into(),
                 number_of(check, "/bound", 4).into(),
                 text_of(check, "/reason").into(),
             ]);
         }
-        text.push_str(&rows.to_string());
+        text.push_str(&drawn(rows));
     }
     Shown::new(document, text)
 }

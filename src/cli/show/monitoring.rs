@@ -2,7 +2,8 @@
 
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::{Shown, at, entries, number_of, page, state, table, text_of};
+use super::words::{sentence, words};
+use super::{Shown, at, drawn, entries, keep, listed, number_of, one_more, state, table, text_of};
 use crate::ids::DriftReportId;
 use crate::ledger::DriftRecord;
 
@@ -14,7 +15,8 @@ pub(in crate::cli) async fn drift(
     if let Some(id) = report {
         return one_report(&source.drift_report(id).await?);
     }
-    let reports = source.drift_reports(page(limit)).await?;
+    let mut reports = source.drift_reports(one_more(limit)).await?;
+    let more = keep(&mut reports, limit);
     let mut rows = table(&["report", "at", "model", "verdict", "why"]);
     for report in &reports {
         rows.add_row([
@@ -22,10 +24,11 @@ pub(in crate::cli) async fn drift(
             at(report.at).into(),
             report.model.to_string().into(),
             state(text_of(&report.report, "/status")),
-            text_of(&report.report, "/reason").into(),
+            sentence(text_of(&report.report, "/reason")).into(),
         ]);
     }
-    Shown::new(&reports, rows.to_string())
+    let nothing = "no drift report yet; the first comes once a live model has answered enough flights";
+    Shown::new(&reports, listed(rows, limit, more, nothing))
 }
 
 fn one_report(record: &DriftRecord) -> Result<Shown, CliError> {
@@ -43,23 +46,26 @@ fn one_report(record: &DriftRecord) -> Result<Shown, CliError> {
         ]);
     }
     let text = format!(
-        "{} of {}, {} to {}: {}\n{}\n{rows}",
+        "{} of {}, {} to {}: {}\n{}\n{}",
         record.id,
         record.model,
         at(record.window_from),
         at(record.window_until),
-        text_of(report, "/status"),
+        words(text_of(report, "/status")),
         text_of(report, "/reason"),
+        drawn(rows),
     );
     Shown::new(record, text)
 }
 
 pub(in crate::cli) async fn audit(source: &Source, limit: u32) -> Result<Shown, CliError> {
-    let records = source.audit(page(limit)).await?;
+    let mut records = source.audit(one_more(limit)).await?;
+    let more = keep(&mut records, limit);
     let mut rows = table(&["at", "who", "what", "to what", "why"]);
     for record in &records {
         let entry = &record.entry;
         rows.add_row([&at(entry.at), &entry.actor, &entry.action, &entry.subject, &entry.detail]);
     }
-    Shown::new(&records, rows.to_string())
+    let nothing = "nobody asked anything of the daemon yet; commands such as `delayd retrain` are noted here";
+    Shown::new(&records, listed(rows, limit, more, nothing))
 }

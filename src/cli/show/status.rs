@@ -5,21 +5,30 @@ use serde_json::json;
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::cycles::outcome;
-use super::{Shown, at, page, state, table};
+use super::{Shown, at, drawn, page, standing, state, table};
 use crate::config::Settings;
-use crate::http::StatusDocument;
+use crate::http::{CycleDocument, StatusDocument};
 use crate::ledger::Alias;
 
 pub(in crate::cli) async fn status(source: &Source, settings: &Settings) -> Result<Shown, CliError> {
     match source.status().await? {
-        Some(status) => running(&status),
+        Some(status) => {
+            let last = match &status.cycle {
+                Some(cycle) => Some(source.cycle(cycle.id).await?),
+                None => None,
+            };
+            running(&status, last.as_ref())
+        }
         None => stored(source, settings).await,
     }
 }
 
 /// What a running daemon says of itself.
-fn running(status: &StatusDocument) -> Result<Shown, CliError> {
+fn running(status: &StatusDocument, last: Option<&CycleDocument>) -> Result<Shown, CliError> {
     let mut text = format!("delayd {} is running; the service answers at {}\n", status.version, status.service_url);
+    if let Some(replay) = &status.replay {
+        text.push_str(&format!("{replay}: the daemon's clock says {}\n", at(status.now)));
+    }
     if let Some(word) = &status.paused {
         let why = if word.reason.is_empty() { String::new() } else { format!(": {}", word.reason) };
         text.push_str(&format!("paused by {} since {}{why}; `delayd resume` ends it\n", word.by, at(word.at)));
@@ -31,8 +40,8 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
     if !status.aliases.iter().any(|alias| alias.alias == Alias::Live) {
         text.push_str(&format!("{}\n", none_live(&status.waits_for)));
     }
-    if let Some(cycle) = &status.cycle {
-        text.push_str(&format!("last cycle {} {}: {}\n", cycle.id, outcome(cycle), cycle.detail));
+    if let Some(last) = last {
+        text.push_str(&format!("{}\n", standing::of_last_cycle(last, &status.aliases)));
     }
     if let Some(why) = &status.replicas_unknown {
         text.push_str(&format!("the cluster cannot tell its replicas: {why}\n"));
@@ -63,7 +72,8 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
             actor.last_failure.as_deref().unwrap_or_default().into(),
         ]);
     }
-    text.push_str(&format!("{replicas}\n{actors}"));
+    let replicas = if replicas.is_empty() { "no replica runs".to_owned() } else { drawn(replicas) };
+    text.push_str(&format!("{replicas}\n{}", drawn(actors)));
     Shown::new(status, text)
 }
 
@@ -84,10 +94,14 @@ async fn stored(source: &Source, settings: &Settings) -> Result<Shown, CliError>
     let waits_for = source.waits_for(settings).await?;
     let live = live
         .map_or_else(|| none_live(&waits_for), |alias| format!("{} is live since {}", alias.model, at(alias.moved_at)));
-    let last = cycle.as_ref().map_or_else(
-        || "no cycle yet".to_owned(),
-        |cycle| format!("last cycle {} {}: {}", cycle.id, outcome(cycle), cycle.detail),
-    );
-    let text = format!("no daemon answers; the ledger says:\n{live}\n{last}");
-    Shown::new(&json!({ "running": false, "aliases": aliases, "waits_for": waits_for, "cycle": cycle }), text)
+    let last = match &cycle {
+        Some(cycle) => standing::of_last_cycle(&source.cycle(cycle.id).await?, &aliases),
+        None => "no cycle yet".to_owned(),
+    };
+    let replay = source.replay().await?;
+    let whose = replay.map_or_else(String::new, |replay| format!(" of a {replay}"));
+    let text = format!("no daemon answers; the ledger{whose} says:\n{live}\n{last}");
+    let answer =
+        json!({ "running": false, "aliases": aliases, "waits_for": waits_for, "cycle": cycle, "replay": replay });
+    Shown::new(&answer, text)
 }

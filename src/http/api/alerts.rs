@@ -15,7 +15,8 @@ use crate::ids::{AlertId, SilenceId};
 use crate::ledger::{AuditEntry, NewSilence, OutboxAlert, Silence};
 
 /// The longest silence, in days: what is silenced for longer should not be an alert.
-const LONGEST_SILENCE_DAYS: u64 = 30;
+/// Days that a silence lasts at most.
+pub const LONGEST_SILENCE_DAYS: u64 = 30;
 /// Characters of a silence's prefix.
 const LONGEST_PREFIX: usize = 200;
 

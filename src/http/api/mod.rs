@@ -16,7 +16,7 @@ use actix_web::http::StatusCode;
 use actix_web::web;
 use serde::Deserialize;
 
-pub use alerts::{AlertRetried, SilenceBody};
+pub use alerts::{AlertRetried, LONGEST_SILENCE_DAYS, SilenceBody};
 pub use commands::CommandBody;
 pub use events::Streams;
 pub use openapi::document as openapi_document;

@@ -11,6 +11,7 @@ use crate::http::documents::{Listed, StatusDocument};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
 use crate::ledger::{AuditRecord, Page};
+use crate::replay::ReplaySpan;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -38,6 +39,7 @@ pub(super) async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, P
         waits_for: StatusDocument::waits_for(&env.ledger, &state.settings.ingestion).await?,
         cycle: newest.into_iter().next(),
         paused: paused(env).await?,
+        replay: ReplaySpan::of(&env.ledger).await?,
         replicas,
         replicas_unknown,
         actors: state.supervision.statuses(),

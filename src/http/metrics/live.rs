@@ -126,7 +126,7 @@ pub(super) fn logs(page: &mut Page) {
 
 /// Which build this is.
 pub(super) fn build(page: &mut Page) {
-    let commit = crate::training::report::COMMIT.unwrap_or("unknown");
+    let commit = crate::build::commit().unwrap_or("unknown");
     let labels = [env!("CARGO_PKG_VERSION"), commit, crate::training::report::LIBTORCH_VERSION];
     page.put(&names::BUILD_INFO, &labels, 1.0);
 }

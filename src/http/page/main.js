@@ -210,6 +210,19 @@ function watchConnection() {
   });
 }
 
+/** A replay lives in the past: every view says so beside the name of the connection's state. */
+function showReplay() {
+  const replay = state.status?.replay;
+  const box = document.getElementById("live");
+  let label = document.getElementById("replay");
+  if (!replay) return label?.remove();
+  if (!label) {
+    label = h("span", { id: "replay", class: "badge warn" });
+    box.before(label);
+  }
+  label.textContent = `Replay of ${replay.from} to ${replay.until}`;
+}
+
 function showSession() {
   const { session } = state;
   const button = document.getElementById("session");
@@ -236,6 +249,7 @@ function begin() {
   buildTheme();
   onDenied(denied);
   subscribe(showSession);
+  subscribe(showReplay);
   watchConnection();
   let lastNeeds = "";
   subscribe(() => {

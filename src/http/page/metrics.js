@@ -1,15 +1,17 @@
 // A model's own measurements, read from its metrics document.
 
-import { number, percent } from "./format.js";
+import { number, percent, words } from "./format.js";
 
 const plain = (digits) => ({ format: (value) => number(value, digits), change: (value) => number(value, digits) });
 const share = (digits) => ({
   format: (value) => percent(value, digits),
   change: (value) => `${number(100 * value, digits)} pp`,
 });
-const micros = { format: (value) => `${number(value)} µs`, change: (value) => `${number(value)} µs` };
 
-/** Name in the document, name for people, how it reads, and whether more is better. */
+/**
+ * Name in the document, name for people, how it reads, and whether more is better.
+ * Latency is the gate's to tell: it times both models on one machine.
+ */
 const METRICS = [
   ["roc_auc", "ROC-AUC", plain(4), true],
   ["pr_auc", "PR-AUC", plain(4), true],
@@ -38,16 +40,21 @@ export function metricRows(model) {
     const interval = evaluation.intervals?.[key];
     return { key, name, ...reads, more, value: evaluation.model[key], low: interval?.low, high: interval?.high };
   });
-  const perRow = evaluation.latency?.per_row;
-  if (perRow)
-    rows.push({
-      key: "latency_p95",
-      name: "Latency p95 per flight",
-      value: perRow.p95_us,
-      ...micros,
-      more: false,
-    });
   return rows;
+}
+
+/** What a baseline (`lookup`, `majority`) reaches on the same rows in a row of `metricRows`. */
+export function baselineOf(model, name, row) {
+  const value = evaluationOf(model)?.[name]?.[row.key];
+  return Number.isFinite(value) ? row.format(value) : "–";
+}
+
+/** `"missing_weather"` or `{ noise: 0.3 }` in words. */
+export function perturbationText(perturbation) {
+  if (perturbation === "none") return "as they were";
+  if (typeof perturbation === "string") return words(perturbation);
+  const [name, size] = Object.entries(perturbation ?? {})[0] ?? ["?", ""];
+  return `${words(name)} by ${size} standard deviations`;
 }
 
 /** `[["embedding.factor", 1.6], …]` of a nested document. */

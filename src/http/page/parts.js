@@ -18,6 +18,9 @@ const STATES = {
   ready: ["✓", "ok"],
   verified: ["✓", "ok"],
   approved: ["✓", "ok"],
+  serving: ["●", "ok"],
+  superseded: ["○", "plain"],
+  "served before": ["○", "plain"],
   delivered: ["✓", "ok"],
   passed: ["✓", "ok"],
   stable: ["✓", "ok"],
@@ -92,9 +95,26 @@ export function pathOf(id) {
   return kind ? `#/${kind[1]}/${encodeURIComponent(id)}` : null;
 }
 
+/** Measurements with internal names, as people say them. */
+const MEASURES = {
+  auc: "ROC-AUC",
+  roc_auc: "ROC-AUC",
+  pr_auc: "PR-AUC",
+  log_loss_skill: "log-loss skill",
+  log_loss: "log-loss",
+  calibration_error: "calibration error",
+  expected_calibration_error: "calibration error",
+};
+
+export function sayable(text) {
+  return String(text ?? "").replace(/(?<![\w-])[a-z_]+(?![\w-])/g, (word) =>
+    Object.hasOwn(MEASURES, word) ? MEASURES[word] : word,
+  );
+}
+
 /** Text in which every id is a link to what it names. */
 export function linked(text) {
-  const pieces = String(text ?? "").split(/\b((?:cycle|run|deployment|decision|drift|alert)_\d+|model_v\d+)\b/);
+  const pieces = sayable(text).split(/\b((?:cycle|run|deployment|decision|drift|alert)_\d+|model_v\d+)\b/);
   return pieces.map((piece) => {
     const path = pathOf(piece);
     return path ? h("a", { href: path }, piece) : piece;

@@ -68,9 +68,12 @@ pub(super) fn short_version(model: crate::ids::ModelVersion) -> String {
     format!("v{}", model.0)
 }
 
-/// An outcome as people say it: `kept_live` as `kept live`.
-pub(super) fn words(name: &str) -> String {
-    name.replace('_', " ")
+/// An outcome as people say it, here as on the page and in `delayd cycles`: `kept_live` as `kept live model`.
+pub(in crate::replay) fn words(name: &str) -> String {
+    match name {
+        "kept_live" => "kept live model".to_owned(),
+        other => other.replace('_', " "),
+    }
 }
 
 #[cfg(test)]

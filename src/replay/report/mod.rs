@@ -11,7 +11,7 @@
 mod compute;
 #[cfg(test)]
 mod fixture;
-mod format;
+pub(super) mod format;
 mod html;
 mod model;
 mod parquet;

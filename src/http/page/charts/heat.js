@@ -30,7 +30,7 @@ export function heatStrips({ reports, names, importance, chosen, choose }) {
         data: { keep: `feature-${feature}` },
         on: { click: () => select(feature, index, true) },
       },
-      h("span", { class: "name" }, feature),
+      featureName(feature),
       h("span", { class: "importance" }, importance.get(feature) === null ? "" : number(importance.get(feature), 2)),
     ),
   );
@@ -129,6 +129,17 @@ export function heatStrips({ reports, names, importance, chosen, choose }) {
     list,
     h("div", { class: "strip-side" }, strips, timeLine(reports)),
     heatLegend(),
+  );
+}
+
+/** A name that is too long loses its middle: those of one group differ at their ends. */
+function featureName(feature) {
+  const tail = Math.min(14, Math.floor(feature.length / 2));
+  return h(
+    "span",
+    { class: "name", title: feature },
+    h("span", { class: "head" }, feature.slice(0, -tail)),
+    h("span", {}, feature.slice(-tail)),
   );
 }
 

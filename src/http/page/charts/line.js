@@ -7,7 +7,10 @@ import { grid } from "../table.js";
 import { details } from "../parts.js";
 import { extent, linear, tickDigits, ticks, timeTicks } from "./scale.js";
 
-const MARGIN = { top: 26, right: 12, bottom: 26, left: 52 };
+const MARGIN = { top: 26, right: 12, bottom: 26 };
+const LEAST_LEFT = 52;
+/** Width of a digit, so that the longest label has room before the axis. */
+const DIGIT = 7;
 
 /**
  * `series` are `{ name, points: [{ at, value, low?, high? }] }`, times in
@@ -86,7 +89,9 @@ function drawn(chart, width) {
   const { height, moments, range, series, marks, limits } = chart;
   const low = moments[0];
   const high = moments.at(-1);
-  const across = linear(low === high ? [low - 1, high + 1] : [low, high], [MARGIN.left, width - MARGIN.right]);
+  const labels = valueLabels(chart);
+  const left = Math.max(LEAST_LEFT, ...labels.map(({ text }) => DIGIT * text.length + 10));
+  const across = linear(low === high ? [low - 1, high + 1] : [low, high], [left, width - MARGIN.right]);
   const up = linear(range, [height - MARGIN.bottom, MARGIN.top]);
   const inside = marks.filter((mark) => mark.at >= low && mark.at <= high);
   const summary = `${chart.name}, ${chart.axis}, ${chart.xText(low)} to ${chart.xText(high)}. Arrow keys read single values; the table below has all.`;
@@ -94,9 +99,9 @@ function drawn(chart, width) {
   const picture = s(
     "svg",
     { class: "lines", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary },
-    axes(chart, across, up, width),
-    versionMarks(inside, across, height, width),
-    limits.map((limit) => limitLine(limit, up, width)),
+    axes(chart, labels, { across, up, left, width }),
+    versionMarks(inside, across, { left, height, width }),
+    limits.map((limit) => limitLine(limit, up, { left, width })),
     series.map((one, index) => seriesOf(one, index, across, up)),
     cursor,
   );
@@ -113,17 +118,22 @@ function drawn(chart, width) {
   return frame;
 }
 
-function axes(chart, across, up, width) {
-  const { height, range, format } = chart;
+/** Ticks of the values with their texts. */
+function valueLabels({ height, range, format }) {
   const values = ticks(range[0], range[1], Math.max(2, Math.round(height / 55)));
   const digits = tickDigits(values);
+  return values.map((value) => ({ value, text: format(value, digits) }));
+}
+
+function axes(chart, labels, { across, up, left, width }) {
+  const { height } = chart;
   const times = (chart.xTicks ?? timeTicks)(across.low, across.high, Math.max(3, Math.floor(width / 110)));
   return s(
     "g",
     { class: "axes" },
-    values.map((value) => [
-      s("line", { class: "rule", x1: MARGIN.left, x2: width - MARGIN.right, y1: up.at(value), y2: up.at(value) }),
-      s("text", { x: MARGIN.left - 7, y: up.at(value), class: "end middle" }, format(value, digits)),
+    labels.map(({ value, text }) => [
+      s("line", { class: "rule", x1: left, x2: width - MARGIN.right, y1: up.at(value), y2: up.at(value) }),
+      s("text", { x: left - 7, y: up.at(value), class: "end middle" }, text),
     ]),
     times.map(({ at, text }) => [
       s("line", {
@@ -137,7 +147,7 @@ function axes(chart, across, up, width) {
     ]),
     s("line", {
       class: "base",
-      x1: MARGIN.left,
+      x1: left,
       x2: width - MARGIN.right,
       y1: height - MARGIN.bottom,
       y2: height - MARGIN.bottom,
@@ -153,8 +163,8 @@ function timeLabel(x, y, width, text) {
 }
 
 /** A dashed line where another model went live; its number where there is room. */
-function versionMarks(marks, across, height, width) {
-  let free = MARGIN.left;
+function versionMarks(marks, across, { left, height, width }) {
+  let free = left;
   return marks.map((mark) => {
     const x = across.at(mark.at);
     const label = mark.text.replace("model_", "");
@@ -171,11 +181,11 @@ function versionMarks(marks, across, height, width) {
   });
 }
 
-function limitLine(limit, up, width) {
+function limitLine(limit, up, { left, width }) {
   return s(
     "g",
     { class: "limit" },
-    s("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: up.at(limit.value), y2: up.at(limit.value) }),
+    s("line", { x1: left, x2: width - MARGIN.right, y1: up.at(limit.value), y2: up.at(limit.value) }),
     s("text", { x: width - MARGIN.right, y: up.at(limit.value) - 4, class: "end" }, limit.text),
   );
 }

@@ -11,7 +11,7 @@ export function linear([low, high], [from, to]) {
   };
 }
 
-/** Round values within the scale, about `wanted` of them. */
+/** Round values within the scale, about `wanted` of them; never a zero with a minus. */
 export function ticks(low, high, wanted) {
   const span = high - low;
   if (!(span > 0) || !Number.isFinite(span)) return [low];
@@ -19,21 +19,16 @@ export function ticks(low, high, wanted) {
   const magnitude = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * magnitude).find((size) => size >= rough * 0.999) ?? rough;
   const found = [];
-  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1) found.push(n * step);
+  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1) found.push(n * step + 0);
   return found;
 }
 
-/** How many digits after the point tell neighbouring ticks apart. */
+/** With how many digits after the point every tick reads as what it is: one for steps of 2.5, none for steps of 25. */
 export function tickDigits(values) {
   if (values.length < 2) return 2;
-  const step = Math.abs(values[1] - values[0]);
-  return Math.min(
-    6,
-    Math.max(
-      0,
-      -Math.floor(Math.log10(step) + 1e-9) + (/[^125]/.test(String(step).replace(/[0.]/g, "").charAt(0)) ? 1 : 0),
-    ),
-  );
+  const tolerated = Math.abs(values[1] - values[0]) / 1000;
+  const exact = (digits) => values.every((value) => Math.abs(Number(value.toFixed(digits)) - value) <= tolerated);
+  return [0, 1, 2, 3, 4, 5].find(exact) ?? 6;
 }
 
 const DAY = 86_400_000;

@@ -14,6 +14,9 @@ const needs = () => state.session?.role ?? null;
 /** The view is drawn again by the event that the deed makes; older daemons make none. */
 const thenAgain = (deed) => async () => (await deed()) && dispatchEvent(new Event("delayd:session"));
 
+/** Whether an alert was told, in people's words: a `dead` delivery is one that was given up. */
+const toldBadge = (told) => badge(told, told === "dead" ? "given up" : undefined);
+
 export const alertList = {
   title: () => "Alerts",
   lead: "What was worth telling, to whom it was told, and what is silenced.",
@@ -68,7 +71,7 @@ function alertTable(alerts) {
       { name: "Severity", cell: ({ alert }) => badge(alert.severity) },
       { name: "Alert", head: true, cell: ({ alert }) => h("a", { href: `#/alerts/${alert.id}` }, alert.title) },
       { name: "Key", cell: ({ alert }) => h("code", {}, alert.dedup_key) },
-      { name: "Told", cell: (one) => badge(one.state) },
+      { name: "Told", cell: (one) => toldBadge(one.state) },
       { name: "When", cell: ({ alert }) => time(alert.at) },
     ],
     alerts,
@@ -142,7 +145,7 @@ export const oneAlert = {
           h("p", { class: "body" }, linked(alert.body)),
           facts([
             ["Severity", badge(alert.severity)],
-            ["Told", badge(found.state)],
+            ["Told", toldBadge(found.state)],
             ["When", time(alert.at, { seconds: true })],
             ["Key", h("code", {}, alert.dedup_key)],
             ["Silenced by", found.silence],
@@ -164,7 +167,7 @@ function deliveryTable(deliveries) {
     "Deliveries",
     [
       { name: "To", head: true, cell: (one) => endpoint(one.endpoint) },
-      { name: "State", cell: (one) => [badge(one.state), one.held ? " held back" : ""] },
+      { name: "State", cell: (one) => [toldBadge(one.state), one.held ? " held back" : ""] },
       { name: "Attempts", number: true, cell: (one) => number(one.attempts) },
       { name: "Refusals", number: true, cell: (one) => number(one.refusals) },
       {

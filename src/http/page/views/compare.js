@@ -8,6 +8,7 @@ import { badge, details, empty, link, linked, panel } from "../parts.js";
 import { path } from "../router.js";
 import { grid, table } from "../table.js";
 import { evaluationOf, flattened, metricRows } from "../metrics.js";
+import { tests } from "./decisions.js";
 import { aliasBadges } from "./models.js";
 
 const CHOICES = 200;
@@ -23,7 +24,11 @@ export const compare = {
       if (!version) return null;
       const model =
         items.find((item) => item.version === version) ?? (await api.get(`/models/${api.part(version)}`, signal));
-      return { model, run: await api.find(`/runs/${model.run}`, signal) };
+      const [run, cycle] = await Promise.all([
+        api.find(`/runs/${model.run}`, signal),
+        api.find(`/cycles/${model.cycle}`, signal),
+      ]);
+      return { model, run, gate: cycle?.decisions.findLast((decision) => decision.kind === "gate") ?? null };
     };
     return { versions: items.map((item) => item.version), a: await whole(a), b: await whole(b) };
   },
@@ -37,7 +42,15 @@ export const compare = {
       ];
     return [
       choice(versions, a, b),
-      h("div", { class: "panels" }, basics(a, b), metricsPanel(a, b), parametersPanel(a, b), slicesPanel(a, b)),
+      h(
+        "div",
+        { class: "panels" },
+        basics(a, b),
+        gatePanel(a, b),
+        metricsPanel(a, b),
+        parametersPanel(a, b),
+        slicesPanel(a, b),
+      ),
     ];
   },
 };
@@ -87,7 +100,7 @@ function basics(a, b) {
   const rows = [
     ["Model", ({ model }) => [link("models", model.version), " ", aliasBadges(model.version)]],
     ["Registered", ({ model }) => time(model.registered_at)],
-    ["Because of", ({ model }) => linked(model.drift_reason ?? "–")],
+    ["Because of", ({ model }) => linked(model.reason ?? "–")],
     ["Cycle", ({ model }) => link("cycles", model.cycle)],
     ["Run", ({ model }) => link("runs", model.run)],
     ["Dataset", ({ model }) => link("datasets", model.dataset, model.dataset.slice(7, 19))],
@@ -133,7 +146,9 @@ function metricsPanel(a, b) {
     "Metrics",
     {
       wide: true,
-      note: "Each was judged on its own held-out rows; the gate's paired test on the same rows is in the cycle's decision. Bars are 95 % intervals.",
+      note: sameRows(a, b)
+        ? "Both were judged on the same held-out rows. Bars are 95 % intervals."
+        : `They were judged on different rows, so these numbers do not say which is better${pairedGate(a, b) ? ": the gate's paired test above does" : ""}. Bars are 95 % intervals.`,
     },
     rows.length === 0
       ? empty("Neither was registered with metrics.")
@@ -152,8 +167,8 @@ function metricsPanel(a, b) {
             {
               name: "Second is",
               cell: (row) =>
-                row.better === null
-                  ? h("span", { class: "none" }, "–")
+                row.better === null || !sameRows(a, b)
+                  ? h("span", { class: "none" }, row.better === null ? "–" : "other rows")
                   : badge(
                       row.better ? "passed" : "suspected",
                       `${row.better ? "better" : "worse"}${row.unsure ? ", intervals overlap" : ""}`,
@@ -174,6 +189,35 @@ function metricsPanel(a, b) {
           rows,
         ),
   );
+}
+
+/** The paired test, where one of the two was the other's challenger: it outweighs any comparison of own metrics. */
+function pairedGate(a, b) {
+  const challenged = (one, other) => one?.gate && other && one.gate.inputs?.live === other.model.version;
+  if (challenged(b, a)) return { gate: b.gate, challenger: b, incumbent: a };
+  return challenged(a, b) ? { gate: a.gate, challenger: a, incumbent: b } : null;
+}
+
+function gatePanel(a, b) {
+  const found = pairedGate(a, b);
+  if (!found) return null;
+  const { gate, challenger, incumbent } = found;
+  const paired = (Array.isArray(gate.tests) ? gate.tests : []).filter((test) => test.interval);
+  return panel(
+    "The gate's paired test",
+    {
+      wide: true,
+      note: `${challenger.model.version} was the challenger of ${incumbent.model.version}: both on the same ${number(gate.inputs?.rows?.all)} flights. Positive values: the challenger is better.`,
+    },
+    h("p", {}, linked(gate.reason), " ", link("decisions", gate.id, "Every test")),
+    tests(paired),
+  );
+}
+
+/** Whether both were judged on the same rows: only then does a difference of their metrics say which is better. */
+function sameRows(a, b) {
+  const [x, y] = [a, b].map((one) => evaluationOf(one?.model ?? {}));
+  return Boolean(x?.from && y?.from) && x.from === y.from && x.until === y.until && x.model.rows === y.model.rows;
 }
 
 function parametersPanel(a, b) {

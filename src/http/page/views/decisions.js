@@ -6,6 +6,7 @@ import { significant, time, words } from "../format.js";
 import { flattened } from "../metrics.js";
 import { badge, details, document_, empty, facts, link, linked, panel } from "../parts.js";
 import { grid, pager, table } from "../table.js";
+import { featureDifference, latencyTable } from "./gate.js";
 
 const LIMIT = 50;
 
@@ -57,6 +58,14 @@ export const oneDecision = {
         alternatives(decision.alternatives),
       ),
       panel(Array.isArray(decision.tests) ? "Tests" : "Rules in force", { wide: true }, tests(decision.tests)),
+      latencyTable(decision) ? panel("Latency", { wide: true }, latencyTable(decision)) : null,
+      featureDifference(decision)
+        ? panel(
+            "Inputs of the challenger",
+            { wide: true, note: "What they differ in from the live model's." },
+            featureDifference(decision),
+          )
+        : null,
       panel(
         "Inputs",
         { wide: true, note: "What it was decided from." },
@@ -104,7 +113,7 @@ export function tests(found) {
         cell: (one) => (one.interval ? `${significant(one.interval.low)} to ${significant(one.interval.high)}` : "–"),
       },
       { name: "Bound", number: true, cell: (one) => significant(one.bound) },
-      { name: "In words", cell: (one) => one.reason },
+      { name: "In words", cell: (one) => linked(one.reason) },
     ],
     found,
   );

@@ -5,6 +5,7 @@ import { buttons } from "../commands.js";
 import { h } from "../dom.js";
 import { bytes, counted, digest, number, time } from "../format.js";
 import { badge, details, document_, empty, facts, figure, figures, link, panel } from "../parts.js";
+import { deploymentStanding, servingOf } from "../standing.js";
 import { state } from "../store.js";
 import { pager, table } from "../table.js";
 import { tests } from "./decisions.js";
@@ -18,8 +19,9 @@ export const deploymentList = {
   needs: () => state.status?.replicas ?? null,
   load: async ({ query }, signal) => {
     const offset = Number(query.get("from") ?? 0);
-    const [deployments, verifications, images] = await Promise.all([
+    const [deployments, newest, verifications, images] = await Promise.all([
       api.list("deployments", { limit: LIMIT, offset }, signal),
+      offset > 0 ? api.list("deployments", { limit: LIMIT }, signal) : null,
       api.list("verifications", { limit: 200 }, signal),
       api.list("images", { limit: LIMIT }, signal),
     ]);
@@ -29,9 +31,10 @@ export const deploymentList = {
       passed,
       reason: report.reason,
     }));
-    return { deployments: deployments.items, next: deployments.next_offset, verdicts, images: images.items };
+    const serving = servingOf((newest ?? deployments).items);
+    return { deployments: deployments.items, next: deployments.next_offset, serving, verdicts, images: images.items };
   },
-  draw: ({ deployments, next, verdicts, images }, { query }) => {
+  draw: ({ deployments, next, serving, verdicts, images }, { query }) => {
     const verdict = (id) => verdicts.find((one) => one.deployment === id);
     const list =
       deployments.length === 0
@@ -40,7 +43,7 @@ export const deploymentList = {
             "Deployments, newest first",
             [
               { name: "Deployment", head: true, cell: (one) => link("deployments", one.id) },
-              { name: "State", cell: (one) => badge(one.state) },
+              { name: "State", cell: (one) => badge(deploymentStanding(one, serving)) },
               { name: "Model", cell: (one) => link("models", one.model) },
               { name: "Cycle", cell: (one) => (one.cycle ? link("cycles", one.cycle) : "asked for by hand") },
               {
@@ -117,10 +120,14 @@ export const oneDeployment = {
   title: ({ id }) => id,
   kinds: ["deployment", "verification"],
   load: async ({ id }, signal) => {
-    const found = await api.get(`/deployments/${api.part(id)}`, signal);
-    return found.deployment ? found : { deployment: found, verifications: [] };
+    const [found, newest] = await Promise.all([
+      api.get(`/deployments/${api.part(id)}`, signal),
+      api.list("deployments", { limit: LIMIT }, signal),
+    ]);
+    const serving = servingOf(newest.items);
+    return found.deployment ? { ...found, serving } : { deployment: found, verifications: [], serving };
   },
-  draw: ({ deployment, verifications }) => [
+  draw: ({ deployment, verifications, serving }) => [
     h(
       "div",
       { class: "panels" },
@@ -128,7 +135,7 @@ export const oneDeployment = {
         "Which deployment this is",
         {},
         facts([
-          ["State", badge(deployment.state)],
+          ["State", badge(deploymentStanding(deployment, serving))],
           ["Model", link("models", deployment.model)],
           ["Cycle", deployment.cycle ? link("cycles", deployment.cycle) : "asked for by hand"],
           ["Replicas", number(deployment.release?.replicas)],

@@ -6,17 +6,26 @@ import { buttons } from "../commands.js";
 import { announce, h } from "../dom.js";
 import { digest, number, percent, time } from "../format.js";
 import { badge, details, document_, empty, facts, link, linked, panel } from "../parts.js";
+import { modelStanding } from "../standing.js";
 import { aliased, state } from "../store.js";
-import { pager, table } from "../table.js";
-import { evaluationOf, metricRows } from "../metrics.js";
+import { grid, pager, table } from "../table.js";
+import { baselineOf, evaluationOf, metricRows, perturbationText } from "../metrics.js";
+import { latencyTable } from "./gate.js";
 
 const LIMIT = 25;
+/** Deployments and cycles that are read to say what became of a model. */
+const RECORDS = 500;
+const WEAKEST = 8;
 
 /** The names that point at a model now. */
 export function aliasBadges(version) {
   return ["live", "previous", "candidate"]
     .filter((name) => aliased(name)?.model === version)
     .map((name) => badge(name));
+}
+
+function standingBadges(model, known) {
+  return modelStanding(model, known).map((name) => badge(name));
 }
 
 const needs = () => state.status?.aliases ?? null;
@@ -26,8 +35,16 @@ export const modelList = {
   lead: "Immutable, named by what is in them. Choose two to compare.",
   kinds: ["model", "alias"],
   needs,
-  load: ({ query }, signal) => api.list("models", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
-  draw: ({ items, next_offset: next }, { query }) => {
+  load: async ({ query }, signal) => {
+    const [models, deployments, cycles] = await Promise.all([
+      api.list("models", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
+      api.list("deployments", { limit: RECORDS }, signal),
+      api.list("cycles", { limit: RECORDS }, signal),
+    ]);
+    const known = { deployments: deployments.items, cycles: cycles.items };
+    return { items: models.items, next: models.next_offset, known };
+  },
+  draw: ({ items, next, known }, { query }) => {
     if (items.length === 0)
       return [empty("No model is registered yet.", "A cycle registers one when it passes the gate.")];
     const metric = (name, format) => (model) => format(evaluationOf(model)?.model?.[name]);
@@ -41,7 +58,7 @@ export const modelList = {
             {
               name: "Model",
               head: true,
-              cell: (model) => [link("models", model.version), " ", aliasBadges(model.version)],
+              cell: (model) => [link("models", model.version), " ", standingBadges(model, known)],
             },
             { name: "ROC-AUC", number: true, cell: metric("roc_auc", (value) => number(value, 3)) },
             { name: "Log-loss", number: true, cell: metric("log_loss", (value) => number(value, 4)) },
@@ -50,7 +67,7 @@ export const modelList = {
             {
               name: "Because of",
               cell: (model) =>
-                h("span", { class: "clip" }, linked(model.drift_reason ?? (model.parent ? "–" : "first model"))),
+                h("span", { class: "clip" }, linked(model.reason ?? "–")),
             },
             { name: "Registered", cell: (model) => time(model.registered_at) },
             {
@@ -76,9 +93,15 @@ export const oneModel = {
   needs,
   load: async ({ id }, signal) => {
     const model = await api.get(`/models/${api.part(id)}`, signal);
-    return { model, lineage: await api.get(`/models/${api.part(id)}/lineage`, signal) };
+    const [lineage, cycle, deployments] = await Promise.all([
+      api.get(`/models/${api.part(id)}/lineage`, signal),
+      api.find(`/cycles/${model.cycle}`, signal),
+      api.list("deployments", { limit: RECORDS }, signal),
+    ]);
+    const gate = cycle?.decisions.findLast((decision) => decision.kind === "gate") ?? null;
+    return { model, lineage, gate, known: { deployments: deployments.items, cycles: cycle ? [cycle.cycle] : [] } };
   },
-  draw: ({ model, lineage }) => {
+  draw: ({ model, lineage, gate, known }) => {
     const live = aliased("live")?.model;
     const other = model.version === live ? model.parent : live;
     return [
@@ -87,13 +110,13 @@ export const oneModel = {
         { class: "panels" },
         panel(
           "Which model this is",
-          { tools: h("span", { class: "row" }, aliasBadges(model.version)) },
+          { tools: h("span", { class: "row" }, standingBadges(model, known)) },
           facts([
             ["Bundle", digest(model.bundle)],
             ["Registered", time(model.registered_at)],
             ["Made by", [link("cycles", model.cycle), ", ", link("runs", model.run)]],
             ["Learnt from", link("datasets", model.dataset, model.dataset.slice(7, 19))],
-            ["Because of", model.drift_reason ? linked(model.drift_reason) : null],
+            ["Because of", model.reason ? linked(model.reason) : null],
             ["Live when it was made", model.parent ? link("models", model.parent) : "none"],
             ["Bundle's key", h("code", {}, model.bundle_key)],
             ["Compare", other ? h("a", { href: `#/compare?a=${other}&b=${model.version}` }, `with ${other}`) : null],
@@ -102,9 +125,12 @@ export const oneModel = {
         ),
         panel(
           "What it measured",
-          { note: "On held-out rows, before it was registered; intervals at 95 % where told." },
+          { wide: true, note: "On held-out rows, before it was registered; intervals at 95 % where told." },
           measured(model),
         ),
+        gate ? gatePanel(gate) : null,
+        robustnessPanel(model),
+        slicesPanel(model),
         lineagePanel(lineage),
         panel("All metrics", { wide: true }, details("metrics", "Show the whole document", document_(model.metrics))),
       ),
@@ -128,8 +154,63 @@ function measured(model) {
             ? h("span", { class: "none" }, "–")
             : `${row.format(row.low)} to ${row.format(row.high)}`,
       },
+      { name: "Lookup table", number: true, cell: (row) => baselineOf(model, "lookup", row) },
+      { name: "Always the base rate", number: true, cell: (row) => baselineOf(model, "majority", row) },
     ],
     rows,
+  );
+}
+
+function gatePanel(gate) {
+  return panel(
+    "The gate",
+    { wide: true, note: "Both models on the same rows, paired." },
+    h("p", {}, linked(gate.reason), " ", link("decisions", gate.id, "Every test")),
+    latencyTable(gate),
+  );
+}
+
+function robustnessPanel(model) {
+  const found = evaluationOf(model)?.robustness ?? [];
+  if (found.length === 0) return null;
+  return panel(
+    "Robustness",
+    { note: "The same flights with something wrong about their inputs." },
+    table(
+      "Robustness",
+      [
+        { name: "Inputs", head: true, cell: (one) => perturbationText(one.perturbation) },
+        { name: "ROC-AUC", number: true, cell: (one) => number(one.roc_auc, 4) },
+        {
+          name: "Change",
+          number: true,
+          cell: (one) => `${one.roc_auc_change > 0 ? "+" : ""}${number(one.roc_auc_change, 4)}`,
+        },
+        { name: "Log-loss", number: true, cell: (one) => number(one.log_loss, 4) },
+      ],
+      found,
+    ),
+  );
+}
+
+function slicesPanel(model) {
+  const found = (evaluationOf(model)?.slices ?? []).filter((slice) => slice.roc_auc);
+  if (found.length === 0) return null;
+  const rows = found
+    .toSorted((x, y) => x.roc_auc.value - y.roc_auc.value)
+    .map((slice) => [
+      `${slice.by} ${slice.value}`,
+      number(slice.roc_auc.value, 3),
+      `${number(slice.roc_auc.low, 3)} to ${number(slice.roc_auc.high, 3)}`,
+      number(slice.rows),
+      number(slice.positives),
+    ]);
+  const heads = ["Slice", "ROC-AUC", "Interval", "Flights", "Delayed"];
+  return panel(
+    "By slice",
+    { note: "The weakest first." },
+    grid("The weakest slices", heads, rows.slice(0, WEAKEST)),
+    rows.length > WEAKEST ? details("slices", `All ${rows.length} slices`, grid("All slices", heads, rows)) : null,
   );
 }
 

@@ -93,7 +93,9 @@ function loopPanel(document) {
         link("cycles", cycle.id),
         open ? " began " : " ended ",
         ago(open ? cycle.started_at : cycle.finished_at),
-        `. Why: ${reasonText(cycle.reason)}`,
+        open ? "" : [" (", badge(cycle.outcome), ")"],
+        `. Why it began: ${reasonText(cycle.reason)}.`,
+        open ? "" : [" How it ended: ", linked(endText(cycle))],
       )
     : null;
   return panel(
@@ -118,6 +120,14 @@ function loopPanel(document) {
       ? buttons("approve", "reject", pause() ? "resume" : "pause")
       : buttons("retrain", "rollback", pause() ? "resume" : "pause"),
   );
+}
+
+/** How a cycle ended, as it stands now: what was deployed may have been taken back since. */
+function endText(cycle) {
+  const live = aliased("live")?.model;
+  if (cycle.outcome === "deployed" && live !== cycle.model)
+    return `${cycle.model} was deployed and rolled back since; ${live ?? "no model"} is live.`;
+  return cycle.detail.split("\n")[0] || "nothing more was noted.";
 }
 
 function realised(seen) {

@@ -1,5 +1,7 @@
 // Why a cycle was begun, in words.
 
+import { sayable } from "../parts.js";
+
 /** `{ kind: "drift", report, summary }` as `drift (…)`. */
 export function reasonText(reason) {
   switch (reason?.kind) {
@@ -11,7 +13,7 @@ export function reasonText(reason) {
       return "the schedule";
     case "drift":
     case "performance":
-      return `${reason.kind}: ${reason.summary}`;
+      return `${reason.kind}: ${sayable(reason.summary)}`;
     default:
       return "an unknown reason";
   }

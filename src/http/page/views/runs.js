@@ -97,6 +97,7 @@ export const oneRun = {
       curve(run, "Ranking", "ROC-AUC", (epoch) => [["Validation", epoch.validation_roc_auc]]),
       curve(run, "Learning rate", "Rate", (epoch) => [["Rate", epoch.learning_rate]]),
       trials(run),
+      recordPanel(run.record),
       panel(
         "Parameters",
         {},
@@ -117,6 +118,31 @@ export const oneRun = {
     ),
   ],
 };
+
+/** The training record: what the model was made of and with. */
+function recordPanel(record) {
+  if (!record) return null;
+  const libraries = Object.entries(record.libraries ?? {}).map(([name, version]) => `${name} ${version}`);
+  const scratch = record.started_from?.scratch;
+  const started = scratch ? `random weights: ${scratch}` : words(record.started_from);
+  return panel(
+    "What it was made with",
+    {},
+    facts([
+      ["delayd", record.version],
+      ["Commit", h("code", {}, record.commit ?? "unknown")],
+      ["Libraries", libraries.join(", ")],
+      ["Weights", number(record.weights)],
+      ["Begun from", started],
+      ["Learnt from", `${counted(record.train_rows, "flight")}, ${number(record.train_positives)} delayed`],
+      ["From", time(record.train_from, { day: true })],
+      ["Validated on", `${counted(record.tail_rows, "flight")}`],
+      ["Tail", [time(record.tail_from, { day: true }), " to ", time(record.tail_until, { day: true })]],
+      ["Threshold", significant(record.threshold?.value)],
+    ]),
+    details("record", "Show the whole record", document_(record)),
+  );
+}
 
 /** A chart over epochs, a line per member and value. */
 function curve(run, name, axis, pick) {

@@ -13,6 +13,12 @@ const MOST_FEATURES: usize = 16;
 /// Columns of the heat map, so that a cell can still be seen.
 const MOST_COLUMNS: (usize, usize) = (104, 44);
 
+/// Width of a letter of a label.
+const LABEL_CHARACTER: f64 = 6.7;
+
+/// Evaluations no further apart than this are one alarm that goes on.
+const ALARM_GOES_ON_HOURS: i64 = 36;
+
 /// Alarms that are listed before the rest is folded away.
 const ALARMS_SHOWN: usize = 12;
 
@@ -84,7 +90,10 @@ fn psi_of(evaluation: &DriftAlarm, name: &str) -> Option<f64> {
 fn heat_map(report: &Report, features: &[Ranked], frame: Frame) -> String {
     let per_column = report.drift.len().div_ceil(frame.pick(MOST_COLUMNS.0, MOST_COLUMNS.1)).max(1);
     let columns: Vec<&[DriftAlarm]> = report.drift.chunks(per_column).collect();
-    let (left, top, row) = (frame.pick(196.0, 8.0), 18.0, frame.pick(19.0, 33.0));
+    // Room for the longest name: names of one group differ at their ends only.
+    let longest = features.iter().map(|feature| feature.name.chars().count()).max().unwrap_or(0);
+    let names = (longest as f64 * LABEL_CHARACTER + 14.0).clamp(120.0, 380.0);
+    let (left, top, row) = (frame.pick(names, 8.0), 18.0, frame.pick(19.0, 33.0));
     let width = (frame.width() - left - 8.0) / columns.len() as f64;
     let bottom = top + row * features.len() as f64;
     let mut canvas = Canvas::new(frame.width(), bottom + 22.0);
@@ -162,9 +171,12 @@ fn table(report: &Report, features: &[Ranked]) -> Table {
     table
 }
 
-/// The list of alarms; a long one can be unfolded.
+/// The list of alarms, those of consecutive days together; a long one can be unfolded.
 pub(super) fn alarms(report: &Report) -> String {
-    let items: Vec<String> = report.drift.iter().filter(|e| e.drifted).map(alarm).collect();
+    let drifted: Vec<&DriftAlarm> = report.drift.iter().filter(|e| e.drifted).collect();
+    let goes_on =
+        |a: &&DriftAlarm, b: &&DriftAlarm| a.model == b.model && (b.at - a.at).num_hours() <= ALARM_GOES_ON_HOURS;
+    let items: Vec<String> = drifted.chunk_by(goes_on).filter_map(alarms_together).collect();
     let list = |items: &[String]| format!("<ol class=\"alarms\">{}</ol>", items.concat());
     match items.split_at_checked(ALARMS_SHOWN) {
         None if items.is_empty() => "<p class=\"none\">No alarm was raised.</p>".into(),
@@ -176,7 +188,25 @@ pub(super) fn alarms(report: &Report) -> String {
     }
 }
 
-fn alarm(alarm: &DriftAlarm) -> String {
+/// One entry for alarms that followed each other, told by the worst of them.
+fn alarms_together(alarms: &[&DriftAlarm]) -> Option<String> {
+    let (first, last) = (alarms.first()?, alarms.last()?);
+    let worst = alarms.iter().max_by(|a, b| a.dataset_score.total_cmp(&b.dataset_score))?;
+    let until = if alarms.len() > 1 {
+        format!(
+            " to <time datetime=\"{}\">{}</time>, {} evaluations, the worst of {}:",
+            last.at.to_rfc3339(),
+            minute(last.at),
+            alarms.len(),
+            day(worst.at.date_naive())
+        )
+    } else {
+        String::new()
+    };
+    Some(alarm(worst, first.at, &until))
+}
+
+fn alarm(alarm: &DriftAlarm, from: DateTime<Utc>, until: &str) -> String {
     let mut worst: Vec<&FeatureDrift> = alarm.features.iter().collect();
     worst.sort_by(|a, b| (b.psi * b.importance).total_cmp(&(a.psi * a.importance)));
     let shown: Vec<String> = worst
@@ -193,9 +223,9 @@ fn alarm(alarm: &DriftAlarm) -> String {
         })
         .collect();
     format!(
-        "<li><p><time datetime=\"{}\">{}</time> <b>{}</b> <span class=\"note\">dataset score {}</span></p><p>{}</p><p class=\"note\">{}</p></li>",
-        alarm.at.to_rfc3339(),
-        minute(alarm.at),
+        "<li><p><time datetime=\"{}\">{}</time>{until} <b>{}</b> <span class=\"note\">dataset score {}</span></p><p>{}</p><p class=\"note\">{}</p></li>",
+        from.to_rfc3339(),
+        minute(from),
         alarm.model,
         metric(Some(alarm.dataset_score)),
         escaped(&alarm.reason),
@@ -208,9 +238,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn alarms_of_consecutive_days_are_one_entry() {
+        let mut report = crate::replay::report::fixture::report();
+        report.drift.truncate(4);
+        let (model, began) = (report.drift[0].model, report.drift[0].at);
+        for (evaluation, days) in report.drift.iter_mut().zip([0, 1, 2, 9]) {
+            (evaluation.drifted, evaluation.model) = (true, model);
+            (evaluation.at, evaluation.dataset_score) = (began + chrono::Duration::days(days), days as f64);
+        }
+        let html = alarms(&report);
+        assert_eq!(html.matches("<li>").count(), 2, "{html}");
+        assert!(html.contains("3 evaluations") && html.contains(&minute(began + chrono::Duration::days(2))), "{html}");
+    }
+
+    #[test]
     fn a_long_list_of_alarms_is_folded_and_complete() {
         let mut report = crate::replay::report::fixture::report();
-        report.drift.iter_mut().for_each(|evaluation| evaluation.drifted = true);
+        let began = report.drift[0].at;
+        for (evaluation, days) in report.drift.iter_mut().zip((0..).step_by(3)) {
+            (evaluation.drifted, evaluation.at) = (true, began + chrono::Duration::days(days));
+        }
         let html = alarms(&report);
         assert_eq!(html.matches("<li>").count(), report.drift.len());
         assert!(html.contains(&format!("<summary>{} more</summary>", report.drift.len() - ALARMS_SHOWN)));

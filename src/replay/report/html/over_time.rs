@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Utc};
 
-use super::svg::{Anchor, Canvas, Frame, Scale, extent};
+use super::svg::{Anchor, Canvas, Frame, Scale, decimals, extent};
 use super::{Figure, Table};
 use crate::replay::report::format::{count, day, metric, percent, short_version, signed};
 use crate::replay::report::model::{Report, Week, WeekMetrics};
@@ -128,11 +128,20 @@ impl Plot {
         }
     }
 
-    fn grid(&self, canvas: &mut Canvas, value: &Scale, wanted: usize, show: &dyn Fn(f64) -> String) {
-        for tick in value.ticks(wanted) {
+    fn grid(
+        &self,
+        canvas: &mut Canvas,
+        value: &Scale,
+        wanted: usize,
+        least: usize,
+        show: &dyn Fn(f64, usize) -> String,
+    ) {
+        let ticks = value.ticks(wanted);
+        let places = decimals(&ticks, least);
+        for tick in ticks {
             let y = value.at(tick);
             canvas.line((self.time.from, y), (self.time.to, y), "grid");
-            canvas.text((self.time.from - 6.0, y + 4.0), Anchor::End, "tick", &show(tick));
+            canvas.text((self.time.from - 6.0, y + 4.0), Anchor::End, "tick", &show(tick, places));
         }
     }
 }
@@ -153,7 +162,9 @@ impl Lines {
         let values = report.over_time.iter().flat_map(|w| series(w).map(|(_, m)| (self.pick)(m))).flatten();
         let Some((low, high)) = extent(values) else { return canvas.finish("No values") };
         let value = Scale { low, high, from: plot.bottom, to: plot.top };
-        plot.grid(&mut canvas, &value, if self.height > 200.0 { 5 } else { 3 }, &|tick| format!("{tick:.2}"));
+        plot.grid(&mut canvas, &value, if self.height > 200.0 { 5 } else { 3 }, 2, &|tick, places| {
+            format!("{tick:.places$}")
+        });
         plot.months(&mut canvas);
         let mut labels = Vec::new();
         for (index, name) in ["lookup", "frozen", "loop"].into_iter().enumerate() {
@@ -232,8 +243,8 @@ fn gain(report: &Report, frame: Frame) -> String {
     plot.models(&mut canvas, report);
     let (low, high) = extent(report.over_time.iter().filter_map(gain_of).chain([0.0])).unwrap_or((-0.01, 0.01));
     let value = Scale { low, high, from: plot.bottom, to: plot.top };
-    plot.grid(&mut canvas, &value, 4, &|tick| {
-        if tick == 0.0 { "0".into() } else { format!("{:+.2}", tick).replace('-', "\u{2212}") }
+    plot.grid(&mut canvas, &value, 4, 2, &|tick, places| {
+        if tick == 0.0 { "0".into() } else { format!("{tick:+.places$}").replace('-', "\u{2212}") }
     });
     plot.months(&mut canvas);
     let width = (plot.time.at(plot.time.low + 7.0) - plot.time.from) * 0.7;
@@ -267,7 +278,7 @@ fn share(report: &Report, frame: Frame) -> String {
     plot.models(&mut canvas, report);
     let high = report.over_time.iter().filter_map(|w| w.delayed_share).fold(0.1, f64::max);
     let value = Scale { low: 0.0, high, from: plot.bottom, to: plot.top };
-    plot.grid(&mut canvas, &value, 3, &|tick| format!("{:.0} %", tick * 100.0));
+    plot.grid(&mut canvas, &value, 3, 2, &|tick, places| format!("{:.*} %", places - 2, tick * 100.0));
     let width = (plot.time.at(plot.time.low + 7.0) - plot.time.from) * 0.7;
     for week in &report.over_time {
         let Some(delayed) = week.delayed_share else { continue };

@@ -75,6 +75,17 @@ impl Scale {
     }
 }
 
+/// With how many decimals every tick reads as what it is: three for steps of 0.025. At least `least`.
+pub(super) fn decimals(ticks: &[f64], least: usize) -> usize {
+    let [first, second, ..] = ticks else { return least };
+    let tolerated = (second - first).abs() / 1000.0;
+    let exact = |decimals: usize| {
+        let power = 10.0_f64.powi(decimals as i32);
+        ticks.iter().all(|tick| ((tick * power).round() / power - tick).abs() <= tolerated)
+    };
+    (least..6).find(|decimals| exact(*decimals)).unwrap_or(6)
+}
+
 /// The smallest and largest of finite values, widened by a twentieth each way.
 pub(super) fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let (low, high) = values
@@ -179,6 +190,19 @@ mod tests {
         assert_eq!(scale(13.0, 58.0).ticks(4), [20.0, 40.0]);
         assert_eq!(scale(2.0, 2.0).ticks(4), [2.0]);
         assert!((scale(0.5, 1.5).at(1.0) - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn labels_have_the_decimals_that_their_steps_need() {
+        for (ticks, least, wanted) in [
+            (&[0.0, 2.5, 5.0, 7.5][..], 0, 1),
+            (&[0.0, 25.0, 50.0][..], 0, 0),
+            (&[0.7, 0.725, 0.75][..], 2, 3),
+            (&[0.6, 0.7, 0.8][..], 2, 2),
+            (&[3.0][..], 2, 2),
+        ] {
+            assert_eq!(decimals(ticks, least), wanted, "{ticks:?}");
+        }
     }
 
     #[test]
