@@ -196,6 +196,7 @@ impl Asking {
             }
             Command::Log { cycle, lines } => logs::cycle_log(source, &self.settings, *cycle, *lines).await,
             Command::BuildLog { cycle } => logs::build_log(source, &self.settings, *cycle).await,
+            Command::Monitoring => show::monitoring(source).await,
             Command::Drift { report, limit } => show::drift(source, *report, *limit).await,
             Command::Datasets { dataset, limit } => show::datasets(source, dataset.clone(), *limit).await,
             Command::Runs { run, limit } => show::runs(source, *run, *limit).await,

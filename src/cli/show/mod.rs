@@ -1,6 +1,7 @@
 //! Answers of the reading commands: a document for programs, and a text for people.
 
 mod cycles;
+mod look;
 mod models;
 mod monitoring;
 mod status;
@@ -18,6 +19,7 @@ use super::commands::CliError;
 use crate::ledger::Page;
 
 pub(super) use cycles::{cycles, why};
+pub(super) use look::monitoring;
 pub(super) use models::{deployments, lineage, models};
 pub(super) use monitoring::{audit, drift};
 pub(super) use status::status;
