@@ -58,7 +58,7 @@ pub use images::ImageRecord;
 pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
 pub use models::{Alias, AliasMove, AliasRecord, Model};
 pub use outbox::{NewAlert, OutboxAlert, OutboxState};
-pub use predictions::{FlightKey, KnownOutcome, Pruned, ScoredOutcome, ServedPrediction};
+pub use predictions::{FlightKey, KnownOutcome, ScoredOutcome, ServedPrediction};
 pub use query::{Page, SequenceName};
 pub use reference::{DatasetWeather, NewReferenceVersion, ReferenceKind, ReferenceOrigin, ReferenceVersion};
 pub use restore::{CheckedBackup, Restored, check_backup};
