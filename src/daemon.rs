@@ -17,11 +17,11 @@ use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::messages::IngestFlights;
 use crate::data::{DataActor, DataStage, TrainingSets};
 use crate::deployment::messages::ReconcileReplicas;
-use crate::deployment::{DeploymentActor, DeploymentStage};
+use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
 use crate::env::{Clock, Env};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::ledger::{Alias, Ledger, NewAlert};
-use crate::monitoring::messages::{Observe, Observed};
+use crate::monitoring::messages::{CollectDraining, Observe, Observed};
 use crate::monitoring::scrape::Scraper;
 use crate::monitoring::{MonitorActor, MonitorStage};
 use crate::notification::messages::DeliverAlerts;
@@ -29,6 +29,7 @@ use crate::notification::{NotifierActor, NotifierStage};
 use crate::packaging::{Builds, PackagingActor, PackagingStage, SourceKind};
 use crate::ports::Severity;
 use crate::registry::{BundleStore, RegistryActor, RegistryStage};
+use crate::retention::{Removed, Retention};
 use crate::saga::{StepFailure, StepObserver};
 use crate::supervision::{
     ActorRef, ActorState, ActorStatus, GivenUp, SupervisedActor, Supervision, SupervisionPolicy, Turns,
@@ -64,6 +65,10 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const TURN_LIMIT: Duration = Duration::from_secs(2 * 1800 + 120);
 /// A pause may take this much longer than it should before its timer stands still.
 const LATE_LIMIT: Duration = Duration::from_secs(60);
+/// How often what grows is cut back.
+const RETENTION_PAUSE: Duration = Duration::from_secs(86_400);
+/// How often replicas that drain in a rollout are asked: several times in the shortest linger time there is.
+const COLLECT_PAUSE: Duration = Duration::from_millis(400);
 /// How often the thread of the timers shows that it comes round at all.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -88,6 +93,7 @@ pub struct Daemon {
     supervision: Supervision,
     observer: Arc<dyn StepObserver>,
     turns: Turns,
+    rollouts: Rollouts,
     /// Before the actors: a build's processes must be gone when the daemon is.
     _builds: EndBuilds,
     _actors: Actors,
@@ -191,6 +197,14 @@ impl Daemon {
         Ok((seen, considered))
     }
 
+    /// Removes what is no longer needed.
+    ///
+    /// # Errors
+    /// When the ledger or a folder fails.
+    pub async fn cut_back(&self) -> Result<Removed, StepFailure> {
+        Retention { env: self.env.clone(), settings: self.settings.clone() }.turn().await
+    }
+
     /// Delivers what waits in the outbox.
     ///
     /// # Errors
@@ -217,8 +231,10 @@ impl Daemon {
         let notification = Duration::from_secs(self.settings.notification.interval_secs);
         let reconcile = Duration::from_secs(10);
         self.actors_are_up().await;
-        let ((), (), (), (), ()) = tokio::join!(
+        let ((), (), (), (), (), (), ()) = tokio::join!(
             self.pulse(),
+            self.collect_in_rollouts(),
+            self.every(RETENTION_PAUSE, "retention", || async { self.cut_back().await.map(|_| ()) }),
             self.every(ingestion, "ingestion", || async { self.ingest().await.map(|_| ()) }),
             self.every(monitoring, "monitoring", || async { self.observe().await.map(|_| ()) }),
             self.every(notification, "alerts", || self.deliver_alerts()),
@@ -236,6 +252,31 @@ impl Daemon {
         };
         // Whoever is late is waited for by the timers that need it.
         let _ = tokio::time::timeout(START_LIMIT, all).await;
+    }
+
+    /// Fetches the last counts of replicas that leave, while a rollout is under way
+    /// and until the last one has gone: they linger for much less than a look's
+    /// interval. What fails here is tried again at once, and by the next look.
+    async fn collect_in_rollouts(&self) {
+        let mut changes = self.rollouts.watch();
+        // A daemon that was restarted in a rollout finds replicas that drain.
+        changes.mark_changed();
+        while changes.changed().await.is_ok() {
+            loop {
+                let under_way = self.rollouts.any_under_way();
+                match ask(&self.monitor, CollectDraining, TIMER_DEADLINE).await {
+                    Ok(collected) if collected.draining == 0 && !under_way => break,
+                    Ok(_) => {}
+                    Err(failure) => {
+                        tracing::warn!(error = %failure, "the last counts of replicas that leave could not be fetched");
+                        if !under_way {
+                            break;
+                        }
+                    }
+                }
+                tokio::time::sleep(COLLECT_PAUSE).await;
+            }
+        }
     }
 
     async fn pulse(&self) {
@@ -336,8 +377,14 @@ impl Parts {
             image_builder: open::image_builder(&settings),
             builds: builds.clone(),
         };
-        let deployment_stage =
-            DeploymentStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone() };
+        let rollouts = Rollouts::default();
+        let deployment_stage = DeploymentStage {
+            env: env.clone(),
+            settings: settings.clone(),
+            bundles: bundles.clone(),
+            rollouts: rollouts.clone(),
+            restarts: Arc::default(),
+        };
         let verification_stage = VerificationStage {
             env: env.clone(),
             settings: settings.clone(),
@@ -345,8 +392,13 @@ impl Parts {
             data: data.clone(),
             scraper: scraper.clone(),
         };
-        let monitor_stage =
-            MonitorStage { env: env.clone(), settings: settings.clone(), bundles: bundles.clone(), scraper };
+        let monitor_stage = MonitorStage {
+            env: env.clone(),
+            settings: settings.clone(),
+            bundles: bundles.clone(),
+            scraper,
+            looking: Arc::default(),
+        };
         let data_actor = spawn(&supervision, "data", data.clone())?;
         let training = spawn(&supervision, "training", training_stage)?;
         let registry = spawn(&supervision, "registry", registry_stage)?;
@@ -385,6 +437,7 @@ impl Parts {
             supervision,
             observer,
             turns: Turns::default(),
+            rollouts,
             _builds: EndBuilds(builds),
             _actors: Actors {
                 _coordinator: coordinator,

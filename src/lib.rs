@@ -23,9 +23,12 @@ pub mod packaging;
 pub mod ports;
 pub mod registry;
 pub mod replay;
+pub mod retention;
 pub mod saga;
 pub mod service_manager;
 pub mod supervision;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod training;
 pub mod verification;

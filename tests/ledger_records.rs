@@ -357,8 +357,14 @@ async fn an_outcome_is_scored_once_by_the_last_prediction_before_it_was_known() 
     assert_eq!(scored.len(), 1, "neither the flight without an outcome nor the one never asked for");
     assert_eq!((scored[0].score, scored[0].delayed, scored[0].carrier.as_str()), (0.7, true, "B6"));
     assert!(ledger.scored_outcomes(at(0), at(20_000)).await.unwrap().is_empty(), "the end is exclusive");
-    let pruned = ledger.prune_before(at(80_000)).await.unwrap();
-    assert_eq!((pruned.predictions, pruned.outcomes), (3, 2));
+    assert_eq!(ledger.prune_predictions(at(80_000)).await.unwrap(), 3);
+    let newer = KnownOutcome { flight: flight(13), delayed: false, known_at: at(30_000) };
+    ledger.upsert_outcomes(vec![newer]).await.unwrap();
+    let before = ledger.outcome_counts(at(25_000)).await.unwrap();
+    for removed in [2, 0] {
+        assert_eq!(ledger.prune_outcomes(at(80_000), at(90_000)).await.unwrap(), removed, "the newest stays");
+        assert_eq!(ledger.outcome_counts(at(25_000)).await.unwrap(), before, "pruned outcomes are still counted");
+    }
 }
 
 #[tokio::test]
@@ -367,7 +373,7 @@ async fn thousands_of_predictions_are_stored_at_once() {
     let ledger = Ledger::open(&dir.path().join("ledger.db")).unwrap();
     let rows: Vec<_> = (0..20_000).map(|n| served(n, n as u32, n as i64, 0.5)).collect();
     assert_eq!(ledger.insert_predictions(rows).await.unwrap(), 20_000);
-    assert_eq!(ledger.prune_before(at(20_000)).await.unwrap().predictions, 20_000);
+    assert_eq!(ledger.prune_predictions(at(20_000)).await.unwrap(), 20_000);
 }
 
 #[tokio::test]

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use browser::{Browser, DESK, NIGHT, PHONE};
 use delayd::env::{Clock, SystemClock};
-use delayd::ledger::NewAlert;
+use delayd::ids::ModelVersion;
+use delayd::ledger::{MetricsWindow, NewAlert};
 use delayd::ports::Severity;
 use fantoccini::key::Key;
 use receiver::Receiver;
@@ -259,6 +260,7 @@ async fn an_operator_takes_two_models_live_and_one_back_in_the_browser() {
     browser.wait_for_text("#live", "Live").await;
     daemon.child.kill().unwrap();
     browser.wait_for_text("#live", "Not live since").await;
+    browser.wait_for_text("#stale", "The daemon does not answer. What stands here is as of").await;
     browser.picture("walk-4-not-live").await;
     browser.close().await;
 }
@@ -327,6 +329,45 @@ async fn tell(daemon: &DatalessDaemon, key: &str, title: &str, body: &str) {
         body: body.to_owned(),
     };
     daemon.ledger().enqueue_alert(alert).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_look_says_what_is_judged_and_nothing_that_was_not_measured() {
+    const TEST: &str = "the_newest_look_says_what_is_judged_and_nothing_that_was_not_measured";
+    let mut daemon = daemon("");
+    let Some(mut browser) = Browser::start(TEST, &daemon.url("")).await else { return };
+    let none = json!({ "ok": 0, "client_errors": 0, "server_errors": 0 });
+    let quantiles = json!({ "requests": 40, "p50": { "ms": 1.5, "at_least": false }, "p95": { "ms": 2.5, "at_least": false },
+                            "p99": { "ms": 3.5, "at_least": true } });
+    let body = json!({
+        "performance": { "status": "holding", "reason": "no metric is worse than tolerated", "realised": null,
+            "estimated": { "auc": 0.7 }, "baseline": { "auc": 0.72, "log_loss": 0.45, "delayed_share": 0.2 },
+            "changes": [{ "metric": "recall", "baseline": 0.584, "realised": 0.362, "interval": null, "loss": 0.222,
+                          "tolerated": null, "worse": false, "windows_worse": 0 }] },
+        "service": { "traffic": [], "skew": null,
+            "errors": { "current": none, "baseline": none, "share": 0.0, "baseline_share": 0.0, "spike": false, "reason": "no requests" },
+            "latency": { "overall": quantiles, "replicas": [["replica-a", quantiles], ["replica-b", null]],
+                         "slow_replicas": ["replica-a"], "too_slow": false, "reason": "p95 is 2.50 ms" } },
+        "replicas": { "answered": 1, "silent": ["replica replica-b at http://b: refused"], "predictions_lost": 3,
+                      "predictions_lost_total": 3 },
+    });
+    let window = MetricsWindow { at: SystemClock.now(), model: ModelVersion(1), body };
+    daemon.ledger().save_metrics_window(window).await.unwrap();
+    daemon.start();
+    browser.open("performance").await;
+    let main = browser.wait_for_text("main", "Latency by replica").await;
+    for words in ["not judged", "replica-a", "slower than the others", "replica-b", "≥ 3.50", "Promised by validation"]
+    {
+        assert!(main.contains(words), "no {words} in {main}");
+    }
+    browser.open("").await;
+    let health = browser.wait_for_text("#health", "no requests").await;
+    assert!(!health.contains("0.00 %") && health.contains("1 did not tell their counts"), "{health}");
+    let attention = browser.text("#attention").await;
+    assert!(attention.contains("replica-b at") && attention.contains("3 predictions were lost"), "{attention}");
+    let told = daemon.says(&["monitoring"]);
+    assert!(told.contains("not judged") && told.contains("replica-a"), "{told}");
+    browser.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -158,10 +158,9 @@ fn one_day_is_enough(port: u16) -> (String, Duration) {
     let config = format!(
         "{}{NEVER}\n[monitoring.drift]\nwindow_days = 7\nminimum_days = 1\nminimum_rows = 200\n\
          persistent_windows = 1\nof_last_windows = 1\n",
-        QUICK.replace("127.0.0.1:0", &format!("127.0.0.1:{port}")).replace(
-            "[monitoring]\n",
-            &format!("[monitoring]\nwindow_days = 1\nday_starts_minutes_utc = {}\n", minute % 1440)
-        )
+        QUICK
+            .replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))
+            .replace("[monitoring]\n", &format!("[monitoring]\nday_starts_minutes_utc = {}\n", minute % 1440))
     );
     (config, until)
 }

@@ -124,6 +124,8 @@ pub enum Command {
         /// Which cycle, `cycle_3`; the last one that built without it.
         cycle: Option<CycleId>,
     },
+    /// The monitor's newest look: realised performance against promised, latency by replica, every verdict.
+    Monitoring,
     /// The drift reports, newest first.
     Drift {
         /// Only this one, feature by feature, `drift_12`.
@@ -272,6 +274,7 @@ impl Command {
             | Self::Image { .. }
             | Self::Log { .. }
             | Self::BuildLog { .. }
+            | Self::Monitoring
             | Self::Drift { .. }
             | Self::Objects { .. }
             | Self::Datasets { .. }

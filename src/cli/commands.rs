@@ -204,6 +204,7 @@ impl Asking {
             }
             Command::Log { cycle, lines } => logs::cycle_log(source, &self.settings, *cycle, *lines).await,
             Command::BuildLog { cycle } => logs::build_log(source, &self.settings, *cycle).await,
+            Command::Monitoring => show::monitoring(source).await,
             Command::Drift { report, limit } => show::drift(source, *report, *limit).await,
             Command::Objects { status, limit } => show::objects(source, *status, *limit).await,
             Command::Datasets { dataset: Some(prefix), verify: true, .. } => {

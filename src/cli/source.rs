@@ -1,6 +1,8 @@
 //! Where reading commands read: the running daemon, or the ledger where none answers.
 //! Both give the same records, so that an answer does not hang on which it was.
 
+use chrono::{DateTime, Utc};
+
 use super::args::ConnectArgs;
 use super::commands::CliError;
 use super::remote::Remote;
@@ -10,7 +12,7 @@ use crate::http::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, 
 use crate::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, ModelVersion, RunId};
 use crate::ledger::{
     AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, IngestedObject, Ledger, Lineage,
-    Model, ObjectStatus, OutboxAlert, Page, Run, Silence,
+    MetricsWindow, Model, ObjectStatus, OutboxAlert, Page, Run, Silence,
 };
 use crate::packaging::export::ImageExport;
 use crate::replay::ReplaySpan;
@@ -55,6 +57,17 @@ impl Source {
             )));
         }
         Ok(Self::Ledger(ledger))
+    }
+
+    /// The monitor's newest look; `None` before the first one, or where none is as old as its record goes.
+    pub(super) async fn newest_look(&self) -> Result<Option<MetricsWindow>, CliError> {
+        let looks: Vec<MetricsWindow> = match self {
+            Self::Daemon(remote) => remote.get("monitoring?days=400&points=1").await?,
+            Self::Ledger(ledger) => {
+                ledger.metrics_windows_thinned(DateTime::UNIX_EPOCH, DateTime::<Utc>::MAX_UTC, 1).await?
+            }
+        };
+        Ok(looks.into_iter().next_back())
     }
 
     /// The daemon's status; `None` where none answers.

@@ -97,12 +97,6 @@ impl Settings {
             "1 second or more",
         );
         check(
-            (1..=90).contains(&self.monitoring.window_days),
-            "monitoring.window_days",
-            self.monitoring.window_days.to_string(),
-            "1 to 90 days",
-        );
-        check(
             self.monitoring.interval_secs >= 1,
             "monitoring.interval_secs",
             self.monitoring.interval_secs.to_string(),
@@ -215,6 +209,7 @@ impl Settings {
             ("monitoring.latency", monitoring.latency.faults()),
             ("monitoring.traffic", monitoring.traffic.faults()),
             ("monitoring.skew", monitoring.skew.faults()),
+            ("retention", self.retention.faults(monitoring)),
             ("packaging.source", self.packaging.source.faults()),
             ("packaging.source", self.source_without_images()),
             ("packaging.docker", self.docker_faults()),

@@ -30,6 +30,7 @@ use crate::coordinator::decide::RetrainPolicy;
 use crate::coordinator::training_policy::TrainingPolicy;
 use crate::evaluation::gate::GatePolicy;
 pub use crate::notification::NotificationSettings;
+use crate::retention::RetentionPolicy;
 use crate::training::TrainingParameters;
 use crate::verification::VerificationPolicy;
 
@@ -75,6 +76,8 @@ pub struct Settings {
     pub retrain: RetrainPolicy,
     /// Alerts.
     pub notification: NotificationSettings,
+    /// How long what grows is kept.
+    pub retention: RetentionPolicy,
 }
 
 /// Why there is no configuration.

@@ -384,9 +384,6 @@ pub struct ApprovalSettings {
 pub struct MonitoringSettings {
     /// Seconds between looks at the replicas.
     pub interval_secs: u64,
-    /// Days of traffic that one drift test looks at: whole weeks, so that the mix
-    /// of hours and weekdays is the same as in the reference.
-    pub window_days: u32,
     /// Where a day begins, in minutes after midnight UTC: with 300, days of New
     /// York's winter, so that a night's departures stay with their day.
     pub day_starts_minutes_utc: u32,
@@ -410,7 +407,6 @@ impl Default for MonitoringSettings {
     fn default() -> Self {
         Self {
             interval_secs: 60,
-            window_days: 14,
             day_starts_minutes_utc: 300,
             scrape: ScrapePolicy::default(),
             drift: DriftPolicy::default(),

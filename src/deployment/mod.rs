@@ -6,7 +6,11 @@
 
 mod actor;
 pub mod messages;
+mod restarts;
+mod rollouts;
 mod stage;
 
 pub use actor::DeploymentActor;
+pub use restarts::RestartWatch;
+pub use rollouts::{Rollouts, UnderWay};
 pub use stage::DeploymentStage;

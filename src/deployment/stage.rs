@@ -1,9 +1,11 @@
 //! What rolling out and rolling back do.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::messages::{DeployModel, ModelDeployed, RestoreRelease, RollBackToPrevious};
+use super::restarts::RestartWatch;
+use super::rollouts::Rollouts;
 use crate::config::Settings;
 use crate::env::Env;
 use crate::error::ErrorKind;
@@ -22,6 +24,10 @@ pub struct DeploymentStage {
     pub settings: Arc<Settings>,
     /// Bundles on this machine.
     pub bundles: BundleStore,
+    /// The rollouts under way, for whoever fetches the last counts of replicas that leave.
+    pub rollouts: Rollouts,
+    /// Whether replicas keep dying.
+    pub restarts: Arc<Mutex<RestartWatch>>,
 }
 
 impl DeploymentStage {
@@ -67,6 +73,7 @@ impl DeploymentStage {
     }
 
     async fn apply(&self, release: &Release) -> Result<(), StepFailure> {
+        let _under_way = self.rollouts.begin();
         let deployment = release.deployment;
         let progress = move |progress: crate::ports::RolloutProgress| {
             tracing::info!(deployment.id = %deployment, replicas.updated = progress.updated, replicas.wanted = progress.wanted,
@@ -128,6 +135,7 @@ impl DeploymentStage {
     /// is told, each thing once a day: two who both insist would fill the outbox.
     pub(super) async fn reconcile(&self) -> Result<(), StepFailure> {
         let repairs = self.env.cluster.reconcile().await?;
+        self.tell_restarts().await?;
         if repairs.is_empty() {
             return Ok(());
         }
@@ -141,6 +149,32 @@ impl DeploymentStage {
             body: format!(
                 "{lines}\nThe live model keeps serving. Find out who did it: a change that is meant to stay belongs \
                  into the configuration or the templates."
+            ),
+        };
+        self.env.ledger.enqueue_alert(alert).await?;
+        Ok(())
+    }
+
+    /// Tells once a day of replicas that die again and again: each is replaced by
+    /// itself, and the service answers meanwhile.
+    async fn tell_restarts(&self) -> Result<(), StepFailure> {
+        let (replicas, now) = (self.env.cluster.replicas().await?, self.env.now());
+        let restarts = replicas.iter().map(|replica| u64::from(replica.restarts)).sum();
+        let lately = self.restarts.lock().unwrap_or_else(PoisonError::into_inner).look(restarts, now);
+        let Some(lately) = lately else { return Ok(()) };
+        let reasons: Vec<String> = replicas
+            .iter()
+            .filter_map(|replica| Some(format!("{}: {}", replica.name, replica.reason.as_deref()?)))
+            .collect();
+        let alert = NewAlert {
+            at: now,
+            severity: Severity::Warning,
+            dedup_key: format!("replicas/restarts/{}", now.date_naive()),
+            title: format!("replicas keep dying: {lately} restarts within an hour"),
+            body: format!(
+                "Each is replaced by itself, and the others answer meanwhile. {}\nLook into the replicas' logs; `delayd \
+                 deployments` names them, `delayd rollback` goes back to the release before.",
+                reasons.join("; ")
             ),
         };
         self.env.ledger.enqueue_alert(alert).await?;
@@ -161,9 +195,10 @@ mod tests {
     use crate::ledger::Ledger;
     use crate::ports::{Cluster, ObjectStore, PortError, Replica, RolloutProgress};
 
-    /// A cluster in which somebody changes the same thing again and again.
-    #[derive(Debug)]
-    struct Meddled;
+    /// A cluster in which somebody changes the same thing again and again, and whose
+    /// only replica dies between any two looks.
+    #[derive(Debug, Default)]
+    struct Meddled(std::sync::atomic::AtomicU32);
 
     #[async_trait]
     impl Cluster for Meddled {
@@ -179,7 +214,17 @@ mod tests {
             Ok(None)
         }
         async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
-            Ok(Vec::new())
+            let restarts = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok(vec![Replica {
+                name: format!("replica-{restarts}"),
+                model: ModelVersion(1),
+                deployment: DeploymentId(1),
+                state: crate::ports::ReplicaState::Failed,
+                admin_url: String::new(),
+                restarts,
+                memory_bytes: None,
+                reason: Some("killed by signal 9".to_owned()),
+            }])
         }
         async fn reconcile(&self) -> Result<Vec<String>, PortError> {
             Ok(vec!["Service delay-ml was gone and was made again".to_owned()])
@@ -209,10 +254,16 @@ mod tests {
             )),
             object_store: store,
             image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
-            cluster: Arc::new(Meddled),
+            cluster: Arc::new(Meddled::default()),
             notifier: Arc::new(LogNotifier),
         };
-        DeploymentStage { env, settings: Arc::default(), bundles: BundleStore::new(folder.join("bundles")) }
+        DeploymentStage {
+            env,
+            settings: Arc::default(),
+            bundles: BundleStore::new(folder.join("bundles")),
+            rollouts: Rollouts::default(),
+            restarts: Arc::default(),
+        }
     }
 
     #[tokio::test]
@@ -229,5 +280,21 @@ mod tests {
         let alert = &alerts[0].alert;
         assert_eq!(alert.severity, Severity::Warning);
         assert!(alert.body.contains("Service delay-ml was gone"), "{}", alert.body);
+    }
+    #[tokio::test]
+    async fn a_replica_that_dies_again_and_again_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = stage(folder.path());
+        let told = async || {
+            let alerts = stage.env.ledger.alerts(Page { offset: 0, limit: 10 }).await.unwrap();
+            alerts.into_iter().map(|one| one.alert).find(|alert| alert.dedup_key.starts_with("replicas/"))
+        };
+        for _ in 0..3 {
+            stage.reconcile().await.unwrap();
+        }
+        assert!(told().await.is_none(), "two restarts may happen");
+        stage.reconcile().await.unwrap();
+        let alert = told().await.unwrap();
+        assert!(alert.title.contains("3 restarts") && alert.body.contains("killed by signal 9"), "{alert:?}");
     }
 }

@@ -42,6 +42,20 @@ pub(super) fn backup(connection: &Connection, target: &Path) -> Result<(), Ledge
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
+    let written = write_copy(connection, &partial, &io).and_then(|()| std::fs::rename(&partial, target).map_err(io));
+    if written.is_err() {
+        // What is half-written takes the room that was missing. That it cannot be removed is not the failure to tell.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+/// A compact copy, on the disk when this returns.
+fn write_copy(
+    connection: &Connection,
+    partial: &Path,
+    io: &impl Fn(std::io::Error) -> LedgerError,
+) -> Result<(), LedgerError> {
     let name = partial.to_string_lossy().into_owned();
     let failed = |e| LedgerError::statement("writing a backup", e);
     // `query_only` would refuse the copy too, although it changes nothing here.
@@ -50,8 +64,7 @@ pub(super) fn backup(connection: &Connection, target: &Path) -> Result<(), Ledge
     let copied = connection.execute("VACUUM INTO ?1", [name]).map_err(failed);
     connection.pragma_update(None, "query_only", guarded).map_err(failed)?;
     copied?;
-    std::fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
-    std::fs::rename(&partial, target).map_err(io)
+    std::fs::File::open(partial).and_then(|file| file.sync_all()).map_err(io)
 }
 
 /// What [`recover_copy`] saved.
@@ -180,4 +193,32 @@ fn partial_path(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_that_fails_leaves_nothing_half_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE flights (text TEXT);
+                 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
+                 INSERT INTO flights SELECT hex(zeroblob(500)) FROM n;",
+            )
+            .unwrap();
+        drop(connection);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2 / 4096 * 4096;
+        bytes[middle..middle + 40_960].fill(0xff);
+        std::fs::write(&path, bytes).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        backup(&connection, &folder.path().join("copy.sqlite")).unwrap_err();
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["ledger.sqlite"]);
+    }
 }

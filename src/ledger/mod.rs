@@ -60,7 +60,7 @@ pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
 pub use models::{Alias, AliasMove, AliasRecord, Model};
 pub use objects::{IngestedObject, ObjectStatus, ObjectsLooked};
 pub use outbox::{NewAlert, OutboxAlert, OutboxState};
-pub use predictions::{FlightKey, KnownOutcome, Pruned, ScoredOutcome, ServedPrediction};
+pub use predictions::{FlightKey, KnownOutcome, ScoredOutcome, ServedPrediction};
 pub use query::{Page, SequenceName};
 pub use reference::{DatasetWeather, NewReferenceVersion, ReferenceKind, ReferenceOrigin, ReferenceVersion};
 pub use restore::{CheckedBackup, Restored, check_backup};

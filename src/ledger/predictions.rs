@@ -3,16 +3,18 @@
 //!
 //! These tables grow with the traffic, so they are written in bulk and pruned.
 
-use chrono::{DateTime, Utc};
-use rusqlite::{Connection, params};
+use chrono::{DateTime, Duration, Utc};
+use rusqlite::{Connection, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{At, Count};
-use super::{Ledger, LedgerError, query};
+use super::{Ledger, LedgerError, query, settings};
 use crate::ids::ModelVersion;
 
 /// How many rows one transaction removes at most, so that pruning never holds up the writer for long.
-const PRUNE_BATCH: u64 = 20_000;
+const PRUNE_BATCH: u64 = 5_000;
+/// Name under which is kept how many outcomes were pruned: they still are examples to learn from.
+const PRUNED_OUTCOMES: &str = "pruned_outcomes";
 
 /// What makes a flight that flight.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,17 +76,6 @@ pub struct ScoredOutcome {
     pub prediction_time: DateTime<Utc>,
     /// Since when the outcome is known.
     pub known_at: DateTime<Utc>,
-}
-
-/// How much was pruned.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pruned {
-    /// Served predictions.
-    pub predictions: u64,
-    /// Outcomes.
-    pub outcomes: u64,
-    /// The monitor's windows.
-    pub metrics_windows: u64,
 }
 
 impl Ledger {
@@ -164,18 +155,19 @@ impl Ledger {
         .await
     }
 
-    /// When the newest outcome became known, how many outcomes there are, and how
-    /// many of them came after `since`.
+    /// When the newest outcome became known, how many outcomes there are, those that
+    /// were pruned included, and how many of them came after `since`.
     ///
     /// # Errors
     /// When SQLite fails.
     pub async fn outcome_counts(&self, since: DateTime<Utc>) -> Result<(Option<DateTime<Utc>>, u64, u64), LedgerError> {
         self.read("counting outcomes", move |connection| {
+            let pruned: u64 = settings::get(connection, PRUNED_OUTCOMES)?.unwrap_or_default();
             let sql = "SELECT max(known_at), count(*), coalesce(sum(known_at > ?1), 0) FROM outcomes";
             connection.query_row(sql, params![At(since)], |row| {
                 let newest: Option<At> = row.get(0)?;
                 let (all, new): (i64, i64) = (row.get(1)?, row.get(2)?);
-                Ok((newest.map(|at| at.0), all.unsigned_abs(), new.unsigned_abs()))
+                Ok((newest.map(|at| at.0), all.unsigned_abs() + pruned, new.unsigned_abs()))
             })
         })
         .await
@@ -221,47 +213,67 @@ impl Ledger {
         self.read("joining predictions and outcomes", move |connection| scored(connection, from, until)).await
     }
 
-    /// Removes predictions, outcomes and the monitor's windows older than
-    /// `before`, in batches. What was decided from them stays.
+    /// Removes predictions made before `before`, in batches; answers how many.
     ///
     /// # Errors
     /// SQLite failed; what earlier batches removed stays removed.
-    pub async fn prune_before(&self, before: DateTime<Utc>) -> Result<Pruned, LedgerError> {
-        Ok(Pruned {
-            predictions: self
-                .prune_table(
-                    "DELETE FROM served_predictions WHERE (replica, seq) IN
-                     (SELECT replica, seq FROM served_predictions WHERE prediction_time < ?1 LIMIT ?2)",
-                    before,
-                )
-                .await?,
-            outcomes: self
-                .prune_table(
-                    "DELETE FROM outcomes WHERE (scheduled_departure, carrier, flight_number, origin, dest) IN
-                     (SELECT scheduled_departure, carrier, flight_number, origin, dest FROM outcomes
-                      WHERE known_at < ?1 LIMIT ?2)",
-                    before,
-                )
-                .await?,
-            metrics_windows: self
-                .prune_table(
-                    "DELETE FROM metrics_windows WHERE (at, model) IN
-                     (SELECT at, model FROM metrics_windows WHERE at < ?1 LIMIT ?2)",
-                    before,
-                )
-                .await?,
-        })
+    pub async fn prune_predictions(&self, before: DateTime<Utc>) -> Result<u64, LedgerError> {
+        let sql = "DELETE FROM served_predictions WHERE (replica, seq) IN
+                   (SELECT replica, seq FROM served_predictions WHERE prediction_time < ?1 LIMIT ?2)";
+        self.in_batches("pruning predictions", move |tx| tx.execute(sql, params![At(before), Count(PRUNE_BATCH)])).await
     }
 
-    async fn prune_table(&self, sql: &'static str, before: DateTime<Utc>) -> Result<u64, LedgerError> {
-        let mut pruned = 0;
+    /// Removes outcomes that became known before `before`, in batches; answers how
+    /// many. The newest stays, and [`Self::outcome_counts`] goes on counting all.
+    ///
+    /// # Errors
+    /// SQLite failed; what earlier batches removed stays removed.
+    pub async fn prune_outcomes(&self, before: DateTime<Utc>, now: DateTime<Utc>) -> Result<u64, LedgerError> {
+        let sql = "DELETE FROM outcomes WHERE (scheduled_departure, carrier, flight_number, origin, dest) IN
+                   (SELECT scheduled_departure, carrier, flight_number, origin, dest FROM outcomes
+                    WHERE known_at < min(?1, (SELECT max(known_at) FROM outcomes)) LIMIT ?2)";
+        self.in_batches("pruning outcomes", move |tx| {
+            let batch = tx.execute(sql, params![At(before), Count(PRUNE_BATCH)])?;
+            if batch > 0 {
+                let earlier: u64 = settings::get(tx, PRUNED_OUTCOMES)?.unwrap_or_default();
+                settings::set(tx, PRUNED_OUTCOMES, &(earlier + batch as u64), now)?;
+            }
+            Ok(batch)
+        })
+        .await
+    }
+
+    /// Leaves of each model's windows before `before` only the last one of every
+    /// `span` of time, in batches; answers how many were removed.
+    ///
+    /// # Errors
+    /// SQLite failed; what earlier batches removed stays removed.
+    pub async fn thin_metrics_windows(&self, before: DateTime<Utc>, span: Duration) -> Result<u64, LedgerError> {
+        let sql = "DELETE FROM metrics_windows WHERE (at, model) IN
+                   (SELECT w.at, w.model FROM metrics_windows w WHERE w.at < ?1 AND EXISTS
+                     (SELECT 1 FROM metrics_windows later WHERE later.model = w.model
+                       AND later.at > w.at AND later.at < min(?1, (w.at / ?3 + 1) * ?3))
+                    LIMIT ?2)";
+        let micros = span.num_microseconds().unwrap_or(i64::MAX).max(1);
+        self.in_batches("thinning the monitor's windows", move |tx| {
+            tx.execute(sql, params![At(before), Count(PRUNE_BATCH), micros])
+        })
+        .await
+    }
+
+    /// Repeats a transaction until it finds less than a whole batch to remove.
+    async fn in_batches(
+        &self,
+        what: &'static str,
+        remove: impl Fn(&Transaction<'_>) -> rusqlite::Result<usize> + Clone + Send + 'static,
+    ) -> Result<u64, LedgerError> {
+        let mut removed = 0;
         loop {
-            let batch = self
-                .transact("pruning old rows", move |tx| tx.execute(sql, params![At(before), Count(PRUNE_BATCH)]))
-                .await? as u64;
-            pruned += batch;
+            let remove = remove.clone();
+            let batch = self.transact(what, move |tx| remove(tx)).await? as u64;
+            removed += batch;
             if batch < PRUNE_BATCH {
-                return Ok(pruned);
+                return Ok(removed);
             }
         }
     }

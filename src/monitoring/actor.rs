@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::Observe;
+use super::messages::{CollectDraining, Observe};
 use super::stage::MonitorStage;
 use crate::supervision::StageActor;
 
@@ -15,5 +15,14 @@ impl Handler<Observe> for MonitorActor {
     fn handle(&mut self, _: Observe, _: &mut Self::Context) -> Self::Result {
         let stage = self.stage();
         self.work("Observe", async move { stage.observe().await })
+    }
+}
+
+impl Handler<CollectDraining> for MonitorActor {
+    type Result = ResponseFuture<<CollectDraining as Message>::Result>;
+
+    fn handle(&mut self, _: CollectDraining, _: &mut Self::Context) -> Self::Result {
+        let stage = self.stage();
+        self.work("CollectDraining", async move { stage.collect_draining().await })
     }
 }

@@ -16,12 +16,15 @@ const CALENDAR_INPUTS: [&str; 8] = [
     "weekday",
 ];
 
+/// The book of windows keeps three windows, each day with all bins: it is read and written at each look.
+const LONGEST_WINDOW_DAYS: u32 = 91;
+
 /// Thresholds of the drift check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DriftPolicy {
-    /// Length of a window in days: whole weeks, so that the mix of hours and
-    /// weekdays is that of the reference.
+    /// Days of traffic that one test looks at, drift and score skew alike: whole
+    /// weeks, so that the mix of hours and weekdays is that of the reference.
     pub window_days: u32,
     /// Fewer rows than this in a window are not judged.
     pub minimum_rows: u64,
@@ -86,8 +89,8 @@ impl DriftPolicy {
         };
         let positive = |value: f64| value.is_finite() && value > 0.0;
         check(
-            self.window_days > 0 && self.window_days.is_multiple_of(7),
-            "window_days must be whole weeks (7, 14, …), or the mix of weekdays looks like drift",
+            (7..=LONGEST_WINDOW_DAYS).contains(&self.window_days) && self.window_days.is_multiple_of(7),
+            "window_days must be whole weeks (7, 14, … 91), or the mix of weekdays looks like drift",
         );
         check(self.minimum_rows > 0, "minimum_rows must be above 0");
         check(self.minimum_days <= self.window_days, "minimum_days must not exceed window_days");

@@ -1,10 +1,13 @@
 //! What the monitor is asked, and what it answers.
 
 use actix::Message;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::service::ServiceReport;
+use super::skew::TrainServeSkewReport;
 use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
+use crate::ids::ModelVersion;
 use crate::saga::StepFailure;
 
 /// Look at the replicas and at what came of their predictions, and judge.
@@ -12,16 +15,33 @@ use crate::saga::StepFailure;
 #[rtype(result = "Result<Observed, StepFailure>")]
 pub struct Observe;
 
+/// Fetch the last counts of replicas that are about to leave, and let them go.
+/// Nothing is judged.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Collected, StepFailure>")]
+pub struct CollectDraining;
+
+/// What was fetched of replicas that leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Replicas that were still draining, or had drained, when they were asked for.
+    pub draining: usize,
+    /// Those of them whose last counts were fetched: they leave now.
+    pub released: usize,
+    /// Rows that they had counted since the last look.
+    pub rows: u64,
+}
+
 /// What the monitor saw.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Observed {
     /// Replicas that answered.
     pub replicas: usize,
-    /// Replicas that did not, with the reason.
+    /// Replicas that should have (they are ready), with the reason.
     pub silent: Vec<String>,
     /// Rows counted since the last look.
     pub rows: u64,
-    /// Predictions that were lost before they could be fetched.
+    /// Predictions that were overwritten before they could be fetched at this look.
     pub predictions_lost: u64,
     /// Latency, errors, traffic and score distribution, if a model is live.
     pub service: Option<ServiceReport>,
@@ -29,4 +49,32 @@ pub struct Observed {
     pub drift: Option<DriftFinding>,
     /// The performance report written, if a model is live.
     pub performance: Option<PerformanceFinding>,
+}
+
+/// When replicas were asked the bundle's golden rows last, and what they said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainServeLook {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The model.
+    pub model: ModelVersion,
+    /// Replicas that answered.
+    pub replicas: usize,
+    /// Their scores against training's.
+    pub report: TrainServeSkewReport,
+}
+
+/// How replicas answered at a look, as it is kept with the look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicasSeen {
+    /// Replicas that answered.
+    pub answered: usize,
+    /// Ready replicas that did not, with the reason.
+    pub silent: Vec<String>,
+    /// Predictions that were overwritten before they could be fetched at this look.
+    pub predictions_lost: u64,
+    /// The same of all looks so far.
+    pub predictions_lost_total: u64,
 }

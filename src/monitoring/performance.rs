@@ -4,8 +4,11 @@
 //! bundle. Degradation needs an effect (how much worse), an interval that leaves
 //! the baseline out, and persistence. Log-loss is compared as skill against the
 //! share of delays, so that a stormy fortnight is not taken for a worse model.
+//!
+//! Persistence is judged by days, however often somebody looks: two looks at the
+//! same window a minute apart say the same thing once ([`one_a_day`]).
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::realised::{MaturedPrediction, Realised, RealisedWithIntervals, Resampling, estimate, realise};
@@ -36,9 +39,9 @@ pub struct PerformancePolicy {
     pub confidence: f64,
     /// Bootstrap replicates.
     pub replicates: u32,
-    /// A metric has degraded when it was worse in this many …
+    /// A metric has degraded when it was worse on this many …
     pub persistent_windows: u32,
-    /// … of this many last evaluations, the present one included.
+    /// … of this many last days with an evaluation, the present one included. Of a day only the last one counts.
     pub of_last_windows: u32,
 }
 
@@ -132,7 +135,7 @@ pub struct MetricChange {
     pub tolerated: Option<f64>,
     /// Worse by more than that, and the interval leaves the baseline out.
     pub worse: bool,
-    /// In how many of the last evaluations it was, this one included.
+    /// On how many of the last days with an evaluation it was, this one included.
     pub windows_worse: u32,
 }
 
@@ -200,6 +203,14 @@ impl PerformanceReport {
     }
 }
 
+/// Leaves of each day only its last evaluation, oldest first. `day_of` says where a
+/// day begins.
+pub fn one_a_day(history: &mut Vec<PerformanceSummary>, day_of: impl Fn(DateTime<Utc>) -> NaiveDate) {
+    history.sort_by_key(|past| std::cmp::Reverse(past.at));
+    history.dedup_by_key(|past| day_of(past.at));
+    history.reverse();
+}
+
 /// What an evaluation looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct PerformanceInputs<'a> {
@@ -211,7 +222,7 @@ pub struct PerformanceInputs<'a> {
     pub threshold: f32,
     /// The model's own validation.
     pub baseline: &'a ValidationBaseline,
-    /// Earlier evaluations of the same model, in any order.
+    /// Evaluations of the same model on earlier days, one a day, in any order.
     pub history: &'a [PerformanceSummary],
 }
 
@@ -322,7 +333,7 @@ fn conclude(mut report: PerformanceReport, enough: bool) -> PerformanceReport {
         (PerformanceStatus::Degraded, format!("over {days} days {}", describe(&lasting)))
     } else if !worse.is_empty() {
         let needed = report.policy.persistent_windows;
-        let text = format!("over {days} days {}, but not yet in {needed} evaluations", describe(&worse));
+        let text = format!("over {days} days {}, but not yet on {needed} days", describe(&worse));
         (PerformanceStatus::Suspected, text)
     } else {
         let all: Vec<&MetricChange> = report.changes.iter().take(1).collect();

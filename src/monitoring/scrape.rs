@@ -116,6 +116,22 @@ impl Scraper {
         gather(asked, self.policy.concurrency).await
     }
 
+    /// Tells a drained replica that its last counts were fetched: it need not wait
+    /// any longer (`POST /admin/v1/collected`).
+    ///
+    /// # Errors
+    /// When it does not answer, or is not drained.
+    pub async fn collected(&self, replica: &Replica) -> Result<(), ScrapeFailure> {
+        let url = format!("{}/admin/v1/collected", replica.admin_url.trim_end_matches('/'));
+        let failure = |kind, message| ScrapeFailure { replica: replica.name.clone(), url: url.clone(), kind, message };
+        let answer = self.client.post(&url).send().await;
+        let answer = answer.map_err(|error| failure(ErrorKind::Unavailable, chain(&error)))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(failure(ErrorKind::Conflict, format!("answered {status}, expected 200"))),
+        }
+    }
+
     async fn fetch<T: DeserializeOwned>(&self, replica: &str, url: &str) -> Result<T, ScrapeFailure> {
         let failure = |kind, message| ScrapeFailure { replica: replica.to_owned(), url: url.to_owned(), kind, message };
         let transport = |error: reqwest::Error| {

@@ -5,56 +5,32 @@
 //! their reports with their own clocks; here they are stamped anew with the
 //! daemon's, which in a replay is the replay's.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_model::Bundle;
-use delayd_model::admin::ReplicaReport;
-use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
-use super::drift::{self, DriftReport, DriftStatus, WindowSummary};
-use super::messages::Observed;
-use super::performance::{
-    self, PerformanceInputs, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline,
-};
+use super::drift::{self, DriftReport, DriftStatus};
+use super::memory::Memory;
+use super::messages::{Observed, ReplicasSeen};
+use super::performance::{self, PerformanceInputs, PerformanceReport, PerformanceStatus, ValidationBaseline};
 use super::realised::MaturedPrediction;
 use super::scrape::Scraper;
 use super::service::{self, ServiceInputs, ServiceReport};
-use super::traffic::TrafficProfile;
-use super::window::WindowBook;
 use crate::config::Settings;
 use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::evaluation::Metrics;
 use crate::ids::ModelVersion;
-use crate::ledger::{Alias, DriftRecord, FlightKey, MetricsWindow, NewAlert, ServedPrediction};
+use crate::ledger::{Alias, DriftRecord, MetricsWindow, NewAlert};
 use crate::ports::{Replica, ReplicaState, Severity};
 use crate::registry::BundleStore;
 use crate::saga::{StepFailure, run_blocking};
 
 /// Name under which the monitor keeps its memory in the ledger.
 const MEMORY: &str = "monitor";
-
-/// What the monitor remembers from look to look.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Memory {
-    book: WindowBook,
-    /// First time a replica's process was seen, by name and its own start time.
-    first_seen: BTreeMap<String, DateTime<Utc>>,
-    /// Sequence number up to which each process' predictions were fetched.
-    fetched: BTreeMap<String, u64>,
-    drift_history: Vec<WindowSummary>,
-    /// What traffic is usual; absent in memories of earlier versions.
-    #[serde(default)]
-    traffic: TrafficProfile,
-    /// When replicas were last looked at.
-    #[serde(default)]
-    looked_at: Option<DateTime<Utc>>,
-    performance_history: BTreeMap<ModelVersion, Vec<PerformanceSummary>>,
-}
 
 /// The monitor's work, apart from its actor.
 #[derive(Clone)]
@@ -67,142 +43,46 @@ pub struct MonitorStage {
     pub bundles: BundleStore,
     /// Asks the replicas.
     pub scraper: Arc<Scraper>,
+    /// One look at a time: each reads the memory at its begin and writes it at its end.
+    pub looking: Arc<Mutex<()>>,
 }
 
 impl MonitorStage {
     pub(super) async fn observe(&self) -> Result<Observed, StepFailure> {
+        let _alone = self.looking.lock().await;
         let now = self.env.now();
         let mut memory = self.recall().await?;
-        let mut seen = Observed::default();
-        let replicas: Vec<Replica> = self.env.cluster.replicas().await?;
-        let replicas: Vec<Replica> =
-            replicas.into_iter().filter(|replica| replica.state != ReplicaState::Failed).collect();
-        let scraped = self.scraper.reports(&replicas).await;
-        seen.silent = scraped.failures.iter().map(ToString::to_string).collect();
-        seen.replicas = scraped.answers.len();
-        let mut processes = Vec::new();
-        for report in scraped.answers {
-            let process = format!("{}@{}", report.replica, report.started_at.timestamp_micros());
-            processes.push((report.replica.clone(), process.clone()));
-            match memory.book.absorb(&restamped(report, now, &process, &mut memory.first_seen)) {
-                Ok(absorbed) => seen.rows += absorbed.rows,
-                Err(error) => tracing::error!(error = %crate::error::chain(&error), "a replica's counts were left out"),
-            }
-        }
-        seen.predictions_lost = self.fetch_predictions(&replicas, &processes, &mut memory).await?;
-        self.forget(&mut memory, now);
+        let mut replicas: Vec<Replica> = self.env.cluster.replicas().await?;
+        replicas.retain(|replica| replica.state != ReplicaState::Failed);
+        let fetched = self.fetch(&replicas, &mut memory, now).await?;
+        let mut seen = Observed {
+            replicas: fetched.answered,
+            silent: fetched.silent.clone(),
+            rows: fetched.rows,
+            predictions_lost: fetched.predictions_lost,
+            ..Observed::default()
+        };
+        memory.forget(&self.settings.monitoring, now);
         if let Some((version, bundle)) = self.live_bundle().await? {
+            memory.episodes.keep_only(&version.to_string());
             seen.service = Some(self.judge_service(version, &bundle, &mut memory, now).await?);
+            self.check_train_serve_skew(version, &bundle, &replicas, &mut memory, now).await?;
             seen.drift = self.judge_drift(version, &bundle, &mut memory, now).await?;
-            seen.performance =
-                Some(self.judge_performance(version, &bundle, &mut memory, seen.service.as_ref(), now).await?);
+            seen.performance = Some(self.judge_performance(version, &bundle, &mut memory, &seen, now).await?);
         }
         memory.looked_at = Some(now);
-        self.env.ledger.set_setting(MEMORY, memory, now).await?;
+        self.remember(memory, now).await?;
+        self.release(&fetched).await;
         Ok(seen)
     }
 
-    async fn recall(&self) -> Result<Memory, StepFailure> {
+    pub(super) async fn recall(&self) -> Result<Memory, StepFailure> {
         let stored = self.env.ledger.setting::<Memory>(MEMORY).await?;
-        Ok(stored.unwrap_or_else(|| Memory {
-            book: WindowBook::new(self.settings.monitoring.day_starts_minutes_utc),
-            first_seen: BTreeMap::new(),
-            fetched: BTreeMap::new(),
-            drift_history: Vec::new(),
-            traffic: TrafficProfile::default(),
-            looked_at: None,
-            performance_history: BTreeMap::new(),
-        }))
+        Ok(stored.unwrap_or_else(|| Memory::new(&self.settings.monitoring)))
     }
 
-    fn forget(&self, memory: &mut Memory, now: DateTime<Utc>) {
-        let kept = Duration::days(3 * i64::from(self.settings.monitoring.window_days) + 7);
-        memory.book.forget_before((now - kept).date_naive());
-        memory.first_seen.retain(|_, at| *at > now - Duration::days(400));
-        let processes = memory.first_seen.clone();
-        memory.fetched.retain(|process, _| processes.contains_key(process));
-        memory.drift_history.retain(|window| window.ended_at > now - kept);
-        for history in memory.performance_history.values_mut() {
-            history.retain(|past| past.at > now - kept);
-        }
-        memory.performance_history.retain(|_, history| !history.is_empty());
-    }
-
-    /// Fetches what was predicted since the last look into the ledger; answers
-    /// how many predictions were overwritten before they could be fetched.
-    async fn fetch_predictions(
-        &self,
-        replicas: &[Replica],
-        processes: &[(String, String)],
-        memory: &mut Memory,
-    ) -> Result<u64, StepFailure> {
-        let mut lost = 0;
-        let mut waiting: Vec<(Replica, String)> = Vec::new();
-        for (name, process) in processes {
-            if let Some(replica) = replicas.iter().find(|replica| replica.name == *name) {
-                waiting.push((replica.clone(), process.clone()));
-            }
-        }
-        while !waiting.is_empty() {
-            let asked: Vec<(Replica, u64)> = waiting
-                .iter()
-                .map(|(replica, process)| (replica.clone(), memory.fetched.get(process).copied().unwrap_or(0)))
-                .collect();
-            let pages = self.scraper.predictions(&asked).await;
-            for failure in &pages.failures {
-                tracing::warn!(error = %failure, "a replica's predictions could not be fetched; they are tried again at the next look");
-            }
-            let mut more = Vec::new();
-            for page in pages.answers {
-                let Some((replica, process)) = waiting.iter().find(|(replica, _)| replica.name == page.replica) else {
-                    continue;
-                };
-                lost += page.lost;
-                let now = self.env.now();
-                let rows =
-                    page.predictions.iter().filter_map(|prediction| self.served(process, prediction, now)).collect();
-                self.env.ledger.insert_predictions(rows).await?;
-                memory.fetched.insert(process.clone(), page.next_after);
-                if page.more {
-                    more.push((replica.clone(), process.clone()));
-                }
-            }
-            waiting = more;
-        }
-        Ok(lost)
-    }
-
-    /// A prediction as the ledger keeps it; `None` where it names no model of ours.
-    fn served(
-        &self,
-        process: &str,
-        prediction: &delayd_model::admin::ServedPrediction,
-        now: DateTime<Utc>,
-    ) -> Option<ServedPrediction> {
-        Some(ServedPrediction {
-            replica: process.to_owned(),
-            seq: prediction.seq,
-            flight: FlightKey {
-                carrier: prediction.carrier.clone(),
-                flight_number: prediction.flight_number,
-                origin: prediction.origin.clone(),
-                dest: prediction.dest.clone(),
-                scheduled_departure: prediction.scheduled_departure,
-            },
-            prediction_time: self.predicted_at(prediction, now),
-            score: f64::from(prediction.score),
-            model: prediction.model_version.parse().ok()?,
-        })
-    }
-
-    /// When a prediction was made on the daemon's clock: a replica's own clock
-    /// knows nothing of a replay, where flights are asked about at the horizon.
-    fn predicted_at(&self, prediction: &delayd_model::admin::ServedPrediction, now: DateTime<Utc>) -> DateTime<Utc> {
-        if prediction.received_at <= now {
-            return prediction.received_at;
-        }
-        let horizon = Duration::minutes(i64::from(self.settings.ingestion.horizon_minutes));
-        (prediction.scheduled_departure - horizon).min(now)
+    pub(super) async fn remember(&self, memory: Memory, now: DateTime<Utc>) -> Result<(), StepFailure> {
+        Ok(self.env.ledger.set_setting(MEMORY, memory, now).await?)
     }
 
     async fn live_bundle(&self) -> Result<Option<(ModelVersion, Arc<Bundle>)>, StepFailure> {
@@ -224,7 +104,7 @@ impl MonitorStage {
     ) -> Result<ServiceReport, StepFailure> {
         let settings = &self.settings.monitoring;
         let model = version.to_string();
-        let window = memory.book.drift_window(&model, now, settings.window_days);
+        let window = memory.book.drift_window(&model, now, settings.drift.window_days);
         let window = window.map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
         let inputs = ServiceInputs {
             model: &model,
@@ -234,13 +114,17 @@ impl MonitorStage {
         };
         let report = service::evaluate(&memory.book, &mut memory.traffic, inputs, settings, now);
         let report = report.map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
+        let skewed = format!("skew/{version}");
+        if report.skew.as_ref().is_some_and(|skew| !skew.skewed) {
+            memory.episodes.quiet(&skewed);
+        }
         for finding in report.findings() {
             let alert = NewAlert {
                 at: now,
                 severity: Severity::Warning,
-                // What lasts is told once per model, what passes once a day.
+                // What lasts is told once an episode, what passes once a day.
                 dedup_key: match finding.kind {
-                    "skew" => format!("skew/{version}"),
+                    "skew" => memory.episodes.alarm(&skewed, now),
                     kind => format!("{kind}/{version}/{}", now.date_naive()),
                 },
                 title: finding.title,
@@ -261,7 +145,7 @@ impl MonitorStage {
         let differ = |error: delayd_model::SketchError| StepFailure::of(ErrorKind::Corrupt, &error);
         let window = memory
             .book
-            .drift_window(&version.to_string(), now, self.settings.monitoring.window_days)
+            .drift_window(&version.to_string(), now, self.settings.monitoring.drift.window_days)
             .map_err(differ)?;
         let Some(window) = window else { return Ok(None) };
         let report =
@@ -275,8 +159,15 @@ impl MonitorStage {
         }
         memory.drift_history.push(report.summary());
         let id = self.record_drift(version, &report, now).await?;
-        if report.status == DriftStatus::Drifted {
-            self.tell_drift(version, &report, now).await?;
+        let what = format!("drift/{version}");
+        match report.status {
+            DriftStatus::Drifted => {
+                let dedup_key = memory.episodes.alarm(&what, now);
+                self.tell_drift(version, &report, dedup_key, now).await?;
+            }
+            DriftStatus::Stable => memory.episodes.quiet(&what),
+            // Neither says that what was told is over.
+            DriftStatus::Suspected | DriftStatus::TooFewRows => {}
         }
         Ok(Some(DriftFinding {
             report: id,
@@ -312,12 +203,13 @@ impl MonitorStage {
         &self,
         version: ModelVersion,
         report: &DriftReport,
+        dedup_key: String,
         now: DateTime<Utc>,
     ) -> Result<(), StepFailure> {
         let alert = NewAlert {
             at: now,
             severity: Severity::Warning,
-            dedup_key: format!("drift/{version}"),
+            dedup_key,
             title: format!("Drift: {version} sees other data than it learnt from"),
             body: report.reason.clone(),
         };
@@ -330,7 +222,7 @@ impl MonitorStage {
         version: ModelVersion,
         bundle: &Bundle,
         memory: &mut Memory,
-        service: Option<&ServiceReport>,
+        seen: &Observed,
         now: DateTime<Utc>,
     ) -> Result<PerformanceFinding, StepFailure> {
         let policy = self.settings.monitoring.performance.clone();
@@ -343,7 +235,10 @@ impl MonitorStage {
             .collect();
         let pending = self.env.ledger.pending_scores(version, from, now).await?;
         let baseline = baseline_of(bundle)?;
+        let today = memory.book.day_of(now);
         let history = memory.performance_history.entry(version).or_default();
+        // This look stands for its day in place of the earlier ones.
+        history.retain(|past| memory.book.day_of(past.at) < today);
         let inputs = (outcomes, pending, bundle.model.threshold, baseline, history.clone());
         let report: PerformanceReport = run_blocking(move || {
             let (outcomes, pending, threshold, baseline, history) = inputs;
@@ -358,32 +253,37 @@ impl MonitorStage {
         })
         .await?;
         history.push(report.summary());
-        let document = serde_json::json!({ "performance": &report, "service": service });
+        let replicas = ReplicasSeen {
+            answered: seen.replicas,
+            silent: seen.silent.clone(),
+            predictions_lost: seen.predictions_lost,
+            predictions_lost_total: memory.predictions_lost,
+        };
+        let document = serde_json::json!({
+            "performance": &report,
+            "service": &seen.service,
+            "replicas": replicas,
+            "train_serve": &memory.train_serve,
+        });
         self.env.ledger.save_metrics_window(MetricsWindow { at: now, model: version, body: document }).await?;
-        if report.status == PerformanceStatus::Degraded {
-            let alert = NewAlert {
-                at: now,
-                severity: Severity::Warning,
-                dedup_key: format!("performance/{version}"),
-                title: format!("{version} has become worse than its own validation"),
-                body: report.reason.clone(),
-            };
-            self.env.ledger.enqueue_alert(alert).await?;
+        let what = format!("performance/{version}");
+        match report.status {
+            PerformanceStatus::Degraded => {
+                let alert = NewAlert {
+                    at: now,
+                    severity: Severity::Warning,
+                    dedup_key: memory.episodes.alarm(&what, now),
+                    title: format!("{version} has become worse than its own validation"),
+                    body: report.reason.clone(),
+                };
+                self.env.ledger.enqueue_alert(alert).await?;
+            }
+            PerformanceStatus::Holding => memory.episodes.quiet(&what),
+            // Neither says that what was told is over.
+            PerformanceStatus::Suspected | PerformanceStatus::TooFewOutcomes => {}
         }
         Ok(PerformanceFinding { model: version, at: now, status: report.status, reason: report.reason })
     }
-}
-
-/// A report with the daemon's time instead of the replica's.
-fn restamped(
-    mut report: ReplicaReport,
-    now: DateTime<Utc>,
-    process: &str,
-    first_seen: &mut BTreeMap<String, DateTime<Utc>>,
-) -> ReplicaReport {
-    report.started_at = *first_seen.entry(process.to_owned()).or_insert(now);
-    report.reported_at = now;
-    report
 }
 
 /// What the bundle's own evaluation promises.
@@ -402,3 +302,6 @@ fn baseline_of(bundle: &Bundle) -> Result<ValidationBaseline, StepFailure> {
     let delayed_share = metrics.positives as f64 / metrics.rows.max(1) as f64;
     Ok(ValidationBaseline { auc, log_loss, delayed_share, calibration_error, recall: metrics.recall })
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,7 +152,9 @@ impl WindowBook {
         Ok(absorbed)
     }
 
-    fn day_of(&self, moment: DateTime<Utc>) -> NaiveDate {
+    /// The day to which a moment belongs.
+    #[must_use]
+    pub fn day_of(&self, moment: DateTime<Utc>) -> NaiveDate {
         (moment - Duration::minutes(i64::from(self.day_starts_minutes_utc))).date_naive()
     }
 

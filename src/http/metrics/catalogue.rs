@@ -222,6 +222,12 @@ catalogue! {
     "The service, as the monitor sees it" {
         MONITOR_LOOK: Gauge Ledger "delayd_monitoring_last_look_timestamp_seconds" []
             "When the monitor looked at the live model last, in seconds since 1970.";
+        SILENT_REPLICAS: Gauge Ledger "delayd_monitoring_silent_replicas" []
+            "Ready replicas that did not tell their counts at the monitor's last look.";
+        PREDICTIONS_LOST: Counter Ledger "delayd_monitoring_predictions_lost_total" []
+            "Predictions that replicas overwrote before the monitor could fetch them: their outcomes are judged by nobody.";
+        TRAIN_SERVE_ROWS: Gauge Ledger "delayd_train_serve_rows" ["score"]
+            "Golden rows that ready replicas were asked in the last hour: same, or different from what training computed.";
         LATENCY_P50: Gauge Ledger "delayd_service_latency_p50_seconds" []
             "Median latency of the service over all replicas, this day and the one before.";
         LATENCY_P95: Gauge Ledger "delayd_service_latency_p95_seconds" [] "95th percentile of the same.";
@@ -298,6 +304,10 @@ catalogue! {
             "Seconds spent in transactions, waiting for their turn included.";
         LEDGER_BACKUP: Gauge Live "delayd_ledger_last_backup_timestamp_seconds" []
             "When the newest file in <state>/backups was written, in seconds since 1970; absent without one.";
+        RETENTION_REMOVED: Counter Ledger "delayd_retention_removed_total" ["what"]
+            "What was removed because it was old: predictions, outcomes, metrics_windows, packages, run_folders.";
+        RETENTION_AT: Gauge Ledger "delayd_retention_last_turn_timestamp_seconds" []
+            "When what is old was removed last, in seconds since 1970; absent before the first time.";
         CYCLE_LOG_LOST: Counter Counted "delayd_cycle_log_lost_lines_total" []
             "Lines of the cycles' own logs that could not be written: the disk was full or too slow.";
         STATE_FREE: Gauge Live "delayd_state_directory_free_bytes" [] "Bytes free for the daemon where its state directory lies.";

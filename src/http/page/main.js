@@ -67,6 +67,7 @@ function draw({ view, route }, title, content, quietly) {
     h("div", { class: "view-head" }, heading, view?.lead ? h("p", { class: "lead" }, view.lead) : null),
     ...[content].flat(9).filter((node) => node instanceof Node),
   );
+  markStale();
   mounted(main);
   main.removeAttribute("aria-busy");
   document.title = `${title} · delayd`;
@@ -223,6 +224,20 @@ function showReplay() {
   label.textContent = `Replay of ${replay.from} to ${replay.until}`;
 }
 
+/** While the daemon does not answer, what stands here is from before, and looks so. */
+function markStale() {
+  const stale = Boolean(state.statusError && PASSING.includes(state.statusError.status));
+  main.toggleAttribute("data-stale", stale);
+  const told = document.getElementById("stale");
+  if (!stale) told?.remove();
+  else if (!told) {
+    const asOf = state.status?.now ? ` What stands here is as of ${clock(new Date(state.status.now))} UTC.` : "";
+    const box = notice("warn", h("p", {}, h("strong", {}, "The daemon does not answer."), asOf));
+    box.id = "stale";
+    main.prepend(box);
+  }
+}
+
 function showSession() {
   const { session } = state;
   const button = document.getElementById("session");
@@ -250,6 +265,7 @@ function begin() {
   onDenied(denied);
   subscribe(showSession);
   subscribe(showReplay);
+  subscribe(markStale);
   watchConnection();
   let lastNeeds = "";
   subscribe(() => {

@@ -29,7 +29,7 @@ export function span({ days, until }) {
 
 /** One look with what charts ask for, without its depth. */
 function flat({ at, model, body }) {
-  const { performance, service } = body;
+  const { performance, service, replicas, train_serve } = body;
   const realised = performance?.realised;
   return {
     at: Date.parse(at),
@@ -39,19 +39,30 @@ function flat({ at, model, body }) {
     metrics: realised?.metrics ?? null,
     intervals: realised,
     estimated: performance?.estimated ?? null,
-    baseline: performance?.baseline ?? null,
+    baseline: withSkill(performance?.baseline),
     changes: performance?.changes ?? [],
     latency: service?.latency ?? null,
     errors: service?.errors ?? null,
     traffic: service?.traffic ?? [],
     skew: service?.skew ?? null,
+    replicas: replicas ?? null,
+    trainServe: train_serve ?? null,
   };
+}
+
+/** As the daemon has it: log-loss against always telling the share of delays. */
+function withSkill(baseline) {
+  if (!baseline) return null;
+  const delayed = Math.min(1 - 1e-6, Math.max(1e-6, baseline.delayed_share));
+  const average = delayed * Math.log(delayed) + (1 - delayed) * Math.log(1 - delayed);
+  return { ...baseline, log_loss_skill: 1 + baseline.log_loss / average };
 }
 
 /** The realised values of a metric, with their interval where one was told. */
 export function realisedSeries(rows, metric) {
   return {
     name: "Realised",
+    look: 0,
     points: rows
       .filter((row) => Number.isFinite(row.metrics?.[metric]))
       .map((row) => ({
@@ -68,6 +79,7 @@ export function realisedSeries(rows, metric) {
 export function promisedSeries(rows, metric) {
   return {
     name: "Promised by validation",
+    look: 1,
     points: rows
       .filter((row) => Number.isFinite(row.baseline?.[metric]))
       .map((row) => ({ at: row.at, value: row.baseline[metric] })),
@@ -78,6 +90,7 @@ export function promisedSeries(rows, metric) {
 export function estimatedSeries(rows, metric) {
   return {
     name: "Estimated from scores",
+    look: 2,
     points: rows
       .filter((row) => Number.isFinite(row.estimated?.[metric]))
       .map((row) => ({ at: row.at, value: row.estimated[metric] })),

@@ -31,7 +31,20 @@ pub(super) fn read(connection: &Connection, governor: &GovernorPolicy, now: Date
     loop_state::cycles(&mut page, connection)?;
     loop_state::governor(&mut page, connection, governor, now)?;
     loop_state::alerts(&mut page, connection, now)?;
+    retention(&mut page, connection)?;
     Ok(page)
+}
+
+/// What was removed because it was old.
+fn retention(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
+    let sql = "SELECT value FROM settings WHERE name = ?1";
+    let Some(record) = document(connection, sql, [crate::retention::SETTING])? else { return Ok(()) };
+    for what in ["predictions", "outcomes", "metrics_windows", "packages", "run_folders"] {
+        page.put_some(&names::RETENTION_REMOVED, &[what], at(&record, &format!("/removed/{what}")));
+    }
+    let turned = text_at(&record, "/at").and_then(|at| at.parse::<DateTime<Utc>>().ok());
+    page.put_some(&names::RETENTION_AT, &[], turned.map(|at| at.timestamp_micros() as f64 / 1e6));
+    Ok(())
 }
 
 /// What was counted at the ledger's door.

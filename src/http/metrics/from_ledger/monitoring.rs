@@ -62,7 +62,21 @@ pub(super) fn windows(page: &mut Page, connection: &Connection) -> rusqlite::Res
     page.put(&names::MONITOR_LOOK, &[], looked_at / 1e6);
     performance(page, body.get("performance").unwrap_or(&Value::Null));
     service(page, body.get("service").unwrap_or(&Value::Null));
+    replicas(page, body.get("replicas").unwrap_or(&Value::Null));
+    train_serve(page, body.get("train_serve").unwrap_or(&Value::Null));
     Ok(())
+}
+
+fn replicas(page: &mut Page, seen: &Value) {
+    let silent = seen.get("silent").and_then(Value::as_array).map(Vec::len);
+    page.put_some(&names::SILENT_REPLICAS, &[], silent.map(|count| count as f64));
+    page.put_some(&names::PREDICTIONS_LOST, &[], at(seen, "/predictions_lost_total"));
+}
+
+fn train_serve(page: &mut Page, look: &Value) {
+    let Some((rows, different)) = at(look, "/report/rows").zip(at(look, "/report/different")) else { return };
+    page.put(&names::TRAIN_SERVE_ROWS, &["same"], rows - different);
+    page.put(&names::TRAIN_SERVE_ROWS, &["different"], different);
 }
 
 fn performance(page: &mut Page, report: &Value) {
@@ -108,6 +122,34 @@ fn service(page: &mut Page, report: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_that_were_silent_and_predictions_that_were_lost_are_told() {
+        let mut page = Page::default();
+        // A look of an earlier version tells neither.
+        replicas(&mut page, &Value::Null);
+        assert!(page.families().is_empty());
+        let mut page = Page::default();
+        let seen = serde_json::json!({ "answered": 1, "silent": ["replica b: refused"], "predictions_lost": 2, "predictions_lost_total": 9 });
+        replicas(&mut page, &seen);
+        let families = page.families();
+        let names: Vec<&str> = families.iter().map(prometheus::proto::MetricFamily::name).collect();
+        assert_eq!(names, ["delayd_monitoring_predictions_lost_total", "delayd_monitoring_silent_replicas"]);
+        assert_eq!(families[0].get_metric()[0].get_counter().get_value(), 9.0);
+        assert_eq!(families[1].get_metric()[0].get_gauge().get_value(), 1.0);
+    }
+
+    #[test]
+    fn golden_rows_are_told_by_how_they_score() {
+        let mut page = Page::default();
+        train_serve(&mut page, &Value::Null);
+        assert!(page.families().is_empty());
+        let mut page = Page::default();
+        train_serve(&mut page, &serde_json::json!({ "report": { "rows": 32, "different": 2 } }));
+        let families = page.families();
+        let values: Vec<f64> = families[0].get_metric().iter().map(|sample| sample.get_gauge().get_value()).collect();
+        assert_eq!(values, [30.0, 2.0]);
+    }
 
     #[test]
     fn a_window_without_a_service_tells_nothing_of_it() {

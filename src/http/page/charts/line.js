@@ -13,7 +13,8 @@ const LEAST_LEFT = 52;
 const DIGIT = 7;
 
 /**
- * `series` are `{ name, points: [{ at, value, low?, high? }] }`, times in
+ * `series` are `{ name, look?, points: [{ at, value, low?, high? }] }`, `look` the
+ * number of its colour and dashes where charts are to agree on it, times in
  * milliseconds; `marks` are `{ at, text }`; `limits` are `{ value, text }`.
  */
 export function lineChart({
@@ -75,7 +76,7 @@ function legend(series) {
         { class: "entry" },
         s(
           "svg",
-          { class: `series s${index}`, viewBox: "0 0 24 10", "aria-hidden": "true", width: 24, height: 10 },
+          { class: `series s${one.look ?? index}`, viewBox: "0 0 24 10", "aria-hidden": "true", width: 24, height: 10 },
           s("line", { class: "line", x1: 0, y1: 5, x2: 24, y2: 5 }),
         ),
         one.name,
@@ -203,7 +204,7 @@ function seriesOf(one, index, across, up) {
       : null;
   return s(
     "g",
-    { class: `series s${index}` },
+    { class: `series s${one.look ?? index}` },
     band ? s("polygon", { class: "band", points: band }) : null,
     s("polyline", { class: "line", points: points.map((point) => at(point, point.value)).join(" ") }),
     points.length <= 40
@@ -226,7 +227,7 @@ function follow(chart, frame, picture, { cursor, tip, spoken, across, up, width 
     cursor.replaceChildren(
       s("line", { x1: x, x2: x, y1: MARGIN.top - 6, y2: height - MARGIN.bottom }),
       ...found.map(([one, point]) =>
-        s("circle", { class: `series s${series.indexOf(one)}`, cx: x, cy: up.at(point.value), r: 4.5 }),
+        s("circle", { class: `series s${one.look ?? series.indexOf(one)}`, cx: x, cy: up.at(point.value), r: 4.5 }),
       ),
     );
     cursor.setAttribute("visibility", "visible");

@@ -61,6 +61,24 @@ export function findings({ status, seen, drift, alerts, cycles }) {
     `The service is slow: ${last?.latency?.reason}`,
   );
   tell(
+    last?.trainServe?.report.skewed && last.model === live?.model,
+    "bad",
+    `${live?.model} is served otherwise than it was trained: ${last?.trainServe?.report.reason}`,
+  );
+  const hour = last?.traffic?.at(-1);
+  tell(hour?.anomalous, "warn", `Traffic is not what it is at this hour of the week: ${hour?.reason}`);
+  tell(
+    last?.skew?.skewed && last.model === live?.model,
+    "warn",
+    `Scores are distributed unlike the reference: ${last?.skew?.reason}`,
+  );
+  tell(last?.replicas?.silent.length > 0, "warn", `The monitor could not read ${last?.replicas?.silent.join("; ")}.`);
+  tell(
+    last?.replicas?.predictions_lost > 0,
+    "warn",
+    `${counted(last?.replicas?.predictions_lost, "prediction")} were lost before the monitor fetched them: realised performance lacks them.`,
+  );
+  tell(
     last?.verdict === "degraded" && last.model === live?.model,
     "warn",
     h("a", { href: "#/performance" }, "Performance"),

@@ -17,7 +17,7 @@ export function health({ seen, drift }, status) {
     { id: "health", wide: true },
     figures(
       live(),
-      replicas(status),
+      replicas(status, last),
       latency(last, recent),
       errors(last, recent),
       traffic(last, recent),
@@ -42,14 +42,17 @@ function live() {
   });
 }
 
-function replicas({ replicas: found, replicas_unknown: unknown }) {
+function replicas({ replicas: found, replicas_unknown: unknown }, last) {
   // What drains makes room for what is ready, and is missed by nobody.
   const wanted = found.filter((replica) => replica.state !== "draining");
   const ready = wanted.filter((replica) => replica.state === "ready").length;
   const memory = found.reduce((sum, replica) => sum + (replica.memory_bytes ?? 0), 0);
+  const silent = last?.replicas?.silent.length ?? 0;
+  const about = silent > 0 ? `${silent} did not tell their counts` : memory > 0 ? `${bytes(memory)} of memory` : "";
+  const well = ready === wanted.length && ready > 0;
   return figure("Replicas ready", unknown ? "?" : `${ready} of ${wanted.length}`, {
-    about: unknown ?? (memory > 0 ? `${bytes(memory)} of memory` : ""),
-    state: ready === wanted.length && ready > 0 ? "ready" : "failed",
+    about: unknown ?? about,
+    state: well && silent > 0 ? "warning" : well ? "ready" : "failed",
     href: "#/deployments",
   });
 }
@@ -68,6 +71,8 @@ function latency(last, recent) {
 
 function errors(last, recent) {
   if (!last?.errors) return figure("Errors", "–", { about: "nothing was asked yet" });
+  // Of no requests none failed, and that is no good news.
+  if (requestsOf(last) === 0) return figure("Errors", "–", { about: "no requests" });
   return figure("Errors", percent(last.errors.share, 2), {
     about: `usually ${percent(last.errors.baseline_share, 2)}`,
     picture: spark(recent, (row) => row.errors?.share, "Error share"),
@@ -90,10 +95,18 @@ function traffic(last, recent) {
 function driftOf(drift) {
   const mine = drift && drift.model === aliased("live")?.model;
   return figure("Drift", mine ? words(drift.report.status) : "–", {
-    about: mine ? [`PSI ${number(drift.report.dataset_psi, 3)}, `, ago(drift.at)] : "no report yet",
+    about: mine ? [`${effect(drift.report)}, `, ago(drift.at)] : "no report yet",
     state: mine ? drift.report.status : null,
     href: "#/drift",
   });
+}
+
+/** What the verdict is about: the first signal that alarms, or all inputs together. */
+function effect({ alarms, features, score, dataset_psi: all }) {
+  const alarming = [...features, score].find((feature) => feature.input === alarms[0]);
+  return alarming
+    ? `${alarming.input}: PSI ${number(alarming.distances.excess_psi, 3)}`
+    : `all inputs: PSI ${number(all, 3)}`;
 }
 
 function performance(last) {

@@ -62,6 +62,7 @@ export const performance = {
         "div",
         { class: "panels" },
         verdict(rows),
+        latencies(rows.at(-1)),
         chart(
           "Ranking (ROC-AUC)",
           "ROC-AUC",
@@ -73,7 +74,11 @@ export const performance = {
           "Log-loss skill",
           "Skill",
           plain,
-          [realisedSeries(rows, "log_loss_skill"), estimatedSeries(rows, "log_loss_skill")],
+          [
+            realisedSeries(rows, "log_loss_skill"),
+            promisedSeries(rows, "log_loss_skill"),
+            estimatedSeries(rows, "log_loss_skill"),
+          ],
           { least: 0.1, note: "Against always telling the average: 1 is perfect, 0 is no better." },
         ),
         chart(
@@ -161,10 +166,7 @@ function verdict(rows) {
       { name: "Tolerated", number: true, cell: (change) => significant(change.tolerated) },
       {
         name: "Judgement",
-        cell: (change) =>
-          change.worse
-            ? badge("degraded", `worse in ${counted(change.windows_worse, "window")}`)
-            : badge("passed", "holds"),
+        cell: judgement,
       },
     ],
     last.changes,
@@ -174,5 +176,39 @@ function verdict(rows) {
     { wide: true },
     h("p", {}, badge(last.verdict ?? "undecided"), " ", last.reason),
     last.changes.length > 0 ? changes : null,
+  );
+}
+
+/** Without a tolerated loss a metric is shown, and nobody says whether it is good enough. */
+function judgement(change) {
+  if (change.tolerated === null) return badge("unjudged", "not judged");
+  return change.worse
+    ? badge("degraded", `worse on ${counted(change.windows_worse, "day")}`)
+    : badge("passed", "holds");
+}
+
+/** Which replica is slow: all of them, and each by itself, over this day and the one before. */
+function latencies({ latency }) {
+  const ms = (quantile) => (quantile ? `${quantile.at_least ? "≥ " : ""}${number(quantile.ms, 2)}` : "–");
+  const all = [["all together", latency?.overall ?? null], ...(latency?.replicas ?? [])];
+  const rows = table(
+    "Latency by replica",
+    [
+      { name: "Replica", head: true, cell: ([name]) => name },
+      { name: "Requests", number: true, cell: ([, own]) => number(own?.requests ?? 0) },
+      { name: "p50, ms", number: true, cell: ([, own]) => ms(own?.p50) },
+      { name: "p95, ms", number: true, cell: ([, own]) => ms(own?.p95) },
+      { name: "p99, ms", number: true, cell: ([, own]) => ms(own?.p99) },
+      {
+        name: "Judgement",
+        cell: ([name]) => (latency?.slow_replicas.includes(name) ? badge("failed", "slower than the others") : ""),
+      },
+    ],
+    all,
+  );
+  return panel(
+    "Latency by replica",
+    { wide: true, note: latency?.reason },
+    latency?.overall ? rows : empty("No requests.", "Nobody asked on this day or the one before."),
   );
 }

@@ -1,0 +1,134 @@
+//! What unit tests of several stages need: an environment with a cluster of their
+//! own, and a model that is live in its ledger.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use delayd_model::Bundle;
+use serde_json::json;
+
+use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
+use crate::data::TrainingSets;
+use crate::env::{Clock, Env};
+use crate::ids::{Digest, ModelVersion};
+use crate::ledger::{
+    CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, Run, RunState,
+};
+use crate::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress};
+use crate::registry::BundleStore;
+
+/// A cluster whose replicas are what the test says.
+#[derive(Debug, Default)]
+pub(crate) struct FixedCluster(pub(crate) Mutex<Vec<Replica>>);
+
+#[async_trait]
+impl Cluster for FixedCluster {
+    async fn apply(
+        &self,
+        _: &Release,
+        _: Duration,
+        _: &(dyn Fn(RolloutProgress) + Send + Sync),
+    ) -> Result<(), PortError> {
+        Ok(())
+    }
+    async fn current(&self) -> Result<Option<Release>, PortError> {
+        Ok(None)
+    }
+    async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+    async fn reconcile(&self) -> Result<Vec<String>, PortError> {
+        Ok(Vec::new())
+    }
+    fn service_url(&self) -> String {
+        String::new()
+    }
+    async fn tear_down(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok(String::new())
+    }
+}
+
+/// An environment whose files lie in a folder.
+pub(crate) fn env(folder: &Path, clock: Arc<dyn Clock>, cluster: Arc<dyn Cluster>) -> Env {
+    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&folder.join("store")).unwrap());
+    let bundles = BundleStore::new(folder.join("bundles"));
+    Env {
+        clock,
+        ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
+        weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
+        trainer: Arc::new(ThreadTrainer::new(store.clone(), TrainingSets::default(), bundles, folder.join("runs"))),
+        object_store: store,
+        image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
+        cluster,
+        notifier: Arc::new(LogNotifier),
+    }
+}
+
+/// Makes a model live by a cycle that ran at `at`; its bundle lies in the folder's store.
+pub(crate) async fn live_model(folder: &Path, ledger: &Ledger, bundle: &Bundle, at: DateTime<Utc>) -> ModelVersion {
+    let cycle = ledger.begin_cycle(CycleReason::Scheduled, at).await.unwrap();
+    let attempt = folder.join(format!("attempt-{}", cycle.id));
+    let digest: Digest = bundle.write_to(&attempt).unwrap().parse().unwrap();
+    BundleStore::new(folder.join("bundles")).take_in(&digest, &attempt).unwrap();
+    let source = ObjectRef { key: "flights/2013-01.csv".to_owned(), digest: Digest::of(b"csv") };
+    let object = IngestedObject {
+        key: source.key.clone(),
+        digest: source.digest.clone(),
+        size_bytes: 10,
+        rows_accepted: 9,
+        rows_quarantined: 1,
+        status: ObjectStatus::Ingested,
+        error: None,
+        ingested_at: at,
+    };
+    ledger.record_object(object).await.unwrap();
+    let dataset = Dataset {
+        version: Digest::of(cycle.id.to_string().as_bytes()),
+        cycle: cycle.id,
+        sources: vec![source],
+        manifest: json!({}),
+        rows: 9,
+        from: at - chrono::Duration::days(30),
+        until: at,
+        validation: json!({}),
+        created_at: at,
+    };
+    let run = Run {
+        id: cycle.run,
+        cycle: cycle.id,
+        dataset: dataset.version.clone(),
+        parameters: json!({}),
+        seed: 1,
+        device: "cpu".to_owned(),
+        state: RunState::Succeeded,
+        epochs: json!([]),
+        trials: json!([]),
+        metrics: json!({}),
+        started_at: at,
+        finished_at: Some(at),
+    };
+    let model = Model {
+        version: cycle.model,
+        bundle: digest,
+        bundle_key: format!("bundles/{}", cycle.model),
+        dataset: dataset.version.clone(),
+        run: cycle.run,
+        cycle: cycle.id,
+        drift_reason: None,
+        parent: None,
+        metrics: json!({}),
+        registered_at: at,
+    };
+    ledger.insert_dataset(dataset).await.unwrap();
+    ledger.save_run(run).await.unwrap();
+    ledger.register_model(model).await.unwrap();
+    ledger.promote(cycle.model, at).await.unwrap();
+    ledger.finish_cycle(cycle.id, CycleOutcome::Deployed, "", at).await.unwrap();
+    cycle.model
+}
