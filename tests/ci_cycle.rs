@@ -149,7 +149,8 @@ fn older_ledger(path: &Path) {
     newest
         .execute_batch(
             "UPDATE steps SET position = -position; UPDATE steps SET position = -position / 10;
-             DROP TABLE builds; DROP TRIGGER image_withdrawn; ALTER TABLE images DROP COLUMN withdrawn_at; PRAGMA user_version = 3;",
+             DROP TRIGGER deed_ended; ALTER TABLE audit DROP COLUMN outcome; ALTER TABLE cycles DROP COLUMN approved_by;
+             ALTER TABLE cycles DROP COLUMN undoing; ALTER TABLE cycles DROP COLUMN cancel; DROP TABLE builds; DROP TRIGGER image_withdrawn; ALTER TABLE images DROP COLUMN withdrawn_at; PRAGMA user_version = 3;",
         )
         .unwrap();
 }

@@ -6,7 +6,11 @@
 
 mod actor;
 pub mod messages;
+mod rollback;
+mod serving;
 mod stage;
 
 pub use actor::DeploymentActor;
+pub use rollback::{PlannedRollback, RolledBack};
+pub use serving::{LiveService, live_service};
 pub use stage::DeploymentStage;

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::coordinator::decide::OperatorWord;
+use crate::deployment::LiveService;
 use crate::ids::{CycleId, DeploymentId, TraceId};
 use crate::ledger::{
     AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, Page, ReferenceKind,
@@ -54,6 +55,10 @@ pub struct StatusDocument {
     pub cycle: Option<Cycle>,
     /// Who paused the loop, and why; null while it is not paused.
     pub paused: Option<OperatorWord>,
+    /// Whether the live model is what serves; null where that cannot be said: without a live model, while a cycle is
+    /// open (its release serves before its model is live) or a rollback under way, or while the cluster is away.
+    #[serde(default)]
+    pub live_service: Option<LiveService>,
     /// The copies of the service; empty where the cluster cannot tell.
     pub replicas: Vec<Replica>,
     /// Why the cluster cannot tell them; null when it can.

@@ -56,10 +56,10 @@ fn one_report(record: &DriftRecord) -> Result<Shown, CliError> {
 
 pub(in crate::cli) async fn audit(source: &Source, limit: u32) -> Result<Shown, CliError> {
     let records = source.audit(page(limit)).await?;
-    let mut rows = table(&["at", "who", "what", "to what", "why"]);
+    let mut rows = table(&["at", "who", "what", "to what", "why", "what came of it"]);
     for record in &records {
         let entry = &record.entry;
-        rows.add_row([&at(entry.at), &entry.actor, &entry.action, &entry.subject, &entry.detail]);
+        rows.add_row([&at(entry.at), &entry.actor, &entry.action, &entry.subject, &entry.detail, &record.outcome]);
     }
     Shown::new(&records, rows.to_string())
 }

@@ -7,7 +7,7 @@ use super::super::source::Source;
 use super::cycles::outcome;
 use super::{Shown, at, page, state, table};
 use crate::http::StatusDocument;
-use crate::ledger::Alias;
+use crate::ledger::{Alias, Cycle, CycleState};
 
 pub(in crate::cli) async fn status(source: &Source) -> Result<Shown, CliError> {
     match source.status().await? {
@@ -27,8 +27,11 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
         let name = alias.alias.to_string();
         text.push_str(&format!("{name:<10} {} since {}\n", alias.model, at(alias.moved_at)));
     }
+    if let Some(found) = status.live_service.as_ref().filter(|found| !found.served) {
+        text.push_str(&format!("WRONG: {}\n", found.text));
+    }
     if let Some(cycle) = &status.cycle {
-        text.push_str(&format!("last cycle {} {}: {}\n", cycle.id, outcome(cycle), cycle.detail));
+        text.push_str(&format!("{}\n", told(cycle)));
     }
     if let Some(why) = &status.replicas_unknown {
         text.push_str(&format!("the cluster cannot tell its replicas: {why}\n"));
@@ -63,6 +66,20 @@ fn running(status: &StatusDocument) -> Result<Shown, CliError> {
     Shown::new(status, text)
 }
 
+/// The newest cycle, and what may be asked of it.
+fn told(cycle: &Cycle) -> String {
+    let id = cycle.id;
+    match (cycle.state, &cycle.undoing, &cycle.cancel) {
+        (CycleState::WaitingApproval, ..) => {
+            format!("{id} waits for approval: `delayd approve` or `delayd reject`; {} already serves", cycle.model)
+        }
+        (CycleState::Running, Some(undoing), _) => format!("{id} is being undone: {}", undoing.why),
+        (CycleState::Running, None, Some(request)) => format!("{id} is to stop: {request}"),
+        (CycleState::Running, None, None) => format!("{id} is under way; `delayd cancel` stops it"),
+        (CycleState::Finished, ..) => format!("last cycle {id} {}: {}", outcome(cycle), cycle.detail),
+    }
+}
+
 /// What the ledger says when no daemon answers.
 async fn stored(source: &Source) -> Result<Shown, CliError> {
     let aliases = source.aliases().await?;
@@ -72,10 +89,7 @@ async fn stored(source: &Source) -> Result<Shown, CliError> {
         || "no model is live".to_owned(),
         |alias| format!("{} is live since {}", alias.model, at(alias.moved_at)),
     );
-    let last = cycle.as_ref().map_or_else(
-        || "no cycle yet".to_owned(),
-        |cycle| format!("last cycle {} {}: {}", cycle.id, outcome(cycle), cycle.detail),
-    );
+    let last = cycle.as_ref().map_or_else(|| "no cycle yet".to_owned(), told);
     let text = format!("no daemon answers; the ledger says:\n{live}\n{last}");
     Shown::new(&json!({ "running": false, "aliases": aliases, "cycle": cycle }), text)
 }
