@@ -112,7 +112,7 @@ function loopPanel(document) {
     ),
     waiting
       ? buttons("approve", "reject", pause() ? "resume" : "pause")
-      : buttons(open ? "cancel" : "retrain", "rollback", pause() ? "resume" : "pause"),
+      : buttons("retrain", ...(open ? ["cancel"] : []), "rollback", pause() ? "resume" : "pause"),
   );
 }
 
