@@ -34,7 +34,7 @@ use crate::saga::{StepFailure, StepObserver};
 use crate::supervision::{
     ActorRef, ActorState, ActorStatus, GivenUp, SupervisedActor, Supervision, SupervisionPolicy, Turns,
 };
-use crate::training::{TrainingActor, TrainingStage};
+use crate::training::{RunningRuns, TrainingActor, TrainingStage};
 use crate::verification::{VerificationActor, VerificationStage};
 
 /// Why the daemon cannot start.
@@ -147,8 +147,25 @@ impl Daemon {
         };
         let bundles = BundleStore::new(state_dir.join("bundles"));
         let sets = TrainingSets::default();
-        let adapters = Adapters { service_binary: &service_binary, sets: sets.clone(), bundles: bundles.clone() };
+        let adapters = Adapters { service_binary: &service_binary, sets: sets.clone(), bundles };
         let env = env(&settings, clock, ledger, adapters)?;
+        Self::with_env(settings, env, sets, service_binary, observer, give_up)
+    }
+
+    /// Starts everything around a clock, a ledger and ports that are there already: for those who bring their own.
+    /// `sets` are the training sets that the trainer shares, `service_binary` is what images are made of.
+    ///
+    /// # Errors
+    /// When a document, the data contract or an actor's thread cannot be had.
+    pub fn with_env(
+        settings: Arc<Settings>,
+        env: Env,
+        sets: TrainingSets,
+        service_binary: PathBuf,
+        observer: Arc<dyn StepObserver>,
+        give_up: impl Fn(GivenUp) + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        let bundles = BundleStore::new(settings.daemon.state_dir.join("bundles"));
         let documents = open::reference_documents(&settings)
             .map_err(|error| StartError::of("airports and holidays by URL")(&error))?;
         let data = DataStage::new(env.clone(), settings.clone(), sets)
@@ -192,7 +209,7 @@ impl Daemon {
     /// When the cluster or the ledger fails.
     pub async fn observe(&self) -> Result<(Observed, Considered), StepFailure> {
         let seen: Observed = ask(&self.monitor, Observe, TIMER_DEADLINE).await?;
-        let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone() };
+        let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone(), requested: None };
         let considered = ask(&self.coordinator, consider, TIMER_DEADLINE).await?;
         Ok((seen, considered))
     }
@@ -366,6 +383,7 @@ impl Parts {
             settings: settings.clone(),
             bundles: bundles.clone(),
             data: data.clone(),
+            running: RunningRuns::default(),
         };
         let registry_stage = RegistryStage { env: env.clone(), bundles: bundles.clone() };
         let builds = Builds::default();

@@ -153,7 +153,8 @@ fn older_ledger(path: &Path) {
             "UPDATE steps SET position = -position; UPDATE steps SET position = -position / 10;
              DROP TABLE builds; DROP TRIGGER image_withdrawn; ALTER TABLE images DROP COLUMN withdrawn_at;
              ALTER TABLE runs DROP COLUMN record; ALTER TABLE models RENAME COLUMN reason TO drift_reason;
-             PRAGMA user_version = 3;",
+             DROP TRIGGER deed_ended; ALTER TABLE audit DROP COLUMN outcome; ALTER TABLE cycles DROP COLUMN approved_by;
+             ALTER TABLE cycles DROP COLUMN undoing; ALTER TABLE cycles DROP COLUMN cancel; PRAGMA user_version = 3;",
         )
         .unwrap();
 }

@@ -11,7 +11,7 @@ use contracts::surroundings::env;
 use delayd::env::Env;
 use delayd::error::ErrorKind;
 use delayd::ids::CycleId;
-use delayd::ledger::{CycleReason, Page, StepState};
+use delayd::ledger::{CancelRequest, CycleReason, Page, StepState};
 use delayd::ports::Severity;
 use delayd::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
 
@@ -104,4 +104,44 @@ async fn what_is_no_outage_is_tried_a_few_times_only() {
     assert_eq!(saga.step(PUSH, attempt).await.unwrap_err().kind, ErrorKind::Interrupted);
     assert_eq!(calls.load(Ordering::SeqCst), 2);
     assert!(alerts(&env).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_cancelled_cycle_begins_no_step_and_stops_waiting_for_an_outage() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let (saga, cycle) = saga(&env, Duration::from_secs(60)).await;
+    let calls = AtomicU32::new(0);
+    let request = CancelRequest { by: "alice".to_owned(), why: "enough".to_owned() };
+    let waiting = || async {
+        if calls.fetch_add(1, Ordering::SeqCst) == 2 {
+            env.ledger.request_cancel(cycle, request.clone()).await.unwrap();
+        }
+        Err::<(), _>(StepFailure::new(ErrorKind::Unavailable, "connection refused"))
+    };
+    let failure = saga.step(PUSH, waiting).await.unwrap_err();
+    assert_eq!((failure.kind, failure.message.as_str()), (ErrorKind::Cancelled, "alice cancelled it: enough"));
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    let next = StepName::new(8, "deploy");
+    assert_eq!(saga.step(next, || async { Ok(()) }).await.unwrap_err().kind, ErrorKind::Cancelled);
+    assert_eq!(env.ledger.steps_of(cycle).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_undo_that_fails_is_journaled_before_it_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = env(folder.path());
+    let (saga, cycle) = saga(&env, Duration::from_secs(60)).await;
+    saga.step(PUSH, || async { Ok(()) }).await.unwrap();
+    let calls = AtomicU32::new(0);
+    let undo = || async {
+        if calls.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Err(StepFailure::new(ErrorKind::Unavailable, "connection refused"));
+        }
+        let journaled = env.ledger.steps_of(cycle).await.unwrap().remove(0);
+        assert_eq!((journaled.state, journaled.error.as_deref()), (StepState::UndoFailed, Some("connection refused")));
+        Ok(())
+    };
+    saga.undo(PUSH, undo).await.unwrap();
+    assert_eq!(env.ledger.steps_of(cycle).await.unwrap()[0].state, StepState::Undone);
 }

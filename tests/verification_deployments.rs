@@ -76,6 +76,7 @@ fn judge(probe: Option<&ProbeResult>, replicas: &[Replica], baseline: Option<&Me
         probe,
         baseline,
         reference: &reference,
+        rows: "",
     };
     verify(&inputs, &VerificationPolicy::default())
 }

@@ -210,15 +210,17 @@ pub enum Command {
     Silences(SilencesArgs),
     /// Ask the running daemon to retrain now.
     Retrain(ReasonArgs),
+    /// Stop the cycle under way: training at once, any other step at its end; then it is undone.
+    Cancel(ReasonArgs),
     /// Ask the running daemon to go back to the previous model.
     Rollback(ReasonArgs),
-    /// Approve the release that waits for it.
+    /// Approve the release that waits for it, and serves already: its model becomes the live one.
     Approve(ReasonArgs),
     /// Reject the release that waits for approval; it is undone.
     Reject(ReasonArgs),
     /// Start no new cycles until `resume`; the live model keeps serving.
     Pause(ReasonArgs),
-    /// Start cycles again.
+    /// Start cycles again: ends a pause, closes the breaker, and forgets the cycles that failed.
     Resume(ReasonArgs),
     /// Ask the running daemon whether it is alive and ready: exit status 0, or 3.
     Health,

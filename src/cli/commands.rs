@@ -236,6 +236,7 @@ impl Asking {
             }
             Command::Silence(args) => return alerts::silence(&remote, &args).await,
             Command::Retrain(reason) => (CommandKind::Retrain, reason),
+            Command::Cancel(reason) => (CommandKind::Cancel, reason),
             Command::Rollback(reason) => (CommandKind::Rollback, reason),
             Command::Approve(reason) => (CommandKind::Approve, reason),
             Command::Reject(reason) => (CommandKind::Reject, reason),

@@ -5,7 +5,8 @@ use actix::{AsyncContext, Handler, Message, ResponseFuture, WrapFuture};
 
 use super::messages::{AwaitCycle, Consider, CycleFinished, OperatorCommand, ResumeUnfinished};
 use super::stage::CoordinatorStage;
-use crate::ledger::{Cycle, CycleState};
+use crate::ids::CycleId;
+use crate::ledger::CycleState;
 use crate::saga::StepFailure;
 use crate::supervision::StageActor;
 use crate::telemetry;
@@ -17,19 +18,16 @@ pub type CoordinatorActor = StageActor<CoordinatorStage>;
 /// next one resumes it from the ledger.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct Drive {
-    cycle: Cycle,
-    approved_by: Option<String>,
-}
+struct Drive(CycleId);
 
 impl Handler<Drive> for CoordinatorActor {
     type Result = ();
 
     fn handle(&mut self, message: Drive, context: &mut Self::Context) {
         let stage = self.stage();
-        let what = format!("driving {}", message.cycle.id);
+        let what = format!("driving {}", message.0);
         let driven = self.work(&what, async move {
-            if let Err(failure) = stage.drive(message.cycle, message.approved_by).await {
+            if let Err(failure) = stage.drive(message.0).await {
                 tracing::error!(error = %failure, "a cycle could not be driven; it is resumed from the ledger");
             }
         });
@@ -45,7 +43,7 @@ impl Handler<Consider> for CoordinatorActor {
         self.work("Consider", async move {
             let (considered, cycle) = stage.consider(message).await?;
             if let Some(cycle) = cycle {
-                this.do_send(Drive { cycle, approved_by: None });
+                this.do_send(Drive(cycle.id));
             }
             Ok(considered)
         })
@@ -58,11 +56,12 @@ impl Handler<ResumeUnfinished> for CoordinatorActor {
     fn handle(&mut self, _: ResumeUnfinished, context: &mut Self::Context) -> Self::Result {
         let (stage, this) = (self.stage(), context.address());
         Box::pin(async move {
+            let Ok(free) = stage.driving.try_lock() else { return Ok(stage.unfinished().await?.map(|cycle| cycle.id)) };
+            stage.finish_rollback().await?;
             let Some(cycle) = stage.unfinished().await? else { return Ok(None) };
-            if stage.driving.try_lock().is_ok() {
-                telemetry::cycle_span(&cycle).in_scope(|| tracing::info!("an unfinished cycle is resumed"));
-                this.do_send(Drive { cycle: cycle.clone(), approved_by: None });
-            }
+            telemetry::cycle_span(&cycle).in_scope(|| tracing::info!("an unfinished cycle is resumed"));
+            drop(free);
+            this.do_send(Drive(cycle.id));
             Ok(Some(cycle.id))
         })
     }
@@ -93,8 +92,8 @@ impl Handler<OperatorCommand> for CoordinatorActor {
         let (stage, this) = (self.stage(), context.address());
         self.work("OperatorCommand", async move {
             let (answer, cycle) = stage.obey(message).await?;
-            if let Some((cycle, approved_by)) = cycle {
-                this.do_send(Drive { cycle, approved_by });
+            if let Some(cycle) = cycle {
+                this.do_send(Drive(cycle));
             }
             Ok::<_, StepFailure>(answer)
         })

@@ -11,21 +11,23 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::config::{ApprovalMode, Settings};
+use crate::coordinator::restored::verify_restored;
 use crate::coordinator::stages::Stages;
 use crate::data::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
 use crate::deployment::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::ids::ModelVersion;
-use crate::ledger::{Cycle, CycleOutcome};
+use crate::ledger::{Cycle, CycleOutcome, UndoCause, Undoing};
 use crate::packaging::SourceKind;
 use crate::packaging::messages::{
     BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
 };
 use crate::registry::messages::{ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
-use crate::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
+use crate::saga::{Saga, StepFailure, StepName, StepObserver};
 use crate::training::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
 
@@ -83,42 +85,52 @@ pub struct CycleContext {
     pub observer: Arc<dyn StepObserver>,
 }
 
-/// Runs a cycle from wherever the ledger says it is to its end. `approved_by`
-/// names who approved it where approval is manual.
+/// Runs a cycle from wherever the ledger says it is to its end: forward, or, once
+/// its undoing has been noted, only back.
 ///
 /// # Errors
 /// Only when the ledger itself fails: everything else is an outcome.
-pub async fn run(context: &CycleContext, cycle: &Cycle, approved_by: Option<String>) -> Result<CycleEnd, StepFailure> {
+pub async fn run(context: &CycleContext, cycle: &Cycle) -> Result<CycleEnd, StepFailure> {
     let saga = Saga::new(context.env.clone(), cycle.id, context.settings.daemon.step_retry(), context.observer.clone());
-    match forward(context, &saga, cycle, approved_by).await {
-        Ok(end) => Ok(end),
-        Err(failure) => {
-            let undone = undo(context, &saga, cycle).await;
-            let cancelled = failure.kind == ErrorKind::Cancelled;
-            Ok(match undone {
-                Ok(restored) => {
-                    let outcome = match (cancelled, restored) {
-                        (true, _) => CycleOutcome::Cancelled,
-                        (false, true) => CycleOutcome::RolledBack,
-                        (false, false) => CycleOutcome::Failed,
-                    };
-                    CycleEnd::Finished { outcome, detail: failure.message }
-                }
-                Err(stuck) => CycleEnd::Finished {
-                    outcome: CycleOutcome::Stuck,
-                    detail: format!("{}; and undoing it failed: {}", failure.message, stuck.message),
-                },
-            })
+    let undoing = match &cycle.undoing {
+        Some(undoing) => undoing.clone(),
+        None => match forward(context, &saga, cycle).await {
+            Ok(end) => return Ok(end),
+            Err(failure) => {
+                let undoing = why_undone(context, cycle, failure).await?;
+                context.env.ledger.begin_undo(cycle.id, undoing.clone()).await?;
+                undoing
+            }
+        },
+    };
+    let Undoing { cause, why } = undoing;
+    tracing::warn!(cause = cause.as_str(), why, "the cycle is undone");
+    // Not whether there is still something to undo: that would be forgotten by a crash in the middle.
+    let release_touched = saga.begun(DEPLOY).await?;
+    let (outcome, detail) = match undo(context, &saga, cycle).await? {
+        Undone::Whole { restored } => {
+            let outcome = match (cause, release_touched) {
+                (UndoCause::Cancelled, _) => CycleOutcome::Cancelled,
+                (UndoCause::Failed, false) => CycleOutcome::Failed,
+                (UndoCause::Failed, true) | (UndoCause::Rejected, _) => CycleOutcome::RolledBack,
+            };
+            (outcome, restored.map_or(why.clone(), |restored| format!("{why}; {restored}")))
         }
-    }
+        Undone::Stuck(stuck) => (CycleOutcome::Stuck, format!("{why}; and undoing it failed: {}", stuck.message)),
+    };
+    Ok(CycleEnd::Finished { outcome, detail })
 }
 
-async fn forward(
-    context: &CycleContext,
-    saga: &Saga,
-    cycle: &Cycle,
-    approved_by: Option<String>,
-) -> Result<CycleEnd, StepFailure> {
+/// The failure as the reason to undo the cycle; of a cancelled one, who cancelled it.
+async fn why_undone(context: &CycleContext, cycle: &Cycle, failure: StepFailure) -> Result<Undoing, StepFailure> {
+    if failure.kind != ErrorKind::Cancelled {
+        return Ok(Undoing { cause: UndoCause::Failed, why: failure.message });
+    }
+    let request = context.env.ledger.cycle(cycle.id).await?.and_then(|cycle| cycle.cancel);
+    Ok(Undoing { cause: UndoCause::Cancelled, why: request.map_or(failure.message, |request| request.to_string()) })
+}
+
+async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<CycleEnd, StepFailure> {
     let stages = &context.stages;
     let _: FlightsIngested = saga.step(INGEST, || stages.data(IngestFlights { at: context.env.now() })).await?;
     let dataset: DatasetBuilt =
@@ -190,12 +202,13 @@ async fn forward(
                     bundle: registered.bundle.clone(),
                     dataset: dataset.version.clone(),
                     as_of: cycle.started_at,
+                    restored: false,
                 })
                 .await?;
             if answer.passed { Ok(answer) } else { Err(StepFailure::new(ErrorKind::Invalid, answer.reason)) }
         })
         .await?;
-    let by = match (context.settings.approval.mode, approved_by) {
+    let by = match (context.settings.approval.mode, cycle.approved_by.clone()) {
         (ApprovalMode::Automatic, _) => "the verification".to_owned(),
         (ApprovalMode::Manual, Some(person)) => person,
         (ApprovalMode::Manual, None) => return Ok(CycleEnd::WaitingForApproval),
@@ -227,33 +240,41 @@ async fn service(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<O
     saga.step(BUILD, || context.stages.build(BuildService { cycle: cycle.id })).await.map(Some)
 }
 
-/// Undoes in reverse what a failed cycle did. Answers whether a release had to
-/// be rolled back.
-async fn undo(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<bool, StepFailure> {
+/// How undoing a cycle ended.
+enum Undone {
+    /// Everything is taken back; what serves again, in words, where a release was.
+    Whole { restored: Option<String> },
+    /// An undo could not finish.
+    Stuck(StepFailure),
+}
+
+/// Undoes in reverse what a cycle did. A release that was rolled back is verified too.
+///
+/// # Errors
+/// Only when the ledger itself fails.
+async fn undo(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<Undone, StepFailure> {
     let stages = &context.stages;
+    let restored = Mutex::new(None);
     let mut stuck = None;
     let mut keep_first = |result: Result<(), StepFailure>| {
         if let Err(failure) = result {
             stuck.get_or_insert(failure);
         }
     };
-    let release_touched = saga.touched(DEPLOY).await?;
     keep_first(
         saga.undo(APPROVE, || stages.registry(crate::registry::messages::DemoteModel { version: cycle.model })).await,
     );
-    keep_first(saga.undo(DEPLOY, || stages.deployment(RestoreRelease { failed: cycle.deployment })).await);
+    let restore = || async {
+        let to = stages.deployment(RestoreRelease { failed: cycle.deployment }).await?;
+        let Some(deployment) = to else { return Ok(()) };
+        let verified = verify_restored(context, deployment, &cycle.id.to_string()).await?;
+        *restored.lock().await = Some(verified.text);
+        Ok(())
+    };
+    keep_first(saga.undo(DEPLOY, restore).await);
     keep_first(saga.undo(PUSH, || stages.packaging(WithdrawImage { model: cycle.model })).await);
     keep_first(saga.undo(PACKAGE, || stages.packaging(DiscardImage { model: cycle.model })).await);
     keep_first(saga.undo(REGISTER, || stages.registry(WithdrawModel { version: cycle.model })).await);
     keep_first(saga.undo(TRAIN, || stages.training(DiscardRun { run: cycle.run })).await);
-    stuck.map_or(Ok(release_touched), Err)
-}
-
-/// Undoes a cycle that waited for approval and was rejected.
-///
-/// # Errors
-/// When an undo is stuck or the ledger fails.
-pub async fn reject(context: &CycleContext, cycle: &Cycle) -> Result<(), StepFailure> {
-    let saga = Saga::new(context.env.clone(), cycle.id, RetryPolicy::default(), context.observer.clone());
-    undo(context, &saga, cycle).await.map(|_| ())
+    Ok(stuck.map_or_else(|| Undone::Whole { restored: restored.into_inner() }, Undone::Stuck))
 }

@@ -3,7 +3,7 @@
 use actix::Message;
 use serde::{Deserialize, Serialize};
 
-use super::decide::{DriftFinding, PerformanceFinding};
+use super::decide::{DriftFinding, OperatorWord, PerformanceFinding};
 use crate::ids::{CycleId, DecisionId, ModelVersion};
 use crate::ledger::CycleOutcome;
 use crate::saga::StepFailure;
@@ -16,6 +16,8 @@ pub struct Consider {
     pub drift: Option<DriftFinding>,
     /// The last performance report.
     pub performance: Option<PerformanceFinding>,
+    /// A person's word: the answer is for now, and a refusal is not kept.
+    pub requested: Option<OperatorWord>,
 }
 
 /// What was decided.
@@ -71,6 +73,8 @@ pub struct OperatorCommand {
 pub enum CommandKind {
     /// Retrain now.
     Retrain,
+    /// Stop the cycle under way, and undo it.
+    Cancel,
     /// Back to the previous model.
     Rollback,
     /// The waiting release is good.
@@ -87,6 +91,7 @@ impl std::fmt::Display for CommandKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Retrain => "retrain",
+            Self::Cancel => "cancel",
             Self::Rollback => "rollback",
             Self::Approve => "approve",
             Self::Reject => "reject",
@@ -98,13 +103,13 @@ impl std::fmt::Display for CommandKind {
 
 /// A word that is no command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no command `{0}`; there are retrain, rollback, approve, reject, pause, resume")]
+#[error("there is no command `{0}`; there are retrain, cancel, rollback, approve, reject, pause, resume")]
 pub struct UnknownCommand(String);
 
 impl std::str::FromStr for CommandKind {
     type Err = UnknownCommand;
     fn from_str(text: &str) -> Result<Self, UnknownCommand> {
-        let all = [Self::Retrain, Self::Rollback, Self::Approve, Self::Reject, Self::Pause, Self::Resume];
+        let all = [Self::Retrain, Self::Cancel, Self::Rollback, Self::Approve, Self::Reject, Self::Pause, Self::Resume];
         all.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| UnknownCommand(text.to_owned()))
     }
 }

@@ -2,10 +2,12 @@
 //! are pure; the actor beside them reads the ledger, asks them, and acts.
 
 mod actor;
+mod commands;
 pub mod cycle;
 pub mod decide;
 pub mod governor;
 pub mod messages;
+mod restored;
 mod snapshot;
 mod stage;
 pub mod stages;

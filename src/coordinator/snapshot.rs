@@ -13,14 +13,14 @@ use crate::saga::StepFailure;
 
 /// Names under which the coordinator keeps what it must not forget.
 pub(super) const PAUSED: &str = "paused";
-pub(super) const REQUESTED: &str = "requested";
 pub(super) const BREAKER_RESET: &str = "breaker_reset";
 pub(super) const DRIFT_FINDING: &str = "drift_finding";
 pub(super) const PERFORMANCE_FINDING: &str = "performance_finding";
 pub(super) const LAST_HOLD: &str = "last_hold";
 
-/// Reads what a decision is taken from.
-pub(super) async fn read(env: &Env) -> Result<Snapshot, StepFailure> {
+/// Reads what a decision is taken from. `requested` is a person's word, said just now: it is granted or
+/// refused at once, and never kept for later.
+pub(super) async fn read(env: &Env, requested: Option<OperatorWord>) -> Result<Snapshot, StepFailure> {
     let now = env.now();
     let cycles = env.ledger.cycles(Page { offset: 0, limit: 200 }).await?;
     let live = env.ledger.model_by_alias(Alias::Live).await?.map(|model| {
@@ -33,7 +33,7 @@ pub(super) async fn read(env: &Env) -> Result<Snapshot, StepFailure> {
         live,
         running: running(&cycles),
         paused: stored(env, PAUSED).await?,
-        requested: stored(env, REQUESTED).await?,
+        requested,
         drift: stored::<DriftFinding>(env, DRIFT_FINDING).await?,
         performance: stored::<PerformanceFinding>(env, PERFORMANCE_FINDING).await?,
         data: DataFreshness { newest_outcome_at, examples, new_examples },

@@ -1,5 +1,5 @@
-//! The coordinator's work: weigh, start, drive and resume cycles, and do what an
-//! administrator asks.
+//! The coordinator's work: weigh, start, drive and resume cycles. What an administrator
+//! asks is in `commands`.
 
 use std::sync::Arc;
 
@@ -7,14 +7,16 @@ use tokio::sync::Mutex;
 use tracing::Instrument;
 
 use super::cycle::{self, CycleContext, CycleEnd};
-use super::decide::{Action, Decision, OperatorWord, Snapshot, decide};
-use super::messages::{CommandAnswered, CommandKind, Consider, Considered, CycleFinished, OperatorCommand};
-use super::snapshot::{self, BREAKER_RESET, DRIFT_FINDING, LAST_HOLD, PAUSED, PERFORMANCE_FINDING, REQUESTED};
+use super::decide::{Action, Decision, Snapshot, decide};
+use super::messages::{Consider, Considered, CycleFinished};
+use super::restored::verify_restored;
+use super::snapshot::{self, DRIFT_FINDING, LAST_HOLD, PERFORMANCE_FINDING};
 use crate::data::DataStage;
-use crate::deployment::messages::RollBackToPrevious;
+use crate::deployment::RolledBack;
+use crate::deployment::messages::{FinishRollback, RollbackVerified};
 use crate::error::ErrorKind;
 use crate::ids::{CycleId, DecisionId};
-use crate::ledger::{AuditEntry, Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
+use crate::ledger::{Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
 use crate::ports::Severity;
 use crate::saga::StepFailure;
 use crate::telemetry;
@@ -41,7 +43,7 @@ impl CoordinatorStage {
         if message.performance.is_some() {
             snapshot::keep(env, PERFORMANCE_FINDING, message.performance).await?;
         }
-        let seen = snapshot::read(env).await?;
+        let seen = snapshot::read(env, message.requested).await?;
         let decision = decide(&seen, &self.context.settings.retrain, env.now());
         match &decision.action {
             Action::Hold { why, .. } => {
@@ -51,7 +53,6 @@ impl CoordinatorStage {
             Action::StartCycle { reason } => {
                 let cycle = env.ledger.begin_cycle(snapshot::ledger_reason(reason, &seen), env.now()).await?;
                 let id = self.record(&seen, &decision, Some(cycle.id), "start a cycle", &reason.text).await?;
-                snapshot::keep::<OperatorWord>(env, REQUESTED, None).await?;
                 snapshot::keep::<String>(env, LAST_HOLD, None).await?;
                 telemetry::cycle_span(&cycle).in_scope(|| {
                     tracing::info!(decision.id = %id, reason = reason.text, "a cycle starts");
@@ -105,16 +106,24 @@ impl CoordinatorStage {
         Ok(self.context.env.ledger.decide(record).await?)
     }
 
-    /// Drives a cycle to its end, or to where it waits for a person.
-    pub(super) async fn drive(&self, cycle: Cycle, approved_by: Option<String>) -> Result<CycleFinished, StepFailure> {
+    /// Drives a cycle to its end, or to where it waits for a person. A rollback that an earlier process left
+    /// unfinished is finished first.
+    pub(super) async fn drive(&self, id: CycleId) -> Result<CycleFinished, StepFailure> {
+        let _only_one = self.driving.lock().await;
+        self.finish_rollback().await?;
+        // As it is now: whoever held the lock before may have ended it, and people have had their say.
+        let cycle = self.context.env.ledger.cycle(id).await?;
+        let cycle = cycle.ok_or_else(|| StepFailure::new(ErrorKind::NotFound, format!("there is no {id}")))?;
+        if cycle.state != CycleState::Running {
+            return Ok(CycleFinished { cycle: id, outcome: cycle.outcome, detail: cycle.detail });
+        }
         let span = telemetry::cycle_span(&cycle);
-        self.drive_within(cycle, approved_by).instrument(span).await
+        self.drive_within(cycle).instrument(span).await
     }
 
-    async fn drive_within(&self, cycle: Cycle, approved_by: Option<String>) -> Result<CycleFinished, StepFailure> {
-        let _only_one = self.driving.lock().await;
+    async fn drive_within(&self, cycle: Cycle) -> Result<CycleFinished, StepFailure> {
         let env = &self.context.env;
-        let end = cycle::run(&self.context, &cycle, approved_by).await;
+        let end = cycle::run(&self.context, &cycle).await;
         self.data.release().await;
         match end? {
             CycleEnd::WaitingForApproval => {
@@ -124,7 +133,8 @@ impl CoordinatorStage {
                     format!("approval/{}", cycle.id),
                     format!("{} waits for approval", cycle.model),
                     format!(
-                        "{} is deployed and verified. `delayd approve` makes it live, `delayd reject` undoes it.",
+                        "{} is deployed and verified, and serves already, on every replica. `delayd approve` makes it \
+                         the live model, `delayd reject` takes it back.",
                         cycle.model
                     ),
                 )
@@ -132,7 +142,7 @@ impl CoordinatorStage {
                 Ok(CycleFinished {
                     cycle: cycle.id,
                     outcome: None,
-                    detail: format!("{} waits for approval", cycle.model),
+                    detail: format!("{} waits for approval and serves already", cycle.model),
                 })
             }
             CycleEnd::Finished { outcome, detail } => {
@@ -142,6 +152,36 @@ impl CoordinatorStage {
                 Ok(CycleFinished { cycle: cycle.id, outcome: Some(outcome), detail })
             }
         }
+    }
+
+    /// Finishes a rollback that was planned, if there is one: the release serves, is verified, and is told of.
+    /// For whoever holds `driving`.
+    pub(super) async fn finish_rollback(&self) -> Result<(), StepFailure> {
+        if let Some(done) = self.context.stages.deployment(FinishRollback).await? {
+            tracing::warn!(model.version = %done.plan.to, "a rollback that was cut off is finished");
+            self.conclude_rollback(done).await?;
+        }
+        Ok(())
+    }
+
+    /// Verifies the release that a rollback went back to, and tells of it. Safe to repeat. Answers what serves now,
+    /// in words.
+    pub(super) async fn conclude_rollback(&self, done: RolledBack) -> Result<String, StepFailure> {
+        let plan = done.plan;
+        let after = format!("rollback-{}", plan.at.timestamp_micros());
+        let verified = verify_restored(&self.context, plan.target, &after).await;
+        self.data.release().await;
+        let verified = verified?;
+        self.tell(
+            Severity::Warning,
+            format!("rollback/{}", plan.at.timestamp_micros()),
+            format!("{} is live again", plan.to),
+            format!("{} rolled back: {}. {}", plan.by, plan.why, verified.text),
+        )
+        .await?;
+        self.context.stages.deployment(RollbackVerified).await?;
+        let found = if verified.passed { "verified again" } else { "but it was NOT found good, see the alert" };
+        Ok(format!("{} is live again, {found}", plan.to))
     }
 
     async fn tell_end(&self, cycle: &Cycle, outcome: CycleOutcome, detail: &str) -> Result<(), StepFailure> {
@@ -156,7 +196,7 @@ impl CoordinatorStage {
         self.tell(severity, format!("cycle/{}", cycle.id), title, detail.to_owned()).await
     }
 
-    async fn tell(
+    pub(super) async fn tell(
         &self,
         severity: Severity,
         dedup_key: String,
@@ -174,96 +214,8 @@ impl CoordinatorStage {
         Ok(open.filter(|cycle| cycle.state == CycleState::Running))
     }
 
-    async fn waiting(&self) -> Result<Cycle, StepFailure> {
-        let open = self.context.env.ledger.open_cycle().await?;
-        open.filter(|cycle| cycle.state == CycleState::WaitingApproval)
-            .ok_or_else(|| StepFailure::new(ErrorKind::Conflict, "no release waits for approval"))
-    }
-
-    /// Does what an administrator asks; answers the cycle that has to be driven.
-    pub(super) async fn obey(
-        &self,
-        command: OperatorCommand,
-    ) -> Result<(CommandAnswered, Option<(Cycle, Option<String>)>), StepFailure> {
-        let env = &self.context.env;
-        env.ledger
-            .record_audit(AuditEntry {
-                at: env.now(),
-                actor: command.by.clone(),
-                action: command.command.to_string(),
-                subject: "loop".to_owned(),
-                detail: command.why.clone(),
-            })
-            .await?;
-        let word = OperatorWord { by: command.by.clone(), reason: command.why.clone(), at: env.now() };
-        let answer = |message: String| CommandAnswered { message, cycle: None, model: None };
-        match command.command {
-            CommandKind::Pause => {
-                snapshot::keep(env, PAUSED, Some(word)).await?;
-                Ok((answer("no new cycles start until `delayd resume`".to_owned()), None))
-            }
-            CommandKind::Resume => {
-                snapshot::keep::<OperatorWord>(env, PAUSED, None).await?;
-                snapshot::keep(env, BREAKER_RESET, Some(word)).await?;
-                Ok((answer("cycles start again when something asks for one".to_owned()), None))
-            }
-            CommandKind::Retrain => {
-                snapshot::keep(env, REQUESTED, Some(word)).await?;
-                let (considered, cycle) = self.consider(Consider::default()).await?;
-                let Some(cycle) = cycle else {
-                    return Err(StepFailure::new(ErrorKind::Conflict, format!("not now: {}", considered.reason)));
-                };
-                let answered = CommandAnswered {
-                    message: format!("{} started", cycle.id),
-                    cycle: Some(cycle.id),
-                    model: Some(cycle.model),
-                };
-                Ok((answered, Some((cycle, None))))
-            }
-            CommandKind::Rollback => {
-                let _only_one = self.driving.try_lock().map_err(|_| {
-                    StepFailure::new(ErrorKind::Conflict, "a cycle is under way; wait for it, or stop it first")
-                })?;
-                let model = self.context.stages.deployment(RollBackToPrevious { by: command.by.clone() }).await?;
-                self.tell(
-                    Severity::Warning,
-                    format!("rollback/{}", env.now().timestamp_micros()),
-                    format!("{model} is live again"),
-                    format!("{} rolled back: {}", command.by, command.why),
-                )
-                .await?;
-                Ok((
-                    CommandAnswered { message: format!("{model} is live again"), cycle: None, model: Some(model) },
-                    None,
-                ))
-            }
-            CommandKind::Approve => {
-                let cycle = self.waiting().await?;
-                env.ledger.set_cycle_state(cycle.id, CycleState::Running).await?;
-                let answered = CommandAnswered {
-                    message: format!("{} is approved", cycle.model),
-                    cycle: Some(cycle.id),
-                    model: Some(cycle.model),
-                };
-                Ok((answered, Some((cycle, Some(command.by)))))
-            }
-            CommandKind::Reject => {
-                let cycle = self.waiting().await?;
-                let _only_one = self.driving.lock().await;
-                let span = telemetry::cycle_span(&cycle);
-                span.in_scope(|| tracing::info!(requested_by = command.by, why = command.why, "rejected"));
-                cycle::reject(&self.context, &cycle).instrument(span).await?;
-                let detail = format!("{} rejected it: {}", command.by, command.why);
-                env.ledger.finish_cycle(cycle.id, CycleOutcome::RolledBack, detail, env.now()).await?;
-                Ok((
-                    CommandAnswered {
-                        message: format!("{} is rejected and undone", cycle.model),
-                        cycle: Some(cycle.id),
-                        model: Some(cycle.model),
-                    },
-                    None,
-                ))
-            }
-        }
+    /// The cycle that runs or waits, if any.
+    pub(super) async fn open_cycle(&self) -> Result<Option<Cycle>, StepFailure> {
+        Ok(self.context.env.ledger.open_cycle().await?)
     }
 }

@@ -2,7 +2,9 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{DeployModel, ReconcileReplicas, RestoreRelease, RollBackToPrevious};
+use super::messages::{
+    DeployModel, FinishRollback, ReconcileReplicas, RestoreRelease, RollBackToPrevious, RollbackVerified,
+};
 use super::stage::DeploymentStage;
 use crate::supervision::StageActor;
 
@@ -33,6 +35,24 @@ impl Handler<RollBackToPrevious> for DeploymentActor {
     fn handle(&mut self, message: RollBackToPrevious, _: &mut Self::Context) -> Self::Result {
         let stage = self.stage();
         self.work("RollBackToPrevious", async move { stage.roll_back(message).await })
+    }
+}
+
+impl Handler<FinishRollback> for DeploymentActor {
+    type Result = ResponseFuture<<FinishRollback as Message>::Result>;
+
+    fn handle(&mut self, _: FinishRollback, _: &mut Self::Context) -> Self::Result {
+        let stage = self.stage();
+        self.work("FinishRollback", async move { stage.finish_rollback().await })
+    }
+}
+
+impl Handler<RollbackVerified> for DeploymentActor {
+    type Result = ResponseFuture<<RollbackVerified as Message>::Result>;
+
+    fn handle(&mut self, _: RollbackVerified, _: &mut Self::Context) -> Self::Result {
+        let stage = self.stage();
+        self.work("RollbackVerified", async move { stage.rollback_verified().await })
     }
 }
 

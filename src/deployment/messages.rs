@@ -3,6 +3,7 @@
 use actix::Message;
 use serde::{Deserialize, Serialize};
 
+use super::rollback::RolledBack;
 use crate::ids::{CycleId, DeploymentId, Digest, ModelVersion};
 use crate::saga::StepFailure;
 
@@ -35,21 +36,33 @@ pub struct ModelDeployed {
     pub service_url: String,
 }
 
-/// Go back to the release before `failed`, as a whole.
+/// Go back to the release before `failed`, as a whole. Answers which one serves again, if any does.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[rtype(result = "Result<Option<DeploymentId>, StepFailure>")]
 pub struct RestoreRelease {
     /// The release to leave.
     pub failed: DeploymentId,
 }
 
-/// Go back to the last approved release other than the live one.
+/// Go back to the previous model's approved release. What is to be done is noted first.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<ModelVersion, StepFailure>")]
+#[rtype(result = "Result<RolledBack, StepFailure>")]
 pub struct RollBackToPrevious {
-    /// Who asked, for the ledger.
+    /// Who asked.
     pub by: String,
+    /// Why.
+    pub why: String,
 }
+
+/// Finish a rollback that was noted and not finished, if there is one.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<RolledBack>, StepFailure>")]
+pub struct FinishRollback;
+
+/// The release that a rollback went back to was verified: nothing of it is left to do.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), StepFailure>")]
+pub struct RollbackVerified;
 
 /// Restart dead replicas and adopt running ones.
 #[derive(Debug, Clone, Message)]

@@ -7,10 +7,14 @@
 mod actor;
 pub mod messages;
 mod restarts;
+mod rollback;
 mod rollouts;
+mod serving;
 mod stage;
 
 pub use actor::DeploymentActor;
 pub use restarts::RestartWatch;
+pub use rollback::{PlannedRollback, RolledBack};
 pub use rollouts::{Rollouts, UnderWay};
+pub use serving::{LiveService, live_service};
 pub use stage::DeploymentStage;

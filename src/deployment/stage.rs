@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::messages::{DeployModel, ModelDeployed, RestoreRelease, RollBackToPrevious};
+use super::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use super::restarts::RestartWatch;
 use super::rollouts::Rollouts;
+use super::serving;
 use crate::config::Settings;
 use crate::env::Env;
 use crate::error::ErrorKind;
-use crate::ids::{DeploymentId, Digest, ModelVersion};
-use crate::ledger::{Alias, Deployment, DeploymentState, NewAlert, Page};
+use crate::ids::{DeploymentId, Digest};
+use crate::ledger::{Alias, Deployment, DeploymentState, NewAlert};
 use crate::ports::{Release, Severity};
 use crate::registry::BundleStore;
 use crate::saga::StepFailure;
@@ -49,7 +50,7 @@ impl DeploymentStage {
         let known = self.env.ledger.deployment(message.deployment).await?;
         let replaced = match known {
             Some(record) => record.previous,
-            None => self.env.cluster.current().await?.map(|current| current.deployment),
+            None => self.replaced(message.deployment).await?,
         };
         let record = Deployment {
             id: message.deployment,
@@ -72,7 +73,37 @@ impl DeploymentStage {
         })
     }
 
-    async fn apply(&self, release: &Release) -> Result<(), StepFailure> {
+    /// The deployment to which a failure of `coming` leads back: what the cluster serves or, where the ledger does
+    /// not know that (it was restored from an older back-up, or somebody else deployed), the live model's own.
+    async fn replaced(&self, coming: DeploymentId) -> Result<Option<DeploymentId>, StepFailure> {
+        let current = self.env.cluster.current().await?;
+        if let Some(current) = &current {
+            if serving::is_known(&self.env, current).await? {
+                return Ok(Some(current.deployment));
+            }
+            let now = self.env.now();
+            let body = format!(
+                "It serves {} of {} (bundle {}), which is replaced by {coming}. Was an older back-up of the ledger \
+                 restored, or does somebody else deploy here? If {coming} fails, the release that the ledger holds for \
+                 live serves again.",
+                current.deployment, current.model, current.bundle
+            );
+            tracing::warn!(deployment.id = %current.deployment, model.version = %current.model, "{body}");
+            let alert = NewAlert {
+                at: now,
+                severity: Severity::Warning,
+                dedup_key: format!("cluster/unknown/{}/{coming}", current.deployment),
+                title: "the cluster serves a deployment this ledger does not know".to_owned(),
+                body,
+            };
+            self.env.ledger.enqueue_alert(alert).await?;
+        }
+        let Some(live) = self.env.ledger.model_by_alias(Alias::Live).await? else { return Ok(None) };
+        let own = self.env.ledger.approved_deployment_of(live.version).await?;
+        Ok(own.map(|own| own.id))
+    }
+
+    pub(super) async fn apply(&self, release: &Release) -> Result<(), StepFailure> {
         let _under_way = self.rollouts.begin();
         let deployment = release.deployment;
         let progress = move |progress: crate::ports::RolloutProgress| {
@@ -84,47 +115,20 @@ impl DeploymentStage {
     }
 
     /// Goes back to what ran before `failed`; with nothing before it, the service
-    /// is stopped.
-    pub(super) async fn restore(&self, message: RestoreRelease) -> Result<(), StepFailure> {
+    /// is stopped. Answers which deployment serves again.
+    pub(super) async fn restore(&self, message: RestoreRelease) -> Result<Option<DeploymentId>, StepFailure> {
         let Some(failed) = self.env.ledger.deployment(message.failed).await? else {
-            return Ok(());
+            return Ok(None);
         };
         match failed.previous {
             Some(previous) => self.apply(&self.release_of(previous).await?).await?,
             None => self.env.cluster.tear_down().await?,
         }
         self.env.ledger.set_deployment_state(message.failed, DeploymentState::RolledBack, self.env.now()).await?;
-        Ok(())
+        Ok(failed.previous)
     }
 
-    /// An administrator's rollback: the `previous` alias becomes live again, as a
-    /// whole release.
-    pub(super) async fn roll_back(&self, message: RollBackToPrevious) -> Result<ModelVersion, StepFailure> {
-        let nothing = |what: &str| StepFailure::new(ErrorKind::NotFound, format!("there is no {what} to roll back to"));
-        let previous = self.env.ledger.model_by_alias(Alias::Previous).await?;
-        let previous = previous.ok_or_else(|| nothing("previous model"))?.version;
-        let deployments = self.env.ledger.deployments(Page { offset: 0, limit: 1000 }).await?;
-        let target = deployments
-            .into_iter()
-            .find(|record| record.model == previous && record.state == DeploymentState::Approved);
-        let target = target.ok_or_else(|| nothing("approved release of the previous model"))?;
-        let current = self.env.cluster.current().await?;
-        self.apply(&target.release).await?;
-        if let Some(current) = current.filter(|current| current.deployment != target.id) {
-            self.env
-                .ledger
-                .set_deployment_state(current.deployment, DeploymentState::RolledBack, self.env.now())
-                .await?;
-        }
-        // The model taken back is no place to return to: nothing is previous now.
-        if let Some(live) = self.env.ledger.model_by_alias(Alias::Live).await? {
-            self.env.ledger.rollback_alias(live.version, self.env.now()).await?;
-        }
-        tracing::warn!(model.version = %previous, requested_by = message.by, "rolled back to the previous model");
-        Ok(previous)
-    }
-
-    async fn release_of(&self, deployment: DeploymentId) -> Result<Release, StepFailure> {
+    pub(super) async fn release_of(&self, deployment: DeploymentId) -> Result<Release, StepFailure> {
         let record = self.env.ledger.deployment(deployment).await?;
         let record = record
             .ok_or_else(|| StepFailure::new(ErrorKind::NotFound, format!("{deployment} is not in the ledger")))?;
@@ -136,6 +140,11 @@ impl DeploymentStage {
     pub(super) async fn reconcile(&self) -> Result<(), StepFailure> {
         let repairs = self.env.cluster.reconcile().await?;
         self.tell_restarts().await?;
+        self.tell_repairs(&repairs).await?;
+        self.tell_unless_live_serves().await
+    }
+
+    async fn tell_repairs(&self, repairs: &[String]) -> Result<(), StepFailure> {
         if repairs.is_empty() {
             return Ok(());
         }
@@ -180,6 +189,25 @@ impl DeploymentStage {
         self.env.ledger.enqueue_alert(alert).await?;
         Ok(())
     }
+
+    /// What serves and what is said to be live must be the same; where not, it is told once a day.
+    async fn tell_unless_live_serves(&self) -> Result<(), StepFailure> {
+        let Some(found) = serving::live_service(&self.env).await? else { return Ok(()) };
+        if found.served {
+            return Ok(());
+        }
+        let now = self.env.now();
+        tracing::error!(model.version = %found.live, "{}", found.text);
+        let alert = NewAlert {
+            at: now,
+            severity: Severity::Critical,
+            dedup_key: format!("live/not-served/{}/{}", now.date_naive(), Digest::of(found.text.as_bytes()).short()),
+            title: format!("{} is said to be live and does not serve", found.live),
+            body: found.text,
+        };
+        self.env.ledger.enqueue_alert(alert).await?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -192,7 +220,7 @@ mod tests {
     use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
     use crate::data::TrainingSets;
     use crate::env::SystemClock;
-    use crate::ledger::Ledger;
+    use crate::ledger::{Ledger, Page};
     use crate::ports::{Cluster, ObjectStore, PortError, Replica, RolloutProgress};
 
     /// A cluster in which somebody changes the same thing again and again, and whose

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::IngestionSettings;
 use crate::coordinator::decide::OperatorWord;
+use crate::deployment::LiveService;
 use crate::ids::{CycleId, DeploymentId, TraceId};
 use crate::ledger::{
     Alias, AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, ObjectStatus,
@@ -62,6 +63,10 @@ pub struct StatusDocument {
     /// The time that is replayed; null for a daemon that lives in the present.
     #[serde(default)]
     pub replay: Option<ReplaySpan>,
+    /// Whether the live model is what serves; null where that cannot be said: without a live model, while a cycle is
+    /// open (its release serves before its model is live) or a rollback under way, or while the cluster is away.
+    #[serde(default)]
+    pub live_service: Option<LiveService>,
     /// The copies of the service; empty where the cluster cannot tell.
     pub replicas: Vec<Replica>,
     /// Why the cluster cannot tell them; null when it can.

@@ -101,6 +101,48 @@ text_enum! {
     }
 }
 
+text_enum! {
+    /// Why a cycle is being undone.
+    UndoCause {
+        /// A step failed for good.
+        Failed = "failed",
+        /// Somebody stopped it.
+        Cancelled = "cancelled",
+        /// An administrator did not approve its release.
+        Rejected = "rejected",
+    }
+}
+
+/// Why a cycle is being undone; noted before the first undo, so that a start after a crash
+/// goes on undoing and never does a step again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Undoing {
+    /// The sort of reason.
+    pub cause: UndoCause,
+    /// The reason in words.
+    pub why: String,
+}
+
+/// Who wants a cycle to stop; it does at the next step's beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequest {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub why: String,
+}
+
+impl std::fmt::Display for CancelRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.why.as_str() {
+            "" => write!(f, "{} cancelled it", self.by),
+            why => write!(f, "{} cancelled it: {why}", self.by),
+        }
+    }
+}
+
 /// One cycle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Cycle {
@@ -124,6 +166,15 @@ pub struct Cycle {
     pub started_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+    /// Who approved its release, where a person had to.
+    #[serde(default)]
+    pub approved_by: Option<String>,
+    /// Why it is being undone, or was.
+    #[serde(default)]
+    pub undoing: Option<Undoing>,
+    /// Who wants it to stop.
+    #[serde(default)]
+    pub cancel: Option<CancelRequest>,
 }
 
 impl Cycle {
@@ -147,6 +198,9 @@ impl Cycle {
             deployment: row.get("deployment")?,
             started_at: row.get::<_, At>("started_at")?.0,
             finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
+            approved_by: row.get("approved_by")?,
+            undoing: row.get::<_, Option<Json<_>>>("undoing")?.map(|json| json.0),
+            cancel: row.get::<_, Option<Json<_>>>("cancel")?.map(|json| json.0),
         })
     }
 }
@@ -174,6 +228,9 @@ pub fn begin(tx: &Transaction<'_>, reason: &CycleReason, at: DateTime<Utc>) -> r
         deployment: query::mint(tx)?,
         started_at: at,
         finished_at: None,
+        approved_by: None,
+        undoing: None,
+        cancel: None,
     };
     tx.execute(
         "INSERT INTO cycles (id, reason, state, run, model, deployment, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -193,6 +250,45 @@ pub fn set_state(tx: &Transaction<'_>, id: CycleId, state: CycleState) -> rusqli
     let changed =
         tx.execute("UPDATE cycles SET state = ?2 WHERE id = ?1 AND state <> 'finished'", params![id, state])?;
     if changed == 1 { Ok(()) } else { Err(not_open(tx, id)?) }
+}
+
+/// Notes who approved a cycle that waits for it, and lets it go on.
+///
+/// # Errors
+/// It does not wait, or SQLite failed.
+fn approve(tx: &Transaction<'_>, id: CycleId, by: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE cycles SET state = 'running', approved_by = ?2 WHERE id = ?1 AND state = 'waiting_approval'";
+    let changed = tx.execute(sql, params![id, by])?;
+    if changed == 1 { Ok(()) } else { Err(refuse(ErrorKind::Conflict, format!("{id} does not wait for approval"))) }
+}
+
+/// Notes why an open cycle is being undone, before the first undo; the reason that it has already stays.
+///
+/// # Errors
+/// It is unknown or finished; it is to be rejected and does not wait for approval; or SQLite failed.
+fn begin_undo(tx: &Transaction<'_>, id: CycleId, undoing: &Undoing) -> rusqlite::Result<()> {
+    let waits = get(tx, id)?.is_some_and(|cycle| cycle.state == CycleState::WaitingApproval);
+    if undoing.cause == UndoCause::Rejected && !waits {
+        return Err(refuse(ErrorKind::Conflict, format!("{id} does not wait for approval")));
+    }
+    let changed = tx.execute(
+        "UPDATE cycles SET state = 'running', undoing = coalesce(undoing, ?2) WHERE id = ?1 AND state <> 'finished'",
+        params![id, Json(undoing)],
+    )?;
+    if changed == 1 { Ok(()) } else { Err(not_open(tx, id)?) }
+}
+
+/// Notes who wants a running cycle to stop; whoever said so first stays.
+///
+/// # Errors
+/// It does not run, is being undone already, or SQLite failed.
+fn request_cancel(tx: &Transaction<'_>, id: CycleId, request: &CancelRequest) -> rusqlite::Result<()> {
+    let changed = tx.execute(
+        "UPDATE cycles SET state = state, cancel = coalesce(cancel, ?2)
+         WHERE id = ?1 AND state = 'running' AND undoing IS NULL",
+        params![id, Json(request)],
+    )?;
+    if changed == 1 { Ok(()) } else { Err(refuse(ErrorKind::Conflict, format!("{id} does not run any more"))) }
 }
 
 /// Ends a cycle. Repeating the same end changes nothing; another end is refused.
@@ -229,7 +325,11 @@ pub(super) fn get(connection: &Connection, id: CycleId) -> rusqlite::Result<Opti
     query::one(connection, "SELECT * FROM cycles WHERE id = ?1", [id], Cycle::from_row)
 }
 
-fn open(connection: &Connection) -> rusqlite::Result<Option<Cycle>> {
+/// The cycle that is running or waiting, if any.
+///
+/// # Errors
+/// SQLite failed.
+pub fn open(connection: &Connection) -> rusqlite::Result<Option<Cycle>> {
     query::one(connection, "SELECT * FROM cycles WHERE state <> 'finished'", [], Cycle::from_row)
 }
 
@@ -256,6 +356,31 @@ impl Ledger {
     /// It is unknown or finished, or SQLite failed.
     pub async fn set_cycle_state(&self, id: CycleId, state: CycleState) -> Result<(), LedgerError> {
         self.transact("changing a cycle's state", move |tx| set_state(tx, id, state)).await
+    }
+
+    /// Notes who approved a cycle that waits for it, and lets it go on.
+    ///
+    /// # Errors
+    /// It does not wait (`Conflict`), or SQLite failed.
+    pub async fn approve_cycle(&self, id: CycleId, by: impl Into<String>) -> Result<(), LedgerError> {
+        let by = by.into();
+        self.transact("noting an approval", move |tx| approve(tx, id, &by)).await
+    }
+
+    /// Notes why an open cycle is being undone; the reason that it has already stays.
+    ///
+    /// # Errors
+    /// It is unknown or finished; it is to be rejected and does not wait; or SQLite failed.
+    pub async fn begin_undo(&self, id: CycleId, undoing: Undoing) -> Result<(), LedgerError> {
+        self.transact("noting that a cycle is undone", move |tx| begin_undo(tx, id, &undoing)).await
+    }
+
+    /// Notes who wants a running cycle to stop.
+    ///
+    /// # Errors
+    /// It does not run or is being undone (`Conflict`), or SQLite failed.
+    pub async fn request_cancel(&self, id: CycleId, request: CancelRequest) -> Result<(), LedgerError> {
+        self.transact("noting that a cycle is to stop", move |tx| request_cancel(tx, id, &request)).await
     }
 
     /// Ends a cycle; the same end again changes nothing.

@@ -152,12 +152,29 @@ pub fn insert_verification(tx: &Transaction<'_>, record: &VerificationRecord) ->
     Ok(())
 }
 
-pub(super) fn get(connection: &Connection, id: DeploymentId) -> rusqlite::Result<Option<Deployment>> {
+/// One deployment.
+///
+/// # Errors
+/// SQLite failed.
+pub fn get(connection: &Connection, id: DeploymentId) -> rusqlite::Result<Option<Deployment>> {
     query::one(connection, "SELECT * FROM deployments WHERE id = ?1", [id], Deployment::from_row)
 }
 
-pub(super) fn of_model(connection: &Connection, model: ModelVersion) -> rusqlite::Result<Vec<Deployment>> {
+/// A model's deployments, oldest first.
+///
+/// # Errors
+/// SQLite failed.
+pub fn of_model(connection: &Connection, model: ModelVersion) -> rusqlite::Result<Vec<Deployment>> {
     query::all(connection, "SELECT * FROM deployments WHERE model = ?1 ORDER BY id", [model], Deployment::from_row)
+}
+
+/// A model's newest deployment that was approved and not taken back.
+///
+/// # Errors
+/// SQLite failed.
+pub fn approved_of(connection: &Connection, model: ModelVersion) -> rusqlite::Result<Option<Deployment>> {
+    let sql = "SELECT * FROM deployments WHERE state = 'approved' AND model = ?1 ORDER BY id DESC LIMIT 1";
+    query::one(connection, sql, [model], Deployment::from_row)
 }
 
 impl Ledger {
@@ -197,6 +214,14 @@ impl Ledger {
     pub async fn approved_deployment(&self) -> Result<Option<Deployment>, LedgerError> {
         let sql = "SELECT * FROM deployments WHERE state = 'approved' ORDER BY changed_at DESC, id DESC LIMIT 1";
         self.read("reading the approved deployment", move |c| query::one(c, sql, [], Deployment::from_row)).await
+    }
+
+    /// A model's newest deployment that was approved and not taken back.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn approved_deployment_of(&self, model: ModelVersion) -> Result<Option<Deployment>, LedgerError> {
+        self.read("reading a model's deployment", move |connection| approved_of(connection, model)).await
     }
 
     /// Deployments, newest first.

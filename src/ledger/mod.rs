@@ -46,7 +46,7 @@ pub use backup::{RecoveredTable, RecoveryReport, recover_copy};
 pub use builds::BuildRecord;
 pub use columns::UnknownText;
 pub use connection::Ledger;
-pub use cycles::{Cycle, CycleOutcome, CycleReason, CycleState};
+pub use cycles::{CancelRequest, Cycle, CycleOutcome, CycleReason, CycleState, UndoCause, Undoing};
 pub use datasets::{Dataset, DatasetVersion, ObjectRef, RefusedDataset};
 pub use decisions::{Decision, NewDecision};
 pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, ToldMessage, UndeliveredCount};
@@ -75,7 +75,8 @@ pub mod tx {
     pub use super::audit::record as record_audit;
     pub use super::builds::save as save_build;
     pub use super::cycles::{
-        begin as begin_cycle, finish as finish_cycle, page as cycles_page, set_state as set_cycle_state,
+        begin as begin_cycle, finish as finish_cycle, open as open_cycle, page as cycles_page,
+        set_state as set_cycle_state,
     };
     pub use super::datasets::insert as insert_dataset;
     pub use super::decisions::insert as insert_decision;
@@ -84,10 +85,13 @@ pub mod tx {
         hold_off as hold_off_deliveries, of_message as deliveries_of_message, told_since, wait as let_deliveries_wait,
         withdraw as withdraw_deliveries,
     };
-    pub use super::deployments::{insert as insert_deployment, insert_verification, set_state as set_deployment_state};
+    pub use super::deployments::{
+        approved_of as approved_deployment_of, get as deployment, insert as insert_deployment, insert_verification,
+        of_model as deployments_of, set_state as set_deployment_state,
+    };
     pub use super::drift::{insert as insert_drift_report, save_window as save_metrics_window};
     pub use super::images::{save as save_image, withdraw as withdraw_images};
-    pub use super::models::{alias, promote, register as register_model, rollback_alias, set_candidate};
+    pub use super::models::{alias, get as model, promote, register as register_model, rollback_alias, set_candidate};
     pub use super::objects::record_object;
     pub use super::outbox::{
         enqueue as enqueue_alert, retry as retry_alert, route as route_alert, unrouted as unrouted_alerts,

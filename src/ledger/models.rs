@@ -213,7 +213,11 @@ pub fn alias(connection: &Connection, name: Alias) -> rusqlite::Result<Option<Mo
     query::one(connection, "SELECT model FROM aliases WHERE alias = ?1", [name], |row| row.get(0))
 }
 
-pub(super) fn get(connection: &Connection, version: ModelVersion) -> rusqlite::Result<Option<Model>> {
+/// One model.
+///
+/// # Errors
+/// SQLite failed.
+pub fn get(connection: &Connection, version: ModelVersion) -> rusqlite::Result<Option<Model>> {
     query::one(connection, "SELECT * FROM models WHERE version = ?1", [version], Model::from_row)
 }
 

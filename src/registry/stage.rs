@@ -4,6 +4,7 @@ use super::bundle_store::BundleStore;
 use super::messages::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
 use super::transfer::{bundle_prefix, upload_bundle};
 use crate::env::Env;
+use crate::error::ErrorKind;
 use crate::ledger::{Alias, DeploymentState, Model};
 use crate::saga::{StepFailure, run_blocking};
 
@@ -48,7 +49,18 @@ impl RegistryStage {
         Ok(ModelRegistered { version: cycle.model, bundle: digest })
     }
 
+    /// Makes a model live whose release serves. Another one may serve by now, where somebody else had a hand in it:
+    /// then nothing is promoted, because what is said to be live must be what serves.
     pub(super) async fn promote(&self, message: PromoteModel) -> Result<(), StepFailure> {
+        let current = self.env.cluster.current().await?;
+        if current.as_ref().map(|current| current.deployment) != Some(message.deployment) {
+            let PromoteModel { version, deployment } = message;
+            let serves = current
+                .map_or_else(|| "nothing".to_owned(), |current| format!("{} of {}", current.deployment, current.model));
+            let message =
+                format!("{version} was not made live: the cluster does not serve {deployment} any more but {serves}");
+            return Err(StepFailure::new(ErrorKind::Invalid, message));
+        }
         let now = self.env.now();
         self.env.ledger.promote(message.version, now).await?;
         self.env.ledger.set_deployment_state(message.deployment, DeploymentState::Approved, now).await?;

@@ -175,15 +175,17 @@ impl Saga {
             tracing::info!("step was done before the restart");
             return Ok(output);
         }
+        self.is_wanted().await?;
         tracing::info!("step begins");
         self.observer.started(self.cycle, name);
         let begun = Instant::now();
         let result = self
             .retried(step, ErrorKind::is_retryable, || {
                 let started = self.env.ledger.step_started(self.cycle, position, name, self.env.now());
-                let attempt = attempt();
+                let (wanted, attempt) = (self.is_wanted(), attempt());
                 async move {
                     started.await?;
+                    wanted.await?;
                     attempt.await
                 }
             })
@@ -206,6 +208,17 @@ impl Saga {
                 self.env.ledger.step_failed(self.cycle, position, &failure.message, self.env.now(), wall_ms).await?;
                 Err(failure)
             }
+        }
+    }
+
+    /// Whether the cycle is to go on: no step is begun, or tried again, once somebody wants it to stop.
+    ///
+    /// # Errors
+    /// `Cancelled`, with who and why; or the ledger cannot be read.
+    async fn is_wanted(&self) -> Result<(), StepFailure> {
+        match self.env.ledger.cycle(self.cycle).await?.and_then(|cycle| cycle.cancel) {
+            Some(request) => Err(StepFailure::new(ErrorKind::Cancelled, request.to_string())),
+            None => Ok(()),
         }
     }
 
@@ -237,8 +250,17 @@ impl Saga {
         }))
     }
 
-    /// Undoes a step if it was done (or begun). An undo that keeps failing is
-    /// marked `stuck`, and its failure is answered so that somebody is told.
+    /// Whether a step was ever begun, undone since or not.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn begun(&self, step: StepName) -> Result<bool, StepFailure> {
+        let steps = self.env.ledger.steps_of(self.cycle).await?;
+        Ok(steps.iter().any(|other| other.position == step.position && other.state != StepState::Skipped))
+    }
+
+    /// Undoes a step if it was done (or begun). Every failed attempt is journaled. An undo that keeps
+    /// failing is marked `stuck`, and its failure is answered so that somebody is told.
     ///
     /// # Errors
     /// When the undo could not finish, or the ledger cannot be written.
@@ -252,7 +274,18 @@ impl Saga {
             return Ok(());
         }
         let span = telemetry::undo_span(name);
-        match self.retried(step, |_| true, &mut attempt).instrument(span.clone()).await {
+        let journaled = || {
+            let attempt = attempt();
+            async move {
+                let undone = attempt.await;
+                if let Err(failure) = &undone {
+                    let now = self.env.now();
+                    self.env.ledger.step_undo_failed(self.cycle, position, &failure.message, now).await?;
+                }
+                undone
+            }
+        };
+        match self.retried(step, |_| true, journaled).instrument(span.clone()).await {
             Ok(()) => {
                 self.env.ledger.step_undone(self.cycle, position, self.env.now()).await?;
                 span.in_scope(|| tracing::info!("step undone"));

@@ -21,7 +21,7 @@ fn line(aliases: &[AliasRecord], cycle: Option<&Cycle>, steps: &[Step]) -> Strin
     let live = live.map_or_else(|| "no model is live yet".to_owned(), |alias| format!("{} is live", alias.model));
     let Some(cycle) = cycle else { return format!("{live}; watching") };
     let what = match cycle.state {
-        CycleState::WaitingApproval => format!("{} waits for approval", cycle.model),
+        CycleState::WaitingApproval => format!("{} serves already and waits for approval", cycle.model),
         _ => steps.iter().max_by_key(|step| step.position).map_or_else(|| "begins".to_owned(), step_text),
     };
     format!("{live}; {} ({}): {what}", cycle.id, cycle.reason.word())
@@ -57,7 +57,7 @@ mod tests {
         let training = "no model is live yet; cycle_1 (bootstrap): step train running, epoch 3 of 20";
         assert_eq!(loop_status(&ledger).await.unwrap(), training);
         ledger.set_cycle_state(cycle.id, CycleState::WaitingApproval).await.unwrap();
-        let waiting = "no model is live yet; cycle_1 (bootstrap): model_v1 waits for approval";
+        let waiting = "no model is live yet; cycle_1 (bootstrap): model_v1 serves already and waits for approval";
         assert_eq!(loop_status(&ledger).await.unwrap(), waiting);
     }
 

@@ -2,7 +2,7 @@
 
 use actix::{Handler, Message, ResponseFuture};
 
-use super::messages::{CompareWithLive, DiscardRun, TrainModel};
+use super::messages::{CancelRun, CompareWithLive, DiscardRun, TrainModel};
 use super::stage::TrainingStage;
 use crate::supervision::StageActor;
 
@@ -24,6 +24,15 @@ impl Handler<CompareWithLive> for TrainingActor {
     fn handle(&mut self, message: CompareWithLive, _: &mut Self::Context) -> Self::Result {
         let stage = self.stage();
         self.work("CompareWithLive", async move { stage.compare(message).await })
+    }
+}
+
+impl Handler<CancelRun> for TrainingActor {
+    type Result = <CancelRun as Message>::Result;
+
+    fn handle(&mut self, message: CancelRun, _: &mut Self::Context) -> Self::Result {
+        self.stage().cancel(&message);
+        Ok(())
     }
 }
 

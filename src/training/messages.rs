@@ -72,3 +72,11 @@ pub struct DiscardRun {
     /// Which run.
     pub run: RunId,
 }
+
+/// Stop a run that is under way; it ends as cancelled within a batch.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), StepFailure>")]
+pub struct CancelRun {
+    /// Which.
+    pub run: RunId,
+}

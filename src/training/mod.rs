@@ -36,6 +36,6 @@ pub use error::TrainingError;
 pub use params::{CheckedParameters, ParameterFaults, TrainingParameters};
 pub use report::TrainingReport;
 pub use run::{TrainedModel, TrainingInput, train, train_trial};
-pub use stage::TrainingStage;
+pub use stage::{RunningRuns, TrainingStage};
 pub use threads::run_on_thread;
 pub use tune::{TuningParameters, TuningReport};

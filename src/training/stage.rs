@@ -1,15 +1,16 @@
 //! What training a challenger and comparing it with the live model do.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use delayd_model::{Bundle, Predictor};
 
 use super::holdout::{Part, part_of};
-use super::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
+use super::messages::{CancelRun, CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use super::{Progress, TrainingControl, TrainingError, TrainingParameters, TuningParameters};
 use crate::config::Settings;
 use crate::data::{DataStage, Example, TrainingSet};
@@ -32,6 +33,50 @@ impl From<TrainingError> for StepFailure {
     }
 }
 
+/// The runs under way, each with what stops it. Clones share it, so that an actor that
+/// was restarted can still stop what the one before it began.
+#[derive(Debug, Clone, Default)]
+pub struct RunningRuns(Arc<Mutex<HashMap<RunId, Arc<AtomicBool>>>>);
+
+impl RunningRuns {
+    fn runs(&self) -> MutexGuard<'_, HashMap<RunId, Arc<AtomicBool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The flag of a run that begins.
+    fn begin(&self, run: RunId) -> RunningRun {
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.runs().insert(run, cancel.clone());
+        RunningRun { runs: self.clone(), run, cancel }
+    }
+
+    /// Stops a run; answers whether it was under way here.
+    fn cancel(&self, run: RunId) -> bool {
+        let running = self.runs().get(&run).cloned();
+        if let Some(cancel) = &running {
+            cancel.store(true, Ordering::Relaxed);
+        }
+        running.is_some()
+    }
+}
+
+/// A run under way; it is forgotten when this is dropped.
+struct RunningRun {
+    runs: RunningRuns,
+    run: RunId,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Drop for RunningRun {
+    fn drop(&mut self) {
+        let mut runs = self.runs.runs();
+        // A later attempt may have taken its place.
+        if runs.get(&self.run).is_some_and(|cancel| Arc::ptr_eq(cancel, &self.cancel)) {
+            runs.remove(&self.run);
+        }
+    }
+}
+
 /// The training's work, apart from its actor.
 #[derive(Clone)]
 pub struct TrainingStage {
@@ -43,6 +88,8 @@ pub struct TrainingStage {
     pub bundles: BundleStore,
     /// Where examples come from.
     pub data: DataStage,
+    /// What stops the runs under way.
+    pub running: RunningRuns,
 }
 
 impl TrainingStage {
@@ -53,6 +100,12 @@ impl TrainingStage {
     /// Has a model trained by whoever trains. A run that was cut off is asked for
     /// again: the same dataset and seed give the same bundle.
     pub(super) async fn train(&self, message: TrainModel) -> Result<ModelTrained, StepFailure> {
+        // Before the ledger is asked whether the cycle is to stop: whoever says so later finds the flag.
+        let running = self.running.begin(message.run);
+        let cycle = self.env.ledger.cycle(message.cycle).await?;
+        if cycle.as_ref().is_some_and(|cycle| cycle.cancel.is_some()) {
+            running.cancel.store(true, Ordering::Relaxed);
+        }
         let set = self.data.training_set(&message.dataset).await?;
         let live = self.live_bundle().await?;
         let job = TrainingJob {
@@ -67,11 +120,11 @@ impl TrainingStage {
             tuning: self.tuning_for(&message),
             holdout: self.settings.holdout.clone(),
             policy: self.settings.training_policy.clone(),
-            trace: self.env.ledger.cycle(message.cycle).await?.map(|cycle| cycle.trace_id()),
+            trace: cycle.map(|cycle| cycle.trace_id()),
         };
         self.record(&message, &job.parameters, RunState::Running, None).await?;
         let began = Instant::now();
-        let control = TrainingControl::new(Arc::new(AtomicBool::new(false)), self.progress(&message));
+        let control = TrainingControl::new(running.cancel.clone(), self.progress(&message));
         match self.env.trainer.train(&job, &control).await {
             Ok(result) => {
                 let path = self.bring_here(message.run, &result).await?;
@@ -233,6 +286,13 @@ impl TrainingStage {
         };
         let decision = self.env.ledger.decide(decision).await?;
         Ok(GateAnswered { passed: verdict.passed, reason: verdict.reason, decision })
+    }
+
+    /// Stops a run. One that is not under way here needs no stopping: its cycle begins no further step.
+    pub(super) fn cancel(&self, message: &CancelRun) {
+        if self.running.cancel(message.run) {
+            tracing::info!(run.id = %message.run, "the run is stopped");
+        }
     }
 
     pub(super) async fn discard(&self, message: DiscardRun) -> Result<(), StepFailure> {

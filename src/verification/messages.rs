@@ -21,6 +21,8 @@ pub struct VerifyDeployment {
     pub dataset: Digest,
     /// Rows are taken from before this moment.
     pub as_of: DateTime<Utc>,
+    /// Whether it is one that serves again after a rollback: its state stays, and restarts before that do not count.
+    pub restored: bool,
 }
 
 /// The verdict, stored in the ledger.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use delayd_model::{Bundle, PredictScratch, Predictor};
 use rand::SeedableRng;
 use rand::seq::index;
@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::messages::{DeploymentVerified, VerifyDeployment};
 use super::probe::{ProbePolicy, ProbeRow, replay};
 use super::verify::{VerificationInputs, VerificationReport, verify};
-use crate::config::Settings;
+use crate::config::{HoldoutSettings, Settings};
 use crate::data::{DataStage, Example};
 use crate::env::Env;
 use crate::error::ErrorKind;
@@ -21,6 +21,7 @@ use crate::ports::ReplicaState;
 use crate::registry::BundleStore;
 use crate::replay::FlightQuestion;
 use crate::saga::{StepFailure, run_blocking};
+use crate::training::holdout::{Part, part_of};
 
 /// The verification's work, apart from its actor.
 #[derive(Clone)]
@@ -42,31 +43,38 @@ impl VerificationStage {
         let (bundles, digest) = (self.bundles.clone(), message.bundle.clone());
         let bundle = run_blocking(move || bundles.read(&digest)).await?;
         let bundle = bundle.map_err(|error| StepFailure::of(error.kind(), &error))?;
-        let rows = self.rows(&message, &bundle).await?;
-        let mut policy = ProbePolicy::default();
-        policy.headers.extend(self.traceparent(&message).await?.map(|value| ("traceparent".to_owned(), value)));
-        let probe = replay(&self.env.cluster.service_url(), &rows, &policy).await;
+        let ReplayedRows { rows, note } = self.rows(&message, &bundle).await?;
+        tracing::info!(deployment.id = %message.deployment, rows = rows.len(), "{note}");
+        let mut probing = ProbePolicy::default();
+        probing.headers.extend(self.traceparent(&message).await?.map(|value| ("traceparent".to_owned(), value)));
+        let probe = replay(&self.env.cluster.service_url(), &rows, &probing).await;
         let probe = probe.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let replicas = self.env.cluster.replicas().await?;
         let own: Vec<_> = replicas.iter().filter(|replica| replica.deployment == message.deployment).cloned().collect();
         let ready: Vec<_> = own.iter().filter(|replica| replica.state == ReplicaState::Ready).cloned().collect();
         let reports = self.scraper.reports(&ready).await;
         let baseline = self.baseline(&message).await?;
+        let mut policy = self.settings.verification.clone();
+        if message.restored {
+            // A replica that never stopped may have been restarted long before: that says nothing of the rollback.
+            policy.maximum_restarts = u32::MAX;
+        }
         let report = verify(
             &VerificationInputs {
                 deployment: message.deployment,
                 model: message.model,
                 bundle: &message.bundle,
-                replicas_wanted: self.settings.cluster.replicas,
+                replicas_wanted: self.replicas_wanted(&message).await?,
                 replicas: &own,
                 reports: &reports.answers,
                 probe: Some(&probe),
                 baseline: baseline.as_ref().map(|report| &report.measured),
                 reference: &bundle.reference,
+                rows: &note,
             },
-            &self.settings.verification,
+            &policy,
         );
-        self.record(&report).await?;
+        self.record(&report, message.restored).await?;
         Ok(DeploymentVerified { passed: report.passed(), reason: report.reason, requests: rows.len() })
     }
 
@@ -79,12 +87,21 @@ impl VerificationStage {
         Ok(ledger.cycle(cycle).await?.map(|cycle| cycle.trace_id().traceparent("verify")))
     }
 
-    async fn record(&self, report: &VerificationReport) -> Result<(), StepFailure> {
+    /// As many as the release was made with: the configuration may have changed since.
+    async fn replicas_wanted(&self, message: &VerifyDeployment) -> Result<u32, StepFailure> {
+        let known = self.env.ledger.deployment(message.deployment).await?;
+        Ok(known.map_or(self.settings.cluster.replicas, |known| known.release.replicas))
+    }
+
+    async fn record(&self, report: &VerificationReport, restored: bool) -> Result<(), StepFailure> {
         let json = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let now = self.env.now();
         let record =
             VerificationRecord { deployment: report.deployment, at: now, passed: report.passed(), report: json };
         self.env.ledger.insert_verification(record).await?;
+        if restored {
+            return Ok(());
+        }
         let state = if report.passed() { DeploymentState::Verified } else { DeploymentState::Failed };
         self.env.ledger.set_deployment_state(report.deployment, state, now).await?;
         Ok(())
@@ -106,44 +123,146 @@ impl VerificationStage {
         })
     }
 
-    /// Rows to replay, drawn from the days that the bundle's reference counted,
-    /// each with the score that it must get.
-    async fn rows(&self, message: &VerifyDeployment, bundle: &Bundle) -> Result<Vec<ProbeRow>, StepFailure> {
+    /// Rows to replay, each with the score that it must get.
+    async fn rows(&self, message: &VerifyDeployment, bundle: &Bundle) -> Result<ReplayedRows, StepFailure> {
         let set = self.data.training_set(&message.dataset).await?;
         let needed = self.settings.verification.requests_needed() as usize + ProbePolicy::default().warm_up;
-        let from = message.as_of - Duration::seconds((self.settings.training.reference_days * 86_400.0) as i64);
+        let choice = Choice {
+            needed,
+            as_of: message.as_of,
+            from: message.as_of - Duration::seconds((self.settings.training.reference_days * 86_400.0) as i64),
+            holdout: self.settings.holdout.clone(),
+        };
         let bundle = bundle.clone();
-        let (seed, as_of) = (message.deployment.0, message.as_of);
+        let seed = message.deployment.0;
         run_blocking(move || {
-            let recent: Vec<&Example> = set
-                .examples
-                .iter()
-                .filter(|example| example.prediction_time >= from && example.prediction_time < as_of)
-                .collect();
-            let candidates = if recent.len() >= needed { recent } else { set.examples.iter().collect() };
+            let (candidates, note) = choice.candidates(&set.examples);
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             let chosen = index::sample(&mut random, candidates.len(), needed.min(candidates.len()));
             let predictor =
                 Predictor::from_bundle(&bundle).map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;
             let mut scratch = PredictScratch::default();
-            chosen
-                .iter()
-                .map(|index| {
-                    let example = candidates[index];
-                    let body = serde_json::to_value(FlightQuestion::of(example))
-                        .map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-                    let row = &example.row;
-                    Ok(ProbeRow {
-                        label: format!(
-                            "{}{} {}-{} {}",
-                            row.carrier, row.flight_number, row.origin, row.dest, row.scheduled_departure
-                        ),
-                        body,
-                        expected_score: Some(predictor.predict(row, &mut scratch).score),
-                    })
+            let rows = chosen.iter().map(|index| {
+                let example = candidates[index];
+                let body = serde_json::to_value(FlightQuestion::of(example))
+                    .map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+                let row = &example.row;
+                Ok(ProbeRow {
+                    label: format!(
+                        "{}{} {}-{} {}",
+                        row.carrier, row.flight_number, row.origin, row.dest, row.scheduled_departure
+                    ),
+                    body,
+                    expected_score: Some(predictor.predict(row, &mut scratch).score),
                 })
-                .collect::<Result<Vec<ProbeRow>, StepFailure>>()
+            });
+            Ok(ReplayedRows { rows: rows.collect::<Result<_, StepFailure>>()?, note })
         })
         .await?
+    }
+}
+
+/// What is replayed, and where it is from.
+struct ReplayedRows {
+    rows: Vec<ProbeRow>,
+    note: String,
+}
+
+/// Which rows are replayed.
+struct Choice {
+    needed: usize,
+    as_of: DateTime<Utc>,
+    /// Beginning of the days that the bundle's reference counted.
+    from: DateTime<Utc>,
+    holdout: HoldoutSettings,
+}
+
+impl Choice {
+    /// The rows to draw from, with a note of what they are: those held out of training where they suffice, of the
+    /// reference's days if possible (other seasons score otherwise); else those of these days, else all.
+    fn candidates<'a>(&self, examples: &'a [Example]) -> (Vec<&'a Example>, String) {
+        let needed = self.needed;
+        let is_held_out =
+            |example: &&Example| matches!(part_of(example, self.as_of, &self.holdout), Part::Recent | Part::Seasonal);
+        let is_recent =
+            |example: &&Example| example.prediction_time >= self.from && example.prediction_time < self.as_of;
+        let held_out: Vec<&Example> = examples.iter().filter(is_held_out).collect();
+        let both: Vec<&Example> = held_out.iter().copied().filter(is_recent).collect();
+        if both.len() >= needed {
+            let note = format!("{needed} of {} rows of the reference's days, held out of training", both.len());
+            return (both, note);
+        }
+        if held_out.len() >= needed {
+            let note = format!("{needed} of all {} rows that were held out of training", held_out.len());
+            return (held_out, note);
+        }
+        let why = format!("only {} rows were held out of training and {needed} are needed", held_out.len());
+        let recent: Vec<&Example> = examples.iter().filter(is_recent).collect();
+        if recent.len() >= needed {
+            let note = format!("{needed} of {} rows of the reference's days, learnt from too: {why}", recent.len());
+            return (recent, note);
+        }
+        let all: Vec<&Example> = examples.iter().collect();
+        let note = if all.len() >= needed {
+            format!("{needed} of all {} rows, learnt from too: {why}", all.len())
+        } else {
+            format!("too few rows: the dataset has {} and {needed} are needed to judge", all.len())
+        };
+        (all, note)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Outcome;
+    use delayd_features::FlightRow;
+
+    fn choice(needed: usize, percent: u32) -> Choice {
+        let as_of: DateTime<Utc> = "2013-03-10T00:00:00Z".parse().unwrap();
+        let holdout = HoldoutSettings { seasonal_percent: percent, recent_days: 2 };
+        Choice { needed, as_of, from: as_of - Duration::days(7), holdout }
+    }
+
+    /// One flight each hour of the 20 days before the retrain.
+    fn examples() -> Vec<Example> {
+        let end = choice(1, 10).as_of;
+        (1..=480)
+            .map(|hour| {
+                let prediction_time = end - Duration::hours(hour);
+                let departure = prediction_time + Duration::hours(2);
+                let row = FlightRow::scheduled("B6", hour as u32, "JFK", "LAX", departure);
+                let known_at = prediction_time + Duration::minutes(30);
+                let outcome = Outcome { delayed: false, arrival_delay_minutes: 0, known_at };
+                Example { row, prediction_time, outcome: Some(outcome) }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn rows_that_the_model_never_learnt_from_are_replayed_where_they_suffice() {
+        let examples = examples();
+        for (needed, part) in [(30, "rows of the reference's days, held out"), (70, "rows that were held out")] {
+            let choice = choice(needed, 10);
+            let (rows, note) = choice.candidates(&examples);
+            assert!(rows.len() >= needed && rows.len() < 120, "two days and a tenth of the rest: {}", rows.len());
+            for row in &rows {
+                assert!(matches!(part_of(row, choice.as_of, &choice.holdout), Part::Recent | Part::Seasonal));
+            }
+            assert!(note.contains(part) && !note.contains("learnt from too"), "{note}");
+        }
+    }
+
+    #[test]
+    fn where_too_few_rows_were_held_out_others_are_replayed_and_the_note_says_so() {
+        let examples = examples();
+        for (needed, rows, part) in [
+            (130, 167..=168, "rows of the reference's days, learnt from too: only"),
+            (400, 480..=480, "of all 480 rows, learnt from too"),
+            (500, 480..=480, "too few rows: the dataset has 480 and 500 are needed to judge"),
+        ] {
+            let (found, note) = choice(needed, 10).candidates(&examples);
+            assert!(rows.contains(&found.len()) && note.contains(part), "{needed}: {} rows, {note}", found.len());
+        }
     }
 }

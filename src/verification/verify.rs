@@ -111,6 +111,8 @@ pub struct VerificationInputs<'a> {
     pub baseline: Option<&'a Measurement>,
     /// The bundle's reference.
     pub reference: &'a DriftReference,
+    /// Which rows were replayed, in words.
+    pub rows: &'a str,
 }
 
 /// What a check came to.
@@ -179,6 +181,9 @@ pub struct VerificationReport {
     pub reason: String,
     /// The bounds used.
     pub policy: VerificationPolicy,
+    /// Which rows were replayed, in words; empty where an older delayd did not note it.
+    #[serde(default)]
+    pub rows: String,
 }
 
 impl VerificationReport {
@@ -209,7 +214,7 @@ pub fn verify(inputs: &VerificationInputs<'_>, policy: &VerificationPolicy) -> V
     if let Some(probe) = inputs.probe {
         checks.push(score_agreement(probe, policy));
     }
-    let (verdict, reason) = conclude(&checks, policy);
+    let (verdict, reason) = conclude(&checks, policy, inputs.rows);
     VerificationReport {
         deployment: inputs.deployment,
         model: inputs.model,
@@ -219,6 +224,7 @@ pub fn verify(inputs: &VerificationInputs<'_>, policy: &VerificationPolicy) -> V
         verdict,
         reason,
         policy: policy.clone(),
+        rows: inputs.rows.to_owned(),
     }
 }
 
@@ -392,7 +398,7 @@ fn score_agreement(probe: &ProbeResult, policy: &VerificationPolicy) -> Check {
     }
 }
 
-fn conclude(checks: &[Check], policy: &VerificationPolicy) -> (Verdict, String) {
+fn conclude(checks: &[Check], policy: &VerificationPolicy, rows: &str) -> (Verdict, String) {
     let named = |wanted: CheckOutcome| -> Vec<&Check> { checks.iter().filter(|c| c.outcome == wanted).collect() };
     let (failed, undecided) = (named(CheckOutcome::Failed), named(CheckOutcome::Undecided));
     let told = |checks: &[&Check]| {
@@ -401,7 +407,12 @@ fn conclude(checks: &[Check], policy: &VerificationPolicy) -> (Verdict, String) 
     };
     match (failed.is_empty(), undecided.is_empty()) {
         (false, _) => (Verdict::Failed, told(&failed)),
-        (true, false) => (Verdict::ReplayNeeded { rows: policy.requests_needed() }, told(&undecided)),
+        (true, false) => {
+            let told = told(&undecided);
+            // What kept it from being judged is not in the checks: it is that there was nothing more to ask.
+            let reason = if rows.is_empty() { told } else { format!("{rows}; {told}") };
+            (Verdict::ReplayNeeded { rows: policy.requests_needed() }, reason)
+        }
         (true, true) => (Verdict::Passed, format!("all {} checks passed", checks.len())),
     }
 }

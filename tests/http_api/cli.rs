@@ -3,7 +3,7 @@
 use std::fs;
 
 use delayd::ids::Digest;
-use delayd::ledger::{IngestedObject, ObjectStatus, ObjectsLooked};
+use delayd::ledger::{CycleReason, CycleState, IngestedObject, ObjectStatus, ObjectsLooked};
 use serde_json::Value;
 
 use super::site::command;
@@ -19,6 +19,26 @@ fn on_the_daemons_machine_the_socket_is_enough() {
     let audit: Value = serde_json::from_str(&daemon.says(&["--json", "audit"])).unwrap();
     assert!(audit[0]["actor"].as_str().unwrap().starts_with("alice ("), "{audit}");
     assert_eq!(audit[0]["detail"], "maintenance");
+}
+
+#[tokio::test]
+async fn the_status_says_that_a_release_which_waits_for_approval_serves_already() {
+    let mut daemon = prepared("");
+    let ledger = daemon.ledger();
+    let cycle = ledger.begin_cycle(CycleReason::Bootstrap, chrono::DateTime::UNIX_EPOCH).await.unwrap();
+    ledger.set_cycle_state(cycle.id, CycleState::WaitingApproval).await.unwrap();
+    drop(ledger);
+    daemon.start();
+    let status = daemon.says(&["status"]);
+    let waits = "cycle_1 waits for approval: `delayd approve` or `delayd reject`; model_v1 already serves";
+    assert!(status.contains(waits), "{status}");
+    let refused = daemon.run(&["cancel", "--why", "too long"]);
+    let told = text(&refused.stderr);
+    assert!(refused.status.code() == Some(5) && told.contains("`delayd reject` takes model_v1 back"), "{told}");
+    let audit: Value = serde_json::from_str(&daemon.says(&["--json", "audit"])).unwrap();
+    assert_eq!((&audit[0]["action"], &audit[0]["subject"]), (&"cancel".into(), &"cycle_1".into()), "{audit}");
+    assert!(audit[0]["outcome"].as_str().unwrap().starts_with("refused: cycle_1 waits"), "{audit}");
+    assert!(daemon.says(&["audit"]).contains("what came of it"));
 }
 
 #[test]

@@ -61,10 +61,10 @@ fn one_report(record: &DriftRecord) -> Result<Shown, CliError> {
 pub(in crate::cli) async fn audit(source: &Source, limit: u32) -> Result<Shown, CliError> {
     let mut records = source.audit(one_more(limit)).await?;
     let more = keep(&mut records, limit);
-    let mut rows = table(&["at", "who", "what", "to what", "why"]);
+    let mut rows = table(&["at", "who", "what", "to what", "why", "what came of it"]);
     for record in &records {
         let entry = &record.entry;
-        rows.add_row([&at(entry.at), &entry.actor, &entry.action, &entry.subject, &entry.detail]);
+        rows.add_row([&at(entry.at), &entry.actor, &entry.action, &entry.subject, &entry.detail, &record.outcome]);
     }
     let nothing = "nobody asked anything of the daemon yet; commands such as `delayd retrain` are noted here";
     Shown::new(&records, listed(rows, limit, more, nothing))

@@ -8,7 +8,7 @@ use super::cycles::outcome;
 use super::{Shown, at, drawn, page, standing, state, table};
 use crate::config::Settings;
 use crate::http::{CycleDocument, StatusDocument};
-use crate::ledger::Alias;
+use crate::ledger::{Alias, AliasRecord, CycleState};
 
 pub(in crate::cli) async fn status(source: &Source, settings: &Settings) -> Result<Shown, CliError> {
     match source.status().await? {
@@ -40,8 +40,11 @@ fn running(status: &StatusDocument, last: Option<&CycleDocument>) -> Result<Show
     if !status.aliases.iter().any(|alias| alias.alias == Alias::Live) {
         text.push_str(&format!("{}\n", none_live(&status.waits_for)));
     }
+    if let Some(found) = status.live_service.as_ref().filter(|found| !found.served) {
+        text.push_str(&format!("WRONG: {}\n", found.text));
+    }
     if let Some(last) = last {
-        text.push_str(&format!("{}\n", standing::of_last_cycle(last, &status.aliases)));
+        text.push_str(&format!("{}\n", told(last, &status.aliases)));
     }
     if let Some(why) = &status.replicas_unknown {
         text.push_str(&format!("the cluster cannot tell its replicas: {why}\n"));
@@ -86,6 +89,23 @@ fn none_live(waits_for: &[String]) -> String {
     }
 }
 
+/// The newest cycle, and what may be asked of it.
+fn told(last: &CycleDocument, aliases: &[AliasRecord]) -> String {
+    let cycle = &last.cycle;
+    let id = cycle.id;
+    match (cycle.state, &cycle.undoing, &cycle.cancel) {
+        (CycleState::WaitingApproval, ..) => {
+            format!("{id} waits for approval: `delayd approve` or `delayd reject`; {} already serves", cycle.model)
+        }
+        (CycleState::Running, Some(undoing), _) => format!("{id} is being undone: {}", undoing.why),
+        (CycleState::Running, None, Some(request)) => format!("{id} is to stop: {request}"),
+        (CycleState::Running, None, None) => {
+            format!("{}; `delayd cancel` stops it", standing::of_last_cycle(last, aliases))
+        }
+        (CycleState::Finished, ..) => standing::of_last_cycle(last, aliases),
+    }
+}
+
 /// What the ledger says when no daemon answers.
 async fn stored(source: &Source, settings: &Settings) -> Result<Shown, CliError> {
     let aliases = source.aliases().await?;
@@ -95,7 +115,7 @@ async fn stored(source: &Source, settings: &Settings) -> Result<Shown, CliError>
     let live = live
         .map_or_else(|| none_live(&waits_for), |alias| format!("{} is live since {}", alias.model, at(alias.moved_at)));
     let last = match &cycle {
-        Some(cycle) => standing::of_last_cycle(&source.cycle(cycle.id).await?, &aliases),
+        Some(cycle) => told(&source.cycle(cycle.id).await?, &aliases),
         None => "no cycle yet".to_owned(),
     };
     let replay = source.replay().await?;

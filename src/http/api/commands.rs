@@ -20,7 +20,7 @@ use crate::http::server::ApiState;
 const COMMAND_DEADLINE: Duration = Duration::from_secs(300);
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/{command:retrain|rollback|approve|reject|pause|resume}").post(command));
+    config.service(web::resource("/{command:retrain|cancel|rollback|approve|reject|pause|resume}").post(command));
 }
 
 /// The body of a command.
@@ -93,8 +93,9 @@ pub(super) fn doer(session: &Session, by: &str) -> String {
     }
 }
 
-/// Asks something of the loop: retrain now, go back to the previous model, approve or reject the release that waits,
-/// pause, resume. Answers when it is done or under way.
+/// Asks something of the loop: retrain now, stop the cycle under way and undo it (`cancel`), go back to the previous model, approve or reject the release that waits,
+/// pause, resume. Answers when it is done or under way; what does not fit what is under way is refused (409) and not
+/// kept for later.
 #[utoipa::path(post, path = "/api/v1/{command}", tag = "commands",
     params(("command" = CommandKind, Path, description = "What is asked.")),
     request_body = Option<CommandBody>,

@@ -5,6 +5,7 @@ use actix_web::{HttpResponse, web};
 use super::Listing;
 use crate::config::Role;
 use crate::coordinator::paused;
+use crate::deployment::live_service;
 use crate::error::chain;
 use crate::http::access::Session;
 use crate::http::documents::{Listed, StatusDocument};
@@ -31,6 +32,14 @@ pub(super) async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, P
         Ok(replicas) => (replicas, None),
         Err(error) => (Vec::new(), Some(chain(&error))),
     };
+    let serving = match live_service(env).await {
+        Ok(serving) => serving,
+        // That is told with the replicas.
+        Err(failure) => {
+            tracing::debug!(error = %failure, "whether the live model serves cannot be said");
+            None
+        }
+    };
     Ok(HttpResponse::Ok().json(StatusDocument {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: env.now(),
@@ -40,6 +49,7 @@ pub(super) async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, P
         cycle: newest.into_iter().next(),
         paused: paused(env).await?,
         replay: ReplaySpan::of(&env.ledger).await?,
+        live_service: serving,
         replicas,
         replicas_unknown,
         actors: state.supervision.statuses(),

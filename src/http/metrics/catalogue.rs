@@ -173,6 +173,8 @@ catalogue! {
         DEPLOYMENTS: Gauge Ledger "delayd_deployments" ["state"] "Deployments by state.";
         REPLICAS_WANTED: Gauge Ledger "delayd_replicas_wanted" [] "Replicas of the approved release; 0 without one.";
         REPLICAS: Gauge Live "delayd_replicas" ["state"] "Replicas of the inference service by state.";
+        LIVE_MODEL_SERVED: Gauge Live "delayd_live_model_served" []
+            "1 when the cluster serves the live model, 0 when it serves another one or nothing; absent without a live model and while a cycle or a rollback is under way.";
         REPLICA_RESTARTS: Gauge Live "delayd_replica_restarts" [] "Restarts of the present replicas, added up.";
         REPLICA_MEMORY: Gauge Live "delayd_replica_memory_bytes" []
             "Resident memory of the largest present replica, where known.";

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::catalogue as names;
 use super::page::Page;
+use crate::deployment::LiveService;
 use crate::http::tls::ServedCertificate;
 use crate::ports::{Replica, ReplicaState};
 use crate::supervision::{ActorState, ActorStatus};
@@ -24,6 +25,11 @@ pub(super) fn replicas(page: &mut Page, replicas: &[Replica]) {
     page.put(&names::REPLICA_RESTARTS, &[], restarts as f64);
     let largest = replicas.iter().filter_map(|replica| replica.memory_bytes).max();
     page.put_some(&names::REPLICA_MEMORY, &[], largest.map(|bytes| bytes as f64));
+}
+
+/// Whether the live model is what serves; nothing where that cannot be said.
+pub(super) fn served(page: &mut Page, found: Option<&LiveService>) {
+    page.put_some(&names::LIVE_MODEL_SERVED, &[], found.map(|found| f64::from(u8::from(found.served))));
 }
 
 pub(super) fn actors(page: &mut Page, statuses: &[ActorStatus]) {

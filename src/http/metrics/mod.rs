@@ -27,6 +27,7 @@ use super::server::ApiState;
 use super::tls::ServedCertificate;
 use crate::config::Settings;
 use crate::coordinator::governor::GovernorPolicy;
+use crate::deployment::live_service;
 use crate::env::Env;
 use crate::ids::CycleId;
 use crate::saga::{StepFailure, StepObserver, run_blocking};
@@ -98,6 +99,7 @@ impl Metrics {
         let cluster = async {
             let mut page = Page::default();
             live::replicas(&mut page, &env.cluster.replicas().await.map_err(StepFailure::from)?);
+            live::served(&mut page, live_service(env).await?.as_ref());
             Ok(page)
         };
         let io = |error: std::io::Error| StepFailure::new(crate::error::ErrorKind::of_io(&error), error.to_string());

@@ -24,11 +24,27 @@ export const COMMANDS = {
     ],
     impossible: () => (running() ? `${running().id} is under way; one cycle at a time.` : null),
   },
+  cancel: {
+    label: "Cancel",
+    title: "Cancel this cycle?",
+    happens: () => [
+      `${running()?.id} stops: training at once, any other step at its end. What it did is undone.`,
+      live() ? `${live()} keeps serving, or serves again.` : "Nothing will be live.",
+    ],
+    impossible: () => {
+      if (!running()) return "No cycle is under way.";
+      if (waiting()) return `${waiting().id} waits for approval; reject it instead.`;
+      if (running().undoing) return `${running().id} is being undone already.`;
+      if (running().cancel) return `${running().cancel.by} cancelled ${running().id} already.`;
+      return null;
+    },
+    tone: "danger",
+  },
   approve: {
     label: "Approve",
     title: "Approve this model?",
     happens: () => [
-      `${waiting()?.model} becomes live: it is deployed and has passed its verification.`,
+      `${waiting()?.model} becomes live: it has passed its verification, and serves already.`,
       live()
         ? `${live()} becomes the previous model, to which a rollback returns.`
         : "There is no model to return to yet.",
@@ -54,7 +70,8 @@ export const COMMANDS = {
       `${live()} no longer serves. To have it again, a new cycle must earn it.`,
     ],
     impossible: () => {
-      if (running()) return `${running().id} is under way; wait for its end, or reject it.`;
+      if (waiting()) return `${waiting().id} waits for approval and ${waiting().model} serves already; reject it instead.`;
+      if (running()) return `${running().id} is under way; cancel it first.`;
       if (!previous()) return "There is no previous model to return to.";
       return null;
     },

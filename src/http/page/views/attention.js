@@ -40,6 +40,8 @@ export function findings({ status, seen, drift, alerts, cycles }) {
     "bad",
     `No replica of ${live?.model} is ready: nobody is answered.`,
   );
+  const serving = status.live_service;
+  tell(serving && !serving.served, "bad", linked(serving?.text));
   const away = status.replicas.filter((replica) => replica.state === "failed");
   tell(
     away.length > 0,
@@ -52,7 +54,7 @@ export function findings({ status, seen, drift, alerts, cycles }) {
     link("cycles", cycle?.id),
     " waits for your word on ",
     link("models", cycle?.model),
-    ": approve or reject it below.",
+    ", which serves already: approve or reject it below.",
   );
   tell(last?.errors?.spike, "bad", `The service fails more often than it did: ${last?.errors?.reason}`);
   tell(

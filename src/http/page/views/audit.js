@@ -11,7 +11,7 @@ const LIMIT = 50;
 export const audit = {
   title: () => "Audit",
   lead: "Everything that a person asked for.",
-  kinds: ["setting", "cycle", "alias", "alert"],
+  kinds: ["setting", "cycle", "alias", "alert", "audit", "audit_outcome"],
   load: ({ query }, signal) => api.list("audit", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
   draw: ({ items, next_offset: next }, { query }) =>
     items.length === 0
@@ -33,6 +33,7 @@ export const audit = {
                 { name: "What", cell: (entry) => h("strong", {}, words(entry.action)) },
                 { name: "To what", cell: (entry) => linked(entry.subject || "–") },
                 { name: "Why", cell: (entry) => linked(entry.detail || "not said") },
+                { name: "What came of it", cell: (entry) => linked(entry.outcome || "not noted") },
               ],
               items,
             ),

@@ -164,6 +164,7 @@ export function verificationPanel(record) {
     "Verification",
     { wide: true, tools: badge(record.passed ? "passed" : "failed") },
     h("p", {}, report.reason, " ", time(record.at)),
+    report.rows ? h("p", { class: "note" }, `Replayed: ${report.rows}.`) : null,
     measured
       ? figures(
           figure("Requests", number(measured.requests), { about: `${counted(measured.errors, "error")}` }),

@@ -63,11 +63,11 @@ function whereabouts(document) {
     return {
       here: "approve",
       waiting: true,
-      text: `${cycle.id} waits for an administrator to approve or reject ${cycle.model}.`,
+      text: `${cycle.id} waits for an administrator to approve or reject ${cycle.model}, which serves already.`,
       step: null,
     };
   const step = document.steps.findLast((one) => one.state === "running") ?? document.steps.at(-1);
-  const undoing = document.steps.some((one) => one.state === "undone" || one.state === "undo_failed");
+  const undoing = cycle.undoing || document.steps.some((one) => one.state === "undone" || one.state === "undo_failed");
   const doing = undoing ? "is being undone" : `is at step ${step?.name ?? "ingest"}`;
   return {
     here: step?.name ?? "ingest",
@@ -118,7 +118,7 @@ function loopPanel(document) {
     ),
     waiting
       ? buttons("approve", "reject", pause() ? "resume" : "pause")
-      : buttons("retrain", "rollback", pause() ? "resume" : "pause"),
+      : buttons("retrain", ...(open ? ["cancel"] : []), "rollback", pause() ? "resume" : "pause"),
   );
 }
 

@@ -1,0 +1,215 @@
+//! What an administrator asks of the loop: noted before it is done, with what came of it.
+//!
+//! What does not fit what is under way is refused, and a refusal changes nothing: nothing is kept to be done later.
+
+use chrono::{DateTime, Utc};
+
+use super::decide::OperatorWord;
+use super::governor::standing;
+use super::messages::{CommandAnswered, CommandKind, Consider, OperatorCommand};
+use super::snapshot::{self, BREAKER_RESET, PAUSED};
+use super::stage::CoordinatorStage;
+use crate::deployment::messages::RollBackToPrevious;
+use crate::error::{ErrorKind, chain};
+use crate::ids::CycleId;
+use crate::ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, CycleState, UndoCause, Undoing};
+use crate::saga::StepFailure;
+use crate::telemetry;
+use crate::training::messages::CancelRun;
+
+/// What a command answers, and the cycle that has to be driven for it.
+type Obeyed = (CommandAnswered, Option<CycleId>);
+
+fn conflict(message: impl Into<String>) -> StepFailure {
+    StepFailure::new(ErrorKind::Conflict, message)
+}
+
+fn answered(message: String) -> Obeyed {
+    (CommandAnswered { message, cycle: None, model: None }, None)
+}
+
+fn about(cycle: &Cycle, message: String) -> CommandAnswered {
+    CommandAnswered { message, cycle: Some(cycle.id), model: Some(cycle.model) }
+}
+
+fn since(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+impl CoordinatorStage {
+    /// Does what an administrator asks; answers the cycle that has to be driven.
+    pub(super) async fn obey(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
+        let ledger = &self.context.env.ledger;
+        let subject = ledger.open_cycle().await?.map_or_else(|| "loop".to_owned(), |cycle| cycle.id.to_string());
+        let entry = AuditEntry {
+            at: self.context.env.now(),
+            actor: command.by.clone(),
+            action: command.command.to_string(),
+            subject: subject.clone(),
+            detail: command.why.clone(),
+        };
+        let entry = ledger.begin_audit(entry).await?;
+        let done = self.act(command).await;
+        let (subject, outcome) = match &done {
+            Ok((CommandAnswered { message, cycle, model }, _)) => {
+                let named = cycle.map(|cycle| cycle.to_string()).or_else(|| model.map(|model| model.to_string()));
+                (named.unwrap_or_else(|| "loop".to_owned()), format!("done: {message}"))
+            }
+            Err(failure) if matches!(failure.kind, ErrorKind::Conflict | ErrorKind::NotFound) => {
+                (subject, format!("refused: {failure}"))
+            }
+            Err(failure) => (subject, format!("failed: {failure}")),
+        };
+        // What was done is done: whoever asked is to hear of it, and not of the audit.
+        if let Err(error) = ledger.end_audit(entry, subject, outcome).await {
+            tracing::error!(audit.entry = entry, error = chain(&error), "what came of a command could not be noted");
+        }
+        done
+    }
+
+    async fn act(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
+        match command.command {
+            CommandKind::Pause => self.pause(self.word(command)).await,
+            CommandKind::Resume => self.resume(self.word(command)).await,
+            CommandKind::Retrain => self.retrain(self.word(command)).await,
+            CommandKind::Cancel => self.cancel(command).await,
+            CommandKind::Rollback => self.roll_back(command).await,
+            CommandKind::Approve => self.approve(command).await,
+            CommandKind::Reject => self.reject(command).await,
+        }
+    }
+
+    fn word(&self, command: OperatorCommand) -> OperatorWord {
+        OperatorWord { by: command.by, reason: command.why, at: self.context.env.now() }
+    }
+
+    async fn pause(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
+        let env = &self.context.env;
+        if let Some(first) = snapshot::paused(env).await? {
+            let why = if first.reason.is_empty() { String::new() } else { format!(" ({})", first.reason) };
+            return Err(conflict(format!(
+                "{} paused the loop already, at {}{why}; `delayd resume` ends it",
+                first.by,
+                since(first.at)
+            )));
+        }
+        snapshot::keep(env, PAUSED, Some(word)).await?;
+        Ok(answered("no new cycles start until `delayd resume`".to_owned()))
+    }
+
+    /// Ends a pause; and what past cycles hold against the next one, which is worth it without a pause too.
+    async fn resume(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
+        let env = &self.context.env;
+        let seen = snapshot::read(env, None).await?;
+        let now = env.now();
+        let stands = standing(&seen.governor, &self.context.settings.retrain.governor, now);
+        let held_up = stands.breaker_open || stands.backoff_until.is_some_and(|until| until > now);
+        if seen.paused.is_none() && !held_up {
+            return Err(conflict(
+                "the loop is not paused, and neither the breaker nor failed cycles hold it up: there is nothing to resume",
+            ));
+        }
+        snapshot::keep::<OperatorWord>(env, PAUSED, None).await?;
+        snapshot::keep(env, BREAKER_RESET, Some(word)).await?;
+        Ok(answered("cycles start again when something asks for one".to_owned()))
+    }
+
+    async fn retrain(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
+        let asked = Consider { requested: Some(word), ..Consider::default() };
+        let (considered, cycle) = self.consider(asked).await?;
+        let Some(cycle) = cycle else { return Err(conflict(format!("not now: {}", considered.reason))) };
+        Ok((about(&cycle, format!("{} started", cycle.id)), Some(cycle.id)))
+    }
+
+    /// Lets the cycle under way stop: training at once, everything else when the next step would begin.
+    async fn cancel(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
+        let Some(cycle) = self.open_cycle().await? else { return Err(conflict("no cycle is under way")) };
+        let id = cycle.id;
+        if cycle.state == CycleState::WaitingApproval {
+            return Err(conflict(format!("{id} waits for approval; `delayd reject` takes {} back", cycle.model)));
+        }
+        if let Some(undoing) = &cycle.undoing {
+            return Err(conflict(format!("{id} is being undone already: {}", undoing.why)));
+        }
+        let request = CancelRequest { by: command.by, why: command.why };
+        telemetry::cycle_span(&cycle)
+            .in_scope(|| tracing::info!(requested_by = request.by, why = request.why, "cancelled"));
+        self.context.env.ledger.request_cancel(id, request).await?;
+        self.context.stages.training(CancelRun { run: cycle.run }).await?;
+        let message = format!("{id} stops: training at once, any other step at its end; then it is undone");
+        Ok((about(&cycle, message), None))
+    }
+
+    async fn roll_back(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
+        let Ok(_only_one) = self.driving.try_lock() else {
+            return Err(match self.open_cycle().await? {
+                Some(cycle) => in_the_way(&cycle),
+                None => conflict("another rollback, or the end of a cycle, is under way; look at `delayd status`"),
+            });
+        };
+        // No cycle is driven now, but one may wait for approval: its release serves, and is no release to leave
+        // behind its back.
+        if let Some(cycle) = self.open_cycle().await? {
+            return Err(in_the_way(&cycle));
+        }
+        let message = RollBackToPrevious { by: command.by, why: command.why };
+        let done = self.context.stages.deployment(message).await?;
+        let model = done.plan.to;
+        let message = self.conclude_rollback(done).await?;
+        Ok((CommandAnswered { message, cycle: None, model: Some(model) }, None))
+    }
+
+    async fn approve(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
+        let cycle = self.waiting().await?;
+        // The step that promotes looks again; whoever approves should hear of it at once.
+        let current = self.context.env.cluster.current().await?;
+        if current.as_ref().map(|current| current.deployment) != Some(cycle.deployment) {
+            let serves = current
+                .map_or_else(|| "nothing".to_owned(), |current| format!("{} of {}", current.deployment, current.model));
+            return Err(conflict(format!(
+                "{} ({}) does not serve any more, the cluster serves {serves}; `delayd reject` puts the release before \
+                 it back",
+                cycle.model, cycle.deployment
+            )));
+        }
+        self.context.env.ledger.approve_cycle(cycle.id, command.by).await?;
+        Ok((about(&cycle, format!("{} is approved", cycle.model)), Some(cycle.id)))
+    }
+
+    async fn reject(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
+        let cycle = self.waiting().await?;
+        telemetry::cycle_span(&cycle)
+            .in_scope(|| tracing::info!(requested_by = command.by, why = command.why, "rejected"));
+        let why = match command.why.as_str() {
+            "" => format!("{} rejected it", command.by),
+            why => format!("{} rejected it: {why}", command.by),
+        };
+        let undoing = Undoing { cause: UndoCause::Rejected, why };
+        self.context.env.ledger.begin_undo(cycle.id, undoing).await?;
+        let ended = self.drive(cycle.id).await?;
+        if ended.outcome == Some(CycleOutcome::Stuck) {
+            let message = format!("{} is rejected, and taking it back is stuck: {}", cycle.model, ended.detail);
+            return Err(StepFailure::new(ErrorKind::Internal, message));
+        }
+        Ok((about(&cycle, format!("{} is rejected and undone", cycle.model)), None))
+    }
+
+    async fn waiting(&self) -> Result<Cycle, StepFailure> {
+        let open = self.open_cycle().await?;
+        open.filter(|cycle| cycle.state == CycleState::WaitingApproval)
+            .ok_or_else(|| conflict("no release waits for approval"))
+    }
+}
+
+/// Why a rollback has to wait, and what to do about it.
+fn in_the_way(cycle: &Cycle) -> StepFailure {
+    let id = cycle.id;
+    conflict(match (cycle.state, &cycle.undoing) {
+        (CycleState::WaitingApproval, _) => format!(
+            "{id} waits for approval, and {} serves already; `delayd reject` takes it back to the live model",
+            cycle.model
+        ),
+        (_, Some(undoing)) => format!("{id} is being undone ({}); ask again when it is over", undoing.why),
+        (_, None) => format!("{id} is under way; `delayd cancel` stops and undoes it, then ask again"),
+    })
+}

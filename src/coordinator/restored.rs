@@ -1,0 +1,81 @@
+//! Verifying a release that serves again: what was gone back to is judged like what was new.
+//!
+//! It decides nothing: there is nothing further back to go to. A release that fails
+//! is told at once, and keeps serving.
+
+use super::cycle::CycleContext;
+use crate::error::ErrorKind;
+use crate::ids::DeploymentId;
+use crate::ledger::{Cycle, Deployment, LedgerError, Model, NewAlert};
+use crate::ports::Severity;
+use crate::saga::StepFailure;
+use crate::verification::messages::VerifyDeployment;
+
+/// What came of it.
+pub(super) struct RestoredVerified {
+    /// Whether every check passed.
+    pub(super) passed: bool,
+    /// One sentence: what serves again, and how it was found.
+    pub(super) text: String,
+}
+
+/// Verifies a deployment that serves again; its record goes to the ledger like every other. One that fails, or
+/// that cannot be verified, is told as critical. `after` names what was undone, once for all repetitions.
+///
+/// # Errors
+/// When the ledger fails.
+pub(super) async fn verify_restored(
+    context: &CycleContext,
+    deployment: DeploymentId,
+    after: &str,
+) -> Result<RestoredVerified, StepFailure> {
+    let ledger = &context.env.ledger;
+    let Some((record, model, made)) = known(context, deployment).await? else {
+        return Err(StepFailure::new(
+            ErrorKind::NotFound,
+            format!("{deployment} serves again, and the ledger knows it or its model no more"),
+        ));
+    };
+    let message = VerifyDeployment {
+        deployment,
+        model: model.version,
+        bundle: record.release.bundle.clone(),
+        dataset: model.dataset,
+        as_of: made.started_at,
+        restored: true,
+    };
+    let version = model.version;
+    let (passed, found) = match context.stages.verification(message).await {
+        Ok(answer) if answer.passed => (true, format!("it passed its verification again: {}", answer.reason)),
+        Ok(answer) => (false, format!("it does not pass its verification: {}", answer.reason)),
+        Err(failure) => (false, format!("it could not be verified: {failure}")),
+    };
+    let text = format!("{version} ({deployment}) serves again, and {found}");
+    if passed {
+        tracing::info!(deployment.id = %deployment, model.version = %version, "{text}");
+    } else {
+        let alert = NewAlert {
+            at: context.env.now(),
+            severity: Severity::Critical,
+            dedup_key: format!("restored/{deployment}/{after}"),
+            title: format!("{version} serves again and is not found good"),
+            body: format!(
+                "After {after}: {text}. It keeps serving, there is nothing further back to go to by itself. \
+                 `delayd deployments {deployment}` has every check; `delayd retrain` makes a new release."
+            ),
+        };
+        ledger.enqueue_alert(alert).await?;
+    }
+    Ok(RestoredVerified { passed, text })
+}
+
+async fn known(
+    context: &CycleContext,
+    deployment: DeploymentId,
+) -> Result<Option<(Deployment, Model, Cycle)>, LedgerError> {
+    let ledger = &context.env.ledger;
+    let Some(record) = ledger.deployment(deployment).await? else { return Ok(None) };
+    let Some(model) = ledger.model(record.model).await? else { return Ok(None) };
+    let Some(cycle) = ledger.cycle(model.cycle).await? else { return Ok(None) };
+    Ok(Some((record, model, cycle)))
+}
