@@ -15,7 +15,8 @@ use crate::data::TrainingSets;
 use crate::env::{Clock, Env};
 use crate::ids::{Digest, ModelVersion};
 use crate::ledger::{
-    CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, Run, RunState,
+    CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, ObjectsLooked, Run,
+    RunState,
 };
 use crate::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress};
 use crate::registry::BundleStore;
@@ -83,11 +84,15 @@ pub(crate) async fn live_model(folder: &Path, ledger: &Ledger, bundle: &Bundle, 
         size_bytes: 10,
         rows_accepted: 9,
         rows_quarantined: 1,
+        rows_duplicate: 0,
+        unused_columns: Vec::new(),
+        quarantine_key: None,
         status: ObjectStatus::Ingested,
         error: None,
         ingested_at: at,
+        resolved_at: None,
     };
-    ledger.record_object(object).await.unwrap();
+    ledger.record_objects(ObjectsLooked { objects: vec![object], ..ObjectsLooked::default() }).await.unwrap();
     let dataset = Dataset {
         version: Digest::of(cycle.id.to_string().as_bytes()),
         cycle: cycle.id,
