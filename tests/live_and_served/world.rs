@@ -332,7 +332,7 @@ async fn records(ledger: &Ledger, cycle: &Cycle, release: &Release, dataset: &Di
         dataset: dataset.version.clone(),
         run: cycle.run,
         cycle: cycle.id,
-        drift_reason: None,
+        reason: None,
         parent: None,
         metrics: json!({}),
         registered_at: at(4),
@@ -348,6 +348,7 @@ async fn records(ledger: &Ledger, cycle: &Cycle, release: &Release, dataset: &Di
         epochs: json!([]),
         trials: json!([]),
         metrics: json!({}),
+        record: json!({"commit": "0123abc"}),
         started_at: at(2),
         finished_at: Some(at(3)),
     };
