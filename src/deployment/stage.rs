@@ -220,6 +220,7 @@ mod tests {
     use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
     use crate::data::TrainingSets;
     use crate::env::SystemClock;
+    use crate::ids::ModelVersion;
     use crate::ledger::{Ledger, Page};
     use crate::ports::{Cluster, ObjectStore, PortError, Replica, RolloutProgress};
 

@@ -4,7 +4,6 @@ use serde_json::json;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::cycles::outcome;
 use super::{Shown, at, drawn, page, standing, state, table};
 use crate::config::Settings;
 use crate::http::{CycleDocument, StatusDocument};
