@@ -361,7 +361,7 @@ async fn the_newest_look_says_what_is_judged_and_nothing_that_was_not_measured()
         assert!(main.contains(words), "no {words} in {main}");
     }
     browser.open("").await;
-    let health = browser.wait_for_text("#health", "no requests").await;
+    let health = browser.wait_for_text("main", "no requests").await;
     assert!(!health.contains("0.00 %") && health.contains("1 did not tell their counts"), "{health}");
     let attention = browser.text("#attention").await;
     assert!(attention.contains("replica-b at") && attention.contains("3 predictions were lost"), "{attention}");

@@ -36,8 +36,18 @@ pub struct World {
     pub job: TrainingJob,
 }
 
+/// Workers record the commit that `delayd` was built of; trained in this process, the
+/// same bundle needs the same.
+fn tell_the_programs_commit() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_delayd")).arg("--version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let commit = text.split_once('(').and_then(|(_, rest)| rest.trim().strip_suffix(')'));
+    delayd::build::tell_commit(commit.map(|commit| &*commit.to_owned().leak()));
+}
+
 impl World {
     pub async fn new() -> Self {
+        tell_the_programs_commit();
         let place = tempfile::tempdir().unwrap();
         let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&place.path().join("store")).unwrap());
         let job = job_in(store.as_ref()).await;

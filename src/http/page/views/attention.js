@@ -57,11 +57,9 @@ export function findings({ status, seen, drift, alerts, cycles }) {
     ", which serves already: approve or reject it below.",
   );
   tell(last?.errors?.spike, "bad", `The service fails more often than it did: ${last?.errors?.reason}`);
-  tell(
-    last?.latency?.too_slow || last?.latency?.slow_replicas.length > 0,
-    "bad",
-    `The service is slow: ${last?.latency?.reason}`,
-  );
+  tell(last?.latency?.too_slow, "bad", `The service is slow: ${last?.latency?.reason}`);
+  const slow = last?.latency?.slow_replicas ?? [];
+  tell(slow.length > 0, "warn", `${slow.join(", ")} ${slow.length > 1 ? "answer" : "answers"} slower than the others.`);
   tell(
     last?.trainServe?.report.skewed && last.model === live?.model,
     "bad",
