@@ -66,7 +66,7 @@ impl Connection {
 }
 
 /// What a load found.
-struct Load {
+pub(crate) struct Load {
     pub(crate) per_second: f64,
     /// Microseconds, ascending.
     times: Vec<f64>,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use delayd::data::Example;
 use delayd::replay::FlightQuestion;
+use delayd_features::Encoded;
 use delayd_model::PredictScratch;
 use serde::Serialize;
 
@@ -29,7 +30,7 @@ struct Serving {
 }
 
 /// Starts the service and waits until it says that it is ready.
-pub(crate) fn serve(binary: &Path, bundle: &Path, workers: Option<u16>) -> Result<Serving> {
+fn serve(binary: &Path, bundle: &Path, workers: Option<u16>) -> Result<Serving> {
     ensure!(binary.is_file(), "{} is not there; `make service` builds it", binary.display());
     let folder = tempfile::tempdir()?;
     let port_file = folder.path().join("admin");
@@ -107,7 +108,7 @@ fn check_answers(address: SocketAddr, model: &Model, examples: &[&Example], requ
     Ok(())
 }
 
-struct OverHttp {
+pub(crate) struct OverHttp {
     all_workers: f64,
     one_worker: f64,
 }
