@@ -1,5 +1,7 @@
 //! The contract of the port, and what a release consists of.
 
+use std::time::{Duration, Instant};
+
 use delayd::adapters::cloud::kubernetes::ServiceObject;
 use delayd::ports::{Cluster, ReplicaState};
 
@@ -92,15 +94,17 @@ async fn every_object_is_applied_and_what_is_switched_off_is_taken_away() {
         assert_eq!(site.value(&format!("{object}/delay-ml"), ".metadata.name"), "", "{object}");
     }
     few.tear_down().await.unwrap();
-    let left = site.kubectl(&[
-        "get",
-        "all,configmaps,poddisruptionbudgets",
-        "-l",
-        "delayd.dev/service=delay-ml",
-        "-o",
-        "name",
-    ]);
-    assert_eq!(left, "");
+    let ours = ["get", "all,configmaps,poddisruptionbudgets", "-l", "delayd.dev/service=delay-ml", "-o", "name"];
+    // Pods that end answer what they were asked before: nothing is left in the end, not at once.
+    let began = Instant::now();
+    loop {
+        let left = site.kubectl(&ours);
+        if left.is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{left}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
