@@ -1,53 +1,12 @@
-//! The world as the daemon sees it: the clock and the ports. Nothing else in the
-//! crate asks the operating system for the time.
+//! The world as the daemon sees it: the clock, the ledger and the ports.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 
+pub use crate::clock::{Clock, ReplayClock, SystemClock};
 use crate::ledger::Ledger;
 use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, Trainer, WeatherSource};
-
-/// Tells what time it is: the system's clock, or the replay's.
-pub trait Clock: Send + Sync + std::fmt::Debug {
-    /// The present moment.
-    fn now(&self) -> DateTime<Utc>;
-}
-
-/// The clock of the machine.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one place where the system clock is read")]
-    fn now(&self) -> DateTime<Utc> {
-        Utc::now()
-    }
-}
-
-/// A clock that stands still until somebody moves it: the replay's.
-#[derive(Debug)]
-pub struct ReplayClock(AtomicI64);
-
-impl ReplayClock {
-    /// A clock that shows `start`.
-    #[must_use]
-    pub fn starting_at(start: DateTime<Utc>) -> Self {
-        Self(AtomicI64::new(start.timestamp_micros()))
-    }
-
-    /// Moves the clock. It never goes back: an earlier moment is ignored.
-    pub fn advance_to(&self, moment: DateTime<Utc>) {
-        self.0.fetch_max(moment.timestamp_micros(), Ordering::SeqCst);
-    }
-}
-
-impl Clock for ReplayClock {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp_micros(self.0.load(Ordering::SeqCst)).unwrap_or_default()
-    }
-}
 
 /// Everything outside that a stage may use.
 #[derive(Clone)]

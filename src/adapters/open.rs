@@ -22,7 +22,8 @@ use crate::config::{
     BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, TrainerKind, WeatherKind,
 };
 use crate::data::TrainingSets;
-use crate::data::reference::{AirportTable, ReferenceDocuments};
+use crate::data::ReferenceDocuments;
+use crate::data::reference::AirportTable;
 use crate::env::Clock;
 use crate::error::PortError;
 use crate::notification::templates::Templates;

@@ -1,26 +1,8 @@
 //! Values that cannot be, all reported at once.
 
-use std::fmt;
-
 use super::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
+pub use crate::fault::Fault;
 use crate::packaging::SourceKind;
-
-/// One value that cannot be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The key, `section.key`.
-    pub key: String,
-    /// What was found.
-    pub found: String,
-    /// What was expected.
-    pub expected: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is {}; expected {}", self.key, self.found, self.expected)
-    }
-}
 
 pub(super) fn listing(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("  - {fault}")).collect::<Vec<_>>().join("\n")

@@ -21,17 +21,19 @@ pub use faults::Fault;
 pub use http::{HttpSettings, Role, TokenSettings};
 pub use secret::Secret;
 pub use sections::{
-    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, HoldoutSettings,
-    IngestionSettings, MonitoringSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
+    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, 
+    IngestionSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
     RegistrySettings, TrainerKind, TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
 use crate::coordinator::decide::RetrainPolicy;
-use crate::coordinator::training_policy::TrainingPolicy;
+use crate::training_job::TrainingPolicy;
 use crate::evaluation::gate::GatePolicy;
 pub use crate::notification::NotificationSettings;
 use crate::retention::RetentionPolicy;
-use crate::training::TrainingParameters;
+pub use crate::monitoring::MonitoringSettings;
+pub use crate::training_job::HoldoutSettings;
+use crate::training_job::TrainingParameters;
 use crate::verification::VerificationPolicy;
 
 /// The whole configuration.

@@ -15,16 +15,9 @@ use crate::adapters::cloud::s3::S3Settings;
 use crate::adapters::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
 use crate::data::formats::{ColumnMapping, ParseLimits};
 use crate::data::reference::ReferencePolicy;
-use crate::monitoring::drift_policy::DriftPolicy;
-use crate::monitoring::errors::ErrorPolicy;
-use crate::monitoring::latency::LatencyPolicy;
-use crate::monitoring::performance::PerformancePolicy;
-use crate::monitoring::scrape::ScrapePolicy;
-use crate::monitoring::skew::SkewPolicy;
-use crate::monitoring::traffic::TrafficPolicy;
 use crate::packaging::{ExportSettings, SourceSettings};
 use crate::saga::RetryPolicy;
-use crate::training::TuningParameters;
+use crate::training_job::TuningParameters;
 
 /// `[daemon]`: the process itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -185,25 +178,6 @@ impl Default for IngestionSettings {
             reference: ReferencePolicy::default(),
             fetch: HttpDocumentSettings::default(),
         }
-    }
-}
-
-/// `[holdout]`: rows that no model ever learns from, so that challenger and live
-/// model can be compared on them fairly.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HoldoutSettings {
-    /// Percent of all flights, chosen by a hash of the flight, that stay out of
-    /// training for ever: the frozen seasonal set.
-    pub seasonal_percent: u32,
-    /// The newest days before a retrain: the gate's recent window, which neither
-    /// model has seen.
-    pub recent_days: u32,
-}
-
-impl Default for HoldoutSettings {
-    fn default() -> Self {
-        Self { seasonal_percent: 4, recent_days: 3 }
     }
 }
 
@@ -376,45 +350,4 @@ pub enum ApprovalMode {
 pub struct ApprovalSettings {
     /// Who approves.
     pub mode: ApprovalMode,
-}
-
-/// `[monitoring]`: what is watched, and how often.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MonitoringSettings {
-    /// Seconds between looks at the replicas.
-    pub interval_secs: u64,
-    /// Where a day begins, in minutes after midnight UTC: with 300, days of New
-    /// York's winter, so that a night's departures stay with their day.
-    pub day_starts_minutes_utc: u32,
-    /// How replicas are asked.
-    pub scrape: ScrapePolicy,
-    /// Drift of inputs and scores.
-    pub drift: DriftPolicy,
-    /// Realised performance.
-    pub performance: PerformancePolicy,
-    /// Error spikes.
-    pub errors: ErrorPolicy,
-    /// Latency.
-    pub latency: LatencyPolicy,
-    /// Drops and surges of traffic.
-    pub traffic: TrafficPolicy,
-    /// Score distribution against the reference.
-    pub skew: SkewPolicy,
-}
-
-impl Default for MonitoringSettings {
-    fn default() -> Self {
-        Self {
-            interval_secs: 60,
-            day_starts_minutes_utc: 300,
-            scrape: ScrapePolicy::default(),
-            drift: DriftPolicy::default(),
-            performance: PerformancePolicy::default(),
-            errors: ErrorPolicy::default(),
-            latency: LatencyPolicy::default(),
-            traffic: TrafficPolicy::default(),
-            skew: SkewPolicy::default(),
-        }
-    }
 }

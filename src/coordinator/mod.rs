@@ -11,7 +11,6 @@ mod restored;
 mod snapshot;
 mod stage;
 pub mod stages;
-pub mod training_policy;
 
 pub use actor::CoordinatorActor;
 pub(crate) use snapshot::past_cycle;

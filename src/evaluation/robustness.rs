@@ -138,6 +138,12 @@ pub fn robustness(predictor: &Predictor, rows: &[&FlightRow], labels: &[bool], s
     results
 }
 
+/// One draw from the standard normal distribution (Box & Muller 1958).
+pub fn standard_normal(random: &mut ChaCha8Rng) -> f32 {
+    let radius = (-2.0 * (1.0 - random.random::<f32>()).max(f32::MIN_POSITIVE).ln()).sqrt();
+    radius * (std::f32::consts::TAU * random.random::<f32>()).cos()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,13 +1,10 @@
-//! How Rust values become columns: ids as integers, digests and closed enums as
-//! text, times as microseconds since 1970, documents as JSON text.
+//! How Rust values become columns: closed enums as text, times as microseconds since 1970,
+//! documents as JSON text. Ids and digests know it themselves (`delayd_core::sql`).
 
 use chrono::{DateTime, Utc};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use crate::ids::{AlertId, CycleId, DecisionId, DeploymentId, Digest, DriftReportId, ModelVersion, RunId, SilenceId};
-use crate::ports::{Endpoint, Severity};
 
 /// A moment as it is stored: microseconds since 1970, UTC.
 #[derive(Debug, Clone, Copy)]
@@ -58,37 +55,6 @@ impl FromSql for Count {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let number = value.as_i64()?;
         u64::try_from(number).map(Self).map_err(|_| FromSqlError::OutOfRange(number))
-    }
-}
-
-macro_rules! id_column {
-    ($($id:ident),*) => {$(
-        impl ToSql for $id {
-            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-                let number = i64::try_from(self.0)
-                    .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-                Ok(ToSqlOutput::Owned(Value::Integer(number)))
-            }
-        }
-        impl FromSql for $id {
-            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-                Count::column_result(value).map(|number| Self(number.0))
-            }
-        }
-    )*};
-}
-
-id_column!(CycleId, ModelVersion, RunId, DeploymentId, DecisionId, DriftReportId, AlertId, SilenceId);
-
-impl ToSql for Digest {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.as_str().as_bytes())))
-    }
-}
-
-impl FromSql for Digest {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map_err(|e| FromSqlError::Other(Box::new(e)))
     }
 }
 
@@ -163,35 +129,3 @@ macro_rules! text_enum {
     };
 }
 pub(crate) use text_enum;
-
-impl ToSql for Severity {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Owned(Value::Text(self.to_string())))
-    }
-}
-
-impl FromSql for Severity {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        match value.as_str()? {
-            "info" => Ok(Self::Info),
-            "warning" => Ok(Self::Warning),
-            "critical" => Ok(Self::Critical),
-            other => Err(FromSqlError::Other(Box::new(UnknownText {
-                found: other.to_owned(),
-                expected: "info warning critical",
-            }))),
-        }
-    }
-}
-
-impl ToSql for Endpoint {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Owned(Value::Text(self.to_string())))
-    }
-}
-
-impl FromSql for Endpoint {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        value.as_str()?.parse().map_err(|e| FromSqlError::Other(Box::new(e)))
-    }
-}

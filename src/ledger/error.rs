@@ -186,3 +186,10 @@ fn kind_of_sqlite(error: &rusqlite::Error) -> ErrorKind {
 fn holder_text(holder: Option<u32>) -> String {
     holder.map_or_else(|| "its process id could not be read".to_owned(), |pid| format!("process {pid}"))
 }
+
+impl From<LedgerError> for crate::failure::StepFailure {
+    fn from(error: LedgerError) -> Self {
+        Self::of(error.kind(), &error)
+    }
+}
+

@@ -11,18 +11,7 @@ use super::outbox::{self, NewAlert};
 use super::query::{self, Page};
 use super::{Ledger, LedgerError};
 use crate::ids::Digest;
-
-text_enum! {
-    /// What a piece of reference data tells.
-    ReferenceKind {
-        /// Where airports are and what their clocks show.
-        Airports = "airports",
-        /// Holidays beyond the computed ones.
-        Holidays = "holidays",
-        /// Events.
-        Events = "events",
-    }
-}
+pub use crate::ports::ReferenceKind;
 
 text_enum! {
     /// Where a version came from.

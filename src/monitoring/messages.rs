@@ -5,7 +5,6 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::service::ServiceReport;
-use super::skew::TrainServeSkewReport;
 use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
 use crate::ids::ModelVersion;
 use crate::saga::StepFailure;
@@ -49,20 +48,6 @@ pub struct Observed {
     pub drift: Option<DriftFinding>,
     /// The performance report written, if a model is live.
     pub performance: Option<PerformanceFinding>,
-}
-
-/// When replicas were asked the bundle's golden rows last, and what they said.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainServeLook {
-    /// When.
-    pub at: DateTime<Utc>,
-    /// The model.
-    pub model: ModelVersion,
-    /// Replicas that answered.
-    pub replicas: usize,
-    /// Their scores against training's.
-    pub report: TrainServeSkewReport,
 }
 
 /// How replicas answered at a look, as it is kept with the look.

@@ -23,6 +23,7 @@ pub mod performance;
 pub mod realised;
 pub mod scrape;
 pub mod service;
+pub mod settings;
 pub mod skew;
 mod stage;
 pub mod stats;
@@ -30,4 +31,5 @@ pub mod traffic;
 pub mod window;
 
 pub use actor::MonitorActor;
+pub use settings::MonitoringSettings;
 pub use stage::MonitorStage;

@@ -153,6 +153,20 @@ pub fn train_serve_skew(pairs: &[ScoredTwice], policy: &SkewPolicy) -> TrainServ
     TrainServeSkewReport { rows, different, largest_difference, worst, skewed, reason }
 }
 
+/// When replicas were asked the bundle's golden rows last, and what they said.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainServeLook {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The model.
+    pub model: ModelVersion,
+    /// Replicas that answered.
+    pub replicas: usize,
+    /// Their scores against training's.
+    pub report: TrainServeSkewReport,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

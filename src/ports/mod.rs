@@ -7,18 +7,16 @@ mod image_builder;
 mod image_registry;
 mod notifier;
 mod object_store;
-mod trainer;
 mod weather;
 
 pub use cluster::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
-pub use document::{DocumentSource, FetchedDocument, Validators};
+pub use document::{DocumentSource, FetchedDocument, ReferenceKind, Validators};
 pub use image_builder::ImageBuilder;
 pub use image_registry::{ImageRegistry, PushedImage, check_tag};
 pub use notifier::{
     Alert, ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Severity, Undelivered, UnknownChannel, topic_of,
 };
 pub use object_store::{ObjectMeta, ObjectStore, check_key, check_prefix};
-pub use trainer::{BundlePlace, Trainer, TrainingJob, TrainingResult};
 pub use weather::{WeatherAnswer, WeatherObservation, WeatherSource};
 
 pub use crate::error::PortError;

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument;
 
 use crate::env::Env;
+pub use crate::failure::{StepFailure, run_blocking};
 use crate::error::{ErrorKind, chain};
 use crate::ids::CycleId;
 use crate::ledger::{LedgerError, NewAlert, StepState};
@@ -38,50 +39,6 @@ impl StepName {
     pub const fn new(position: u32, name: &'static str) -> Self {
         Self { position, name }
     }
-}
-
-/// Why a step did not succeed.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct StepFailure {
-    /// What sort of failure, and so whether trying again may help.
-    pub kind: ErrorKind,
-    /// The whole chain of causes in one line.
-    pub message: String,
-}
-
-impl StepFailure {
-    /// A failure in our own words.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
-    }
-
-    /// A failure from an error of a stage.
-    pub fn of(kind: ErrorKind, error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { kind, message: chain(error) }
-    }
-}
-
-impl From<LedgerError> for StepFailure {
-    fn from(error: LedgerError) -> Self {
-        Self::of(error.kind(), &error)
-    }
-}
-
-impl From<crate::ports::PortError> for StepFailure {
-    fn from(error: crate::ports::PortError) -> Self {
-        Self::of(error.kind(), &error)
-    }
-}
-
-/// Runs blocking work (SQLite, Polars, libtorch, hashing, files) off an actor's thread.
-///
-/// # Errors
-/// When the work panicked.
-pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepFailure> {
-    telemetry::spawn_blocking(work)
-        .await
-        .map_err(|error| StepFailure::new(ErrorKind::Internal, format!("blocking work did not finish: {error}")))
 }
 
 /// How often and how patiently a step is tried.

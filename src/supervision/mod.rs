@@ -28,12 +28,4 @@ pub use status::{ActorState, ActorStatus};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
 pub use turns::Turns;
 
-/// The text of a panic, from what `catch_unwind` or a thread's join answers.
-#[must_use]
-pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a text".to_owned())
-}
+pub use crate::panics::panic_message;

@@ -4,10 +4,9 @@
 use actix::dev::MessageResponse;
 use actix::{Actor, Handler, Message};
 use tokio::sync::oneshot::Sender;
-use tokio::task::JoinHandle;
 use tracing::Span;
 
-use crate::ids::TraceId;
+pub use crate::spans::{TRACEPARENT, carried, spawn_blocking, step_span, undo_span, worker_span};
 use crate::ledger::Cycle;
 
 /// The span of a cycle. At the level of errors, because a span that a filter leaves
@@ -15,42 +14,6 @@ use crate::ledger::Cycle;
 #[must_use]
 pub fn cycle_span(cycle: &Cycle) -> Span {
     tracing::error_span!("cycle", trace.id = %cycle.trace_id(), cycle.id = %cycle.id)
-}
-
-/// The span of a cycle's step.
-#[must_use]
-pub fn step_span(step: &'static str) -> Span {
-    tracing::error_span!("step", step)
-}
-
-/// The span of a step being taken back.
-#[must_use]
-pub fn undo_span(step: &'static str) -> Span {
-    tracing::error_span!("undo", step, undo = true)
-}
-
-/// The environment variable that hands a trace on to another process, as OpenTelemetry names it.
-pub const TRACEPARENT: &str = "TRACEPARENT";
-
-/// The span of a worker of another process, in the trace that its environment names.
-#[must_use]
-pub fn worker_span(job: &str) -> Span {
-    let trace = std::env::var(TRACEPARENT).ok().and_then(|header| TraceId::of_traceparent(&header));
-    match trace {
-        Some(trace) => tracing::error_span!("training_job", trace.id = %trace, training.job = job),
-        None => tracing::error_span!("training_job", training.job = job),
-    }
-}
-
-/// Work that, on whichever thread it runs, belongs to the caller's span.
-pub fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    let span = Span::current();
-    move || span.in_scope(work)
-}
-
-/// [`tokio::task::spawn_blocking`] within the caller's span.
-pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    tokio::task::spawn_blocking(carried(work))
 }
 
 /// What an actor does with a message.

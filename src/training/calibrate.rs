@@ -1,25 +1,8 @@
 //! From logits to probabilities, and from probabilities to yes or no.
 
-use serde::{Deserialize, Serialize};
-
 use crate::evaluation::metrics::Confusion;
-use crate::training::params::ThresholdChoice;
-
-/// The threshold and what it does on the rows it was chosen on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChosenThreshold {
-    /// Probability from which a flight counts as delayed.
-    pub value: f32,
-    /// Precision there.
-    pub precision: f64,
-    /// Recall there.
-    pub recall: f64,
-    /// F1 there.
-    pub f1: f64,
-    /// Share of the rows called delayed.
-    pub alert_share: f64,
-}
+use crate::training_job::params::ThresholdChoice;
+use crate::training_job::report::ChosenThreshold;
 
 /// Chooses the threshold on calibrated scores. Ties go to the higher threshold:
 /// fewer alerts for the same worth.

@@ -3,23 +3,10 @@
 //! Loading `libtorch_cuda.so` on hosts that have it is the daemon's business at
 //! start; here one only asks libtorch what it sees.
 
-use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::training::error::TrainingError;
-
-/// What the configuration asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DevicePreference {
-    /// CUDA where libtorch sees a GPU, otherwise the CPU.
-    #[default]
-    Auto,
-    /// The CPU, whatever there is.
-    Cpu,
-    /// The first GPU, or an error.
-    Cuda,
-}
+use crate::training_job::params::DevicePreference;
 
 /// The device for a preference, and a line for the run's record.
 ///

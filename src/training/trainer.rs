@@ -57,13 +57,6 @@ pub(crate) struct Start {
     pub(crate) warm: bool,
 }
 
-/// Seeds that differ for each use of one run's seed.
-pub(crate) fn derived_seed(seed: u64, purpose: &str, index: usize) -> u64 {
-    use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(format!("{seed}/{purpose}/{index}"));
-    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
-}
-
 /// Fits all members, side by side where there are threads for it.
 pub(crate) fn fit_members(
     architecture: &Architecture,

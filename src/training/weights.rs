@@ -60,12 +60,6 @@ pub(crate) fn fresh(architecture: &Architecture, prior_log_odds: f64, random: &m
     tensors.collect()
 }
 
-/// One draw from the standard normal distribution (Box & Muller 1958).
-pub(crate) fn standard_normal(random: &mut ChaCha8Rng) -> f32 {
-    let radius = (-2.0 * (1.0 - random.random::<f32>()).max(f32::MIN_POSITIVE).ln()).sqrt();
-    radius * (std::f32::consts::TAU * random.random::<f32>()).cos()
-}
-
 /// Writes all members as `weights.safetensors`.
 pub(crate) fn to_safetensors(members: &[MemberWeights]) -> Result<Vec<u8>, TrainingError> {
     let named = members.iter().enumerate().flat_map(|(member, weights)| {

@@ -6,9 +6,44 @@ use delayd_model::DriftReference;
 use delayd_model::admin::{LatencyHistogram, ReplicaReport, RequestCounts};
 use serde::{Deserialize, Serialize};
 
-use super::probe::ProbeResult;
 use crate::monitoring::latency::quantile_ms;
 use crate::monitoring::stats::{Interval, normal_quantile, sorted_quantile};
+
+/// What one request came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeAnswer {
+    /// Which row.
+    pub label: String,
+    /// From sending the head to having read the body, in milliseconds.
+    pub latency_ms: f64,
+    /// HTTP status; `None` without an answer.
+    pub status: Option<u16>,
+    /// The score; `None` without one.
+    pub score: Option<f32>,
+    /// What was expected of it.
+    pub expected_score: Option<f32>,
+    /// The model that answered, as it says.
+    pub model_version: Option<String>,
+    /// Its bundle's digest, as it says.
+    pub bundle: Option<String>,
+    /// What went wrong, where something did.
+    pub error: Option<String>,
+    /// Part of the warm-up: latency does not count.
+    pub warm_up: bool,
+}
+
+/// What came of a replay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeResult {
+    /// Answers, in the order of the rows.
+    pub answers: Vec<ProbeAnswer>,
+    /// Rows that were not sent before the deadline.
+    pub not_sent: usize,
+    /// How long it took, in milliseconds.
+    pub duration_ms: f64,
+}
 
 /// How something was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

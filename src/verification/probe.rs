@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
+use super::measurement::{ProbeAnswer, ProbeResult};
 use crate::error::chain;
 
 /// One row to replay.
@@ -49,42 +50,6 @@ impl Default for ProbePolicy {
             headers: BTreeMap::from([("x-delayd-probe".to_owned(), "1".to_owned())]),
         }
     }
-}
-
-/// What one request came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProbeAnswer {
-    /// Which row.
-    pub label: String,
-    /// From sending the head to having read the body, in milliseconds.
-    pub latency_ms: f64,
-    /// HTTP status; `None` without an answer.
-    pub status: Option<u16>,
-    /// The score; `None` without one.
-    pub score: Option<f32>,
-    /// What was expected of it.
-    pub expected_score: Option<f32>,
-    /// The model that answered, as it says.
-    pub model_version: Option<String>,
-    /// Its bundle's digest, as it says.
-    pub bundle: Option<String>,
-    /// What went wrong, where something did.
-    pub error: Option<String>,
-    /// Part of the warm-up: latency does not count.
-    pub warm_up: bool,
-}
-
-/// What came of a replay.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProbeResult {
-    /// Answers, in the order of the rows.
-    pub answers: Vec<ProbeAnswer>,
-    /// Rows that were not sent before the deadline.
-    pub not_sent: usize,
-    /// How long it took, in milliseconds.
-    pub duration_ms: f64,
 }
 
 /// The part of `POST /predict`'s answer that is read.

@@ -12,13 +12,15 @@
 //! for another one's, whatever happened to a run of the same name before.
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, PortError};
 use crate::ids::{Digest, RunId};
-use crate::ports::{ObjectStore, TrainingJob};
-use crate::training::tune::{TrialRecord, TrialTask};
-use crate::training::{Progress, TrainingParameters, TrainingReport, TuningReport};
+use crate::ports::ObjectStore;
+use crate::training_job::job::TrainingJob;
+use crate::training_job::tune::{TrialRecord, TrialTask};
+use crate::training_job::{Progress, TrainingParameters, TrainingReport, TuningReport};
 
 const ROOT: &str = "training-jobs/";
 const DOCUMENT: &str = "job.json";
@@ -152,7 +154,7 @@ impl Work {
     ///
     /// # Errors
     /// `Invalid` when it is no document's key.
-    pub(crate) fn at_document(key: &str) -> Result<Self, PortError> {
+    pub fn at_document(key: &str) -> Result<Self, PortError> {
         let prefix = key.strip_suffix(DOCUMENT).filter(|prefix| prefix.starts_with(ROOT) && prefix.ends_with('/'));
         let prefix = prefix.ok_or_else(|| {
             let message = format!("expected a key like {ROOT}run_7/training-0123456789ab/{DOCUMENT}");
@@ -231,4 +233,38 @@ pub struct FailureDocument {
     pub kind: ErrorKind,
     /// The whole chain of causes.
     pub message: String,
+}
+
+/// A document as it is stored.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn json<T: Serialize>(key: &str, value: &T) -> Result<Bytes, PortError> {
+    let body = serde_json::to_vec_pretty(value);
+    body.map(Bytes::from)
+        .map_err(|error| PortError::new(ErrorKind::Internal, format!("writing {key}"), error.to_string()))
+}
+
+/// Writes or replaces a document.
+///
+/// # Errors
+/// When the store fails.
+pub async fn put_json<T: Serialize>(store: &dyn ObjectStore, key: &str, value: &T) -> Result<(), PortError> {
+    store.put(key, json(key, value)?).await
+}
+
+/// Reads a document; `None` where there is none.
+///
+/// # Errors
+/// When the store fails, or the document is another one.
+pub async fn get_json<T: DeserializeOwned>(store: &dyn ObjectStore, key: &str) -> Result<Option<T>, PortError> {
+    let body = match store.get(key).await {
+        Ok(body) => body,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    serde_json::from_slice(&body).map(Some).map_err(|error| {
+        let message = format!("is not what this build of delayd writes there: {error}");
+        PortError::new(ErrorKind::Corrupt, format!("reading {key}"), message)
+    })
 }

@@ -7,27 +7,22 @@
 //! finds one has nothing to do, and of two workers with the same document the first
 //! counts. It decides nothing and knows nothing of who started it.
 
-mod documents;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bytes::Bytes;
 use delayd_model::Bundle;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-pub use documents::{FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, run_prefix};
-
 use super::job::JobInputs;
-use super::{Progress, TrainingControl, TrainingError, TuningParameters, run_on_thread};
+use super::{TrainingError, run_on_thread};
 use crate::data::training_sets::{TrainingSet, load_training_set};
 use crate::error::{ErrorKind, PortError, chain};
-use crate::ports::{ObjectStore, TrainingJob};
+use crate::ports::ObjectStore;
 use crate::registry::{bundle_prefix, download_bundle, upload_bundle};
+use crate::training_job::documents::{FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, json, put_json};
+use crate::training_job::{Progress, TrainingControl, TrainingJob, TuningParameters};
 
 /// News of a run are written no more often than this.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
@@ -173,34 +168,4 @@ async fn tell_progress(store: Arc<dyn ObjectStore>, key: String, mut news: watch
         }
         tokio::time::sleep(PROGRESS_PAUSE).await;
     }
-}
-
-fn json<T: Serialize>(key: &str, value: &T) -> Result<Bytes, PortError> {
-    let body = serde_json::to_vec_pretty(value);
-    body.map(Bytes::from)
-        .map_err(|error| PortError::new(ErrorKind::Internal, format!("writing {key}"), error.to_string()))
-}
-
-/// Writes or replaces a document.
-///
-/// # Errors
-/// When the store fails.
-pub async fn put_json<T: Serialize>(store: &dyn ObjectStore, key: &str, value: &T) -> Result<(), PortError> {
-    store.put(key, json(key, value)?).await
-}
-
-/// Reads a document; `None` where there is none.
-///
-/// # Errors
-/// When the store fails, or the document is another one.
-pub async fn get_json<T: DeserializeOwned>(store: &dyn ObjectStore, key: &str) -> Result<Option<T>, PortError> {
-    let body = match store.get(key).await {
-        Ok(body) => body,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    serde_json::from_slice(&body).map(Some).map_err(|error| {
-        let message = format!("is not what this build of delayd writes there: {error}");
-        PortError::new(ErrorKind::Corrupt, format!("reading {key}"), message)
-    })
 }

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::training::error::TrainingError;
-use crate::training::tune::TrialRecord;
+use crate::training_job::tune::TrialRecord;
 
 /// One pass of one member over the training rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,12 +77,12 @@ impl Progress {
 /// How the caller follows and stops a run.
 #[derive(Clone)]
 pub struct TrainingControl {
-    /// Set it and the run ends with [`TrainingError::Cancelled`] within a batch.
+    /// Set it and the run ends with `Cancelled` within a batch.
     pub cancel: Arc<AtomicBool>,
     /// Called from the run's threads; must not block.
     pub progress: Arc<dyn Fn(&Progress) + Send + Sync>,
     /// A trial of the search ends here.
-    pub(crate) deadline: Option<Instant>,
+    pub deadline: Option<Instant>,
 }
 
 impl std::fmt::Debug for TrainingControl {
@@ -115,8 +114,9 @@ impl TrainingControl {
         (self.progress)(progress);
     }
 
-    pub(crate) fn check(&self, epoch: usize) -> Result<(), TrainingError> {
-        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if late || self.is_cancelled() { Err(TrainingError::Cancelled { epoch }) } else { Ok(()) }
+    /// Whether a run has to end now: it was cancelled, or its time is up.
+    #[must_use]
+    pub fn must_stop(&self) -> bool {
+        self.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 }

@@ -4,7 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::training::device::DevicePreference;
+/// What the configuration asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DevicePreference {
+    /// CUDA where libtorch sees a GPU, otherwise the CPU.
+    #[default]
+    Auto,
+    /// The CPU, whatever there is.
+    Cpu,
+    /// The first GPU, or an error.
+    Cuda,
+}
 
 /// Which optimiser moves the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

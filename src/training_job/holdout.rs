@@ -8,8 +8,28 @@
 use chrono::{DateTime, Duration, Utc};
 use sha2::{Digest, Sha256};
 
-use crate::config::HoldoutSettings;
+use serde::{Deserialize, Serialize};
+
 use crate::data::Example;
+
+/// `[holdout]`: rows that no model ever learns from, so that challenger and live
+/// model can be compared on them fairly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HoldoutSettings {
+    /// Percent of all flights, chosen by a hash of the flight, that stay out of
+    /// training for ever: the frozen seasonal set.
+    pub seasonal_percent: u32,
+    /// The newest days before a retrain: the gate's recent window, which neither
+    /// model has seen.
+    pub recent_days: u32,
+}
+
+impl Default for HoldoutSettings {
+    fn default() -> Self {
+        Self { seasonal_percent: 4, recent_days: 3 }
+    }
+}
 
 /// What a row is used for in one cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

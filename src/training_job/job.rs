@@ -6,13 +6,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::config::HoldoutSettings;
-use crate::coordinator::training_policy::TrainingPolicy;
 use crate::data::frozen::FrozenInputs;
 use crate::data::training_sets::Timing;
 use crate::error::{ErrorKind, PortError};
 use crate::ids::{CycleId, Digest, RunId, TraceId};
-use crate::training::{TrainingControl, TrainingParameters, TrainingReport, TuningParameters};
+use super::{HoldoutSettings, TrainingControl, TrainingParameters, TrainingPolicy, TrainingReport, TuningParameters};
 
 /// Everything that defines a training run. It names its inputs by digest and holds
 /// no data, so that it can be stored, compared and sent.

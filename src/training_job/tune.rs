@@ -14,11 +14,17 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::training::params::{CheckedParameters, ParameterFault, ParameterFaults, TrainingParameters};
-use crate::training::trainer::derived_seed;
+use crate::training_job::params::{CheckedParameters, ParameterFault, ParameterFaults, TrainingParameters};
 
 /// What each halving divides the trials by and multiplies the epochs with.
 const HALVING: usize = 3;
+
+/// Seeds that differ for each use of one run's seed.
+pub fn derived_seed(seed: u64, purpose: &str, index: usize) -> u64 {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(format!("{seed}/{purpose}/{index}"));
+    digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}
 
 /// The values among which the search draws.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,18 +7,25 @@ use delayd_model::{Architecture, Calibration};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::metrics::Metrics;
-use crate::training::calibrate::ChosenThreshold;
-use crate::training::control::EpochRecord;
-use crate::training::params::TrainingParameters;
-use crate::training::tune::TuningReport;
+use crate::training_job::control::EpochRecord;
+use crate::training_job::params::TrainingParameters;
+use crate::training_job::tune::TuningReport;
 
-/// The version of the libtorch bindings, from `Cargo.lock`.
-pub const TCH_VERSION: &str = env!("DELAYD_TCH_VERSION");
-/// The libtorch that was built with, from its headers; `unknown` where `LIBTORCH` did not name it.
-pub const LIBTORCH_VERSION: &str = match option_env!("DELAYD_LIBTORCH_VERSION") {
-    Some(version) => version,
-    None => "unknown",
-};
+/// The threshold and what it does on the rows it was chosen on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChosenThreshold {
+    /// Probability from which a flight counts as delayed.
+    pub value: f32,
+    /// Precision there.
+    pub precision: f64,
+    /// Recall there.
+    pub recall: f64,
+    /// F1 there.
+    pub f1: f64,
+    /// Share of the rows called delayed.
+    pub alert_share: f64,
+}
 
 /// Whether a run began from an earlier model's weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,11 +107,4 @@ pub struct TrainingReport {
     pub fitting_seconds: f64,
     /// Everything.
     pub total_seconds: f64,
-}
-
-/// Versions of the libraries that compute.
-#[must_use]
-pub fn library_versions() -> BTreeMap<String, String> {
-    let named = [("tch", TCH_VERSION), ("libtorch", LIBTORCH_VERSION)];
-    named.into_iter().map(|(name, version)| (name.to_owned(), version.to_owned())).collect()
 }
