@@ -10,31 +10,42 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use crate::adapters::open;
-use crate::config::{ClusterKind, Settings};
+use crate::open;
+use crate::config::{ClusterKind, ConfigError, Settings};
 use crate::coordinator::cycle::CycleContext;
 use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
-use crate::coordinator::stages::{Stages, ask};
+use crate::coordinator::stages::Stages;
 use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::messages::IngestFlights;
-use crate::data::{DataActor, DataStage, TrainingSets};
+use crate::data::DataActor;
+use crate::data::stage::DataStage;
+use delayd_data::TrainingSets;
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
-use crate::env::{Clock, Env};
-use crate::error::{ErrorKind, PortError, chain};
-use crate::ledger::Ledger;
+use delayd_core::clock::Clock;
+use crate::env::Env;
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_ledger::Ledger;
 use crate::monitoring::messages::{Observe, Observed};
-use crate::monitoring::scrape::Scraper;
-use crate::monitoring::{MonitorActor, MonitorStage};
+use delayd_outside::service::scrape::Scraper;
+use crate::monitoring::MonitorActor;
+use crate::monitoring::stage::MonitorStage;
 use crate::notification::messages::DeliverAlerts;
 use crate::notification::{NotifierActor, NotifierStage};
-use crate::packaging::{Builds, PackagingActor, PackagingStage, SourceKind};
-use crate::registry::{BundleStore, RegistryActor, RegistryStage};
+use delayd_outside::packaging::{Builds, SourceKind};
+use crate::packaging::PackagingActor;
+use crate::packaging::stage::PackagingStage;
+use delayd_outside::bundles::BundleStore;
+use crate::registry::RegistryActor;
+use crate::registry::stage::RegistryStage;
 use crate::retention::{Removed, Retention};
-use crate::saga::{StepFailure, StepObserver};
-use crate::supervision::{ActorRef, ActorStatus, GivenUp, SupervisedActor, Supervision, SupervisionPolicy, Turns};
-use crate::training::{RunningRuns, TrainingActor, TrainingStage};
-use crate::verification::{VerificationActor, VerificationStage};
+use delayd_core::failure::StepFailure;
+use crate::saga::StepObserver;
+use crate::supervision::{ActorRef, ActorStatus, GivenUp, StageActor, SupervisedActor, Supervision, SupervisionPolicy, Turns};
+use crate::training::stage::{RunningRuns, TrainingStage};
+use crate::training::TrainingActor;
+use crate::verification::VerificationActor;
+use crate::verification::stage::VerificationStage;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +65,6 @@ impl StartError {
 
 /// How long a daemon that stops waits for a build's processes to end.
 const BUILD_END_LIMIT: Duration = Duration::from_secs(15);
-/// How often an answer from a stage is waited for in the timers.
-const TIMER_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// The running daemon: as long as it lives, its actors do.
 pub struct Daemon {
@@ -185,7 +194,7 @@ impl Daemon {
     /// # Errors
     /// When the store or the ledger fails.
     pub async fn ingest(&self) -> Result<crate::data::messages::FlightsIngested, StepFailure> {
-        self.stages.data(IngestFlights { at: self.env.now() }).await
+        self.stages.data.ask(IngestFlights { at: self.env.now() }).await
     }
 
     /// Looks at the live model once, and lets the coordinator weigh what was seen.
@@ -193,9 +202,9 @@ impl Daemon {
     /// # Errors
     /// When the cluster or the ledger fails.
     pub async fn observe(&self) -> Result<(Observed, Considered), StepFailure> {
-        let seen: Observed = ask(&self.monitor, Observe, TIMER_DEADLINE).await?;
+        let seen: Observed = self.monitor.ask(Observe).await?;
         let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone(), requested: None };
-        let considered = ask(&self.coordinator, consider, TIMER_DEADLINE).await?;
+        let considered = self.coordinator.ask(consider).await?;
         Ok((seen, considered))
     }
 
@@ -212,7 +221,7 @@ impl Daemon {
     /// # Errors
     /// When the ledger fails.
     pub async fn deliver_alerts(&self) -> Result<(), StepFailure> {
-        ask(&self.notifier, DeliverAlerts, TIMER_DEADLINE).await
+        self.notifier.ask(DeliverAlerts).await
     }
 
     /// Takes over what an earlier process left: replicas, and a cycle under way.
@@ -220,8 +229,8 @@ impl Daemon {
     /// # Errors
     /// When the cluster or the ledger fails.
     pub async fn resume(&self) -> Result<(), StepFailure> {
-        self.stages.deployment(ReconcileReplicas).await?;
-        ask(&self.coordinator, ResumeUnfinished, TIMER_DEADLINE).await?;
+        self.stages.deployment.ask(ReconcileReplicas).await?;
+        self.coordinator.ask(ResumeUnfinished).await?;
         Ok(())
     }
 }
@@ -289,7 +298,7 @@ impl Parts {
         let verification = spawn(&supervision, "verification", verification_stage)?;
         let monitor = spawn(&supervision, "monitor", monitor_stage)?;
         let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
-            .map_err(|error| StartError::of("notification")(&error))?;
+            .map_err(|faults| StartError::of("notification")(&ConfigError::Faults(faults)))?;
         let notifier = spawn(&supervision, "notifier", notifier_stage)?;
         let stages = Stages {
             data: data_actor.actor_ref(),
@@ -305,8 +314,13 @@ impl Parts {
             stages: stages.clone(),
             observer: observer.clone(),
         };
-        let coordinator_stage = CoordinatorStage { context, data: data.clone(), driving: Arc::new(Mutex::new(())) };
-        let coordinator = spawn(&supervision, "coordinator", coordinator_stage)?;
+        let (examples, driving) = (data.clone(), Arc::new(Mutex::new(())));
+        let coordinator = supervision
+            .spawn("coordinator", move |heartbeat, me| {
+                let (context, data, driving) = (context.clone(), examples.clone(), driving.clone());
+                StageActor::new(CoordinatorStage { me, context, data, driving }, heartbeat)
+            })
+            .map_err(|error| StartError::of("actor `coordinator`")(&error))?;
         Ok(Daemon {
             env,
             settings,
@@ -340,9 +354,9 @@ fn spawn<S: Clone + Send + Sync + Unpin + 'static>(
     supervision: &Supervision,
     name: &str,
     stage: S,
-) -> Result<SupervisedActor<crate::supervision::StageActor<S>>, StartError> {
+) -> Result<SupervisedActor<StageActor<S>>, StartError> {
     supervision
-        .spawn(name, move |heartbeat| crate::supervision::StageActor::new(stage.clone(), heartbeat))
+        .spawn(name, move |heartbeat, _| StageActor::new(stage.clone(), heartbeat))
         .map_err(|error| StartError::of(&format!("actor `{name}`"))(&error))
 }
 
@@ -369,7 +383,7 @@ fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, adapters: Ada
         clock,
         ledger,
         weather,
-        trainer: open::trainer(settings, object_store.clone(), sets, bundles)
+        trainer: open::trainer(settings, object_store.clone())
             .map_err(|error| failed("trainer", error))?,
         image_registry: open::image_registry(settings).map_err(|error| failed("image registry", error))?,
         cluster: open::cluster(settings, service_binary).map_err(|error| failed("cluster", error))?,

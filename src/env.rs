@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-pub use crate::clock::{Clock, ReplayClock, SystemClock};
-use crate::ledger::Ledger;
-use crate::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, Trainer, WeatherSource};
+pub use delayd_core::clock::{Clock, ReplayClock, SystemClock};
+use delayd_ledger::Ledger;
+use delayd_core::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use delayd_training_job::Trainer;
 
 /// Everything outside that a stage may use.
 #[derive(Clone)]

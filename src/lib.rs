@@ -2,40 +2,26 @@
 //! deploys and verifies it, watches it, and when the world drifts it does it all
 //! again, alone. `docs/architecture.md` is the map.
 
-pub mod adapters;
-pub mod build;
 pub mod cli;
-pub mod clock;
+pub mod data;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
-pub mod data;
 pub mod deployment;
 pub mod env;
-pub mod error;
-pub mod failure;
-pub mod fault;
-pub mod evaluation;
 pub mod http;
-pub mod http_client;
-pub mod ids;
-pub mod ledger;
 pub mod monitoring;
 pub mod notification;
-pub mod panics;
+pub mod open;
 pub mod packaging;
-pub mod ports;
 pub mod registry;
 pub mod replay;
 pub mod retention;
 pub mod saga;
 pub mod service_manager;
-pub mod spans;
-pub mod sql;
 pub mod supervision;
 pub mod telemetry;
+pub mod training;
+pub mod verification;
 #[cfg(test)]
 mod testing;
-pub mod training;
-pub mod training_job;
-pub mod verification;

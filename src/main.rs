@@ -7,8 +7,8 @@ use clap::{CommandFactory, FromArgMatches};
 use delayd::cli::{Cli, run};
 
 fn main() -> ExitCode {
-    delayd::build::tell_commit(delayd_commit::commit!());
-    let mut command = Cli::command().version(&*delayd::build::version().leak());
+    delayd_core::build::tell_commit(delayd_commit::commit!());
+    let mut command = Cli::command().version(&*delayd_core::build::version().leak());
     let cli = match Cli::from_arg_matches(&command.get_matches_mut()) {
         Ok(cli) => cli,
         Err(error) => error.format(&mut command).exit(),

@@ -10,16 +10,15 @@ use chrono::{DateTime, Utc};
 use delayd_model::Bundle;
 use serde_json::json;
 
-use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
-use crate::data::TrainingSets;
-use crate::env::{Clock, Env};
-use crate::ids::{Digest, ModelVersion};
-use crate::ledger::{
-    CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, ObjectsLooked, Run,
-    RunState,
-};
-use crate::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress};
-use crate::registry::BundleStore;
+use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use delayd_core::clock::Clock;
+use crate::env::Env;
+use delayd_core::ids::{Digest, ModelVersion, RunId};
+use delayd_training_job::{Trainer, TrainingControl, TrainingJob, TrainingResult};
+use delayd_ledger::{CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, ObjectsLooked, Run, RunState};
+use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_outside::bundles::BundleStore;
 
 /// A cluster whose replicas are what the test says.
 #[derive(Debug, Default)]
@@ -55,15 +54,31 @@ impl Cluster for FixedCluster {
     }
 }
 
+/// A trainer for tests in which nothing is trained.
+#[derive(Debug)]
+pub(crate) struct NoTrainer;
+
+#[async_trait]
+impl Trainer for NoTrainer {
+    async fn train(&self, job: &TrainingJob, _: &TrainingControl) -> Result<TrainingResult, PortError> {
+        Err(PortError::new(ErrorKind::Unavailable, job.action(), "nobody trains in this test"))
+    }
+    async fn forget(&self, _: RunId) -> Result<(), PortError> {
+        Ok(())
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok(String::new())
+    }
+}
+
 /// An environment whose files lie in a folder.
 pub(crate) fn env(folder: &Path, clock: Arc<dyn Clock>, cluster: Arc<dyn Cluster>) -> Env {
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&folder.join("store")).unwrap());
-    let bundles = BundleStore::new(folder.join("bundles"));
     Env {
         clock,
         ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
         weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
-        trainer: Arc::new(ThreadTrainer::new(store.clone(), TrainingSets::default(), bundles, folder.join("runs"))),
+        trainer: Arc::new(NoTrainer),
         object_store: store,
         image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
         cluster,

@@ -11,13 +11,14 @@ use std::process::Command;
 use ci::docker::Dockerd;
 use ci::{has, wait_for};
 use contracts::layouts;
-use delayd::adapters::cloud::{DockerEngine, DockerEngineSettings};
-use delayd::adapters::local::{OciBuilder, OciLayoutRegistry};
-use delayd::error::ErrorKind;
-use delayd::ids::Digest;
-use delayd::packaging::oci::{Layout, Manifest};
-use delayd::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive, package};
-use delayd::ports::{ImageBuilder, ImageRegistry};
+use delayd_outside::cloud::{DockerEngine, DockerEngineSettings};
+use delayd_outside::local::{OciBuilder, OciLayoutRegistry};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::Digest;
+use delayd_outside::packaging::oci::{Layout, Manifest};
+use delayd_outside::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive, package};
+use delayd_outside::packaging::ImageBuilder;
+use delayd_core::ports::ImageRegistry;
 use nix::sys::signal::{Signal, kill};
 
 fn engine(dockerd: &Dockerd) -> DockerEngine {

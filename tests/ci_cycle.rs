@@ -18,7 +18,7 @@ use contracts::flaky_proxy::{FlakyProxy, Mood};
 use contracts::layouts;
 use delayd::coordinator::cycle::BUILD;
 use delayd::daemon::ledger_path;
-use delayd::ledger::{CycleOutcome, CycleState, Ledger, StepState};
+use delayd_ledger::{CycleOutcome, CycleState, Ledger, StepState};
 use delayd::packaging::messages::ModelPackaged;
 use world::{alerts, at, endpoint, finished, get, in_system, registered, resume, settings, start, step, until};
 

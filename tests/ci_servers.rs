@@ -12,11 +12,11 @@ use std::time::Duration;
 use ci::git_server::{self, ServerProcess};
 use ci::{ServiceRepository, files_with, makes_a_binary, script_settings};
 use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
-use delayd::config::Secret;
-use delayd::error::{ErrorKind, chain};
-use delayd::ids::CycleId;
-use delayd::packaging::SourceSettings;
-use delayd::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError};
+use delayd_core::secret::Secret;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ids::CycleId;
+use delayd_outside::packaging::SourceSettings;
+use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError};
 use tempfile::TempDir;
 
 const TOKEN: &str = "tok3n-that-nobody-may-see";

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use ci::{ServiceRepository, cargo_settings, files_with, is_alive, makes_a_binary, script_settings, wait_for};
-use delayd::error::{ErrorKind, chain};
-use delayd::ids::{CycleId, Digest};
-use delayd::packaging::SourceSettings;
-use delayd::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError, build_log_path};
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ids::{CycleId, Digest};
+use delayd_outside::packaging::SourceSettings;
+use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError, build_log_path};
 
 const FIRST: CycleId = CycleId(1);
 

@@ -14,10 +14,10 @@ use contracts::cluster::{
     LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
 };
 use contracts::scripted_replica::{Behaviour, run_if_started_as_replica, write_bundle, write_executable};
-use delayd::adapters::local::{ProcessCluster, ProcessClusterConfig};
-use delayd::error::ErrorKind;
-use delayd::ids::{DeploymentId, Digest, ModelVersion};
-use delayd::ports::{Cluster, Release, Replica, ReplicaState};
+use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
+use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -15,14 +15,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use delayd::config::Settings;
-use delayd::data::formats::parquet;
+use delayd_data::formats::parquet;
 use delayd::data::messages::{BuildDataset, IngestFlights};
-use delayd::data::{DataStage, FlightRecord, TrainingSets};
+use delayd::data::stage::DataStage;
+use delayd_data::{FlightRecord, TrainingSets};
 use delayd::env::Env;
-use delayd::error::{ErrorKind, PortError};
-use delayd::ids::{CycleId, Digest};
-use delayd::ledger::{CycleReason, ObjectStatus, Page};
-use delayd::ports::{ObjectMeta, ObjectStore};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::{CycleId, Digest};
+use delayd_ledger::{CycleReason, ObjectStatus, Page};
+use delayd_core::ports::{ObjectMeta, ObjectStore};
 
 use data_support::{flight, utc};
 

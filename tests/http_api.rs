@@ -45,7 +45,7 @@ fn started(http: &str) -> DatalessDaemon {
 }
 
 fn client() -> Client {
-    delayd::http_client::client_builder().no_proxy().timeout(DEADLINE).build().unwrap()
+    delayd_core::http_client::client_builder().no_proxy().timeout(DEADLINE).build().unwrap()
 }
 
 /// Status and body of a GET.

@@ -4,10 +4,10 @@
 mod contracts;
 
 use contracts::layouts;
-use delayd::adapters::local::OciLayoutRegistry;
-use delayd::adapters::wrap::{RetryPolicy, Retrying};
-use delayd::error::ErrorKind;
-use delayd::ports::ImageRegistry;
+use delayd_outside::local::OciLayoutRegistry;
+use delayd_outside::wrap::{RetryPolicy, Retrying};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ImageRegistry;
 
 #[tokio::test]
 async fn the_layout_registry_keeps_the_contract() {

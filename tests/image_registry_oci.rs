@@ -8,11 +8,11 @@ mod registry_servers;
 use std::path::Path;
 
 use contracts::layouts as images;
-use delayd::adapters::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
-use delayd::adapters::wrap::Retrying;
-use delayd::config::Secret;
-use delayd::error::ErrorKind;
-use delayd::ports::ImageRegistry;
+use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
+use delayd_outside::wrap::Retrying;
+use delayd_core::secret::Secret;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ImageRegistry;
 use registry_servers::containerd::Containerd;
 use registry_servers::docker_registry::{PASSWORD, USER};
 use registry_servers::keeping_registry::Manners;
@@ -347,7 +347,7 @@ fn service_image(folder: &Path) -> std::path::PathBuf {
         request.service_binary = binary.into();
         request.service_must_be_static = false;
     }
-    let image = delayd::packaging::package(&request).unwrap();
+    let image = delayd_outside::packaging::package(&request).unwrap();
     eprintln!("service image: {} bytes of layers", image.size_bytes);
     image.layout_dir
 }

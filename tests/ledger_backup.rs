@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use chrono::DateTime;
-use delayd::ledger::{CycleOutcome, CycleReason, Ledger, Page};
+use delayd_ledger::{CycleOutcome, CycleReason, Ledger, Page};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

@@ -4,15 +4,11 @@
 #![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
 
 use chrono::{DateTime, Utc};
-use delayd::error::ErrorKind;
-use delayd::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
-use delayd::ledger::tx::{route_alert, unrouted_alerts};
-use delayd::ledger::{
-    Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
-    IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus,
-    ObjectsLooked, Page, Run, RunState, ServedPrediction, StepState,
-};
-use delayd::ports::{PushedImage, Release, Severity};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
+use delayd_ledger::tx::{route_alert, unrouted_alerts};
+use delayd_ledger::{Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord, IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus, ObjectsLooked, Page, Run, RunState, ServedPrediction, StepState};
+use delayd_core::ports::{PushedImage, Release, Severity};
 use serde_json::json;
 
 fn at(secs: i64) -> DateTime<Utc> {
@@ -169,7 +165,7 @@ async fn live_and_previous_move_together_and_a_rollback_is_safe_to_repeat() {
         ledger.promote(v2, at(12)).await.unwrap();
     }
     let pointed =
-        |aliases: Vec<delayd::ledger::AliasRecord>| -> Vec<_> { aliases.iter().map(|a| (a.alias, a.model)).collect() };
+        |aliases: Vec<delayd_ledger::AliasRecord>| -> Vec<_> { aliases.iter().map(|a| (a.alias, a.model)).collect() };
     assert_eq!(pointed(ledger.aliases().await.unwrap()), [(Alias::Live, v2), (Alias::Previous, v1)]);
     for _ in 0..2 {
         assert_eq!(ledger.rollback_alias(v2, at(13)).await.unwrap(), Some(v1));

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use delayd::error::ErrorKind;
-use delayd::ledger::{CycleReason, Ledger, LedgerError, Page, recover_copy, refuse, tx};
+use delayd_core::error::ErrorKind;
+use delayd_ledger::{CycleReason, Ledger, LedgerError, Page, recover_copy, refuse, tx};
 use serde_json::json;
 
 fn at(secs: i64) -> DateTime<Utc> {
@@ -31,7 +31,7 @@ fn filled(path: &Path) {
             for n in 0..3000 {
                 tx::record_audit(
                     t,
-                    &delayd::ledger::AuditEntry {
+                    &delayd_ledger::AuditEntry {
                         at: at(n),
                         actor: "ann".into(),
                         action: "pause".into(),

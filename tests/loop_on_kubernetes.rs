@@ -229,7 +229,7 @@ impl<'a> Daemon<'a> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let answer = runtime.block_on(async {
             let client =
-                delayd::http_client::client_builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
+                delayd_core::http_client::client_builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
             client.post(format!("{url}/predict")).json(&flight).send().await.ok()?.json::<Value>().await.ok()
         })?;
         Some(answer["model_version"].as_str()?.to_owned())

@@ -4,14 +4,14 @@
 #![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
 
 use chrono::{DateTime, Duration, Utc};
-use delayd::coordinator::decide::{
+use delayd_judge::decide::{
     Action, DataFreshness, Decision, DriftFinding, LiveModel, OperatorWord, PerformanceFinding, RetrainPolicy,
     Snapshot, Trigger, decide,
 };
-use delayd::coordinator::governor::{CycleOutcome, GovernorState, PastCycle};
-use delayd::ids::{CycleId, DriftReportId, ModelVersion};
-use delayd::monitoring::drift::DriftStatus;
-use delayd::monitoring::performance::PerformanceStatus;
+use delayd_judge::governor::{CycleOutcome, GovernorState, PastCycle};
+use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
+use delayd_judge::monitoring::drift::DriftStatus;
+use delayd_judge::monitoring::performance::PerformanceStatus;
 
 fn now() -> DateTime<Utc> {
     "2013-06-01T06:00:00Z".parse().unwrap()

@@ -6,10 +6,8 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Duration, Utc};
-use delayd::monitoring::drift::{
-    CountedFlight, DriftStatus, DriftWindow, SCORE, WindowSummary, count_flights, evaluate,
-};
-use delayd::monitoring::drift_policy::DriftPolicy;
+use delayd_judge::monitoring::drift::{CountedFlight, DriftStatus, DriftWindow, SCORE, WindowSummary, count_flights, evaluate};
+use delayd_judge::monitoring::drift_policy::DriftPolicy;
 use delayd_features::{
     CategoryInput, Encoder, FeatureSpec, FitOptions, FlightRow, HolidayCalendar, NumericInput, RawInputs,
 };
@@ -214,7 +212,7 @@ fn a_report_survives_json_and_tells_every_bin() {
     let mut random = SmallRng::seed_from_u64(20);
     let report = evaluate(&reference(), &window(100, &[], &mut random), &[], &DriftPolicy::default()).unwrap();
     let stored = serde_json::to_string(&report).unwrap();
-    let read: delayd::monitoring::drift::DriftReport = serde_json::from_str(&stored).unwrap();
+    let read: delayd_judge::monitoring::drift::DriftReport = serde_json::from_str(&stored).unwrap();
     // Numbers may differ in their last bit: serde_json reads floats fast, not exactly.
     assert_eq!((read.status, &read.reason, &read.policy), (report.status, &report.reason, &report.policy));
     assert_eq!(read.summary(), report.summary());

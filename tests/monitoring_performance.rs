@@ -4,11 +4,8 @@
 #![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
 
 use chrono::{DateTime, Duration, Utc};
-use delayd::monitoring::performance::{
-    PerformanceInputs, PerformancePolicy, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline,
-    evaluate,
-};
-use delayd::monitoring::realised::{MaturedPrediction, estimate};
+use delayd_judge::monitoring::performance::{PerformanceInputs, PerformancePolicy, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline, evaluate};
+use delayd_judge::monitoring::realised::{MaturedPrediction, estimate};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 

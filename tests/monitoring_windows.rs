@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
-use delayd::error::ErrorKind;
-use delayd::ids::{DeploymentId, ModelVersion};
-use delayd::monitoring::scrape::{ScrapePolicy, Scraper};
-use delayd::monitoring::window::WindowBook;
-use delayd::ports::{Replica, ReplicaState};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{DeploymentId, ModelVersion};
+use delayd_outside::service::scrape::{ScrapePolicy, Scraper};
+use delayd_judge::monitoring::window::WindowBook;
+use delayd_core::ports::{Replica, ReplicaState};
 use delayd_model::Sketch;
 use delayd_model::admin::{LatencyHistogram, ReplicaPhase, ReplicaReport, RequestCounts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

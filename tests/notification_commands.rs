@@ -13,8 +13,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 
-use delayd::ledger::{Ledger, NewAlert};
-use delayd::ports::Severity;
+use delayd_ledger::{Ledger, NewAlert};
+use delayd_core::ports::Severity;
 use receiver::Receiver;
 use serde_json::Value;
 use site::{DatalessDaemon, text};
@@ -60,7 +60,7 @@ fn enqueue(state: &Path, key: &str) {
             title: "Drift: model_v1 sees other data".into(),
             body: "wind_speed".into(),
         };
-        move |tx| delayd::ledger::tx::enqueue_alert(tx, &alert)
+        move |tx| delayd_ledger::tx::enqueue_alert(tx, &alert)
     });
     id.unwrap();
 }

@@ -10,16 +10,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc, Weekday};
-use delayd::env::{Clock, ReplayClock};
-use delayd::error::{ErrorKind, PortError};
-use delayd::ids::AlertId;
-use delayd::ledger::{
-    AuditEntry, DeliveryState, Ledger, NewAlert, NewSilence, OutboxAlert, OutboxState, Page, UndeliveredCount,
-};
+use delayd_core::clock::{Clock, ReplayClock};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::AlertId;
+use delayd_ledger::{AuditEntry, DeliveryState, Ledger, NewAlert, NewSilence, OutboxAlert, OutboxState, Page, UndeliveredCount};
 use delayd::notification::quiet::{QuietHours, QuietPeriod};
 use delayd::notification::route::Route;
 use delayd::notification::{DeliveryPolicy, DeliveryReport, Outbox};
-use delayd::ports::{ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Severity, Undelivered};
+use delayd_core::ports::{ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Severity, Undelivered};
 
 fn at(secs: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_372_680_000 + secs, 0).unwrap()

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
-use delayd::adapters::local::FolderStore;
-use delayd::adapters::wrap::{Failing, PlannedFailures, RetryPolicy, Retrying};
-use delayd::error::ErrorKind;
-use delayd::ports::ObjectStore;
+use delayd_outside::local::FolderStore;
+use delayd_outside::wrap::{Failing, PlannedFailures, RetryPolicy, Retrying};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
 
 #[tokio::test]
 async fn the_folder_store_keeps_the_contract() {

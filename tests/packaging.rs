@@ -10,10 +10,10 @@ use std::path::Path;
 use std::process::Command;
 
 use contracts::layouts::request;
-use delayd::error::ErrorKind;
-use delayd::ids::Digest;
-use delayd::packaging::oci::{Layout, Manifest};
-use delayd::packaging::{PackagedImage, PackagingError, package};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::Digest;
+use delayd_outside::packaging::oci::{Layout, Manifest};
+use delayd_outside::packaging::{PackagedImage, PackagingError, package};
 
 /// Path, mode and content of every entry of a layer.
 fn entries(image: &PackagedImage, layer: &Digest) -> BTreeMap<String, (u32, Vec<u8>)> {

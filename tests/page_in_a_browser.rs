@@ -16,10 +16,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use browser::{Browser, DESK, NIGHT, PHONE};
-use delayd::env::{Clock, SystemClock};
-use delayd::ids::ModelVersion;
-use delayd::ledger::{MetricsWindow, NewAlert};
-use delayd::ports::Severity;
+use delayd_core::clock::{Clock, SystemClock};
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{MetricsWindow, NewAlert};
+use delayd_core::ports::Severity;
 use fantoccini::key::Key;
 use receiver::Receiver;
 use rusqlite::OptionalExtension;

@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chrono::Timelike;
-use delayd::env::{Clock, SystemClock};
+use delayd_core::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 use site::{NEVER, QUICK, Running, Site, cluster_state, needs, tail};
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use contracts::surroundings::env;
 use delayd::env::Env;
-use delayd::error::ErrorKind;
-use delayd::ids::CycleId;
-use delayd::ledger::{CancelRequest, CycleReason, Page, StepState};
-use delayd::ports::Severity;
-use delayd::saga::{RetryPolicy, Saga, StepFailure, StepName, StepObserver};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::CycleId;
+use delayd_ledger::{CancelRequest, CycleReason, Page, StepState};
+use delayd_core::ports::Severity;
+use delayd::saga::{RetryPolicy, Saga, StepName, StepObserver};
+use delayd_core::failure::StepFailure;
 
 const PUSH: StepName = StepName::new(7, "push");
 

@@ -86,7 +86,7 @@ fn bench() -> Bench {
     let (made, handled_late) = (AtomicU32::new(0), Arc::new(AtomicU32::new(0)));
     let counter = Arc::clone(&handled_late);
     let actor = supervision
-        .spawn("worker", move |heartbeat| Worker {
+        .spawn("worker", move |heartbeat, _| Worker {
             number: made.fetch_add(1, Ordering::SeqCst) + 1,
             heartbeat,
             handled_late: Arc::clone(&counter),
@@ -208,7 +208,7 @@ async fn a_factory_that_panics_counts_as_a_death() {
     let given_up = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&given_up);
     let supervision = Supervision::new(policy(), move |actor| heard.lock().unwrap().push(actor));
-    let actor = supervision.spawn::<Worker>("unborn", |_| panic!("no such folder")).unwrap();
+    let actor = supervision.spawn::<Worker>("unborn", |_, _| panic!("no such folder")).unwrap();
     let begun = Instant::now();
     while given_up.lock().unwrap().is_empty() {
         assert!(begun.elapsed() < SOON, "not given up: {:?}", actor.status());

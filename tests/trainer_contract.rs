@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use contracts::process_pool::ProcessPool;
 use contracts::trainer::{PATIENCE, keeps_the_whole_contract, trained};
 use contracts::training_world::{World, endless, quick_search};
-use delayd::adapters::worker_trainer::{WaitPolicy, WorkerTrainer};
-use delayd::error::ErrorKind;
-use delayd::ids::RunId;
-use delayd::ports::{ObjectStore, Trainer, TrainingJob};
-use delayd::training::{Progress, TrainingControl, TrainingParameters};
+use delayd_outside::worker_trainer::{WaitPolicy, WorkerTrainer};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::RunId;
+use delayd_core::ports::ObjectStore;
+use delayd_training_job::{Trainer, TrainingJob};
+use delayd_training_job::{Progress, TrainingControl, TrainingParameters};
 use nix::sys::signal::Signal;
 
 fn pool_of(world: &World) -> ProcessPool {
@@ -24,7 +25,7 @@ fn pool_of(world: &World) -> ProcessPool {
 }
 
 fn trainer(world: &World, pool: &ProcessPool) -> WorkerTrainer<ProcessPool> {
-    let policy = WaitPolicy { parallel_trials: 2, poll: Duration::from_millis(30), start_deadline: PATIENCE };
+    let policy = WaitPolicy { split_search: true, parallel_trials: 2, poll: Duration::from_millis(30), start_deadline: PATIENCE };
     WorkerTrainer::new(world.store.clone(), pool.clone(), policy)
 }
 

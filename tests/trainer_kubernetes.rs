@@ -16,12 +16,12 @@ use cluster::{Site, until};
 use contracts::trainer::{keeps_the_whole_contract, trained};
 use contracts::training_world::{World, endless, quick_search};
 use contracts::{daemon_image, training_world};
-use delayd::adapters::cloud::kubernetes_trainer::{self, KubernetesTrainerSettings};
-use delayd::error::{ErrorKind, PortError};
-use delayd::ids::{Digest, RunId};
-use delayd::ports::{Trainer, TrainingJob};
-use delayd::training::tune::TrialOutcome;
-use delayd::training::{Progress, TrainingControl, TrainingParameters};
+use delayd_outside::cloud::kubernetes_trainer::{self, KubernetesTrainerSettings};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::{Digest, RunId};
+use delayd_training_job::{Trainer, TrainingJob};
+use delayd_training_job::tune::TrialOutcome;
+use delayd_training_job::{Progress, TrainingControl, TrainingParameters};
 use nix::sys::stat::{Mode, umask};
 
 /// A namespace, a world on the node's disk, and the image.
@@ -72,7 +72,7 @@ impl Field {
     fn trainer_via(&self, settings: &KubernetesTrainerSettings, kubeconfig: std::path::PathBuf) -> Box<dyn Trainer> {
         let faults = settings.faults();
         assert!(faults.is_empty(), "{faults:?}");
-        let cluster = delayd::adapters::cloud::kubernetes::KubernetesSettings { kubeconfig, ..self.site.settings() };
+        let cluster = delayd_outside::cloud::kubernetes::KubernetesSettings { kubeconfig, ..self.site.settings() };
         Box::new(kubernetes_trainer::open(settings, &cluster, self.world.store.clone()).unwrap())
     }
 

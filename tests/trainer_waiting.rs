@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use contracts::training_world::{World, quick_search};
-use delayd::adapters::worker_trainer::{WaitPolicy, Worker, WorkerPool, WorkerState, WorkerTrainer};
-use delayd::error::{ErrorKind, PortError};
-use delayd::ids::RunId;
-use delayd::ports::{ObjectStore, Trainer, TrainingJob};
-use delayd::training::tune::TrialOutcome;
-use delayd::training::worker::{FailureDocument, ProgressDocument, WorkDocument, WorkPart, WorkResult, put_json};
-use delayd::training::{Progress, TrainingControl};
+use delayd_outside::worker_trainer::{WaitPolicy, Worker, WorkerPool, WorkerState, WorkerTrainer};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::RunId;
+use delayd_core::ports::ObjectStore;
+use delayd_training_job::{Trainer, TrainingJob};
+use delayd_training_job::tune::TrialOutcome;
+use delayd_training_job::documents::{FailureDocument, ProgressDocument, WorkDocument, WorkPart, WorkResult, put_json};
+use delayd_training_job::{Progress, TrainingControl};
 
 /// One look at a worker.
 #[derive(Debug, Clone)]
@@ -144,6 +145,7 @@ impl Stage {
         let heard = self.news.clone();
         let control = TrainingControl::new(Arc::default(), move |news| heard.lock().unwrap().push(news.clone()));
         let policy = WaitPolicy {
+            split_search: true,
             parallel_trials: 2,
             poll: Duration::from_millis(1),
             start_deadline: Duration::from_millis(60),
@@ -277,7 +279,7 @@ async fn a_run_that_is_cancelled_stops_its_worker_and_all_beside_it() {
     let control = TrainingControl::default();
     control.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
     let policy =
-        WaitPolicy { parallel_trials: 1, poll: Duration::from_millis(1), start_deadline: Duration::from_secs(60) };
+        WaitPolicy { split_search: true, parallel_trials: 1, poll: Duration::from_millis(1), start_deadline: Duration::from_secs(60) };
     let trainer = WorkerTrainer::new(stage.world.store.clone(), stage.script.clone(), policy);
     let error = trainer.train(&stage.world.job, &control).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");

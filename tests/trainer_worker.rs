@@ -9,8 +9,8 @@ use std::process::Output;
 use contracts::process_pool::delayd_command;
 use contracts::trainer::nonsense;
 use contracts::training_world::World;
-use delayd::ids::TraceId;
-use delayd::training::worker::{FailureDocument, Work, WorkDocument, WorkPart, WorkResult, get_json};
+use delayd_core::ids::TraceId;
+use delayd_training_job::documents::{FailureDocument, Work, WorkDocument, WorkPart, WorkResult, get_json};
 
 struct Site {
     world: World,
@@ -91,7 +91,7 @@ async fn a_wrong_document_is_refused_by_its_key_with_what_was_expected() {
     // Written by another build of delayd.
     let version = format!("\"version\": \"{}\"", env!("CARGO_PKG_VERSION"));
     let other = String::from_utf8(whole.to_vec()).unwrap().replace(&version, "\"version\": \"99.0.0\"");
-    let key = format!("training-jobs/run_7/training-{}/job.json", delayd::ids::Digest::of(other.as_bytes()).short());
+    let key = format!("training-jobs/run_7/training-{}/job.json", delayd_core::ids::Digest::of(other.as_bytes()).short());
     store.put(&key, other.into()).await.unwrap();
     let (status, line) = failed(&site.worker(&key).await);
     assert_eq!(status, Some(2), "{line}");

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
 
-use delayd::evaluation::{GatePolicy, GateRows, GateVerdict, Scored, compare};
+use delayd_judge::evaluation::{GatePolicy, GateRows, GateVerdict, Scored, compare};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use delayd::data::Example;
-use delayd::error::ErrorKind;
-use delayd::evaluation::{EvaluationOptions, LookupTable, Majority, evaluate};
-use delayd::training::params::{ClassWeighting, OptimizerKind, ThresholdChoice, ValidationTail};
-use delayd::training::report::StartedFrom;
-use delayd::training::tune::TrialOutcome;
-use delayd::training::{
-    Progress, TrainedModel, TrainingControl, TrainingError, TrainingInput, TrainingParameters, TuningParameters, train,
-};
+use delayd_data::Example;
+use delayd_core::error::ErrorKind;
+use delayd_judge::evaluation::{EvaluationOptions, LookupTable, Majority, evaluate};
+use delayd_training_job::params::{ClassWeighting, OptimizerKind, ThresholdChoice, ValidationTail};
+use delayd_training_job::report::StartedFrom;
+use delayd_training_job::tune::TrialOutcome;
+use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
+use delayd_train::{TrainedModel, TrainingError, TrainingInput, train};
 use delayd_features::{FitOptions, NumericInput};
 use delayd_model::{Bundle, GoldenRow, PredictScratch, Predictor};
 
@@ -90,7 +89,7 @@ fn a_run_learns_the_pattern_and_its_bundle_serves_what_libtorch_computed() {
 }
 
 /// The purged rows around the split are in neither part.
-fn report_rows(report: &delayd::training::TrainingReport) -> usize {
+fn report_rows(report: &delayd_training_job::TrainingReport) -> usize {
     let purged = 8000 - report.record.train_rows - report.record.tail_rows;
     assert!((1..60).contains(&purged), "{purged} rows were left out around the split");
     8000 - purged
@@ -181,7 +180,7 @@ fn a_warm_start_says_at_first_what_the_earlier_model_said_though_carriers_and_fe
         later.iter().filter(|example| example.prediction_time >= warm.report.record.tail_from).collect();
     let scores: Vec<f32> = tail.iter().map(|example| predictor.predict(&example.row, &mut scratch).score).collect();
     let labels: Vec<bool> = tail.iter().map(|example| example.outcome.unwrap().delayed).collect();
-    let before = delayd::evaluation::metrics::roc_auc(&scores, &labels).unwrap();
+    let before = delayd_judge::evaluation::metrics::roc_auc(&scores, &labels).unwrap();
     assert!((start.validation_roc_auc.unwrap() - before).abs() < 0.01, "{start:?} against {before}");
     assert!(matches!(cold.unwrap().report.record.started_from, StartedFrom::Scratch(_)));
 }
@@ -297,7 +296,7 @@ fn an_evaluation_sets_the_model_beside_its_baselines_by_slice_and_under_perturba
     assert_eq!(under("none").roc_auc_change, Some(0.0));
     assert!(report.latency.as_ref().unwrap().per_row.p95_us > 0.0);
     let json = serde_json::to_string(&report).unwrap();
-    let read: delayd::evaluation::EvaluationReport = serde_json::from_str(&json).unwrap();
+    let read: delayd_judge::evaluation::EvaluationReport = serde_json::from_str(&json).unwrap();
     assert_eq!((read.model.confusion, read.slices.len()), (report.model.confusion, report.slices.len()));
     assert!(evaluate(&predictor, &[], Majority::fit(train_rows), &lookup, &options).is_err());
 }

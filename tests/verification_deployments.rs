@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use delayd::ids::{DeploymentId, Digest, ModelVersion};
-use delayd::ports::{Replica, ReplicaState};
-use delayd::verification::measurement::{Measurement, MeasurementSource};
-use delayd::verification::probe::{ProbeAnswer, ProbePolicy, ProbeResult, ProbeRow, replay};
-use delayd::verification::verify::{
-    CheckOutcome, Verdict, VerificationInputs, VerificationPolicy, VerificationReport, verify,
-};
+use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
+use delayd_core::ports::{Replica, ReplicaState};
+use delayd_judge::verification::measurement::{Measurement, MeasurementSource};
+use delayd_judge::verification::measurement::{ProbeAnswer, ProbeResult};
+use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
+use delayd_judge::verification::verify::{CheckOutcome, Verdict, VerificationInputs, VerificationPolicy, VerificationReport, verify};
 use delayd_model::DriftReference;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use delayd::adapters::local::FolderStore;
-use delayd::adapters::wrap::{Failing, PlannedFailures, RetryPolicy, Retrying};
-use delayd::error::ErrorKind;
-use delayd::ports::ObjectStore;
+use delayd_outside::local::FolderStore;
+use delayd_outside::wrap::{Failing, PlannedFailures, RetryPolicy, Retrying};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
 
 const FAST: RetryPolicy =
     RetryPolicy { attempts: 3, base_delay: Duration::from_millis(1), max_delay: Duration::from_millis(5) };

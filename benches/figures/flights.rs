@@ -7,9 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use delayd::data::{Example, OperationsIndex, TimeZones, airports, assemble, formats, weather};
-use delayd::training::device::DevicePreference;
-use delayd::training::{TrainedModel, TrainingControl, TrainingInput, TrainingParameters, train};
+use delayd_data::{Example, OperationsIndex, TimeZones, airports, assemble, formats, weather};
+use delayd_training_job::params::DevicePreference;
+use delayd_train::{TrainedModel, TrainingInput, train};
+use delayd_training_job::{TrainingControl, TrainingParameters};
 use delayd_features::{Airport, Encoded, FitOptions, HolidayCalendar};
 use delayd_model::Predictor;
 

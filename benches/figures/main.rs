@@ -21,7 +21,7 @@ mod timing;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use delayd::data::Example;
+use delayd_data::Example;
 use delayd_features::FlightRow;
 use serde::Serialize;
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use delayd::evaluation::latency;
-use delayd::training::TrainedModel;
+use delayd_judge::evaluation::latency;
+use delayd_train::TrainedModel;
 use delayd_features::FlightRow;
 use delayd_model::{Bundle, Predictor};
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use delayd::data::Example;
-use delayd::replay::FlightQuestion;
+use delayd_data::Example;
+use delayd_outside::service::FlightQuestion;
 use delayd_features::Encoded;
 use delayd_model::PredictScratch;
 use serde::Serialize;

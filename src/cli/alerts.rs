@@ -10,8 +10,8 @@ use super::remote::Remote;
 use super::show::{Shown, drawn, keep, listed, one_more, table};
 use super::source::Source;
 use crate::http::{AlertRetried, CommandBody, SilenceBody};
-use crate::ids::{AlertId, SilenceId};
-use crate::ledger::{Delivery, OutboxAlert, Silence};
+use delayd_core::ids::{AlertId, SilenceId};
+use delayd_ledger::{Delivery, OutboxAlert, Silence};
 
 /// What the daemon allows at most.
 const LONGEST_SILENCE: Duration = Duration::from_secs(crate::http::LONGEST_SILENCE_DAYS * 86_400);
@@ -47,7 +47,7 @@ async fn one(source: &Source, id: AlertId) -> Result<Shown, CliError> {
     let mut rows = table(&["to whom", "state", "attempts", "delivered", "next attempt", "last error"]);
     for delivery in deliveries {
         let at = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M:%S").to_string();
-        let open = delivery.state == crate::ledger::DeliveryState::Pending;
+        let open = delivery.state == delayd_ledger::DeliveryState::Pending;
         rows.add_row([
             delivery.endpoint.to_string(),
             delivery.state.to_string(),

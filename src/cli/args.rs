@@ -8,10 +8,8 @@ use chrono::NaiveDate;
 use clap::{Args, Parser, Subcommand};
 
 use super::alerts::period;
-use crate::ids::{
-    AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, InvalidId, ModelVersion, RunId, SilenceId,
-};
-use crate::ledger::ObjectStatus;
+use delayd_core::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, InvalidId, ModelVersion, RunId, SilenceId};
+use delayd_ledger::ObjectStatus;
 
 /// What scripts can tell from how a command ends.
 const EXIT_STATUS: &str = "\
@@ -251,10 +249,6 @@ pub enum Command {
     },
     /// Print the API's OpenAPI document.
     Openapi,
-    /// Do one piece of a training job: what a pod of a training Job runs. The daemon
-    /// writes the document and starts the Job; nobody needs to call this by hand.
-    #[command(hide = true)]
-    TrainJob(TrainJobArgs),
 }
 
 fn object_status(text: &str) -> Result<ObjectStatus, String> {
@@ -287,18 +281,6 @@ impl Command {
             _ => false,
         }
     }
-}
-
-/// One piece of a training job. It needs the object store of the daemon's
-/// configuration and nothing else: no ledger, no cluster.
-#[derive(Debug, Clone, Args)]
-pub struct TrainJobArgs {
-    /// Key of the document in the object store, `training-jobs/run_7/training-0123456789ab/job.json`.
-    #[arg(long, value_name = "KEY")]
-    pub job: String,
-    /// Folder for temporary files; one of the system's when left out.
-    #[arg(long, value_name = "DIR")]
-    pub scratch: Option<PathBuf>,
 }
 
 /// Who asks, and why; both are recorded.

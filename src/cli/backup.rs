@@ -6,9 +6,9 @@ use super::commands::CliError;
 use super::show::Shown;
 use crate::config::Settings;
 use crate::daemon::ledger_path;
-use crate::env::{Clock, SystemClock};
-use crate::error::chain;
-use crate::ledger::{CheckedBackup, Ledger, LedgerError, check_backup, ensure_unused, recover_copy};
+use delayd_core::clock::{Clock, SystemClock};
+use delayd_core::error::chain;
+use delayd_ledger::{CheckedBackup, Ledger, LedgerError, check_backup, ensure_unused, recover_copy};
 
 /// Writes a copy while the daemon runs or does not, and looks at it again from the disk.
 pub(super) async fn backup(settings: &Settings, file: &Path) -> Result<Shown, CliError> {

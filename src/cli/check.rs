@@ -8,21 +8,20 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::commands::CliError;
-use crate::adapters::cloud::OpenMeteo;
-use crate::adapters::open;
+use delayd_outside::cloud::OpenMeteo;
+use crate::open;
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
 use crate::daemon::{ledger_path, needs_service_binary, service_binary};
-use crate::data::TrainingSets;
-use crate::data::contract::Contract;
-use crate::env::{Clock, SystemClock};
-use crate::error::{ErrorKind, PortError, chain};
+use delayd_data::TrainingSets;
+use delayd_data::contract::Contract;
+use delayd_core::clock::{Clock, SystemClock};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use crate::http::certificate_expires_at;
-use crate::ledger::Ledger;
-use crate::packaging::SourceKind;
-use crate::packaging::source::SourceBuilder;
-use crate::ports::{ChannelKind, ObjectStore};
-use crate::registry::BundleStore;
-use crate::training::device;
+use delayd_ledger::Ledger;
+use delayd_outside::packaging::SourceKind;
+use delayd_outside::packaging::source::SourceBuilder;
+use delayd_core::ports::{ChannelKind, ObjectStore};
+use delayd_outside::bundles::BundleStore;
 
 #[derive(Serialize)]
 struct Finding {
@@ -37,7 +36,6 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Result<String, CliEr
         contract(settings),
         binary(settings),
         ledger(settings),
-        compute(settings),
     ];
     let (stores, documents, trainer, source, builder, registry, cluster, notification) = tokio::join!(
         stores(settings),
@@ -251,19 +249,8 @@ async fn flights(settings: &Settings, store: &dyn ObjectStore) -> Result<String,
     }
 }
 
-/// A thread of the daemon is always there; the training device is a check of its own.
 async fn trainer(settings: &Settings) -> Finding {
-    match settings.trainer.kind {
-        TrainerKind::Thread => finding::<String>("trainer", Ok("a thread of the daemon".to_owned())),
-        TrainerKind::KubernetesJob => {
-            let probe = async {
-                let bundles = BundleStore::new(settings.daemon.state_dir.join("bundles"));
-                let store = open::object_store(settings)?;
-                open::trainer(settings, store, TrainingSets::default(), bundles)?.probe().await
-            };
-            probed("trainer", probe).await
-        }
-    }
+    probed("trainer", async { open::trainer(settings, open::object_store(settings)?)?.probe().await }).await
 }
 
 async fn registry(settings: &Settings) -> Finding {
@@ -308,13 +295,6 @@ fn told_as(channel: ChannelKind) -> &'static str {
         ChannelKind::Mail => "alerts: mail",
         ChannelKind::Webhook => "alerts: webhook",
     }
-}
-
-fn compute(settings: &Settings) -> Finding {
-    finding(
-        "training device",
-        device::choose(settings.training.device).map(|(_, name)| name).map_err(|error| chain(&error)),
-    )
 }
 
 #[cfg(test)]

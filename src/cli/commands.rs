@@ -17,16 +17,15 @@ use super::remote::Remote;
 use super::show::{self, Shown};
 use super::source::Source;
 use super::sources_again;
-use super::train_job;
 use super::validate;
 use super::watch;
 use crate::config::{ConfigError, Settings};
 use crate::coordinator::messages::CommandKind;
 use crate::daemon::{Daemon, StartError, ledger_path};
-use crate::env::SystemClock;
-use crate::error::{ErrorKind, PortError, chain};
+use delayd_core::clock::SystemClock;
+use delayd_core::error::{ErrorKind, PortError, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
-use crate::ledger::{LedgerError, ensure_unused};
+use delayd_ledger::{LedgerError, ensure_unused};
 use crate::replay::{ReplayError, ReplayOptions, ReplaySpan, keep_for_a_daemon, replay, report};
 use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
 use crate::telemetry;
@@ -67,9 +66,6 @@ pub enum CliError {
     /// Flight logs that would not be taken in.
     #[error("{0} of the flight logs would be refused")]
     Logs(usize),
-    /// A training job failed.
-    #[error("{}", chain(.0))]
-    TrainingJob(PortError),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -87,14 +83,6 @@ impl CliError {
             Self::NoDaemon(_) => 3,
             Self::NotFound(_) => 4,
             Self::Refused(_) | Self::Denied(_) => 5,
-            Self::TrainingJob(error) => match error.kind() {
-                ErrorKind::Cancelled => 143,
-                ErrorKind::Invalid | ErrorKind::Corrupt => 2,
-                ErrorKind::NotFound => 4,
-                ErrorKind::Denied => 5,
-                kind if kind.is_retryable() => 75,
-                _ => 1,
-            },
             _ => 1,
         }
     }
@@ -120,7 +108,7 @@ impl From<ReplayError> for CliError {
 /// # Errors
 /// See [`CliError`].
 pub async fn run(cli: Cli) -> Result<String, CliError> {
-    let quiet = !matches!(cli.command, Command::Run | Command::TrainJob(_));
+    let quiet = !matches!(cli.command, Command::Run);
     telemetry::init(quiet, cli.verbose);
     // These need no configuration.
     match &cli.command {
@@ -151,7 +139,6 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
     match cli.command {
         Command::Run => daemon(asking.settings).await.map(|()| String::new()),
         Command::Replay(args) => replayed(asking.settings, args, asking.json).await,
-        Command::TrainJob(args) => train_job::run(&asking.settings, args).await,
         Command::Validate { files, airports } => {
             validate::run(&asking.settings, &files, airports.as_deref(), asking.json).await
         }

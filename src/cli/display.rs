@@ -11,11 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::endpoint::Endpoint;
 use crate::daemon::Daemon;
-use crate::error::chain;
+use delayd_core::error::chain;
 use crate::http::{Listeners, Metrics};
-use crate::ids::{CycleId, ModelVersion};
+use delayd_core::ids::{CycleId, ModelVersion};
 use crate::replay::ReplayDisplay;
-use crate::saga::{StepFailure, StepObserver};
+use delayd_core::failure::StepFailure;
+use crate::saga::StepObserver;
 
 /// Shows a replay on standard error.
 pub(super) struct TerminalDisplay {

@@ -3,7 +3,7 @@
 use super::commands::CliError;
 use super::show::Shown;
 use super::source::Source;
-use crate::ids::ModelVersion;
+use delayd_core::ids::ModelVersion;
 use crate::packaging::export::ImageExport;
 
 /// For whom the image is told.

@@ -16,11 +16,10 @@ mod remote;
 mod show;
 mod source;
 mod sources_again;
-mod train_job;
 mod validate;
 mod watch;
 
 pub use args::{
-    AlertsArgs, Cli, Command, ConnectArgs, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs, TrainJobArgs,
+    AlertsArgs, Cli, Command, ConnectArgs, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs,
 };
 pub use commands::{CliError, run};

@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use super::args::{ConnectArgs, ReasonArgs};
 use super::commands::CliError;
 use super::show::Shown;
-use crate::config::{Secret, Settings};
+use delayd_core::secret::Secret;
+use crate::config::Settings;
 use crate::coordinator::messages::{CommandAnswered, CommandKind};
-use crate::error::chain;
+use delayd_core::error::chain;
 use crate::http::{CommandBody, Listed};
-use crate::ledger::Page;
+use delayd_ledger::Page;
 
 /// A command may take this long: a rollback replaces every replica.
 const COMMAND_LIMIT: Duration = Duration::from_secs(330);
@@ -59,7 +60,7 @@ impl Remote {
     }
 
     fn at(base: String, connect: &ConnectArgs) -> Result<Self, CliError> {
-        let mut builder = crate::http_client::client_builder().no_proxy();
+        let mut builder = delayd_core::http_client::client_builder().no_proxy();
         if let Some(path) = &connect.ca_file {
             builder = builder.tls_certs_merge(authorities(path)?);
         }
@@ -69,13 +70,13 @@ impl Remote {
 
     /// The daemon that this process is, whatever its certificate says of whom it is for. No token is sent.
     pub(super) fn of_this_process(base: String) -> Result<Self, CliError> {
-        let builder = crate::http_client::client_builder().no_proxy().tls_danger_accept_invalid_certs(true);
+        let builder = delayd_core::http_client::client_builder().no_proxy().tls_danger_accept_invalid_certs(true);
         Ok(Self { http: built(builder)?, place: base.clone(), base, token: None })
     }
 
     /// The daemon at a local socket.
     pub(super) fn on_socket(path: &Path) -> Result<Self, CliError> {
-        let builder = crate::http_client::client_builder().no_proxy().unix_socket(path);
+        let builder = delayd_core::http_client::client_builder().no_proxy().unix_socket(path);
         let place = path.display().to_string();
         Ok(Self { http: built(builder)?, base: "http://localhost".to_owned(), place, token: None })
     }

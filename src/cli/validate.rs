@@ -12,16 +12,16 @@ use serde::Serialize;
 use super::commands::CliError;
 use super::show::{Shown, report_text};
 use super::sources_again::store_failed;
-use crate::adapters::open;
+use crate::open;
 use crate::config::Settings;
-use crate::data::airports::parse_airports;
-use crate::data::contract::{Contract, UnknownColumns};
-use crate::data::formats::parse_flights;
-use crate::data::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
-use crate::data::{DataError, TimeZones};
-use crate::env::{Clock, SystemClock};
-use crate::error::chain;
-use crate::ports::ObjectStore;
+use delayd_data::airports::parse_airports;
+use delayd_data::contract::{Contract, UnknownColumns};
+use delayd_data::formats::parse_flights;
+use delayd_data::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use delayd_data::{DataError, TimeZones};
+use delayd_core::clock::{Clock, SystemClock};
+use delayd_core::error::chain;
+use delayd_core::ports::ObjectStore;
 
 /// Rows that are shown of those that would be set aside.
 const SHOWN_ROWS: usize = 5;

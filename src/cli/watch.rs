@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::commands::{CliError, stop_signal};
 use super::remote::Remote;
-use crate::ledger::Event;
+use delayd_ledger::Event;
 
 /// Clears a terminal and goes to its first line.
 const CLEAR: &str = "\x1b[2J\x1b[H";

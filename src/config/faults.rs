@@ -1,8 +1,8 @@
 //! Values that cannot be, all reported at once.
 
 use super::{BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
-pub use crate::fault::Fault;
-use crate::packaging::SourceKind;
+pub use delayd_core::fault::Fault;
+use delayd_outside::packaging::SourceKind;
 
 pub(super) fn listing(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("  - {fault}")).collect::<Vec<_>>().join("\n")

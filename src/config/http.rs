@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, Secret};
-use crate::error::{ErrorKind, PortError};
+use delayd_core::fault::Fault;
+use delayd_core::secret::Secret;
+use delayd_core::error::{ErrorKind, PortError};
 
 /// A token has at least as many characters: shorter ones are guessed by machines.
 const TOKEN_CHARACTERS: usize = 16;
@@ -191,7 +192,7 @@ mod tests {
         let kept = format!("file:{}", file.path().display());
         std::fs::write(file.path(), "short\n").unwrap();
         assert_eq!(faults(&kept), []);
-        let told = crate::error::chain(&of(&kept).reveal().unwrap_err());
+        let told = delayd_core::error::chain(&of(&kept).reveal().unwrap_err());
         assert!(
             told.contains("`ops`") && told.contains("5 characters, expected 16") && !told.contains("short"),
             "{told}"

@@ -8,7 +8,7 @@
 mod faults;
 mod http;
 mod reading;
-mod secret;
+mod retention;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -19,29 +19,29 @@ use serde::{Deserialize, Serialize};
 
 pub use faults::Fault;
 pub use http::{HttpSettings, Role, TokenSettings};
-pub use secret::Secret;
 pub use sections::{
-    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, 
-    IngestionSettings, ObjectStoreKind, ObjectStoreSettings, PackagingSettings, RegistryKind,
+    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, ExportSettings, 
+    IngestionSettings, PackagingSettings, RegistryKind,
     RegistrySettings, TrainerKind, TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
-use crate::coordinator::decide::RetrainPolicy;
-use crate::training_job::TrainingPolicy;
-use crate::evaluation::gate::GatePolicy;
+use delayd_judge::decide::RetrainPolicy;
+use delayd_training_job::TrainingPolicy;
+use delayd_judge::evaluation::gate::GatePolicy;
 pub use crate::notification::NotificationSettings;
-use crate::retention::RetentionPolicy;
-pub use crate::monitoring::MonitoringSettings;
-pub use crate::training_job::HoldoutSettings;
-use crate::training_job::TrainingParameters;
-use crate::verification::VerificationPolicy;
+pub use retention::RetentionPolicy;
+pub use delayd_judge::monitoring::MonitoringSettings;
+pub use delayd_outside::object_store::{ObjectStoreKind, ObjectStoreSettings};
+pub use delayd_training_job::HoldoutSettings;
+use delayd_training_job::TrainingParameters;
+use delayd_judge::verification::VerificationPolicy;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The process itself.
-    pub daemon: DaemonSettings,
+    pub daemon: DaemonSettings, ExportSettings,
     /// The status endpoint.
     pub http: HttpSettings,
     /// Where flight logs, reference data, datasets and bundles are kept.
@@ -222,7 +222,7 @@ mod tests {
     fn the_documented_file_names_the_keys_that_have_no_default() {
         let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/delayd.toml")).unwrap();
         let mut settings = Settings::default();
-        settings.ingestion.column_mapping = Some(crate::data::formats::ColumnMapping::default());
+        settings.ingestion.column_mapping = Some(delayd_data::formats::ColumnMapping::default());
         let mut unset = Vec::new();
         unset_keys(&serde_json::to_value(&settings).unwrap(), &mut Vec::new(), &mut unset);
         assert!(unset.contains(&("training".to_owned(), "history_half_life_days".to_owned())), "{unset:?}");

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
-use crate::adapters::cloud::ecr::EcrRegistrySettings;
-use crate::adapters::cloud::kubernetes::KubernetesSettings;
-use crate::adapters::cloud::kubernetes_trainer::KubernetesTrainerSettings;
-use crate::adapters::cloud::registry::OciRegistrySettings;
-use crate::adapters::cloud::s3::S3Settings;
-use crate::adapters::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
-use crate::data::formats::{ColumnMapping, ParseLimits};
-use crate::data::reference::ReferencePolicy;
-use crate::packaging::{ExportSettings, SourceSettings};
+use delayd_core::secret::Secret;
+use delayd_outside::cloud::ecr::EcrRegistrySettings;
+use delayd_outside::cloud::kubernetes::KubernetesSettings;
+use delayd_outside::cloud::kubernetes_trainer::KubernetesTrainerSettings;
+use delayd_outside::cloud::registry::OciRegistrySettings;
+use delayd_outside::cloud::s3::S3Settings;
+use delayd_outside::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
+use delayd_data::formats::{ColumnMapping, ParseLimits};
+use delayd_data::reference::ReferencePolicy;
+use delayd_outside::packaging::SourceSettings;
 use crate::saga::RetryPolicy;
-use crate::training_job::TuningParameters;
+use delayd_training_job::TuningParameters;
 
 /// `[daemon]`: the process itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,29 +58,6 @@ impl DaemonSettings {
             outage_patience: Duration::from_secs(self.outage_patience_secs),
         }
     }
-}
-
-/// What keeps objects.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectStoreKind {
-    /// A folder of this machine.
-    #[default]
-    Folder,
-    /// A bucket of S3, or of a store that speaks its protocol.
-    S3,
-}
-
-/// `[object_store]`: where flight logs, reference data, datasets and bundles are kept.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ObjectStoreSettings {
-    /// What keeps them.
-    pub kind: ObjectStoreKind,
-    /// The folder; `<state_dir>/store` when empty.
-    pub folder: PathBuf,
-    /// The bucket.
-    pub s3: S3Settings,
 }
 
 /// What tells the weather.
@@ -213,9 +190,10 @@ pub enum BuilderKind {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainerKind {
-    /// A thread of the daemon.
+    /// A process beside the daemon. `thread`, the word of earlier configurations, means the same.
     #[default]
-    Thread,
+    #[serde(alias = "thread")]
+    Process,
     /// Jobs of a Kubernetes cluster.
     KubernetesJob,
 }
@@ -226,8 +204,22 @@ pub enum TrainerKind {
 pub struct TrainerSettings {
     /// Who trains.
     pub kind: TrainerKind,
+    /// The training worker, `delayd-train`; looked for beside `delayd` when empty.
+    pub program: PathBuf,
     /// Jobs: what they look like.
     pub kubernetes: KubernetesTrainerSettings,
+}
+
+/// `[packaging.export]`: files that tell the pushed image; those without a path are not written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExportSettings {
+    /// JSON, replaced at every push; `<state_dir>/image.json` when empty.
+    pub json_path: PathBuf,
+    /// GitHub Actions' output file: lines are appended at every push.
+    pub github_output_path: PathBuf,
+    /// Shell variables (`DELAYD_IMAGE=…`), replaced at every push.
+    pub dotenv_path: PathBuf,
 }
 
 /// `[packaging]`: the service image.

@@ -1,24 +1,23 @@
-//! The coordinator's actor: handlers only. Cycles are driven on a task of their
-//! own, so that the coordinator answers while one is under way.
+//! The coordinator's actor. Cycles are driven on a task of its own, so that it answers while one is under way.
 
-use actix::{AsyncContext, Handler, Message, ResponseFuture, WrapFuture};
+use std::time::Duration;
 
-use super::messages::{AwaitCycle, Consider, CycleFinished, OperatorCommand, ResumeUnfinished};
+use actix::{AsyncContext, Handler, Message, WrapFuture};
+
+use super::messages::{CommandAnswered, Consider, Considered, OperatorCommand, ResumeUnfinished};
 use super::stage::CoordinatorStage;
-use crate::ids::CycleId;
-use crate::ledger::CycleState;
-use crate::saga::StepFailure;
-use crate::supervision::StageActor;
+use crate::supervision::{Request, StageActor};
 use crate::telemetry;
+use delayd_core::failure::StepFailure;
+use delayd_core::ids::CycleId;
 
 /// The coordinator's actor.
 pub type CoordinatorActor = StageActor<CoordinatorStage>;
 
-/// Drives a cycle on the actor's own thread; it ends with the actor, and the
-/// next one resumes it from the ledger.
+/// Drives a cycle as a part of the actor's own life: it ends with the actor, and the next one resumes it from the ledger.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct Drive(CycleId);
+pub(super) struct Drive(pub(super) CycleId);
 
 impl Handler<Drive> for CoordinatorActor {
     type Result = ();
@@ -35,67 +34,46 @@ impl Handler<Drive> for CoordinatorActor {
     }
 }
 
-impl Handler<Consider> for CoordinatorActor {
-    type Result = ResponseFuture<<Consider as Message>::Result>;
+impl Request for Consider {
+    type Stage = CoordinatorStage;
+    type Answer = Considered;
 
-    fn handle(&mut self, message: Consider, context: &mut Self::Context) -> Self::Result {
-        let (stage, this) = (self.stage(), context.address());
-        self.work("Consider", async move {
-            let (considered, cycle) = stage.consider(message).await?;
-            if let Some(cycle) = cycle {
-                this.do_send(Drive(cycle.id));
-            }
-            Ok(considered)
-        })
+    async fn run(self, stage: &CoordinatorStage) -> Result<Considered, StepFailure> {
+        let (considered, cycle) = stage.consider(self).await?;
+        if let Some(cycle) = cycle {
+            stage.me.wake(Drive(cycle.id));
+        }
+        Ok(considered)
     }
 }
 
-impl Handler<ResumeUnfinished> for CoordinatorActor {
-    type Result = ResponseFuture<<ResumeUnfinished as Message>::Result>;
+impl Request for ResumeUnfinished {
+    type Stage = CoordinatorStage;
+    type Answer = Option<CycleId>;
 
-    fn handle(&mut self, _: ResumeUnfinished, context: &mut Self::Context) -> Self::Result {
-        let (stage, this) = (self.stage(), context.address());
-        Box::pin(async move {
-            let Ok(free) = stage.driving.try_lock() else { return Ok(stage.unfinished().await?.map(|cycle| cycle.id)) };
-            stage.finish_rollback().await?;
-            let Some(cycle) = stage.unfinished().await? else { return Ok(None) };
-            telemetry::cycle_span(&cycle).in_scope(|| tracing::info!("an unfinished cycle is resumed"));
-            drop(free);
-            this.do_send(Drive(cycle.id));
-            Ok(Some(cycle.id))
-        })
+    async fn run(self, stage: &CoordinatorStage) -> Result<Option<CycleId>, StepFailure> {
+        let Ok(free) = stage.driving.try_lock() else { return Ok(stage.unfinished().await?.map(|cycle| cycle.id)) };
+        stage.finish_rollback().await?;
+        let Some(cycle) = stage.unfinished().await? else { return Ok(None) };
+        telemetry::cycle_span(&cycle).in_scope(|| tracing::info!("an unfinished cycle is resumed"));
+        drop(free);
+        stage.me.wake(Drive(cycle.id));
+        Ok(Some(cycle.id))
     }
 }
 
-impl Handler<AwaitCycle> for CoordinatorActor {
-    type Result = ResponseFuture<<AwaitCycle as Message>::Result>;
+impl Request for OperatorCommand {
+    type Stage = CoordinatorStage;
+    type Answer = CommandAnswered;
 
-    fn handle(&mut self, message: AwaitCycle, _: &mut Self::Context) -> Self::Result {
-        let stage = self.stage();
-        Box::pin(async move {
-            loop {
-                let cycle = stage.context.env.ledger.cycle(message.cycle).await?;
-                let Some(cycle) = cycle else { return Ok(None) };
-                if cycle.state != CycleState::Running {
-                    return Ok(Some(CycleFinished { cycle: cycle.id, outcome: cycle.outcome, detail: cycle.detail }));
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        })
-    }
-}
+    /// A person waits for the answer.
+    const DEADLINE: Duration = Duration::from_secs(300);
 
-impl Handler<OperatorCommand> for CoordinatorActor {
-    type Result = ResponseFuture<<OperatorCommand as Message>::Result>;
-
-    fn handle(&mut self, message: OperatorCommand, context: &mut Self::Context) -> Self::Result {
-        let (stage, this) = (self.stage(), context.address());
-        self.work("OperatorCommand", async move {
-            let (answer, cycle) = stage.obey(message).await?;
-            if let Some(cycle) = cycle {
-                this.do_send(Drive(cycle));
-            }
-            Ok::<_, StepFailure>(answer)
-        })
+    async fn run(self, stage: &CoordinatorStage) -> Result<CommandAnswered, StepFailure> {
+        let (answer, cycle) = stage.obey(self).await?;
+        if let Some(cycle) = cycle {
+            stage.me.wake(Drive(cycle));
+        }
+        Ok(answer)
     }
 }

@@ -4,16 +4,16 @@
 
 use chrono::{DateTime, Utc};
 
-use super::decide::OperatorWord;
-use super::governor::standing;
+use delayd_judge::decide::OperatorWord;
+use delayd_judge::governor::standing;
 use super::messages::{CommandAnswered, CommandKind, Consider, OperatorCommand};
 use super::snapshot::{self, BREAKER_RESET, PAUSED};
 use super::stage::CoordinatorStage;
 use crate::deployment::messages::RollBackToPrevious;
-use crate::error::{ErrorKind, chain};
-use crate::ids::CycleId;
-use crate::ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, CycleState, UndoCause, Undoing};
-use crate::saga::StepFailure;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ids::CycleId;
+use delayd_ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, CycleState, UndoCause, Undoing};
+use delayd_core::failure::StepFailure;
 use crate::telemetry;
 use crate::training::messages::CancelRun;
 
@@ -135,7 +135,7 @@ impl CoordinatorStage {
         telemetry::cycle_span(&cycle)
             .in_scope(|| tracing::info!(requested_by = request.by, why = request.why, "cancelled"));
         self.context.env.ledger.request_cancel(id, request).await?;
-        self.context.stages.training(CancelRun { run: cycle.run }).await?;
+        self.context.stages.training.ask(CancelRun { run: cycle.run }).await?;
         let message = format!("{id} stops: training at once, any other step at its end; then it is undone");
         Ok((about(&cycle, message), None))
     }
@@ -153,7 +153,7 @@ impl CoordinatorStage {
             return Err(in_the_way(&cycle));
         }
         let message = RollBackToPrevious { by: command.by, why: command.why };
-        let done = self.context.stages.deployment(message).await?;
+        let done = self.context.stages.deployment.ask(message).await?;
         let model = done.plan.to;
         let message = self.conclude_rollback(done).await?;
         Ok((CommandAnswered { message, cycle: None, model: Some(model) }, None))

@@ -19,37 +19,20 @@ use crate::coordinator::stages::Stages;
 use crate::data::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
 use crate::deployment::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ids::ModelVersion;
-use crate::ledger::{Cycle, CycleOutcome, UndoCause, Undoing};
-use crate::packaging::SourceKind;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{Cycle, CycleOutcome, UndoCause, Undoing};
+use delayd_outside::packaging::SourceKind;
 use crate::packaging::messages::{
     BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
 };
 use crate::registry::messages::{ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
-use crate::saga::{Saga, StepFailure, StepName, StepObserver};
+use crate::saga::steps::{APPROVE, BUILD, DATASET, DEPLOY, GATE, INGEST, PACKAGE, PUSH, REGISTER, TRAIN, VERIFY};
+use crate::saga::{Saga, StepObserver};
+use delayd_core::failure::StepFailure;
 use crate::training::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
 
-// A step's position is its place in the journal's key: it never changes, and a new
-// step takes a number between two others (decision 0009).
-const INGEST: StepName = StepName::new(10, "ingest");
-const DATASET: StepName = StepName::new(20, "dataset");
-/// Training: its progress is told in the journal.
-pub const TRAIN: StepName = StepName::new(30, "train");
-const GATE: StepName = StepName::new(40, "gate");
-const REGISTER: StepName = StepName::new(50, "register");
-/// The service's build from its source: its progress is told in the journal.
-pub const BUILD: StepName = StepName::new(55, "build");
-const PACKAGE: StepName = StepName::new(60, "package");
-const PUSH: StepName = StepName::new(70, "push");
-const DEPLOY: StepName = StepName::new(80, "deploy");
-const VERIFY: StepName = StepName::new(90, "verify");
-const APPROVE: StepName = StepName::new(100, "approve");
-
-/// The steps, in order.
-pub const STEPS: [StepName; 11] =
-    [INGEST, DATASET, TRAIN, GATE, REGISTER, BUILD, PACKAGE, PUSH, DEPLOY, VERIFY, APPROVE];
 
 /// How a cycle ended, or that it waits for a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,12 +115,12 @@ async fn why_undone(context: &CycleContext, cycle: &Cycle, failure: StepFailure)
 
 async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<CycleEnd, StepFailure> {
     let stages = &context.stages;
-    let _: FlightsIngested = saga.step(INGEST, || stages.data(IngestFlights { at: context.env.now() })).await?;
+    let _: FlightsIngested = saga.step(INGEST, || stages.data.ask(IngestFlights { at: context.env.now() })).await?;
     let dataset: DatasetBuilt =
-        saga.step(DATASET, || stages.data(BuildDataset { cycle: cycle.id, as_of: cycle.started_at })).await?;
+        saga.step(DATASET, || stages.data.ask(BuildDataset { cycle: cycle.id, as_of: cycle.started_at })).await?;
     let trained: ModelTrained = saga
         .step(TRAIN, || {
-            stages.training(TrainModel {
+            stages.training.ask(TrainModel {
                 cycle: cycle.id,
                 run: cycle.run,
                 dataset: dataset.version.clone(),
@@ -147,7 +130,7 @@ async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<C
         .await?;
     let gate: GateAnswered = saga
         .step(GATE, || {
-            stages.training(CompareWithLive {
+            stages.training.ask(CompareWithLive {
                 cycle: cycle.id,
                 dataset: dataset.version.clone(),
                 challenger: trained.bundle.clone(),
@@ -156,12 +139,12 @@ async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<C
         })
         .await?;
     if !gate.passed {
-        stages.training(DiscardRun { run: cycle.run }).await?;
+        stages.training.ask(DiscardRun { run: cycle.run }).await?;
         return Ok(CycleEnd::Finished { outcome: CycleOutcome::KeptLive, detail: gate.reason });
     }
     let registered: ModelRegistered = saga
         .step(REGISTER, || {
-            stages.registry(RegisterModel {
+            stages.registry.ask(RegisterModel {
                 cycle: cycle.clone(),
                 trained: trained.clone(),
                 dataset: dataset.version.clone(),
@@ -171,7 +154,7 @@ async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<C
     let service = service(context, saga, cycle).await?;
     let packaged: ModelPackaged = saga
         .step(PACKAGE, || {
-            stages.packaging(PackageModel {
+            stages.packaging.ask(PackageModel {
                 model: registered.version,
                 bundle: registered.bundle.clone(),
                 dataset: dataset.version.clone(),
@@ -180,11 +163,11 @@ async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<C
         })
         .await?;
     let pushed: ImagePushed = saga
-        .step(PUSH, || stages.packaging(PushImage { model: registered.version, packaged: packaged.clone() }))
+        .step(PUSH, || stages.packaging.ask(PushImage { model: registered.version, packaged: packaged.clone() }))
         .await?;
     let deployed: ModelDeployed = saga
         .step(DEPLOY, || {
-            stages.deployment(DeployModel {
+            stages.deployment.ask(DeployModel {
                 cycle: cycle.id,
                 deployment: cycle.deployment,
                 model: registered.version,
@@ -195,8 +178,7 @@ async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<C
         .await?;
     let verified: DeploymentVerified = saga
         .step(VERIFY, || async {
-            let answer: DeploymentVerified = stages
-                .verification(VerifyDeployment {
+            let answer: DeploymentVerified = stages.verification.ask(VerifyDeployment {
                     deployment: deployed.deployment,
                     model: registered.version,
                     bundle: registered.bundle.clone(),
@@ -216,7 +198,7 @@ async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<C
     let approved: Approved = saga
         .step(APPROVE, || async {
             let promote = PromoteModel { version: registered.version, deployment: deployed.deployment };
-            stages.registry(promote).await?;
+            stages.registry.ask(promote).await?;
             Ok(Approved { model: registered.version, by: by.clone() })
         })
         .await?;
@@ -237,7 +219,7 @@ async fn service(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<O
     if !wanted || saga.output_of::<ModelPackaged>(PACKAGE).await?.is_some() {
         return Ok(None);
     }
-    saga.step(BUILD, || context.stages.build(BuildService { cycle: cycle.id })).await.map(Some)
+    saga.step(BUILD, || context.stages.packaging.ask(BuildService { cycle: cycle.id })).await.map(Some)
 }
 
 /// How undoing a cycle ended.
@@ -262,19 +244,19 @@ async fn undo(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<Undo
         }
     };
     keep_first(
-        saga.undo(APPROVE, || stages.registry(crate::registry::messages::DemoteModel { version: cycle.model })).await,
+        saga.undo(APPROVE, || stages.registry.ask(crate::registry::messages::DemoteModel { version: cycle.model })).await,
     );
     let restore = || async {
-        let to = stages.deployment(RestoreRelease { failed: cycle.deployment }).await?;
+        let to = stages.deployment.ask(RestoreRelease { failed: cycle.deployment }).await?;
         let Some(deployment) = to else { return Ok(()) };
         let verified = verify_restored(context, deployment, &cycle.id.to_string()).await?;
         *restored.lock().await = Some(verified.text);
         Ok(())
     };
     keep_first(saga.undo(DEPLOY, restore).await);
-    keep_first(saga.undo(PUSH, || stages.packaging(WithdrawImage { model: cycle.model })).await);
-    keep_first(saga.undo(PACKAGE, || stages.packaging(DiscardImage { model: cycle.model })).await);
-    keep_first(saga.undo(REGISTER, || stages.registry(WithdrawModel { version: cycle.model })).await);
-    keep_first(saga.undo(TRAIN, || stages.training(DiscardRun { run: cycle.run })).await);
+    keep_first(saga.undo(PUSH, || stages.packaging.ask(WithdrawImage { model: cycle.model })).await);
+    keep_first(saga.undo(PACKAGE, || stages.packaging.ask(DiscardImage { model: cycle.model })).await);
+    keep_first(saga.undo(REGISTER, || stages.registry.ask(WithdrawModel { version: cycle.model })).await);
+    keep_first(saga.undo(TRAIN, || stages.training.ask(DiscardRun { run: cycle.run })).await);
     Ok(stuck.map_or_else(|| Undone::Whole { restored: restored.into_inner() }, Undone::Stuck))
 }

@@ -1,16 +1,12 @@
 //! What the coordinator is told and asked.
 
-use actix::Message;
 use serde::{Deserialize, Serialize};
 
-use super::decide::{DriftFinding, OperatorWord, PerformanceFinding};
-use crate::ids::{CycleId, DecisionId, ModelVersion};
-use crate::ledger::CycleOutcome;
-use crate::saga::StepFailure;
+use delayd_judge::decide::{DriftFinding, OperatorWord, PerformanceFinding};
+use delayd_core::ids::{CycleId, DecisionId, ModelVersion};
 
 /// Weigh whether to start a cycle. A wake-up: what it carries is also in the ledger.
-#[derive(Debug, Clone, Default, Message)]
-#[rtype(result = "Result<Considered, StepFailure>")]
+#[derive(Debug, Clone, Default)]
 pub struct Consider {
     /// The last drift report.
     pub drift: Option<DriftFinding>,
@@ -32,32 +28,11 @@ pub struct Considered {
 }
 
 /// Go on with cycles that an earlier process left unfinished.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<CycleId>, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct ResumeUnfinished;
 
-/// Wait until no cycle is under way.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<CycleFinished>, StepFailure>")]
-pub struct AwaitCycle {
-    /// Which cycle.
-    pub cycle: CycleId,
-}
-
-/// How a cycle ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CycleFinished {
-    /// Which.
-    pub cycle: CycleId,
-    /// How; `None` while it waits for approval.
-    pub outcome: Option<CycleOutcome>,
-    /// One sentence.
-    pub detail: String,
-}
-
 /// What an administrator asks for.
-#[derive(Debug, Clone, Message, Serialize, Deserialize)]
-#[rtype(result = "Result<CommandAnswered, StepFailure>")]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OperatorCommand {
     /// What.
     pub command: CommandKind,

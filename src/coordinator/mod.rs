@@ -4,8 +4,6 @@
 mod actor;
 mod commands;
 pub mod cycle;
-pub mod decide;
-pub mod governor;
 pub mod messages;
 mod restored;
 mod snapshot;

@@ -4,11 +4,11 @@
 //! is told at once, and keeps serving.
 
 use super::cycle::CycleContext;
-use crate::error::ErrorKind;
-use crate::ids::DeploymentId;
-use crate::ledger::{Cycle, Deployment, LedgerError, Model, NewAlert};
-use crate::ports::Severity;
-use crate::saga::StepFailure;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::DeploymentId;
+use delayd_ledger::{Cycle, Deployment, LedgerError, Model, NewAlert};
+use delayd_core::ports::Severity;
+use delayd_core::failure::StepFailure;
 use crate::verification::messages::VerifyDeployment;
 
 /// What came of it.
@@ -45,7 +45,7 @@ pub(super) async fn verify_restored(
         restored: true,
     };
     let version = model.version;
-    let (passed, found) = match context.stages.verification(message).await {
+    let (passed, found) = match context.stages.verification.ask(message).await {
         Ok(answer) if answer.passed => (true, format!("it passed its verification again: {}", answer.reason)),
         Ok(answer) => (false, format!("it does not pass its verification: {}", answer.reason)),
         Err(failure) => (false, format!("it could not be verified: {failure}")),

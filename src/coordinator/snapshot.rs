@@ -4,12 +4,12 @@ use chrono::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::decide::{DataFreshness, DriftFinding, LiveModel, OperatorWord, PerformanceFinding, Snapshot, Trigger};
-use super::governor::{self, GovernorState, PastCycle};
+use delayd_judge::decide::{DataFreshness, DriftFinding, LiveModel, OperatorWord, PerformanceFinding, Snapshot, Trigger};
+use delayd_judge::governor::{self, GovernorState, PastCycle};
 use crate::env::Env;
-use crate::ids::CycleId;
-use crate::ledger::{self, Alias, Cycle, CycleReason, CycleState, Page};
-use crate::saga::StepFailure;
+use delayd_core::ids::CycleId;
+use delayd_ledger::{self as ledger, Alias, Cycle, CycleReason, CycleState, Page};
+use delayd_core::failure::StepFailure;
 
 /// Names under which the coordinator keeps what it must not forget.
 pub(super) const PAUSED: &str = "paused";
@@ -86,7 +86,7 @@ pub(crate) fn past_cycle(cycle: &Cycle) -> Option<PastCycle> {
 }
 
 /// The reason of a cycle as the ledger stores it.
-pub(super) fn ledger_reason(reason: &super::decide::CycleReason, snapshot: &Snapshot) -> CycleReason {
+pub(super) fn ledger_reason(reason: &delayd_judge::decide::CycleReason, snapshot: &Snapshot) -> CycleReason {
     let summary = reason.text.clone();
     match (reason.trigger, reason.drift_report, &snapshot.requested) {
         (Trigger::FirstModel, _, _) => CycleReason::Bootstrap,

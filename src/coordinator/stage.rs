@@ -7,23 +7,27 @@ use tokio::sync::Mutex;
 use tracing::Instrument;
 
 use super::cycle::{self, CycleContext, CycleEnd};
-use super::decide::{Action, Decision, Snapshot, decide};
-use super::messages::{Consider, Considered, CycleFinished};
+use delayd_judge::decide::{Action, Decision, Snapshot, decide};
+use super::actor::CoordinatorActor;
+use super::messages::{Consider, Considered};
+use crate::supervision::ActorRef;
 use super::restored::verify_restored;
 use super::snapshot::{self, DRIFT_FINDING, LAST_HOLD, PERFORMANCE_FINDING};
-use crate::data::DataStage;
+use crate::data::stage::DataStage;
 use crate::deployment::RolledBack;
 use crate::deployment::messages::{FinishRollback, RollbackVerified};
-use crate::error::ErrorKind;
-use crate::ids::{CycleId, DecisionId};
-use crate::ledger::{Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
-use crate::ports::Severity;
-use crate::saga::StepFailure;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{CycleId, DecisionId};
+use delayd_ledger::{Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
+use delayd_core::ports::Severity;
+use delayd_core::failure::StepFailure;
 use crate::telemetry;
 
 /// The coordinator's work, apart from its actor.
 #[derive(Clone)]
 pub struct CoordinatorStage {
+    /// The actor around this stage, to wake it by.
+    pub me: ActorRef<CoordinatorActor>,
     /// Everything a cycle needs.
     pub context: CycleContext,
     /// The data stage, whose examples are freed when a cycle ends.
@@ -108,20 +112,20 @@ impl CoordinatorStage {
 
     /// Drives a cycle to its end, or to where it waits for a person. A rollback that an earlier process left
     /// unfinished is finished first.
-    pub(super) async fn drive(&self, id: CycleId) -> Result<CycleFinished, StepFailure> {
+    pub(super) async fn drive(&self, id: CycleId) -> Result<(), StepFailure> {
         let _only_one = self.driving.lock().await;
         self.finish_rollback().await?;
         // As it is now: whoever held the lock before may have ended it, and people have had their say.
         let cycle = self.context.env.ledger.cycle(id).await?;
         let cycle = cycle.ok_or_else(|| StepFailure::new(ErrorKind::NotFound, format!("there is no {id}")))?;
         if cycle.state != CycleState::Running {
-            return Ok(CycleFinished { cycle: id, outcome: cycle.outcome, detail: cycle.detail });
+            return Ok(());
         }
         let span = telemetry::cycle_span(&cycle);
         self.drive_within(cycle).instrument(span).await
     }
 
-    async fn drive_within(&self, cycle: Cycle) -> Result<CycleFinished, StepFailure> {
+    async fn drive_within(&self, cycle: Cycle) -> Result<(), StepFailure> {
         let env = &self.context.env;
         let end = cycle::run(&self.context, &cycle).await;
         self.data.release().await;
@@ -139,17 +143,13 @@ impl CoordinatorStage {
                     ),
                 )
                 .await?;
-                Ok(CycleFinished {
-                    cycle: cycle.id,
-                    outcome: None,
-                    detail: format!("{} waits for approval and serves already", cycle.model),
-                })
+                Ok(())
             }
             CycleEnd::Finished { outcome, detail } => {
                 env.ledger.finish_cycle(cycle.id, outcome, detail.clone(), env.now()).await?;
                 self.tell_end(&cycle, outcome, &detail).await?;
                 tracing::info!(outcome = ?outcome, detail, "cycle finished");
-                Ok(CycleFinished { cycle: cycle.id, outcome: Some(outcome), detail })
+                Ok(())
             }
         }
     }
@@ -157,7 +157,7 @@ impl CoordinatorStage {
     /// Finishes a rollback that was planned, if there is one: the release serves, is verified, and is told of.
     /// For whoever holds `driving`.
     pub(super) async fn finish_rollback(&self) -> Result<(), StepFailure> {
-        if let Some(done) = self.context.stages.deployment(FinishRollback).await? {
+        if let Some(done) = self.context.stages.deployment.ask(FinishRollback).await? {
             tracing::warn!(model.version = %done.plan.to, "a rollback that was cut off is finished");
             self.conclude_rollback(done).await?;
         }
@@ -179,7 +179,7 @@ impl CoordinatorStage {
             format!("{} rolled back: {}. {}", plan.by, plan.why, verified.text),
         )
         .await?;
-        self.context.stages.deployment(RollbackVerified).await?;
+        self.context.stages.deployment.ask(RollbackVerified).await?;
         let found = if verified.passed { "verified again" } else { "but it was NOT found good, see the alert" };
         Ok(format!("{} is live again, {found}", plan.to))
     }

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Daemon, TIMER_DEADLINE};
-use crate::coordinator::stages::ask;
-use crate::error::chain;
-use crate::ledger::{Alias, NewAlert};
+use super::Daemon;
+use delayd_core::error::chain;
+use delayd_ledger::{Alias, NewAlert};
 use crate::monitoring::messages::CollectDraining;
-use crate::ports::Severity;
-use crate::saga::StepFailure;
+use delayd_core::ports::Severity;
+use delayd_core::failure::StepFailure;
 use crate::supervision::ActorState;
 
 /// A timer that fails this often in a row is told of.
@@ -68,7 +67,7 @@ impl Daemon {
         while changes.changed().await.is_ok() {
             loop {
                 let under_way = self.rollouts.any_under_way();
-                match ask(&self.monitor, CollectDraining, TIMER_DEADLINE).await {
+                match self.monitor.ask(CollectDraining).await {
                     Ok(collected) if collected.draining == 0 && !under_way => break,
                     Ok(_) => {}
                     Err(failure) => {

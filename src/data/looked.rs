@@ -6,14 +6,15 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::ingest::{Ingested, ObjectNews, ObjectReport};
+use delayd_data::ingest::{Ingested, ObjectNews, ObjectReport};
 use super::messages::FlightsIngested;
-use super::validation::{LeftOutSource, QuarantinedRow, quarantine_csv};
-use super::{DataStage, FlightRecord, assemble};
-use crate::ids::Digest;
-use crate::ledger::{FlightKey, IngestedObject, KnownOutcome, NewAlert, ObjectStatus, ObjectsLooked};
-use crate::ports::Severity;
-use crate::saga::StepFailure;
+use delayd_data::validation::{LeftOutSource, QuarantinedRow, quarantine_csv};
+use crate::data::stage::DataStage;
+use delayd_data::{FlightRecord, assemble};
+use delayd_core::ids::Digest;
+use delayd_ledger::{FlightKey, IngestedObject, KnownOutcome, NewAlert, ObjectStatus, ObjectsLooked};
+use delayd_core::ports::Severity;
+use delayd_core::failure::StepFailure;
 
 impl DataStage {
     /// Quarantine first, so that the records can name it; then the ledger: objects

@@ -1,15 +1,13 @@
 //! What the data stage is asked, and what it answers.
 
-use actix::Message;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CycleId, Digest};
-use crate::saga::StepFailure;
+use delayd_core::ids::{CycleId, Digest};
+use delayd_core::failure::StepFailure;
 
 /// Fetch, parse and validate every flight log that is new.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<FlightsIngested, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct IngestFlights {
     /// The present moment: rows from the future are refused.
     pub at: DateTime<Utc>,
@@ -31,8 +29,7 @@ pub struct FlightsIngested {
 }
 
 /// Build the dataset of a cycle from what is ingested.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<DatasetBuilt, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct BuildDataset {
     /// On behalf of which cycle.
     pub cycle: CycleId,

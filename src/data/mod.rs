@@ -1,46 +1,9 @@
-//! Data: from flight logs, weather, airports and calendars to examples.
-//!
-//! First stage of every cycle. [`ingest`] takes in new objects, [`formats`] turns
-//! each into canonical flights, [`validation`] judges them by the [`contract`],
-//! [`dataset`] names what was accepted by digest, and [`assemble()`] joins every
-//! flight with what [`operations`] and [`weather`] knew at its prediction time.
-//! It fits nothing and encodes nothing: that is `delayd-features`, so that
-//! training and serving share it.
+//! The data stage: takes in new flight logs, keeps reference data up to date, freezes datasets.
 
-mod actor;
-pub mod airports;
-mod assemble;
-pub mod contract;
-pub mod dataset;
-mod error;
-mod example;
-mod flight;
-pub mod formats;
-pub mod frozen;
-pub mod holidays;
-pub mod ingest;
-mod local_time;
 mod looked;
 pub mod messages;
-pub mod operations;
-pub mod reference;
 mod reference_library;
-pub mod sources;
 mod stage;
-mod time_zones;
-pub mod training_sets;
-pub mod validation;
-pub mod weather;
-pub mod weather_coverage;
 
-pub use actor::DataActor;
-pub use assemble::{assemble, outcome};
-pub use error::DataError;
-pub use example::{Example, Outcome};
-pub use flight::{FlightKey, FlightRecord};
-pub use local_time::TimeZones;
-pub use operations::OperationsIndex;
-pub use reference::ReferenceData;
 pub use reference_library::{ReferenceDocuments, ReferenceLibrary};
-pub use stage::DataStage;
-pub use training_sets::{Timing, TrainingSet, TrainingSets};
+pub use stage::{DataActor, DataStage};

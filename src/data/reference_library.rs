@@ -17,17 +17,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 use delayd_features::HolidayCalendar;
 use tokio::sync::Mutex;
 
-use super::error::DataError;
-use super::holidays::extend_calendar;
-use super::reference::stored::{FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key};
-use super::reference::{Content, ParsedContent, ReferenceChanges, ReferenceData, refused};
+use delayd_data::error::DataError;
+use delayd_data::holidays::extend_calendar;
+use delayd_data::reference::stored::{FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key};
+use delayd_data::reference::{Content, ParsedContent, ReferenceChanges, ReferenceData, refused};
 use crate::config::Settings;
 use crate::env::Env;
-use crate::error::{ErrorKind, chain};
-use crate::ids::Digest;
-use crate::ledger::{NewAlert, NewReferenceVersion, ReferenceKind, ReferenceOrigin};
-use crate::ports::{DocumentSource, FetchedDocument, ObjectMeta, ObjectStore, Severity, Validators};
-use crate::saga::StepFailure;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ids::Digest;
+use delayd_ledger::{NewAlert, NewReferenceVersion, ReferenceOrigin};
+use delayd_core::ports::ReferenceKind;
+use delayd_core::ports::{DocumentSource, FetchedDocument, ObjectMeta, ObjectStore, Severity, Validators};
+use delayd_core::failure::StepFailure;
 
 /// Where the copy of the holidays' URL lies when no key is configured.
 const HOLIDAYS_COPY: &str = "reference/holidays.ics";

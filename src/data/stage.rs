@@ -1,38 +1,34 @@
 //! What ingesting and building a dataset do.
 
+use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
+use crate::supervision::{Request, StageActor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 
-use super::contract::Contract;
-use super::dataset::{
-    BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset,
-};
-use super::error::DataError;
-use super::frozen::{freeze, frozen_inputs, load_frozen};
-use super::ingest::{IngestOptions, KnownObject, ingest_new};
-use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
-use super::reference::ReferenceData;
+use delayd_data::contract::Contract;
+use delayd_data::dataset::{BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset};
+use delayd_data::error::DataError;
+use delayd_data::frozen::{freeze, frozen_inputs, load_frozen};
+use delayd_data::ingest::{IngestOptions, KnownObject, ingest_new};
+use delayd_data::reference::ReferenceData;
 use super::reference_library::{ReferenceDocuments, ReferenceLibrary};
-use super::sources::{SourceVersion, keep_earlier_copies};
-use super::training_sets::{Timing, TrainingSet, TrainingSets, assemble_examples, load_training_set};
-use super::validation::ValidationReport;
-use super::weather_coverage::{CoverageWindow, WeatherCoverage};
-use super::{Example, FlightRecord};
+use delayd_data::sources::{SourceVersion, keep_earlier_copies};
+use delayd_data::training_sets::{Timing, TrainingSet, TrainingSets, assemble_examples, load_training_set};
+use delayd_data::validation::ValidationReport;
+use delayd_data::weather_coverage::{CoverageWindow, WeatherCoverage};
+use delayd_data::{Example, FlightRecord};
 use crate::config::Settings;
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ids::Digest;
-use crate::ledger::{self, DatasetWeather, IngestedObject, NewAlert, ObjectRef, ObjectStatus, Page, RefusedDataset};
-use crate::ports::{Severity, WeatherObservation};
-use crate::saga::{StepFailure, run_blocking};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::Digest;
+use delayd_ledger::{self as ledger, DatasetWeather, IngestedObject, NewAlert, ObjectRef, ObjectStatus, Page, RefusedDataset};
+use delayd_core::ports::{Severity, WeatherObservation};
+use delayd_core::failure::{StepFailure, run_blocking};
 
-impl From<DataError> for StepFailure {
-    fn from(error: DataError) -> Self {
-        Self::of(error.kind(), &error)
-    }
-}
+/// The stage's actor.
+pub type DataActor = StageActor<DataStage>;
 
 /// The data stage's work, apart from its actor. Training and verification read
 /// datasets through it too.
@@ -331,5 +327,23 @@ impl DataStage {
     /// Frees the examples of the last cycle.
     pub async fn release(&self) {
         self.sets.release().await;
+    }
+}
+
+impl Request for IngestFlights {
+    type Stage = DataStage;
+    type Answer = FlightsIngested;
+
+    async fn run(self, stage: &DataStage) -> Result<FlightsIngested, StepFailure> {
+        stage.ingest(self).await
+    }
+}
+
+impl Request for BuildDataset {
+    type Stage = DataStage;
+    type Answer = DatasetBuilt;
+
+    async fn run(self, stage: &DataStage) -> Result<DatasetBuilt, StepFailure> {
+        stage.build(self).await
     }
 }

@@ -1,15 +1,13 @@
 //! What the deployment stage is asked, and what it answers.
 
-use actix::Message;
 use serde::{Deserialize, Serialize};
 
 use super::rollback::RolledBack;
-use crate::ids::{CycleId, DeploymentId, Digest, ModelVersion};
-use crate::saga::StepFailure;
+use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion};
+use delayd_core::failure::StepFailure;
 
 /// Roll the service to a model.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<ModelDeployed, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct DeployModel {
     /// On behalf of which cycle.
     pub cycle: CycleId,
@@ -37,16 +35,14 @@ pub struct ModelDeployed {
 }
 
 /// Go back to the release before `failed`, as a whole. Answers which one serves again, if any does.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<DeploymentId>, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct RestoreRelease {
     /// The release to leave.
     pub failed: DeploymentId,
 }
 
 /// Go back to the previous model's approved release. What is to be done is noted first.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<RolledBack, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct RollBackToPrevious {
     /// Who asked.
     pub by: String,
@@ -55,16 +51,13 @@ pub struct RollBackToPrevious {
 }
 
 /// Finish a rollback that was noted and not finished, if there is one.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Option<RolledBack>, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct FinishRollback;
 
 /// The release that a rollback went back to was verified: nothing of it is left to do.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct RollbackVerified;
 
 /// Restart dead replicas and adopt running ones.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct ReconcileReplicas;

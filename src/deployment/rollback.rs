@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::messages::RollBackToPrevious;
 use super::serving;
 use super::stage::DeploymentStage;
-use crate::error::ErrorKind;
-use crate::ids::{DeploymentId, ModelVersion};
-use crate::ledger::tx::{deployments_of, enqueue_alert, rollback_alias, set_deployment_state, set_setting};
-use crate::ledger::{Alias, DeploymentState, NewAlert};
-use crate::ports::Severity;
-use crate::saga::StepFailure;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{DeploymentId, ModelVersion};
+use delayd_ledger::tx::{deployments_of, enqueue_alert, rollback_alias, set_deployment_state, set_setting};
+use delayd_ledger::{Alias, DeploymentState, NewAlert};
+use delayd_core::ports::Severity;
+use delayd_core::failure::StepFailure;
 
 /// The name under which the ledger keeps a rollback that is not finished.
 pub(super) const ROLLBACK: &str = "rollback";

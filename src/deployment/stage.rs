@@ -1,20 +1,24 @@
 //! What rolling out and rolling back do.
 
+use super::messages::{DeployModel, FinishRollback, ModelDeployed, ReconcileReplicas, RestoreRelease, RollBackToPrevious, RollbackVerified};
+use crate::supervision::{Request, StageActor};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use super::restarts::RestartWatch;
 use super::rollouts::Rollouts;
 use super::serving;
 use crate::config::Settings;
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ids::{DeploymentId, Digest};
-use crate::ledger::{Alias, Deployment, DeploymentState, NewAlert};
-use crate::ports::{Release, Severity};
-use crate::registry::BundleStore;
-use crate::saga::StepFailure;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{DeploymentId, Digest};
+use delayd_ledger::{Alias, Deployment, DeploymentState, NewAlert};
+use delayd_core::ports::{Release, Severity};
+use delayd_outside::bundles::BundleStore;
+use delayd_core::failure::StepFailure;
+
+/// The stage's actor.
+pub type DeploymentActor = StageActor<DeploymentStage>;
 
 /// The deployment's work, apart from its actor.
 #[derive(Clone)]
@@ -106,7 +110,7 @@ impl DeploymentStage {
     pub(super) async fn apply(&self, release: &Release) -> Result<(), StepFailure> {
         let _under_way = self.rollouts.begin();
         let deployment = release.deployment;
-        let progress = move |progress: crate::ports::RolloutProgress| {
+        let progress = move |progress: delayd_core::ports::RolloutProgress| {
             tracing::info!(deployment.id = %deployment, replicas.updated = progress.updated, replicas.wanted = progress.wanted,
                 "{}", progress.message);
         };
@@ -210,6 +214,60 @@ impl DeploymentStage {
     }
 }
 
+impl Request for DeployModel {
+    type Stage = DeploymentStage;
+    type Answer = ModelDeployed;
+
+    async fn run(self, stage: &DeploymentStage) -> Result<ModelDeployed, StepFailure> {
+        stage.deploy(self).await
+    }
+}
+
+impl Request for RestoreRelease {
+    type Stage = DeploymentStage;
+    type Answer = Option<DeploymentId>;
+
+    async fn run(self, stage: &DeploymentStage) -> Result<Option<DeploymentId>, StepFailure> {
+        stage.restore(self).await
+    }
+}
+
+impl Request for RollBackToPrevious {
+    type Stage = DeploymentStage;
+    type Answer = RolledBack;
+
+    async fn run(self, stage: &DeploymentStage) -> Result<RolledBack, StepFailure> {
+        stage.roll_back(self).await
+    }
+}
+
+impl Request for FinishRollback {
+    type Stage = DeploymentStage;
+    type Answer = Option<RolledBack>;
+
+    async fn run(self, stage: &DeploymentStage) -> Result<Option<RolledBack>, StepFailure> {
+        stage.finish_rollback().await
+    }
+}
+
+impl Request for RollbackVerified {
+    type Stage = DeploymentStage;
+    type Answer = ();
+
+    async fn run(self, stage: &DeploymentStage) -> Result<(), StepFailure> {
+        stage.rollback_verified().await
+    }
+}
+
+impl Request for ReconcileReplicas {
+    type Stage = DeploymentStage;
+    type Answer = ();
+
+    async fn run(self, stage: &DeploymentStage) -> Result<(), StepFailure> {
+        stage.reconcile().await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -217,12 +275,12 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
-    use crate::data::TrainingSets;
-    use crate::env::SystemClock;
-    use crate::ids::ModelVersion;
-    use crate::ledger::{Ledger, Page};
-    use crate::ports::{Cluster, ObjectStore, PortError, Replica, RolloutProgress};
+    use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+    use delayd_core::clock::SystemClock;
+    use delayd_core::ids::ModelVersion;
+    use delayd_ledger::{Ledger, Page};
+    use delayd_core::ports::{Cluster, ObjectStore, Replica, RolloutProgress};
+    use delayd_core::error::PortError;
 
     /// A cluster in which somebody changes the same thing again and again, and whose
     /// only replica dies between any two looks.
@@ -248,7 +306,7 @@ mod tests {
                 name: format!("replica-{restarts}"),
                 model: ModelVersion(1),
                 deployment: DeploymentId(1),
-                state: crate::ports::ReplicaState::Failed,
+                state: delayd_core::ports::ReplicaState::Failed,
                 admin_url: String::new(),
                 restarts,
                 memory_bytes: None,
@@ -275,10 +333,7 @@ mod tests {
             clock: Arc::new(SystemClock),
             ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
             weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
-            trainer: Arc::new(ThreadTrainer::new(
-                store.clone(),
-                TrainingSets::default(),
-                BundleStore::new(folder.join("bundles")),
+            trainer: Arc::new(crate::testing::NoTrainer),
                 folder.join("runs"),
             )),
             object_store: store,

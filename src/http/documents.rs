@@ -5,14 +5,12 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::config::IngestionSettings;
-use crate::coordinator::decide::OperatorWord;
+use delayd_judge::decide::OperatorWord;
 use crate::deployment::LiveService;
-use crate::ids::{CycleId, DeploymentId, TraceId};
-use crate::ledger::{
-    Alias, AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, ObjectStatus,
-    Page, ReferenceKind, ReferenceVersion, RefusedDataset, Run, Step, VerificationRecord,
-};
-use crate::ports::Replica;
+use delayd_core::ids::{CycleId, DeploymentId, TraceId};
+use delayd_ledger::{Alias, AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, ObjectStatus, Page, ReferenceVersion, RefusedDataset, Run, Step, VerificationRecord};
+use delayd_core::ports::ReferenceKind;
+use delayd_core::ports::Replica;
 use crate::replay::ReplaySpan;
 use crate::supervision::ActorStatus;
 

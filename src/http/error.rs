@@ -6,9 +6,9 @@ use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use serde::Serialize;
 
-use crate::error::ErrorKind;
-use crate::ledger::LedgerError;
-use crate::saga::StepFailure;
+use delayd_core::error::ErrorKind;
+use delayd_ledger::LedgerError;
+use delayd_core::failure::StepFailure;
 
 /// The media type of problems.
 pub(super) const PROBLEM: &str = "application/problem+json";
@@ -91,7 +91,7 @@ impl std::error::Error for Problem {}
 
 impl From<LedgerError> for Problem {
     fn from(error: LedgerError) -> Self {
-        Self::of_kind(error.kind(), crate::error::chain(&error))
+        Self::of_kind(error.kind(), delayd_core::error::chain(&error))
     }
 }
 

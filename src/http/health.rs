@@ -31,7 +31,7 @@ async fn ready(state: web::Data<ApiState>) -> HttpResponse {
     match state.env.ledger.aliases().await {
         Ok(_) => HttpResponse::Ok().json(json!({ "ready": true })),
         Err(error) => {
-            HttpResponse::ServiceUnavailable().json(json!({ "ready": false, "why": crate::error::chain(&error) }))
+            HttpResponse::ServiceUnavailable().json(json!({ "ready": false, "why": delayd_core::error::chain(&error) }))
         }
     }
 }

@@ -137,7 +137,7 @@ mod tests {
         let first = Listeners::open(&settings, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
         let error = Listeners::open(&settings, None).unwrap_err();
-        assert!(crate::error::chain(&error).contains("another daemon answers on it"), "{error}");
+        assert!(delayd_core::error::chain(&error).contains("another daemon answers on it"), "{error}");
         drop(first);
         assert!(!path.exists());
     }

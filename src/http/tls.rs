@@ -37,7 +37,7 @@ impl Tls {
     /// # Errors
     /// When one cannot be read, or they do not belong together.
     pub(super) fn open(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        crate::http_client::install_tls();
+        delayd_core::http_client::install_tls();
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
         let changed = files.changed();
         let served = Arc::new(Renewing { loaded: Mutex::new(Loaded { key: files.load()?, changed }), files });

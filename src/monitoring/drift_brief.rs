@@ -4,9 +4,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::drift::{DriftReport, DriftStatus, FeatureDrift, SignalKind};
-use crate::ids::{DriftReportId, ModelVersion};
-use crate::ledger::DriftRecord;
+use delayd_judge::monitoring::drift::{DriftReport, DriftStatus, FeatureDrift, SignalKind};
+use delayd_core::ids::{DriftReportId, ModelVersion};
+use delayd_ledger::DriftRecord;
 
 /// One evaluation in short.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -32,7 +32,7 @@ pub struct SignalBrief {
     pub kind: SignalKind,
     /// How much the model uses it, 0 to 1 (0 for the score).
     pub importance: f64,
-    /// Its effect size, see [`super::bins::Distances::excess_psi`].
+    /// Its effect size, see [`delayd_judge::monitoring::bins::Distances::excess_psi`].
     pub excess_psi: f64,
     /// Whether this window exceeds the thresholds.
     pub exceeded: bool,
@@ -72,8 +72,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::monitoring::bins::Distances;
-    use crate::monitoring::drift_policy::DriftPolicy;
+    use delayd_judge::monitoring::bins::Distances;
+    use delayd_judge::monitoring::drift_policy::DriftPolicy;
 
     fn signal(input: &str, kind: SignalKind, excess_psi: f64) -> FeatureDrift {
         FeatureDrift {

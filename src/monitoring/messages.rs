@@ -1,23 +1,20 @@
 //! What the monitor is asked, and what it answers.
 
-use actix::Message;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::service::ServiceReport;
-use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
-use crate::ids::ModelVersion;
-use crate::saga::StepFailure;
+use delayd_judge::monitoring::service::ServiceReport;
+use delayd_judge::decide::{DriftFinding, PerformanceFinding};
+use delayd_core::ids::ModelVersion;
+use delayd_core::failure::StepFailure;
 
 /// Look at the replicas and at what came of their predictions, and judge.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Observed, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct Observe;
 
 /// Fetch the last counts of replicas that are about to leave, and let them go.
 /// Nothing is judged.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Collected, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct CollectDraining;
 
 /// What was fetched of replicas that leave.

@@ -5,32 +5,36 @@
 //! their reports with their own clocks; here they are stamped anew with the
 //! daemon's, which in a replay is the replay's.
 
+use super::messages::{CollectDraining, Collected, Observe, Observed, ReplicasSeen};
+use crate::supervision::{Request, StageActor};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_model::Bundle;
 use tokio::sync::Mutex;
 
-use super::drift::{self, DriftReport, DriftStatus};
+use delayd_judge::monitoring::drift::{self, DriftReport, DriftStatus};
 use super::memory::Memory;
-use super::messages::{Observed, ReplicasSeen};
-use super::performance::{self, PerformanceInputs, PerformanceReport, PerformanceStatus, ValidationBaseline};
-use super::realised::MaturedPrediction;
-use super::scrape::Scraper;
-use super::service::{self, ServiceInputs, ServiceReport};
+use delayd_judge::monitoring::performance::{self, PerformanceInputs, PerformanceReport, PerformanceStatus, ValidationBaseline};
+use delayd_judge::monitoring::realised::MaturedPrediction;
+use delayd_outside::service::scrape::Scraper;
+use delayd_judge::monitoring::service::{self, ServiceInputs, ServiceReport};
 use crate::config::Settings;
-use crate::coordinator::decide::{DriftFinding, PerformanceFinding};
+use delayd_judge::decide::{DriftFinding, PerformanceFinding};
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::evaluation::Metrics;
-use crate::ids::ModelVersion;
-use crate::ledger::{Alias, DriftRecord, MetricsWindow, NewAlert};
-use crate::ports::{Replica, ReplicaState, Severity};
-use crate::registry::BundleStore;
-use crate::saga::{StepFailure, run_blocking};
+use delayd_core::error::ErrorKind;
+use delayd_judge::evaluation::Metrics;
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{Alias, DriftRecord, MetricsWindow, NewAlert};
+use delayd_core::ports::{Replica, ReplicaState, Severity};
+use delayd_outside::bundles::BundleStore;
+use delayd_core::failure::{StepFailure, run_blocking};
 
 /// Name under which the monitor keeps its memory in the ledger.
 const MEMORY: &str = "monitor";
+
+/// The stage's actor.
+pub type MonitorActor = StageActor<MonitorStage>;
 
 /// The monitor's work, apart from its actor.
 #[derive(Clone)]
@@ -183,9 +187,9 @@ impl MonitorStage {
         version: ModelVersion,
         report: &DriftReport,
         now: DateTime<Utc>,
-    ) -> Result<crate::ids::DriftReportId, StepFailure> {
+    ) -> Result<delayd_core::ids::DriftReportId, StepFailure> {
         let json = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-        let id = self.env.ledger.mint::<crate::ids::DriftReportId>().await?;
+        let id = self.env.ledger.mint::<delayd_core::ids::DriftReportId>().await?;
         let record = DriftRecord {
             id,
             at: now,
@@ -301,6 +305,24 @@ fn baseline_of(bundle: &Bundle) -> Result<ValidationBaseline, StepFailure> {
     };
     let delayed_share = metrics.positives as f64 / metrics.rows.max(1) as f64;
     Ok(ValidationBaseline { auc, log_loss, delayed_share, calibration_error, recall: metrics.recall })
+}
+
+impl Request for Observe {
+    type Stage = MonitorStage;
+    type Answer = Observed;
+
+    async fn run(self, stage: &MonitorStage) -> Result<Observed, StepFailure> {
+        stage.observe().await
+    }
+}
+
+impl Request for CollectDraining {
+    type Stage = MonitorStage;
+    type Answer = Collected;
+
+    async fn run(self, stage: &MonitorStage) -> Result<Collected, StepFailure> {
+        stage.collect_draining().await
+    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::quiet::QuietSchedule;
-use crate::ids::AlertId;
-use crate::ports::{NoticeKind, Severity};
+use delayd_core::ids::AlertId;
+use delayd_core::ports::{NoticeKind, Severity};
 
 /// Alerts in one message, at most: more would not be read, and Slack's and mail's
 /// limits would cut them.

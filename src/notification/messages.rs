@@ -1,10 +1,8 @@
 //! What the notifier is asked.
 
-use actix::Message;
 
-use crate::saga::StepFailure;
+use delayd_core::failure::StepFailure;
 
 /// Deliver what is due.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct DeliverAlerts;

@@ -4,9 +4,8 @@
 //! again and again until it succeeds or is given up.
 //!
 //! What it does not do: it does not decide what is worth an alert, and it knows
-//! no channel: those are adapters of [`crate::ports::Notifier`].
+//! no channel: those are adapters of [`delayd_core::ports::Notifier`].
 
-mod actor;
 pub mod group;
 pub mod messages;
 mod outbox;
@@ -15,10 +14,8 @@ pub mod quiet;
 pub mod route;
 mod settings;
 mod stage;
-pub mod templates;
 
-pub use actor::NotifierActor;
 pub use outbox::{DeliveryReport, Outbox};
 pub use policy::{AfterFailure, DeliveryPolicy, Failure, after_failure};
 pub use settings::NotificationSettings;
-pub use stage::NotifierStage;
+pub use stage::{NotifierActor, NotifierStage};

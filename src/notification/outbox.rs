@@ -19,10 +19,10 @@ use tokio::sync::Mutex;
 use super::group::{DueAlert, Planned, Told, kind_of, plan};
 use super::policy::{AfterFailure, DeliveryPolicy, Failure, after_failure, is_refusal};
 use super::route::{UNDELIVERABLE, endpoints_of};
-use crate::error::{ErrorKind, PortError, chain};
-use crate::ids::AlertId;
-use crate::ledger::{AlertDelivery, FailedAttempt, Ledger, LedgerError, NewAlert, ToldMessage, tx};
-use crate::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::ids::AlertId;
+use delayd_ledger::{AlertDelivery, FailedAttempt, Ledger, LedgerError, NewAlert, ToldMessage, tx};
+use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 
 /// What one round did, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

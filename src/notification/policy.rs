@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use super::group::Pace;
 use super::quiet::QuietSchedule;
 use super::route::Route;
-use crate::error::ErrorKind;
-use crate::ports::{ChannelKind, Endpoint};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::{ChannelKind, Endpoint};
 
 /// How alerts are delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]

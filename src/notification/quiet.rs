@@ -4,7 +4,7 @@ use chrono::{DateTime, Duration, LocalResult, NaiveDate, NaiveDateTime, TimeZone
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Fault;
+use delayd_core::fault::Fault;
 
 const MINUTES_PER_DAY: u32 = 24 * 60;
 /// Periods that follow on each other are joined; more than this many in a row

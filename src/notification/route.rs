@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Fault;
-use crate::ports::{ChannelKind, Endpoint, Severity};
+use delayd_core::fault::Fault;
+use delayd_core::ports::{ChannelKind, Endpoint, Severity};
 
 /// The topic of alerts which say that a channel could not deliver:
 /// `undeliverable/mail/…`. They never go to that channel.

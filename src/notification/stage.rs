@@ -1,12 +1,17 @@
 //! Delivering alerts, apart from the actor.
 
+use super::messages::{DeliverAlerts};
+use crate::supervision::{Request, StageActor};
 use std::sync::Arc;
 
 use super::outbox::Outbox;
 use super::settings::NotificationSettings;
-use crate::config::ConfigError;
 use crate::env::Env;
-use crate::saga::StepFailure;
+use delayd_core::failure::StepFailure;
+use delayd_core::fault::Fault;
+
+/// The stage's actor.
+pub type NotifierActor = StageActor<NotifierStage>;
 
 /// The notifier's work.
 #[derive(Clone)]
@@ -20,8 +25,8 @@ impl NotifierStage {
     ///
     /// # Errors
     /// When the quiet hours are none.
-    pub fn new(env: Env, settings: &NotificationSettings) -> Result<Self, ConfigError> {
-        let policy = settings.delivery_policy().map_err(ConfigError::Faults)?;
+    pub fn new(env: Env, settings: &NotificationSettings) -> Result<Self, Vec<Fault>> {
+        let policy = settings.delivery_policy()?;
         let outbox = Arc::new(Outbox::new(env.ledger.clone(), policy));
         Ok(Self { env, outbox })
     }
@@ -37,5 +42,14 @@ impl NotifierStage {
             );
         }
         Ok(())
+    }
+}
+
+impl Request for DeliverAlerts {
+    type Stage = NotifierStage;
+    type Answer = ();
+
+    async fn run(self, stage: &NotifierStage) -> Result<(), StepFailure> {
+        stage.deliver().await
     }
 }

@@ -11,21 +11,10 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::local::write_atomically;
-use crate::ids::{Digest, ModelVersion};
-use crate::ledger::{BuildRecord, ImageRecord, Ledger, LedgerError};
-
-/// `[packaging.export]`: files that tell the pushed image; those without a path are not written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ExportSettings {
-    /// JSON, replaced at every push; `<state_dir>/image.json` when empty.
-    pub json_path: PathBuf,
-    /// GitHub Actions' output file: lines are appended at every push.
-    pub github_output_path: PathBuf,
-    /// Shell variables (`DELAYD_IMAGE=…`), replaced at every push.
-    pub dotenv_path: PathBuf,
-}
+use crate::config::ExportSettings;
+use delayd_core::atomic_file::write_atomically;
+use delayd_core::ids::{Digest, ModelVersion};
+use delayd_ledger::{BuildRecord, ImageRecord, Ledger, LedgerError};
 
 /// A pushed image, as other programs need it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -159,7 +148,7 @@ fn append(path: &Path, lines: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::PushedImage;
+    use delayd_core::ports::PushedImage;
 
     fn export(model: u64) -> ImageExport {
         let digest = Digest::of(&model.to_be_bytes());

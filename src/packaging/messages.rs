@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use actix::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CycleId, Digest, ModelVersion};
-use crate::ports::PushedImage;
-use crate::saga::StepFailure;
+use delayd_core::ids::{CycleId, Digest, ModelVersion};
+use delayd_core::ports::PushedImage;
+use delayd_core::failure::StepFailure;
 
 /// Build the inference service from its source.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<ServiceBuilt, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct BuildService {
     /// On behalf of which cycle.
     pub cycle: CycleId,
@@ -31,8 +29,7 @@ pub struct ServiceBuilt {
 }
 
 /// Build the service image of a model.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<ModelPackaged, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct PackageModel {
     /// Which model.
     pub model: ModelVersion,
@@ -56,8 +53,7 @@ pub struct ModelPackaged {
 }
 
 /// Push a packaged image.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<ImagePushed, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct PushImage {
     /// Which model.
     pub model: ModelVersion,
@@ -73,16 +69,14 @@ pub struct ImagePushed {
 }
 
 /// Undo of [`PushImage`]: takes the tag away.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct WithdrawImage {
     /// Whose image.
     pub model: ModelVersion,
 }
 
 /// Undo of [`PackageModel`]: removes the local layout.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct DiscardImage {
     /// Whose image.
     pub model: ModelVersion,

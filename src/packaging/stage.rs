@@ -1,23 +1,29 @@
 //! What building, packaging, pushing and withdrawing do.
 
+use super::messages::{, BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
+use crate::supervision::{Request, StageActor};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::export::{self, ImageExport};
-use super::messages::{
-    BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
-};
-use super::source::{BuildControl, Builds, FinishedBuild, SourceBuilder, SourceError};
-use super::{PackageRequest, oci};
+use delayd_outside::packaging::source::{BuildControl, Builds, FinishedBuild, SourceBuilder, SourceError};
+use delayd_outside::packaging::{PackageRequest, oci};
 use crate::config::Settings;
-use crate::coordinator::cycle::BUILD;
+use crate::saga::steps::BUILD;
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ids::{CycleId, Digest, ModelVersion};
-use crate::ledger::{BuildRecord, ImageRecord, NewAlert};
-use crate::ports::{ImageBuilder, Severity};
-use crate::registry::BundleStore;
-use crate::saga::{StepFailure, run_blocking};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{CycleId, Digest, ModelVersion};
+use delayd_ledger::{BuildRecord, ImageRecord, NewAlert};
+use delayd_outside::packaging::ImageBuilder;
+use delayd_core::ports::Severity;
+use delayd_outside::bundles::BundleStore;
+use delayd_core::failure::{StepFailure, run_blocking};
+
+/// Longer than a build's own limit, `packaging.source.timeout_secs`, can be.
+const BUILD_DEADLINE: Duration = Duration::from_secs(7 * 3600);
+
+/// The stage's actor.
+pub type PackagingActor = StageActor<PackagingStage>;
 
 /// The packaging's work, apart from its actor.
 #[derive(Clone)]
@@ -98,10 +104,10 @@ impl PackagingStage {
             tracing::info!(cycle.id = %cycle, "{text}");
             let text = text.to_owned();
             let noted = ledger.transact_blocking("noting a step's progress", move |tx| {
-                crate::ledger::tx::step_progress(tx, cycle, BUILD.position, &text)
+                delayd_ledger::tx::step_progress(tx, cycle, BUILD.position, &text)
             });
             if let Err(error) = noted {
-                tracing::warn!(error = crate::error::chain(&error), "progress could not be recorded");
+                tracing::warn!(error = delayd_core::error::chain(&error), "progress could not be recorded");
             }
         }
     }
@@ -211,4 +217,50 @@ async fn verify(service: &ServiceBuilt) -> Result<(), StepFailure> {
 
 fn differs(found: &Digest, expected: &Digest) -> String {
     format!("its digest is {found}, expected {expected}")
+}
+
+impl Request for BuildService {
+    type Stage = PackagingStage;
+    type Answer = ServiceBuilt;
+    const DEADLINE: Duration = BUILD_DEADLINE;
+
+    async fn run(self, stage: &PackagingStage) -> Result<ServiceBuilt, StepFailure> {
+        stage.build(self).await
+    }
+}
+
+impl Request for PackageModel {
+    type Stage = PackagingStage;
+    type Answer = ModelPackaged;
+
+    async fn run(self, stage: &PackagingStage) -> Result<ModelPackaged, StepFailure> {
+        stage.package(self).await
+    }
+}
+
+impl Request for PushImage {
+    type Stage = PackagingStage;
+    type Answer = ImagePushed;
+
+    async fn run(self, stage: &PackagingStage) -> Result<ImagePushed, StepFailure> {
+        stage.push(self).await
+    }
+}
+
+impl Request for WithdrawImage {
+    type Stage = PackagingStage;
+    type Answer = ();
+
+    async fn run(self, stage: &PackagingStage) -> Result<(), StepFailure> {
+        stage.withdraw(self).await
+    }
+}
+
+impl Request for DiscardImage {
+    type Stage = PackagingStage;
+    type Answer = ();
+
+    async fn run(self, stage: &PackagingStage) -> Result<(), StepFailure> {
+        stage.discard(self).await
+    }
 }

@@ -1,16 +1,14 @@
 //! What the registry stage is asked, and what it answers.
 
-use actix::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DeploymentId, Digest, ModelVersion};
-use crate::ledger::Cycle;
-use crate::saga::StepFailure;
+use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
+use delayd_ledger::Cycle;
+use delayd_core::failure::StepFailure;
 use crate::training::messages::ModelTrained;
 
 /// Give a trained bundle its version and make it the candidate.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<ModelRegistered, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct RegisterModel {
     /// The cycle, with the version minted for it and the reason of the retrain.
     pub cycle: Cycle,
@@ -30,8 +28,7 @@ pub struct ModelRegistered {
 }
 
 /// Make a deployed and verified model the live one.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct PromoteModel {
     /// Which model.
     pub version: ModelVersion,
@@ -40,16 +37,14 @@ pub struct PromoteModel {
 }
 
 /// Undo of [`PromoteModel`]: the previous model is live again.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct DemoteModel {
     /// Which model stops being live.
     pub version: ModelVersion,
 }
 
 /// Undo of [`RegisterModel`]: the version stays on record, but is no candidate.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct WithdrawModel {
     /// Which model.
     pub version: ModelVersion,

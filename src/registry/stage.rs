@@ -1,12 +1,16 @@
 //! What registering, promoting and withdrawing a model do.
 
-use super::bundle_store::BundleStore;
 use super::messages::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
-use super::transfer::{bundle_prefix, upload_bundle};
+use crate::supervision::{Request, StageActor};
+use delayd_outside::bundles::BundleStore;
+use delayd_outside::bundles::{bundle_prefix, upload_bundle};
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ledger::{Alias, DeploymentState, Model};
-use crate::saga::{StepFailure, run_blocking};
+use delayd_core::error::ErrorKind;
+use delayd_ledger::{Alias, DeploymentState, Model};
+use delayd_core::failure::{StepFailure, run_blocking};
+
+/// The stage's actor.
+pub type RegistryActor = StageActor<RegistryStage>;
 
 /// The registry's work, apart from its actor.
 #[derive(Clone)]
@@ -78,5 +82,41 @@ impl RegistryStage {
             self.env.ledger.set_candidate(None, self.env.now()).await?;
         }
         Ok(())
+    }
+}
+
+impl Request for RegisterModel {
+    type Stage = RegistryStage;
+    type Answer = ModelRegistered;
+
+    async fn run(self, stage: &RegistryStage) -> Result<ModelRegistered, StepFailure> {
+        stage.register(self).await
+    }
+}
+
+impl Request for PromoteModel {
+    type Stage = RegistryStage;
+    type Answer = ();
+
+    async fn run(self, stage: &RegistryStage) -> Result<(), StepFailure> {
+        stage.promote(self).await
+    }
+}
+
+impl Request for DemoteModel {
+    type Stage = RegistryStage;
+    type Answer = ();
+
+    async fn run(self, stage: &RegistryStage) -> Result<(), StepFailure> {
+        stage.demote(self).await
+    }
+}
+
+impl Request for WithdrawModel {
+    type Stage = RegistryStage;
+    type Answer = ();
+
+    async fn run(self, stage: &RegistryStage) -> Result<(), StepFailure> {
+        stage.withdraw(self).await
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use delayd_features::NumericInput;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Example;
+use delayd_data::Example;
+use delayd_outside::service::FlightQuestion;
 
 /// A request that was not answered as it should have been.
 #[derive(Debug, thiserror::Error)]
@@ -39,40 +39,6 @@ pub enum AskError {
         /// Flights in the request.
         expected: usize,
     },
-}
-
-/// One flight as `POST /predict` takes it.
-#[derive(Debug, Serialize)]
-pub struct FlightQuestion<'a> {
-    carrier: &'a str,
-    flight_number: u32,
-    origin: &'a str,
-    dest: &'a str,
-    scheduled_departure: chrono::DateTime<chrono::Utc>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scheduled_arrival: Option<chrono::DateTime<chrono::Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    distance_miles: Option<f32>,
-    context: std::collections::BTreeMap<&'static str, f32>,
-}
-
-impl<'a> FlightQuestion<'a> {
-    /// The request for an example's row: what is not known is left out.
-    #[must_use]
-    pub fn of(example: &'a Example) -> Self {
-        let row = &example.row;
-        let known = NumericInput::ALL.iter().filter(|input| input.is_context() && row.get(**input).is_finite());
-        Self {
-            carrier: &row.carrier,
-            flight_number: row.flight_number,
-            origin: &row.origin,
-            dest: &row.dest,
-            scheduled_departure: row.scheduled_departure,
-            scheduled_arrival: row.scheduled_arrival,
-            distance_miles: row.distance_miles,
-            context: known.map(|input| (input.name(), row.get(*input))).collect(),
-        }
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -110,7 +76,7 @@ impl ServiceClient {
     /// When the HTTP client cannot be built.
     pub fn new(base_url: &str) -> Result<Self, AskError> {
         let url = format!("{base_url}/predict");
-        let http = crate::http_client::client_builder().timeout(Duration::from_secs(30)).no_proxy().build();
+        let http = delayd_core::http_client::client_builder().timeout(Duration::from_secs(30)).no_proxy().build();
         let http = http.map_err(|source| AskError::Http { url: url.clone(), source })?;
         Ok(Self { http, url })
     }

@@ -15,19 +15,19 @@ use super::source::{Source, SourceError};
 use super::span::ReplaySpan;
 use super::world::{World, local_midnight};
 use crate::config::Settings;
-use crate::coordinator::messages::{AwaitCycle, Consider, CycleFinished};
-use crate::coordinator::stages::ask;
+use crate::coordinator::messages::Consider;
 use crate::daemon::{Daemon, StartError};
-use crate::data::{Example, TimeZones};
-use crate::env::{Clock, ReplayClock};
-use crate::ids::{CycleId, ModelVersion};
-use crate::ledger::CycleOutcome;
-use crate::saga::{StepFailure, StepObserver};
+use delayd_data::{Example, TimeZones};
+use delayd_core::clock::{Clock, ReplayClock};
+use delayd_core::ids::{CycleId, ModelVersion};
+use delayd_ledger::{Cycle, CycleOutcome, CycleState};
+use delayd_core::failure::StepFailure;
+use crate::saga::StepObserver;
 
-/// A cycle may take this long, in wall time.
-const CYCLE_DEADLINE: WallDuration = WallDuration::from_secs(24 * 3600);
 /// Flights in one request, at most.
 const LARGEST_REQUEST: usize = 2000;
+/// Pause between two looks at a cycle under way.
+const CYCLE_POLL: WallDuration = WallDuration::from_millis(50);
 
 /// What to replay.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ pub enum ReplayError {
     Loop(#[from] StepFailure),
     /// The object store refused a log.
     #[error("a log could not be put into the object store")]
-    Store(#[from] crate::ports::PortError),
+    Store(#[from] delayd_core::error::PortError),
     /// A log could not be written.
     #[error("a log could not be written")]
     Csv(#[from] csv::Error),
@@ -225,7 +225,7 @@ impl Driver {
                 ingested.objects, ingested.accepted, ingested.quarantined
             ),
         );
-        let considered = ask(&self.daemon.coordinator, Consider::default(), CYCLE_DEADLINE).await?;
+        let considered = self.daemon.coordinator.ask(Consider::default()).await?;
         let Some(cycle) = considered.cycle else { return Err(ReplayError::NoFirstModel(considered.reason)) };
         let finished = self.followed(cycle, self.from, &considered.reason).await?;
         if finished.outcome == Some(CycleOutcome::Deployed) {
@@ -236,7 +236,7 @@ impl Driver {
     }
 
     /// Waits for a cycle, and tells why it starts and how it ends.
-    async fn followed(&self, cycle: CycleId, at: DateTime<Utc>, reason: &str) -> Result<CycleFinished, ReplayError> {
+    async fn followed(&self, cycle: CycleId, at: DateTime<Utc>, reason: &str) -> Result<Cycle, ReplayError> {
         self.display.line(at, &format!("{cycle} starts: {reason}"));
         let finished = self.await_cycle(cycle).await?;
         let outcome = finished.outcome.map_or_else(|| "waits".to_owned(), |outcome| words(outcome.as_str()));
@@ -244,9 +244,15 @@ impl Driver {
         Ok(finished)
     }
 
-    async fn await_cycle(&self, cycle: CycleId) -> Result<CycleFinished, ReplayError> {
-        let finished = ask(&self.daemon.coordinator, AwaitCycle { cycle }, CYCLE_DEADLINE).await?;
-        finished.ok_or_else(|| ReplayError::Report(format!("{cycle} vanished from the ledger")))
+    async fn await_cycle(&self, cycle: CycleId) -> Result<Cycle, ReplayError> {
+        loop {
+            let found = self.daemon.env.ledger.cycle(cycle).await?;
+            let found = found.ok_or_else(|| ReplayError::Report(format!("{cycle} vanished from the ledger")))?;
+            if found.state != CycleState::Running {
+                return Ok(found);
+            }
+            tokio::time::sleep(CYCLE_POLL).await;
+        }
     }
 
     async fn publish(&mut self) -> Result<(), ReplayError> {
@@ -281,7 +287,7 @@ impl Driver {
 
     async fn live(&self) -> Result<Option<ModelVersion>, ReplayError> {
         let live =
-            self.daemon.env.ledger.model_by_alias(crate::ledger::Alias::Live).await.map_err(StepFailure::from)?;
+            self.daemon.env.ledger.model_by_alias(delayd_ledger::Alias::Live).await.map_err(StepFailure::from)?;
         Ok(live.map(|model| model.version))
     }
 
@@ -299,7 +305,7 @@ impl Driver {
                 }
                 Err(error) => {
                     self.request_errors += 1;
-                    tracing::error!(error = %crate::error::chain(&error), "a request failed");
+                    tracing::error!(error = %delayd_core::error::chain(&error), "a request failed");
                 }
             }
         }
@@ -349,8 +355,8 @@ fn first_moment(day: NaiveDate, source: &Source, settings: &Settings) -> Result<
 fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayError> {
     let read = || {
         let (mut table, _) =
-            crate::data::airports::parse_airports("airports", airports, &settings.ingestion.time_zones)?;
-        crate::data::airports::supplement(&mut table);
+            delayd_data::airports::parse_airports("airports", airports, &settings.ingestion.time_zones)?;
+        delayd_data::airports::supplement(&mut table);
         TimeZones::of(&table)
     };
     read().map_err(|error| ReplayError::Source(SourceError::Data(error)))
@@ -361,7 +367,7 @@ fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayEr
 /// known by then, so making them ahead tells nothing early.
 async fn questions(
     daemon: &Daemon,
-    records: &[crate::data::FlightRecord],
+    records: &[delayd_data::FlightRecord],
     options: &ReplayOptions,
 ) -> Result<Vec<Example>, ReplayError> {
     let reference = daemon.data.reference().await?;

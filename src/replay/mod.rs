@@ -14,7 +14,7 @@ mod span;
 mod state;
 mod world;
 
-pub use client::{Answer, AskError, FlightQuestion, ServiceClient};
+pub use client::{Answer, AskError, ServiceClient};
 pub use driver::{ReplayDisplay, ReplayError, ReplayOptions, replay};
 pub use source::{Source, SourceError};
 pub use span::ReplaySpan;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::config::Settings;
-use crate::data::formats::{Container, ParseLimits, parse_flights};
-use crate::data::{DataError, FlightRecord, TimeZones, airports};
-use crate::ids::Digest;
+use delayd_data::formats::{Container, ParseLimits, parse_flights};
+use delayd_data::{DataError, FlightRecord, TimeZones, airports};
+use delayd_core::ids::Digest;
 
 /// Why a folder cannot be replayed.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::{Ledger, LedgerError};
+use delayd_ledger::{Ledger, LedgerError};
 
 const SETTING: &str = "replay";
 

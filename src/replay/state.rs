@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::ReplayError;
 use crate::daemon::ledger_path;
-use crate::ledger::ensure_unused;
+use delayd_ledger::ensure_unused;
 
 /// Says whose the directory is.
 const MARK: &str = ".replay";
@@ -51,7 +51,7 @@ pub fn keep_for_a_daemon(dir: &Path) -> std::io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Ledger;
+    use delayd_ledger::Ledger;
 
     #[test]
     fn a_replay_removes_what_a_replay_left_and_nothing_else() {

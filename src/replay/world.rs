@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Duration, NaiveDate, TimeZone, Utc};
 use chrono_tz::Tz;
 
-use crate::data::{Example, FlightRecord};
+use delayd_data::{Example, FlightRecord};
 
 /// When a flight's fate is on record.
 #[must_use]

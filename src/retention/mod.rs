@@ -8,7 +8,6 @@
 //! previous model's retrains count from.
 
 mod folders;
-mod policy;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,14 +15,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use policy::RetentionPolicy;
-
 use crate::config::Settings;
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ids::{ModelVersion, RunId};
-use crate::ledger::Alias;
-use crate::saga::{StepFailure, run_blocking};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{ModelVersion, RunId};
+use delayd_ledger::Alias;
+use delayd_core::failure::{StepFailure, run_blocking};
 
 /// Name under which the ledger keeps what was removed.
 pub(crate) const SETTING: &str = "retention";

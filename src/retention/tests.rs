@@ -2,10 +2,10 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::env::ReplayClock;
-use crate::ids::Digest;
-use crate::ledger::{CycleReason, FlightKey, ImageRecord, KnownOutcome, MetricsWindow, ServedPrediction};
-use crate::ports::PushedImage;
+use delayd_core::clock::ReplayClock;
+use delayd_core::ids::Digest;
+use delayd_ledger::{CycleReason, FlightKey, ImageRecord, KnownOutcome, MetricsWindow, ServedPrediction};
+use delayd_core::ports::PushedImage;
 use crate::testing::{FixedCluster, env, live_model};
 
 fn at(day: i64) -> DateTime<Utc> {

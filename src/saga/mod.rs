@@ -7,6 +7,8 @@
 //! before the first effect, and a step that was under way when the process died
 //! is simply done again.
 
+pub mod steps;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,11 +19,11 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument;
 
 use crate::env::Env;
-pub use crate::failure::{StepFailure, run_blocking};
-use crate::error::{ErrorKind, chain};
-use crate::ids::CycleId;
-use crate::ledger::{LedgerError, NewAlert, StepState};
-use crate::ports::Severity;
+pub use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ids::CycleId;
+use delayd_ledger::{LedgerError, NewAlert, StepState};
+use delayd_core::ports::Severity;
 use crate::telemetry;
 
 /// One step of a cycle: its place in the list and its name.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{ServiceManager, loop_status};
-use crate::error::chain;
-use crate::ledger::Ledger;
+use delayd_core::error::chain;
+use delayd_ledger::Ledger;
 
 /// How often the daemon is asked whether it answers, until it does.
 const ANSWER_PAUSE: Duration = Duration::from_millis(100);

@@ -1,6 +1,6 @@
 //! Where the loop is, in one line: what `systemctl status delayd` shows.
 
-use crate::ledger::{Alias, AliasRecord, Cycle, CycleState, Ledger, LedgerError, Step, StepState};
+use delayd_ledger::{Alias, AliasRecord, Cycle, CycleState, Ledger, LedgerError, Step, StepState};
 
 /// Where the loop is: the live model, and the cycle under way with its step.
 ///
@@ -42,8 +42,8 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::ids::ModelVersion;
-    use crate::ledger::CycleReason;
+    use delayd_core::ids::ModelVersion;
+    use delayd_ledger::CycleReason;
 
     #[tokio::test]
     async fn the_line_follows_the_loop() {

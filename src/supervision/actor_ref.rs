@@ -7,8 +7,7 @@ use std::time::Duration;
 use actix::dev::{MessageResponse, ToEnvelope};
 use actix::{Actor, Addr, Context, Handler, MailboxError, Message};
 
-use crate::error::ErrorKind;
-use crate::telemetry::Traced;
+use delayd_core::error::ErrorKind;
 
 /// Why an actor did not answer. The message may or may not have been handled:
 /// whoever sends again must send something that is safe to repeat.
@@ -126,33 +125,6 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(MailboxError::Closed)) => Err(ActorGone::Died { actor: actor() }),
             Ok(Err(MailboxError::Timeout)) | Err(_) => Err(ActorGone::DeadlinePassed { actor: actor(), deadline }),
-        }
-    }
-
-    /// [`ActorRef::send`] for an actor that works within its senders' spans.
-    ///
-    /// # Errors
-    /// The actor is not running, died, or did not answer in time.
-    pub async fn send_traced<M>(&self, message: M, deadline: Duration) -> Result<M::Result, ActorGone>
-    where
-        M: Message + Send + 'static,
-        M::Result: Send,
-        A: Handler<M> + Handler<Traced<A>>,
-    {
-        let actor = || self.name.to_string();
-        let address = self.present().ok_or_else(|| ActorGone::NotRunning { actor: actor() })?;
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        let asked = async {
-            let handled = address.send(Traced::new(message, answer)).await;
-            // An actor that dies drops the message, or the future that would have answered it.
-            handled.ok()?;
-            answered.await.ok()
-        };
-        let _waiting = self.waiting.enter();
-        match tokio::time::timeout(deadline, asked).await {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(ActorGone::Died { actor: actor() }),
-            Err(_) => Err(ActorGone::DeadlinePassed { actor: actor(), deadline }),
         }
     }
 

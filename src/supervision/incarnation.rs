@@ -20,10 +20,10 @@ use actix::{Actor, ActorContext, Arbiter, AsyncContext, Context};
 
 use super::actor_ref::ActorRef;
 use super::heartbeat::Heartbeat;
-use super::panic_message;
+use delayd_core::panics::panic_message;
 
-/// Makes a fresh actor; runs on the actor's own thread.
-pub(super) type Factory<A> = Arc<dyn Fn(Heartbeat) -> A + Send + Sync>;
+/// Makes a fresh actor, given its heartbeat and the address that stays good; runs on the actor's own thread.
+pub(super) type Factory<A> = Arc<dyn Fn(Heartbeat, ActorRef<A>) -> A + Send + Sync>;
 
 /// How a life ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(super) fn start<A: Actor<Context = Context<A>>>(
     let (tell, ended) = channel();
     let beats = heartbeat.clone();
     arbiter.spawn_fn(move || {
-        let made = catch_unwind(AssertUnwindSafe(|| factory(beats.clone())));
+        let made = catch_unwind(AssertUnwindSafe(|| factory(beats.clone(), actor_ref.clone())));
         let actor = match made {
             Ok(actor) => actor,
             Err(payload) => {

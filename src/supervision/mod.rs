@@ -23,9 +23,8 @@ mod turns;
 pub use actor_ref::{ActorGone, ActorRef};
 pub use heartbeat::Heartbeat;
 pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
-pub use stage_actor::StageActor;
+pub use stage_actor::{Request, StageActor};
 pub use status::{ActorState, ActorStatus};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
 pub use turns::Turns;
 
-pub use crate::panics::panic_message;

@@ -46,7 +46,7 @@ impl Supervision {
 
     /// Starts an actor under supervision, on a thread of its own. `factory` makes
     /// it, now and after every death, on that thread; it gets the incarnation's
-    /// heartbeat, which an actor that does something long should keep. Must be
+    /// heartbeat, which an actor that does something long should keep, and its own lasting address. Must be
     /// called where an actix system runs.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Supervision {
     pub fn spawn<A: Actor<Context = Context<A>>>(
         &self,
         name: &str,
-        factory: impl Fn(Heartbeat) -> A + Send + Sync + 'static,
+        factory: impl Fn(Heartbeat, ActorRef<A>) -> A + Send + Sync + 'static,
     ) -> std::io::Result<SupervisedActor<A>> {
         self.spawn_with(name, self.policy.clone(), factory)
     }
@@ -67,7 +67,7 @@ impl Supervision {
         &self,
         name: &str,
         policy: SupervisionPolicy,
-        factory: impl Fn(Heartbeat) -> A + Send + Sync + 'static,
+        factory: impl Fn(Heartbeat, ActorRef<A>) -> A + Send + Sync + 'static,
     ) -> std::io::Result<SupervisedActor<A>> {
         let actor_ref = ActorRef::new(name);
         let status = StatusCell::new(name, Heartbeat::new(), actor_ref.waiting());

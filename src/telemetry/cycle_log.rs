@@ -19,7 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::fields::Fields;
 use super::lines::{self, Dress};
-use crate::ids::CycleId;
+use delayd_core::ids::CycleId;
 
 /// Lines that may wait for the disk.
 const QUEUE: usize = 4096;

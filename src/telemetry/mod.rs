@@ -25,7 +25,7 @@ use tracing_subscriber::filter::{EnvFilter, Filtered, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use context::{TRACEPARENT, Traced, carried, cycle_span, spawn_blocking, step_span, undo_span, worker_span};
+pub use context::{TRACEPARENT, carried, cycle_span, spawn_blocking, step_span, undo_span, worker_span};
 pub use cycle_log::{CycleLogPolicy, cycle_log_path, lost_lines};
 pub use stderr::{LogFormat, UnknownFormat};
 

@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use actix::Message;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CycleId, DecisionId, Digest, RunId};
-use crate::saga::StepFailure;
+use delayd_core::ids::{CycleId, DecisionId, Digest, RunId};
+use delayd_core::failure::StepFailure;
 
 /// Tune and train a challenger.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<ModelTrained, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct TrainModel {
     /// On behalf of which cycle.
     pub cycle: CycleId,
@@ -41,8 +39,7 @@ pub struct ModelTrained {
 }
 
 /// Compare a challenger with the live model on the same held-out rows.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<GateAnswered, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct CompareWithLive {
     /// On behalf of which cycle.
     pub cycle: CycleId,
@@ -66,16 +63,14 @@ pub struct GateAnswered {
 }
 
 /// Undo of [`TrainModel`]: removes the run's folder; the run stays on record.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct DiscardRun {
     /// Which run.
     pub run: RunId,
 }
 
 /// Stop a run that is under way; it ends as cancelled within a batch.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<(), StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct CancelRun {
     /// Which.
     pub run: RunId,

@@ -1,33 +1,6 @@
-//! Training: from examples to a bundle, on a thread of its own.
-//!
-//! [`train`] is the whole of it: a pure function of examples, parameters and, for a
-//! warm start, the live model. It does no I/O: the registry stores the bundle, the
-//! ledger the report. The gate (`crate::evaluation::gate`) decides whether the result
-//! goes on; nothing here compares models with each other except the search's trials.
+//! The training stage: has a challenger trained, and compares it with the live model.
 
-mod actor;
-mod bundle_writer;
-pub mod calibrate;
-pub mod device;
-pub mod error;
-mod importance;
-pub mod job;
-pub mod libraries;
 pub mod messages;
-mod network;
-pub mod run;
-pub mod schedule;
-pub mod split;
 mod stage;
-mod tensors;
-mod threads;
-mod trainer;
-mod trial;
-pub(crate) mod weights;
-pub mod worker;
 
-pub use actor::TrainingActor;
-pub use error::TrainingError;
-pub use run::{TrainedModel, TrainingInput, train, train_trial};
-pub use stage::{RunningRuns, TrainingStage};
-pub use threads::run_on_thread;
+pub use stage::{RunningRuns, TrainingActor, TrainingStage};

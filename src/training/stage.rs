@@ -1,5 +1,7 @@
 //! What training a challenger and comparing it with the live model do.
 
+use super::messages::{CancelRun, CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
+use crate::supervision::{Request, StageActor};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,29 +11,24 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use delayd_model::{Bundle, Predictor};
 
-use super::holdout::{Part, part_of};
-use super::messages::{CancelRun, CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
-use super::{Progress, TrainingControl, TrainingError, TrainingParameters, TuningParameters};
+use delayd_training_job::holdout::{Part, part_of};
+use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
 use crate::config::Settings;
-use crate::data::{DataStage, Example, TrainingSet};
+use crate::data::stage::DataStage;
+use delayd_data::{Example, TrainingSet};
 use crate::env::Env;
-use crate::error::{ErrorKind, chain};
-use crate::evaluation::latency::LatencyReport;
-use crate::evaluation::report::block_of;
-use crate::evaluation::robustness::robustness;
-use crate::evaluation::score::score_rows;
-use crate::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compare, latency};
-use crate::ids::{Digest, ModelVersion, RunId};
-use crate::ledger::{Alias, NewDecision, Run, RunState};
-use crate::ports::{BundlePlace, TrainingJob, TrainingResult};
-use crate::registry::{BundleStore, download_bundle};
-use crate::saga::{StepFailure, run_blocking};
-
-impl From<TrainingError> for StepFailure {
-    fn from(error: TrainingError) -> Self {
-        Self::of(error.kind(), &error)
-    }
-}
+use delayd_core::error::{ErrorKind, chain};
+use delayd_judge::evaluation::latency::LatencyReport;
+use delayd_judge::evaluation::report::block_of;
+use delayd_judge::evaluation::robustness::robustness;
+use delayd_judge::evaluation::score::score_rows;
+use delayd_judge::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compare, latency};
+use delayd_core::ids::{Digest, ModelVersion, RunId};
+use delayd_ledger::{Alias, NewDecision, Run, RunState};
+use delayd_training_job::{BundlePlace, TrainingJob, TrainingResult};
+use delayd_outside::bundles::BundleStore;
+use delayd_outside::bundles::download_bundle;
+use delayd_core::failure::{StepFailure, run_blocking};
 
 /// The runs under way, each with what stops it. Clones share it, so that an actor that
 /// was restarted can still stop what the one before it began.
@@ -76,6 +73,12 @@ impl Drop for RunningRun {
         }
     }
 }
+
+/// Training that takes longer is given up for this attempt. Hangs are noticed sooner, by supervision.
+const TRAINING_DEADLINE: Duration = Duration::from_secs(12 * 3600);
+
+/// The stage's actor.
+pub type TrainingActor = StageActor<TrainingStage>;
 
 /// The training's work, apart from its actor.
 #[derive(Clone)]
@@ -171,7 +174,7 @@ impl TrainingStage {
             span.in_scope(|| tracing::info!(run.id = %run, "{text}"));
             let ledger = ledger.clone();
             runtime.spawn(async move {
-                if let Err(error) = ledger.step_progress(cycle, crate::coordinator::cycle::TRAIN.position, text).await {
+                if let Err(error) = ledger.step_progress(cycle, crate::saga::steps::TRAIN.position, text).await {
                     tracing::warn!(error = %error, "progress could not be recorded");
                 }
             });
@@ -426,4 +429,44 @@ fn scored(
         robustness,
     };
     Ok((scored, measured))
+}
+
+impl Request for TrainModel {
+    type Stage = TrainingStage;
+    type Answer = ModelTrained;
+    const DEADLINE: Duration = TRAINING_DEADLINE;
+
+    async fn run(self, stage: &TrainingStage) -> Result<ModelTrained, StepFailure> {
+        stage.train(self).await
+    }
+}
+
+impl Request for CompareWithLive {
+    type Stage = TrainingStage;
+    type Answer = GateAnswered;
+    const DEADLINE: Duration = TRAINING_DEADLINE;
+
+    async fn run(self, stage: &TrainingStage) -> Result<GateAnswered, StepFailure> {
+        stage.compare(self).await
+    }
+}
+
+impl Request for DiscardRun {
+    type Stage = TrainingStage;
+    type Answer = ();
+    const DEADLINE: Duration = TRAINING_DEADLINE;
+
+    async fn run(self, stage: &TrainingStage) -> Result<(), StepFailure> {
+        stage.discard(self).await
+    }
+}
+
+impl Request for CancelRun {
+    type Stage = TrainingStage;
+    type Answer = ();
+
+    async fn run(self, stage: &TrainingStage) -> Result<(), StepFailure> {
+        stage.cancel(&self);
+        Ok(())
+    }
 }

@@ -1,15 +1,13 @@
 //! What the verification stage is asked, and what it answers.
 
-use actix::Message;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DeploymentId, Digest, ModelVersion};
-use crate::saga::StepFailure;
+use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
+use delayd_core::failure::StepFailure;
 
 /// Judge a release that was just rolled out.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<DeploymentVerified, StepFailure>")]
+#[derive(Debug, Clone)]
 pub struct VerifyDeployment {
     /// Which release.
     pub deployment: DeploymentId,

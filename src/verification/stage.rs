@@ -1,5 +1,7 @@
 //! Verifying a release: replay held-out rows at it, ask its replicas, judge.
 
+use super::messages::{DeploymentVerified, VerifyDeployment};
+use crate::supervision::{Request, StageActor};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
@@ -8,20 +10,24 @@ use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
-use super::messages::{DeploymentVerified, VerifyDeployment};
-use super::probe::{ProbePolicy, ProbeRow, replay};
-use super::verify::{VerificationInputs, VerificationReport, verify};
-use crate::config::{HoldoutSettings, Settings};
-use crate::data::{DataStage, Example};
+use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
+use delayd_judge::verification::verify::{VerificationInputs, VerificationReport, verify};
+use delayd_training_job::HoldoutSettings;
+use crate::config::Settings;
+use crate::data::stage::DataStage;
+use delayd_data::Example;
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::ledger::{DeploymentState, VerificationRecord};
-use crate::monitoring::scrape::Scraper;
-use crate::ports::ReplicaState;
-use crate::registry::BundleStore;
-use crate::replay::FlightQuestion;
-use crate::saga::{StepFailure, run_blocking};
-use crate::training::holdout::{Part, part_of};
+use delayd_core::error::ErrorKind;
+use delayd_ledger::{DeploymentState, VerificationRecord};
+use delayd_outside::service::scrape::Scraper;
+use delayd_core::ports::ReplicaState;
+use delayd_outside::bundles::BundleStore;
+use delayd_outside::service::FlightQuestion;
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_training_job::holdout::{Part, part_of};
+
+/// The stage's actor.
+pub type VerificationActor = StageActor<VerificationStage>;
 
 /// The verification's work, apart from its actor.
 #[derive(Clone)]
@@ -212,10 +218,19 @@ impl Choice {
     }
 }
 
+impl Request for VerifyDeployment {
+    type Stage = VerificationStage;
+    type Answer = DeploymentVerified;
+
+    async fn run(self, stage: &VerificationStage) -> Result<DeploymentVerified, StepFailure> {
+        stage.verify_deployment(self).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Outcome;
+    use delayd_data::Outcome;
     use delayd_features::FlightRow;
 
     fn choice(needed: usize, percent: u32) -> Choice {

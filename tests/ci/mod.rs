@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use delayd::packaging::{SourceKind, SourceSettings};
+use delayd_outside::packaging::{SourceKind, SourceSettings};
 
 /// How long anything here may take before a test gives up.
 pub const SOON: Duration = Duration::from_secs(60);

@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use delayd::config::Settings;
 use delayd::coordinator::cycle::BUILD;
-use delayd::coordinator::stages::ask;
 use delayd::daemon::{Daemon, ledger_path};
-use delayd::error::ErrorKind;
-use delayd::ids::{Digest, ModelVersion};
-use delayd::ledger::{Cycle, Ledger, LineageKind};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{Digest, ModelVersion};
+use delayd_ledger::{Cycle, Ledger, LineageKind};
 use delayd::packaging::export::ImageExport;
 use delayd::packaging::messages::{BuildService, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
-use delayd::packaging::oci::{Layout, Manifest};
-use delayd::packaging::{Builds, PackagingActor, PackagingStage};
-use delayd::registry::BundleStore;
-use delayd::saga::StepFailure;
+use delayd_outside::packaging::oci::{Layout, Manifest};
+use delayd_outside::packaging::Builds;
+use delayd::packaging::PackagingActor;
+use delayd::packaging::stage::PackagingStage;
+use delayd_outside::bundles::BundleStore;
+use delayd_core::failure::StepFailure;
 use delayd::supervision::{Supervision, SupervisionPolicy};
 
 use crate::ci::{ServiceRepository, makes_a_binary, script_settings};
@@ -48,7 +49,7 @@ impl Bench {
             settings: Arc::new(settings.clone()),
             bundles: BundleStore::new(state.join("bundles")),
             service_binary: settings.packaging.service_binary.clone(),
-            image_builder: delayd::adapters::open::image_builder(&settings),
+            image_builder: delayd::open::image_builder(&settings),
             builds: Builds::default(),
         };
         daemon.env.ledger.step_started(cycle.id, BUILD.position, "build", at(7)).await.unwrap();

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use delayd::config::Settings;
-use delayd::coordinator::cycle::STEPS;
+use delayd::saga::steps::STEPS;
 use delayd::daemon::Daemon;
 use delayd::data::messages::{DatasetBuilt, FlightsIngested};
-use delayd::env::SystemClock;
+use delayd_core::clock::SystemClock;
 use delayd::http::{Access, ApiState, Listeners, Metrics, Streams, serve};
-use delayd::ids::{CycleId, DecisionId, Digest};
-use delayd::ledger::{Cycle, CycleReason, CycleState, Dataset, Ledger, Model, Page, Run, RunState, Step};
-use delayd::packaging::SourceSettings;
-use delayd::registry::BundleStore;
+use delayd_core::ids::{CycleId, DecisionId, Digest};
+use delayd_ledger::{Cycle, CycleReason, CycleState, Dataset, Ledger, Model, Page, Run, RunState, Step};
+use delayd_outside::packaging::SourceSettings;
+use delayd_outside::bundles::BundleStore;
 use delayd::registry::messages::ModelRegistered;
-use delayd::saga::{StepFailure, StepObserver};
+use delayd_core::failure::StepFailure;
+use delayd::saga::StepObserver;
 use delayd::training::messages::{GateAnswered, ModelTrained};
 use serde_json::{Value, json};
 
@@ -190,7 +191,7 @@ pub(crate) fn endpoint(daemon: &Daemon) -> String {
 }
 
 pub(crate) async fn get(url: &str) -> (u16, String) {
-    let client = delayd::http_client::client_builder().no_proxy().build().unwrap();
+    let client = delayd_core::http_client::client_builder().no_proxy().build().unwrap();
     let answer = client.get(url).send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }

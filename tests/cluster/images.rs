@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use delayd::ids::{Digest, ModelVersion};
-use delayd::packaging::oci::{Layout, Manifest};
-use delayd::packaging::{PackageRequest, PackagedImage, package};
+use delayd_core::ids::{Digest, ModelVersion};
+use delayd_outside::packaging::oci::{Layout, Manifest};
+use delayd_outside::packaging::{PackageRequest, PackagedImage, package};
 
 use crate::contracts::layouts;
 
@@ -56,7 +56,7 @@ fn build(number: u64, bundle_dir: PathBuf, bundle: Digest, folder: &Path) -> Bui
 
 /// Pushes an image to a registry without TLS and login; answers what nodes pull.
 pub async fn push(registry: &str, image: &PackagedImage) -> String {
-    let client = delayd::http_client::client_builder().no_proxy().build().unwrap();
+    let client = delayd_core::http_client::client_builder().no_proxy().build().unwrap();
     let base = format!("http://{registry}/v2/{REPOSITORY}");
     let layout = Layout::at(&image.layout_dir);
     let manifest_bytes = std::fs::read(layout.blob_path(&image.manifest)).unwrap();

@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use delayd::adapters::cloud::kubernetes::{Access, KubernetesCluster, KubernetesClusterConfig, KubernetesSettings};
-use delayd::ids::{DeploymentId, ModelVersion};
-use delayd::ports::{Cluster, Release, Replica, ReplicaState};
+use delayd_outside::cloud::kubernetes::{Access, KubernetesCluster, KubernetesClusterConfig, KubernetesSettings};
+use delayd_core::ids::{DeploymentId, ModelVersion};
+use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 
 use crate::contracts::cluster::{LoadRequest, Releases};
 
@@ -126,7 +126,7 @@ impl Site {
     pub async fn missing_release(&self, number: u64) -> Release {
         let mut release = self.release(number).await;
         let (repository, _) = release.image.rsplit_once('@').unwrap();
-        release.image = format!("{repository}@{}", delayd::ids::Digest::of(b"nowhere"));
+        release.image = format!("{repository}@{}", delayd_core::ids::Digest::of(b"nowhere"));
         release
     }
 
@@ -294,11 +294,11 @@ pub fn prediction() -> LoadRequest {
 
 /// The model that a prediction through the service's address came from.
 pub async fn answering_model(cluster: &dyn Cluster) -> Result<String, String> {
-    let client = delayd::http_client::client_builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+    let client = delayd_core::http_client::client_builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
     let request = prediction();
     let url = format!("{}{}", cluster.service_url(), request.path);
     let call = client.post(url).json(&request.json.unwrap()).timeout(Duration::from_secs(5)).send().await;
-    let answer = call.map_err(|error| delayd::error::chain(&error))?;
+    let answer = call.map_err(|error| delayd_core::error::chain(&error))?;
     let status = answer.status();
     let body: serde_json::Value = answer.json().await.map_err(|error| format!("{status}: {error}"))?;
     body["model_version"].as_str().map(str::to_owned).ok_or_else(|| format!("{status}: {body}"))

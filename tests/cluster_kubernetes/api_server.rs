@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use delayd::error::ErrorKind;
-use delayd::ports::Cluster;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::Cluster;
 
 use crate::assert_tells;
 use crate::cluster::gate::{Gate, State};

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use delayd::adapters::cloud::kubernetes::ServiceObject;
-use delayd::ports::{Cluster, ReplicaState};
+use delayd_outside::cloud::kubernetes::ServiceObject;
+use delayd_core::ports::{Cluster, ReplicaState};
 
 use crate::cluster::{Site, answering_model, in_state, prediction, through_the_api_server};
 use crate::contracts::cluster::{apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request};

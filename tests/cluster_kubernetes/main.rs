@@ -13,7 +13,7 @@ mod ownership;
 mod recovery;
 mod releases;
 
-use delayd::error::{ErrorKind, PortError, chain};
+use delayd_core::error::{ErrorKind, PortError, chain};
 
 /// An error of this kind whose text holds all these parts.
 fn assert_tells(error: &PortError, kind: ErrorKind, parts: &[&str]) {

@@ -1,7 +1,7 @@
 //! Whose service it is.
 
-use delayd::error::ErrorKind;
-use delayd::ports::Cluster;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::Cluster;
 
 use crate::assert_tells;
 use crate::cluster::Site;

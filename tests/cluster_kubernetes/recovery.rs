@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use delayd::ports::Cluster;
+use delayd_core::ports::Cluster;
 
 use crate::cluster::{PATIENCE, Site, answering_model, until};
 use crate::contracts::cluster::{apply, ready};

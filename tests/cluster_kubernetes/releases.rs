@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-use delayd::error::ErrorKind;
-use delayd::ports::{Cluster, Release};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::{Cluster, Release};
 
 use crate::assert_tells;
 use crate::cluster::{Site, answering_model, until};
 use crate::contracts::cluster::{apply, ready};
 
 /// Applies a release that works, then one that does not; answers the error of the second.
-async fn refused(cluster: &dyn Cluster, good: &Release, bad: &Release, limit: Duration) -> delayd::error::PortError {
+async fn refused(cluster: &dyn Cluster, good: &Release, bad: &Release, limit: Duration) -> delayd_core::error::PortError {
     apply(cluster, good).await.unwrap();
     let before = ready(cluster).await;
     let error = cluster.apply(bad, limit, &|_| ()).await.unwrap_err();
     assert_eq!(cluster.current().await.unwrap().as_ref(), Some(good));
-    let names = |replicas: &[delayd::ports::Replica]| replicas.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+    let names = |replicas: &[delayd_core::ports::Replica]| replicas.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&ready(cluster).await), names(&before), "the old replicas serve on, untouched");
     assert_eq!(answering_model(cluster).await, Ok(good.model.to_string()));
     error

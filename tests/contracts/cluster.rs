@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use delayd::error::PortError;
-use delayd::ports::{Cluster, Release, Replica, ReplicaState};
+use delayd_core::error::PortError;
+use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 
 /// What the suite needs of an adapter's surroundings.
 pub struct Releases {
@@ -138,7 +138,7 @@ pub async fn rolls_without_losing_a_request(cluster: &dyn Cluster, releases: &Re
     let (stop, answered, failures) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::new(Vec::new()));
     let client = |keep_alive: bool| {
         let idle = if keep_alive { usize::MAX } else { 0 };
-        let client = delayd::http_client::client_builder().no_proxy().pool_max_idle_per_host(idle);
+        let client = delayd_core::http_client::client_builder().no_proxy().pool_max_idle_per_host(idle);
         let client = client.timeout(Duration::from_secs(10)).build().unwrap();
         let (stop, answered, failures, url) = (&stop, &answered, &failures, &url);
         async move {
@@ -153,7 +153,7 @@ pub async fn rolls_without_losing_a_request(cluster: &dyn Cluster, releases: &Re
                         answer.bytes().await.unwrap();
                     }
                     Ok(answer) => failures.lock().unwrap().push(format!("{}", answer.status())),
-                    Err(error) => failures.lock().unwrap().push(delayd::error::chain(&error)),
+                    Err(error) => failures.lock().unwrap().push(delayd_core::error::chain(&error)),
                 }
             }
         }

@@ -217,7 +217,7 @@ impl TestCertificates {
     }
 
     fn server_config(&self) -> ServerConfig {
-        delayd::http_client::install_tls();
+        delayd_core::http_client::install_tls();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.server_key_der.clone()));
         let chain = vec![CertificateDer::from(self.server_der.clone())];
         ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap()

@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use delayd::error::ErrorKind;
-use delayd::ids::Digest;
-use delayd::packaging::oci::{Layout, Manifest};
-use delayd::packaging::{PackageRequest, PackagedImage, package};
-use delayd::ports::ImageBuilder;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::Digest;
+use delayd_outside::packaging::oci::{Layout, Manifest};
+use delayd_outside::packaging::{PackageRequest, PackagedImage, package};
+use delayd_outside::packaging::ImageBuilder;
 
 use super::layouts::request;
 

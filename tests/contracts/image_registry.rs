@@ -1,7 +1,7 @@
 //! The contract of `ImageRegistry`. The registry must not know `delay-ml` yet.
 
-use delayd::error::ErrorKind;
-use delayd::ports::ImageRegistry;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ImageRegistry;
 
 use super::layouts;
 

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use delayd::ids::{Digest, ModelVersion};
-use delayd::packaging::{PackageRequest, PackagedImage, package};
+use delayd_core::ids::{Digest, ModelVersion};
+use delayd_outside::packaging::{PackageRequest, PackagedImage, package};
 
 /// A bundle folder as packaging sees it: a manifest and the files that it lists.
 pub fn write_bundle(dir: &Path, weights: &[u8]) -> Digest {

@@ -1,8 +1,8 @@
 //! The contract of `ObjectStore`. The store must be empty at the start of each function.
 
 use bytes::Bytes;
-use delayd::error::ErrorKind;
-use delayd::ports::ObjectStore;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
 
 pub async fn keeps_the_whole_contract(store: &dyn ObjectStore) {
     what_was_put_is_got_back(store).await;

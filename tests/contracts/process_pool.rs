@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use delayd::adapters::worker_trainer::{Worker, WorkerPool, WorkerState};
-use delayd::error::{ErrorKind, PortError};
-use delayd::ids::RunId;
+use delayd_outside::worker_trainer::{Worker, WorkerPool, WorkerState};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::RunId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

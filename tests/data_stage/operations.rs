@@ -1,7 +1,7 @@
 //! Point in time: nothing that happens after `t` may move a signal at `t`.
 
 use chrono::TimeDelta;
-use delayd::data::{FlightRecord, OperationsIndex};
+use delayd_data::{FlightRecord, OperationsIndex};
 use delayd_features::NumericInput;
 use proptest::prelude::*;
 

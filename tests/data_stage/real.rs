@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
-use delayd::data::airports::parse_airports;
-use delayd::data::contract::Contract;
-use delayd::data::formats::{ParseLimits, parse_flights};
-use delayd::data::validation::{SourcedRecord, ValidationInput, validate};
-use delayd::data::weather::{WeatherHistory, parse_weather_csv};
-use delayd::data::{OperationsIndex, TimeZones, assemble};
+use delayd_data::airports::parse_airports;
+use delayd_data::contract::Contract;
+use delayd_data::formats::{ParseLimits, parse_flights};
+use delayd_data::validation::{SourcedRecord, ValidationInput, validate};
+use delayd_data::weather::{WeatherHistory, parse_weather_csv};
+use delayd_data::{OperationsIndex, TimeZones, assemble};
 use delayd_features::NumericInput;
 
 use crate::support::utc;

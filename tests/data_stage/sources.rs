@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{NaiveDate, TimeDelta};
-use delayd::adapters::local::WeatherCsv;
-use delayd::data::airports::{AirportChanges, parse_airports};
-use delayd::data::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
-use delayd::data::weather::{WeatherHistory, parse_weather_csv};
-use delayd::data::{OperationsIndex, assemble};
-use delayd::ports::WeatherSource;
+use delayd_outside::local::WeatherCsv;
+use delayd_data::airports::{AirportChanges, parse_airports};
+use delayd_data::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
+use delayd_data::weather::{WeatherHistory, parse_weather_csv};
+use delayd_data::{OperationsIndex, assemble};
+use delayd_core::ports::WeatherSource;
 use delayd_features::{HolidayCalendar, NumericInput};
 
 use crate::support::{MemoryStore, airports, flight, utc};

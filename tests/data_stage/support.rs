@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
-use delayd::data::FlightRecord;
-use delayd::error::{ErrorKind, PortError};
-use delayd::ports::{ObjectMeta, ObjectStore};
+use delayd_data::FlightRecord;
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ports::{ObjectMeta, ObjectStore};
 use delayd_features::Airport;
 
 pub fn utc(text: &str) -> DateTime<Utc> {

@@ -1,8 +1,8 @@
 //! The contract against good, bad and contradictory flights.
 
-use delayd::data::contract::Contract;
-use delayd::data::validation::{SourcedRecord, Validated, ValidationInput, quarantine_csv, validate};
-use delayd::data::{DataError, FlightRecord};
+use delayd_data::contract::Contract;
+use delayd_data::validation::{SourcedRecord, Validated, ValidationInput, quarantine_csv, validate};
+use delayd_data::{DataError, FlightRecord};
 
 use crate::support::{airports, flight, utc};
 

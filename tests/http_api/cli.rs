@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use delayd::ids::Digest;
-use delayd::ledger::{CycleReason, CycleState, IngestedObject, ObjectStatus, ObjectsLooked};
+use delayd_core::ids::Digest;
+use delayd_ledger::{CycleReason, CycleState, IngestedObject, ObjectStatus, ObjectsLooked};
 use serde_json::Value;
 
 use super::site::command;

@@ -1,8 +1,8 @@
 //! Lists, single records, and how the API refuses.
 
 use chrono::{DateTime, Utc};
-use delayd::ledger::NewAlert;
-use delayd::ports::Severity;
+use delayd_ledger::NewAlert;
+use delayd_core::ports::Severity;
 
 use super::{client, get, prepared, started};
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use delayd::config::ApprovalMode;
 use delayd::coordinator::messages::CommandKind;
-use delayd::error::ErrorKind;
-use delayd::ids::ModelVersion;
-use delayd::ledger::{CancelRequest, CycleOutcome, CycleState, RunState, StepState};
-use delayd::ports::{ObjectStore, Severity};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{CancelRequest, CycleOutcome, CycleState, RunState, StepState};
+use delayd_core::ports::{ObjectStore, Severity};
 
 use super::world::{
     Material, Place, assert_step, command, cycle_until, deployed, finished, in_system, last_deed, live, step, told,

@@ -3,9 +3,8 @@
 use delayd::config::ApprovalMode;
 use delayd::coordinator::messages::{CommandKind, Consider};
 use delayd::coordinator::paused;
-use delayd::coordinator::stages::ask;
-use delayd::error::ErrorKind;
-use delayd::ledger::{CycleOutcome, CycleReason, CycleState, Page};
+use delayd_core::error::ErrorKind;
+use delayd_ledger::{CycleOutcome, CycleReason, CycleState, Page};
 
 use super::world::{Material, Place, SOON, command, cycle_until, deployed, in_system, last_deed};
 

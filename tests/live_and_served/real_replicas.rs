@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use delayd::adapters::local::{ProcessCluster, ProcessClusterConfig};
+use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
 use delayd::config::ApprovalMode;
 use delayd::daemon::service_binary;
 use delayd::env::Env;
-use delayd::ids::{Digest, ModelVersion, RunId};
-use delayd::ledger::{CycleOutcome, DeploymentState, StepState};
-use delayd::ports::{BundlePlace, Cluster, TrainingJob};
-use delayd::registry::BundleStore;
-use delayd::training::{TrainingControl, TrainingParameters};
+use delayd_core::ids::{Digest, ModelVersion, RunId};
+use delayd_ledger::{CycleOutcome, DeploymentState, StepState};
+use delayd_training_job::{BundlePlace, TrainingJob};
+use delayd_core::ports::Cluster;
+use delayd_outside::bundles::BundleStore;
+use delayd_training_job::{TrainingControl, TrainingParameters};
 
 use super::world::{
     Material, Place, alerts, assert_step, cycle_until, deployed, finished, in_system, live, start, state_of,

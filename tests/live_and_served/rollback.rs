@@ -2,10 +2,10 @@
 
 use delayd::config::ApprovalMode;
 use delayd::coordinator::messages::CommandKind;
-use delayd::error::ErrorKind;
-use delayd::ids::ModelVersion;
-use delayd::ledger::{Alias, CycleState, DeploymentState};
-use delayd::ports::Severity;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{Alias, CycleState, DeploymentState};
+use delayd_core::ports::Severity;
 
 use super::world::{
     Made, Material, Place, command, cycle_until, deployed, in_system, last_deed, live, start, state_of, told, until,

@@ -2,10 +2,10 @@
 
 use delayd::config::ApprovalMode;
 use delayd::coordinator::messages::CommandKind;
-use delayd::error::ErrorKind;
-use delayd::ids::ModelVersion;
-use delayd::ledger::{CycleOutcome, CycleState, DeploymentState, StepState, UndoCause, Undoing};
-use delayd::ports::Severity;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{CycleOutcome, CycleState, DeploymentState, StepState, UndoCause, Undoing};
+use delayd_core::ports::Severity;
 
 use super::world::{
     Material, Place, assert_step, command, cycle_until, deployed, finished, in_system, last_deed, live, state_of, step,

@@ -3,9 +3,9 @@
 use delayd::config::ApprovalMode;
 use delayd::deployment::live_service;
 use delayd::http::Metrics;
-use delayd::ids::{DeploymentId, Digest, ModelVersion};
-use delayd::ledger::{CycleOutcome, StepState};
-use delayd::ports::{Release, Severity};
+use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
+use delayd_ledger::{CycleOutcome, StepState};
+use delayd_core::ports::{Release, Severity};
 
 use super::world::{Material, Place, alerts, assert_step, cycle_until, deployed, finished, in_system, live, told};
 
@@ -66,7 +66,7 @@ fn a_live_model_that_does_not_serve_is_told_once_and_measured() {
         ] {
             match &serves {
                 Some(release) => place.cluster.serve(release),
-                None => delayd::ports::Cluster::tear_down(&place.cluster).await.unwrap(),
+                None => delayd_core::ports::Cluster::tear_down(&place.cluster).await.unwrap(),
             }
             let before = alerts(&daemon.env.ledger).await.len();
             let day = daemon.env.now().date_naive();
@@ -85,7 +85,7 @@ fn a_live_model_that_does_not_serve_is_told_once_and_measured() {
         }
 
         // While a cycle is open another release may serve: nothing can be said.
-        daemon.env.ledger.begin_cycle(delayd::ledger::CycleReason::Scheduled, daemon.env.now()).await.unwrap();
+        daemon.env.ledger.begin_cycle(delayd_ledger::CycleReason::Scheduled, daemon.env.now()).await.unwrap();
         assert_eq!((live_service(&daemon.env).await.unwrap(), measured().await), (None, None));
     });
 }

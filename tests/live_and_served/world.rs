@@ -6,26 +6,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use delayd::adapters::wrap::{Failing, PlannedFailures};
+use delayd_outside::wrap::{Failing, PlannedFailures};
 use delayd::config::{ApprovalMode, Settings};
-use delayd::coordinator::cycle::STEPS;
+use delayd::saga::steps::STEPS;
 use delayd::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand};
-use delayd::coordinator::stages::ask;
 use delayd::daemon::Daemon;
-use delayd::data::TrainingSets;
+use delayd_data::TrainingSets;
 use delayd::data::messages::{DatasetBuilt, FlightsIngested};
 use delayd::deployment::messages::ModelDeployed;
 use delayd::env::Env;
-use delayd::ids::{CycleId, DecisionId, DeploymentId, Digest, ModelVersion};
-use delayd::ledger::{
-    Alias, AuditRecord, Cycle, CycleOutcome, CycleReason, CycleState, Dataset, Deployment, DeploymentState, Ledger,
-    Model, Page, Run, RunState, Step, StepState,
-};
+use delayd_core::ids::{CycleId, DecisionId, DeploymentId, Digest, ModelVersion};
+use delayd_ledger::{Alias, AuditRecord, Cycle, CycleOutcome, CycleReason, CycleState, Dataset, Deployment, DeploymentState, Ledger, Model, Page, Run, RunState, Step, StepState};
 use delayd::packaging::messages::{ImagePushed, ModelPackaged};
-use delayd::ports::{Cluster, PortError, PushedImage, Release, Replica, RolloutProgress, Severity};
-use delayd::registry::BundleStore;
+use delayd_core::ports::{Cluster, PushedImage, Release, Replica, RolloutProgress, Severity};
+use delayd_core::error::PortError;
+use delayd_outside::bundles::BundleStore;
 use delayd::registry::messages::ModelRegistered;
-use delayd::saga::{StepFailure, StepObserver};
+use delayd_core::failure::StepFailure;
+use delayd::saga::StepObserver;
 use delayd::supervision::ActorState;
 use delayd::training::messages::{GateAnswered, ModelTrained};
 use delayd::verification::messages::DeploymentVerified;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use delayd::adapters::cloud::{MailSettings, MailTls};
-use delayd::config::Secret;
+use delayd_outside::cloud::{MailSettings, MailTls};
+use delayd_core::secret::Secret;
 
 use crate::contracts::flaky_proxy::TestCertificates;
 use crate::mailbox::Mail;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use delayd::adapters::cloud::MailSettings;
-use delayd::config::Secret;
-use delayd::error::{ErrorKind, chain};
-use delayd::ports::{Notifier, Undelivered};
+use delayd_outside::cloud::MailSettings;
+use delayd_core::secret::Secret;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ports::{Notifier, Undelivered};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use delayd::adapters::Channels;
-use delayd::adapters::local::LogNotifier;
-use delayd::ledger::{Ledger, NewAlert, OutboxState, Page};
+use delayd_outside::Channels;
+use delayd_outside::local::LogNotifier;
+use delayd_ledger::{Ledger, NewAlert, OutboxState, Page};
 use delayd::notification::{DeliveryPolicy, DeliveryReport, Outbox};
-use delayd::ports::{ChannelKind, Endpoint, Notice, Notifier, PortError, Severity, Undelivered};
+use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
+use delayd_core::error::PortError;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
 use crate::exim::{Exim, Flag};
@@ -129,7 +130,7 @@ async fn a_death_between_delivery_and_its_mark_repeats_the_same_mail() {
 async fn a_channel_given_up_is_told_by_the_other() {
     let Some(exim) = Exim::start("a_channel_given_up_is_told_by_the_other") else { return };
     let receiver = Receiver::start().await;
-    let settings = delayd::adapters::cloud::MailSettings { to: vec!["nobody@example.org".into()], ..exim.settings() };
+    let settings = delayd_outside::cloud::MailSettings { to: vec!["nobody@example.org".into()], ..exim.settings() };
     let channels = Channels::new([
         (ChannelKind::Slack, Arc::new(slack_at(&receiver.url(), Path::new(""))) as Arc<dyn Notifier>),
         (ChannelKind::Mail, Arc::new(mail_by(&settings))),

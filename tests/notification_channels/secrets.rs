@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use delayd::adapters::Channels;
-use delayd::adapters::cloud::{MailSettings, SlackSettings, WebhookNotifier, WebhookSettings};
-use delayd::config::{Secret, Settings};
-use delayd::ledger::{Ledger, NewAlert, Page};
+use delayd_outside::Channels;
+use delayd_outside::cloud::{MailSettings, SlackSettings, WebhookNotifier, WebhookSettings};
+use delayd_core::secret::Secret;
+use delayd::config::Settings;
+use delayd_ledger::{Ledger, NewAlert, Page};
 use delayd::notification::{DeliveryPolicy, Outbox};
-use delayd::ports::{ChannelKind, Notifier, Severity};
+use delayd_core::ports::{ChannelKind, Notifier, Severity};
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
 use crate::exim::Exim;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use delayd::error::{ErrorKind, chain};
-use delayd::ports::{Notifier, Undelivered};
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ports::{Notifier, Undelivered};
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use crate::receiver::{Receiver, SECRET_PATH, url_at};

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use delayd::adapters::cloud::{MailNotifier, MailSettings, SlackNotifier, SlackSettings};
-use delayd::config::Secret;
-use delayd::http_client::HttpClientSettings;
-use delayd::ids::AlertId;
-use delayd::notification::templates::Templates;
-use delayd::ports::{Alert, ChannelKind, Endpoint, Notice, NoticeKind, Severity};
+use delayd_outside::cloud::{MailNotifier, MailSettings, SlackNotifier, SlackSettings};
+use delayd_core::secret::Secret;
+use delayd_core::http_client::HttpClientSettings;
+use delayd_core::ids::AlertId;
+use delayd_outside::templates::Templates;
+use delayd_core::ports::{Alert, ChannelKind, Endpoint, Notice, NoticeKind, Severity};
 
 pub fn alert(id: u64, title: &str, body: &str) -> Alert {
     Alert {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use delayd::adapters::cloud::{WebhookNotifier, WebhookSettings};
-use delayd::config::Secret;
-use delayd::error::{ErrorKind, chain};
-use delayd::http_client::HttpClientSettings;
-use delayd::ports::{ChannelKind, Endpoint, Notifier};
+use delayd_outside::cloud::{WebhookNotifier, WebhookSettings};
+use delayd_core::secret::Secret;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::http_client::HttpClientSettings;
+use delayd_core::ports::{ChannelKind, Endpoint, Notifier};
 use serde_json::json;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};

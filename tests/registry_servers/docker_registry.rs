@@ -60,7 +60,7 @@ impl DockerRegistry {
     }
 
     /// The file of a blob.
-    pub fn blob_path(&self, digest: &delayd::ids::Digest) -> PathBuf {
+    pub fn blob_path(&self, digest: &delayd_core::ids::Digest) -> PathBuf {
         self.storage().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex()).join("data")
     }
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use delayd::env::{Clock as _, SystemClock};
+use delayd_core::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use super::Server;
@@ -62,7 +62,7 @@ impl EcrApi {
             moto: server.address,
             storage,
             state: state.clone(),
-            http: delayd::http_client::client_builder().no_proxy().build().unwrap(),
+            http: delayd_core::http_client::client_builder().no_proxy().build().unwrap(),
         });
         let address = serve(move |request| {
             let front = front.clone();
@@ -83,7 +83,7 @@ impl EcrApi {
 
     /// Calls an operation as an administrator would.
     pub async fn call(&self, operation: &str, body: Value) -> Value {
-        let http = delayd::http_client::client_builder().no_proxy().build().unwrap();
+        let http = delayd_core::http_client::client_builder().no_proxy().build().unwrap();
         let authorization = "AWS4-HMAC-SHA256 Credential=AKID/20260101/eu-central-1/ecr/aws4_request, \
                              SignedHeaders=host, Signature=0";
         let response = http

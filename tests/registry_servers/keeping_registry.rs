@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use delayd::ids::Digest;
+use delayd_core::ids::Digest;
 
 use super::http::{Reply, Request, serve};
 

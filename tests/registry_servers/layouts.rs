@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use delayd::ids::Digest;
-use delayd::packaging::oci::{
-    CONFIG_TYPE, Descriptor, Index, LAYER_TYPE, LAYOUT_FILE, Layout, MANIFEST_TYPE, Manifest, REF_NAME,
-};
+use delayd_core::ids::Digest;
+use delayd_outside::packaging::oci::{CONFIG_TYPE, Descriptor, Index, LAYER_TYPE, LAYOUT_FILE, Layout, MANIFEST_TYPE, Manifest, REF_NAME};
 use rand::{RngCore as _, SeedableRng as _};
 
 /// A layout with one layer of `bytes` bytes that do not compress.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use delayd::env::{Clock as _, SystemClock};
+use delayd_core::clock::{Clock as _, SystemClock};
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use serde_json::json;
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use delayd::adapters::open;
+use delayd::open;
 use delayd::config::Settings;
-use delayd::error::ErrorKind;
+use delayd_core::error::ErrorKind;
 
 use crate::s3_server::{ACCESS_KEY, BUCKET, DOMAIN, S3Server, SECRET_KEY};
 

@@ -1,8 +1,8 @@
 //! Two daemons that write the same key.
 
 use bytes::Bytes;
-use delayd::error::ErrorKind;
-use delayd::ports::ObjectStore;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
 
 use crate::noise;
 use crate::s3_server::{S3Server, Trouble};

@@ -1,10 +1,10 @@
 //! The contract of the port, path style and through TLS; listings; the probe.
 
 use bytes::Bytes;
-use delayd::adapters::cloud::s3::{S3Settings, S3Store};
-use delayd::config::Secret;
-use delayd::error::ErrorKind;
-use delayd::ports::ObjectStore;
+use delayd_outside::cloud::s3::{S3Settings, S3Store};
+use delayd_core::secret::Secret;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
 
 use crate::contracts::flaky_proxy::TlsFront;
 use crate::contracts::object_store::keeps_the_whole_contract;

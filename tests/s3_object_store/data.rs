@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use delayd::data::contract::Contract;
-use delayd::data::dataset::{self, BuildContext, DatasetWindow};
-use delayd::data::formats::{ParseLimits, parquet};
-use delayd::data::ingest::{IngestOptions, ingest_new};
-use delayd::data::sources::SourceVersion;
-use delayd::ports::ObjectStore;
+use delayd_data::contract::Contract;
+use delayd_data::dataset::{self, BuildContext, DatasetWindow};
+use delayd_data::formats::{ParseLimits, parquet};
+use delayd_data::ingest::{IngestOptions, ingest_new};
+use delayd_data::sources::SourceVersion;
+use delayd_core::ports::ObjectStore;
 
 use crate::data_support::{airports, flight, utc};
 use crate::s3_server::S3Server;

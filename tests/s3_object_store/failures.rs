@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use delayd::adapters::cloud::s3::{S3Settings, S3Store};
-use delayd::error::ErrorKind;
-use delayd::ports::{ObjectStore, PortError};
+use delayd_outside::cloud::s3::{S3Settings, S3Store};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
+use delayd_core::error::PortError;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use crate::noise;

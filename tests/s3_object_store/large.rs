@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use delayd::adapters::cloud::s3::{S3Settings, S3Store};
-use delayd::error::ErrorKind;
-use delayd::ports::ObjectStore;
+use delayd_outside::cloud::s3::{S3Settings, S3Store};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
 
 use crate::noise;
 use crate::s3_server::{BUCKET, S3Server, Trouble};

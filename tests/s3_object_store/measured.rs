@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use delayd::adapters::cloud::s3::{S3Settings, S3Store};
-use delayd::error::ErrorKind;
-use delayd::ids::Digest;
-use delayd::ports::ObjectStore;
+use delayd_outside::cloud::s3::{S3Settings, S3Store};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::Digest;
+use delayd_core::ports::ObjectStore;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
 use crate::noise;

@@ -6,9 +6,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use delayd::adapters::cloud::s3::S3Store;
-use delayd::error::ErrorKind;
-use delayd::ports::ObjectStore;
+use delayd_outside::cloud::s3::S3Store;
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::ObjectStore;
 
 use crate::noise;
 use crate::s3_server::{BUCKET, S3Server};
@@ -54,7 +54,7 @@ impl Moto {
             .unwrap();
         let moto = Self { _process: process, url: format!("http://127.0.0.1:{port}"), _folder: folder };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let client = delayd::http_client::client_builder().build().unwrap();
+        let client = delayd_core::http_client::client_builder().build().unwrap();
         // An unsigned request of an administrator's kind makes the bucket.
         while !client.put(format!("{}/{BUCKET}", moto.url)).send().await.is_ok_and(|made| made.status().is_success()) {
             assert!(Instant::now() < deadline, "moto does not start");

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use delayd::adapters::cloud::s3::{S3Settings, S3Store};
-use delayd::config::{ObjectStoreSettings, Secret};
-use delayd::error::chain;
-use delayd::ports::ObjectStore;
+use delayd_outside::cloud::s3::{S3Settings, S3Store};
+use delayd::config::ObjectStoreSettings;
+use delayd_core::secret::Secret;
+use delayd_core::error::chain;
+use delayd_core::ports::ObjectStore;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
 use crate::noise;

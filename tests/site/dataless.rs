@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use delayd::ledger::Ledger;
+use delayd_ledger::Ledger;
 use tempfile::TempDir;
 
 use super::process::{Running, command, tail};

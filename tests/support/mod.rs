@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
-use delayd::data::{Example, Outcome};
+use delayd_data::{Example, Outcome};
 use delayd_features::{Airport, CategoryInput, FitOptions, FlightRow, HolidayCalendar, NumericInput};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

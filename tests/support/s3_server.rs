@@ -15,9 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use delayd::adapters::cloud::s3::{S3Settings, S3Store};
-use delayd::config::Secret;
-use delayd::http_client::HttpClientSettings;
+use delayd_outside::cloud::s3::{S3Settings, S3Store};
+use delayd_core::secret::Secret;
+use delayd_core::http_client::HttpClientSettings;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo};

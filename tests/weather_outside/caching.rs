@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use delayd::adapters::cloud::OpenMeteoSettings;
-use delayd::adapters::local::FolderStore;
-use delayd::adapters::wrap::{Failing, PlannedFailures};
-use delayd::error::ErrorKind;
+use delayd_outside::cloud::OpenMeteoSettings;
+use delayd_outside::local::FolderStore;
+use delayd_outside::wrap::{Failing, PlannedFailures};
+use delayd_core::error::ErrorKind;
 
 use crate::contracts::open_meteo_server::{Behaviour, Seen};
 use crate::world::{AIRPORTS, NOW, World, asked, newest, settings, utc};
@@ -165,7 +165,7 @@ async fn an_airport_that_moved_is_asked_for_at_its_new_place() {
     world.store.put("reference/airports.csv", Bytes::from(moved)).await.unwrap();
     let after = asked(&source, &["LGA"], window.0, window.1).await;
     assert_eq!(world.server.take_seen().len(), 2);
-    let temperatures = |of: &[delayd::ports::WeatherObservation]| -> Vec<f32> {
+    let temperatures = |of: &[delayd_core::ports::WeatherObservation]| -> Vec<f32> {
         of.iter().map(|observation| observation.temperature_c).collect()
     };
     assert_ne!(temperatures(&before), temperatures(&after), "it has Kennedy's weather now");

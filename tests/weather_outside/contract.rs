@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use delayd::adapters::cloud::OpenMeteoSettings;
-use delayd::adapters::local::{FolderStore, WeatherCsv};
-use delayd::adapters::wrap::{Failing, PlannedFailures};
-use delayd::error::ErrorKind;
-use delayd::ports::{ObjectStore, WeatherObservation, WeatherSource};
+use delayd_outside::cloud::OpenMeteoSettings;
+use delayd_outside::local::{FolderStore, WeatherCsv};
+use delayd_outside::wrap::{Failing, PlannedFailures};
+use delayd_core::error::ErrorKind;
+use delayd_core::ports::{ObjectStore, WeatherObservation, WeatherSource};
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
 use crate::contracts::open_meteo_server::Behaviour;

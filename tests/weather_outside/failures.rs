@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use delayd::adapters::cloud::OpenMeteoSettings;
-use delayd::error::{ErrorKind, PortError};
-use delayd::http_client::HttpClientSettings;
-use delayd::ports::WeatherSource;
+use delayd_outside::cloud::OpenMeteoSettings;
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::http_client::HttpClientSettings;
+use delayd_core::ports::WeatherSource;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use crate::contracts::open_meteo_server::Behaviour;

@@ -105,7 +105,7 @@ async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
     command.arg("run").env("DELAYD_SERVE_BIN", service).stdout(Stdio::null());
     let _daemon = Daemon(command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
     let url = format!("http://{address}/api/v1/reference");
-    let client = delayd::http_client::client_builder().no_proxy().build().unwrap();
+    let client = delayd_core::http_client::client_builder().no_proxy().build().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     let document: Value = loop {
         if let Ok(answer) = client.get(&url).send().await

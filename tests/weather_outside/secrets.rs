@@ -5,10 +5,11 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use delayd::adapters::cloud::OpenMeteoSettings;
-use delayd::config::{Secret, Settings};
-use delayd::error::{ErrorKind, chain};
-use delayd::ports::WeatherSource;
+use delayd_outside::cloud::OpenMeteoSettings;
+use delayd_core::secret::Secret;
+use delayd::config::Settings;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::ports::WeatherSource;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
 use crate::contracts::open_meteo_server::Behaviour;

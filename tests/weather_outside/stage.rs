@@ -5,19 +5,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::TimeDelta;
-use delayd::adapters::cloud::OpenMeteoSettings;
+use delayd_outside::cloud::OpenMeteoSettings;
 use delayd::config::Settings;
-use delayd::data::contract::Contract;
-use delayd::data::dataset::{BuildContext, DatasetWindow, build_dataset, store_dataset};
-use delayd::data::formats::{ParseLimits, parquet};
-use delayd::data::sources::SourceVersion;
-use delayd::data::{DataStage, FlightRecord, TrainingSets};
+use delayd_data::contract::Contract;
+use delayd_data::dataset::{BuildContext, DatasetWindow, build_dataset, store_dataset};
+use delayd_data::formats::{ParseLimits, parquet};
+use delayd_data::sources::SourceVersion;
+use delayd::data::stage::DataStage;
+use delayd_data::{FlightRecord, TrainingSets};
 use delayd::env::Env;
-use delayd::error::ErrorKind;
-use delayd::ids::{CycleId, Digest};
-use delayd::ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, ObjectsLooked, Page, StepState};
-use delayd::ports::Severity;
-use delayd::saga::{Saga, StepFailure, StepName, StepObserver};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{CycleId, Digest};
+use delayd_ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, ObjectsLooked, Page, StepState};
+use delayd_core::ports::Severity;
+use delayd::saga::{Saga, StepName, StepObserver};
+use delayd_core::failure::StepFailure;
 use delayd_features::NumericInput;
 
 use crate::contracts::flaky_proxy::{FlakyProxy, Mood};
@@ -140,7 +142,7 @@ async fn a_part_that_is_away_is_recorded_with_the_dataset_and_told_once_a_day() 
     let stage = home.stage(0.0);
     let set = stage.training_set(&version).await.unwrap();
     let known = |departs: &str| {
-        let of = |example: &&delayd::data::Example| example.row.scheduled_departure == utc(departs);
+        let of = |example: &&delayd_data::Example| example.row.scheduled_departure == utc(departs);
         let example = set.examples.iter().find(of).unwrap();
         example.row.get(NumericInput::Temperature).is_finite()
     };
@@ -194,7 +196,7 @@ async fn weather_of_the_api_makes_the_same_examples_as_the_file() {
     let reference = by_api.reference().await.unwrap();
     let api = by_api.examples(flights(), &reference).await.unwrap();
     home.world.store.put("weather/2013.csv", Bytes::from(home.world.weather.clone())).await.unwrap();
-    let csv = Arc::new(delayd::adapters::local::WeatherCsv::new(home.world.store.clone(), "weather/"));
+    let csv = Arc::new(delayd_outside::local::WeatherCsv::new(home.world.store.clone(), "weather/"));
     let env = Env { weather: csv, ..home.env.clone() };
     let by_file = DataStage::new(env, Arc::new(Settings::default()), TrainingSets::default()).unwrap();
     let file = by_file.examples(flights(), &reference).await.unwrap();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use delayd::adapters::cloud::{OpenMeteo, OpenMeteoSettings};
-use delayd::adapters::local::FolderStore;
-use delayd::data::reference::AirportTable;
-use delayd::env::ReplayClock;
-use delayd::http_client::HttpClientSettings;
-use delayd::ports::{ObjectStore, WeatherObservation, WeatherSource};
+use delayd_outside::cloud::{OpenMeteo, OpenMeteoSettings};
+use delayd_outside::local::FolderStore;
+use delayd_data::reference::AirportTable;
+use delayd_core::clock::ReplayClock;
+use delayd_core::http_client::HttpClientSettings;
+use delayd_core::ports::{ObjectStore, WeatherObservation, WeatherSource};
 
 use crate::contracts::open_meteo_server::{OpenMeteoServer, nycflights13};
 pub use crate::contracts::weather::{AIRPORTS, codes, utc};

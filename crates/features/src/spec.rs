@@ -6,39 +6,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::calendar::HolidayCalendar;
-use crate::encoder::RawInputs;
+pub use crate::error::SpecError;
+use crate::raw_inputs::{RawInputs, Tables};
 use crate::input::{CategoryInput, KnownWhen, NumericInput, Transform};
 use crate::row::{Airport, FlightRow};
-
-/// Why a spec cannot be used.
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum SpecError {
-    /// The spec was written by an incompatible version.
-    #[error("feature spec has format {found}; this build reads format {expected}")]
-    Format {
-        /// What the spec says.
-        found: u32,
-        /// What this build reads.
-        expected: u32,
-    },
-    /// An input that this build does not know.
-    #[error("feature spec names the input `{0}`, which this build does not know")]
-    UnknownInput(String),
-    /// A time zone that is not in the database.
-    #[error("airport {airport} has the unknown time zone `{time_zone}`")]
-    UnknownTimeZone {
-        /// The airport's code.
-        airport: String,
-        /// The name given.
-        time_zone: String,
-    },
-    /// A scale that cannot divide.
-    #[error("feature `{0}` has a standard deviation that is not a positive number")]
-    Scale(String),
-    /// There is nothing to learn from.
-    #[error("cannot fit features on an empty training set")]
-    Empty,
-}
 
 /// One encoded category: its vocabulary, in index order from 1. Index 0 is the
 /// bucket for values that were not seen often enough in training.
@@ -147,7 +118,7 @@ impl FeatureSpec {
             return Err(SpecError::Empty);
         }
         let inputs = options.numerics.iter().map(|name| input_named(name)).collect::<Result<Vec<_>, _>>()?;
-        let tables = crate::encoder::Tables::new(airports, holidays)?;
+        let tables = Tables::new(airports, holidays)?;
         let mut counts: Vec<HashMap<String, usize>> = vec![HashMap::new(); options.categories.len()];
         let mut moments = vec![Moments::default(); inputs.len()];
         for row in rows {

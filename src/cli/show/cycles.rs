@@ -9,8 +9,8 @@ use super::training::report_text;
 use super::words::{sentence, words};
 use super::{Shown, at, drawn, keep, listed, one_more, state, table, text_of};
 use crate::http::CycleDocument;
-use crate::ids::{CycleId, DecisionId};
-use crate::ledger::Cycle;
+use delayd_core::ids::{CycleId, DecisionId};
+use delayd_ledger::Cycle;
 
 pub(super) fn outcome(cycle: &Cycle) -> String {
     cycle.outcome.map_or_else(|| cycle.state.to_string(), |outcome| outcome.to_string())

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::{Shown, at, entries, keep, listed, one_more, page, state, table, text_of};
-use crate::ledger::{IngestedObject, ObjectStatus, ReferenceVersion};
+use delayd_ledger::{IngestedObject, ObjectStatus, ReferenceVersion};
 
 pub(in crate::cli) async fn objects(
     source: &Source,

@@ -7,7 +7,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, Width};
 
 use super::words::words;
-use crate::ledger::Page;
+use delayd_ledger::Page;
 
 /// Width of tables where there is no terminal to ask.
 const COLUMNS: u16 = 120;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::{Shown, at, entries, number_of, page, state, table, text_of};
-use crate::ledger::{DriftRecord, MetricsWindow};
+use delayd_ledger::{DriftRecord, MetricsWindow};
 
 /// What the answer holds for programs.
 #[derive(Serialize)]
@@ -118,7 +118,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::ids::ModelVersion;
+    use delayd_core::ids::ModelVersion;
 
     fn look(body: Value) -> MetricsWindow {
         MetricsWindow { at: "2013-03-01T06:00:00Z".parse().unwrap(), model: ModelVersion(2), body }

@@ -7,8 +7,8 @@ use super::super::source::Source;
 use super::words::{sentence, words};
 use super::{Shown, at, drawn, entries, evaluation, keep, listed, number_of, page, standing, state, table, text_of};
 use crate::http::{CycleDocument, DeploymentDocument};
-use crate::ids::{DeploymentId, ModelVersion};
-use crate::ledger::Model;
+use delayd_core::ids::{DeploymentId, ModelVersion};
+use delayd_ledger::Model;
 
 pub(in crate::cli) async fn models(source: &Source, model: Option<ModelVersion>) -> Result<Shown, CliError> {
     let aliases = source.aliases().await?;

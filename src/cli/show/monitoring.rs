@@ -4,8 +4,8 @@ use super::super::commands::CliError;
 use super::super::source::Source;
 use super::words::{sentence, words};
 use super::{Shown, at, drawn, entries, keep, listed, number_of, one_more, state, table, text_of};
-use crate::ids::DriftReportId;
-use crate::ledger::DriftRecord;
+use delayd_core::ids::DriftReportId;
+use delayd_ledger::DriftRecord;
 
 pub(in crate::cli) async fn drift(
     source: &Source,

@@ -3,10 +3,8 @@
 use super::cycles::outcome;
 use super::words::{sentence, words};
 use crate::http::CycleDocument;
-use crate::ids::{DeploymentId, ModelVersion};
-use crate::ledger::{
-    Alias, AliasRecord, Cycle, CycleOutcome, CycleState, Deployment, DeploymentState, Model, StepState,
-};
+use delayd_core::ids::{DeploymentId, ModelVersion};
+use delayd_ledger::{Alias, AliasRecord, Cycle, CycleOutcome, CycleState, Deployment, DeploymentState, Model, StepState};
 
 /// The release that serves: of those approved, the newest.
 pub(super) fn serving(newest_first: &[Deployment]) -> Option<DeploymentId> {
@@ -123,7 +121,7 @@ mod tests {
             "id": format!("deployment_{id}"), "cycle": null, "model": format!("model_v{id}"), "state": state,
             "release": {
                 "deployment": format!("deployment_{id}"), "model": format!("model_v{id}"),
-                "bundle": crate::ids::Digest::of(b"bundle"), "image": "delay-ml@sha256:0", "bundle_dir": "bundles/0",
+                "bundle": delayd_core::ids::Digest::of(b"bundle"), "image": "delay-ml@sha256:0", "bundle_dir": "bundles/0",
                 "replicas": 2,
             },
             "previous": null, "created_at": at(), "changed_at": at(),
@@ -140,9 +138,9 @@ mod tests {
 
         let model = |version: u64| Model {
             version: ModelVersion(version),
-            bundle: crate::ids::Digest::of(b"bundle"),
+            bundle: delayd_core::ids::Digest::of(b"bundle"),
             bundle_key: String::new(),
-            dataset: crate::ids::Digest::of(b"rows"),
+            dataset: delayd_core::ids::Digest::of(b"rows"),
             run: "run_1".parse().unwrap(),
             cycle: "cycle_9".parse().unwrap(),
             reason: None,

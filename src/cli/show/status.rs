@@ -7,7 +7,7 @@ use super::super::source::Source;
 use super::{Shown, at, drawn, page, standing, state, table};
 use crate::config::Settings;
 use crate::http::{CycleDocument, StatusDocument};
-use crate::ledger::{Alias, AliasRecord, CycleState};
+use delayd_ledger::{Alias, AliasRecord, CycleState};
 
 pub(in crate::cli) async fn status(source: &Source, settings: &Settings) -> Result<Shown, CliError> {
     match source.status().await? {

@@ -6,8 +6,8 @@ use super::super::commands::CliError;
 use super::super::source::Source;
 use super::words::words;
 use super::{Shown, at, drawn, entries, keep, listed, number_of, one_more, page, state, table, text_of};
-use crate::ids::RunId;
-use crate::ledger::{Dataset, Run};
+use delayd_core::ids::RunId;
+use delayd_ledger::{Dataset, Run};
 
 pub(in crate::cli) async fn datasets(source: &Source, wanted: Option<String>, limit: u32) -> Result<Shown, CliError> {
     if let Some(prefix) = wanted {
@@ -237,7 +237,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::ledger::RunState;
+    use delayd_ledger::RunState;
 
     fn run() -> Run {
         let trial = |trial: u64, round: u64, loss: f64| {
@@ -249,7 +249,7 @@ mod tests {
         Run {
             id: "run_4".parse().unwrap(),
             cycle: "cycle_4".parse().unwrap(),
-            dataset: crate::ids::Digest::of(b"rows"),
+            dataset: delayd_core::ids::Digest::of(b"rows"),
             parameters: json!({}),
             seed: 7,
             device: "cpu".to_owned(),

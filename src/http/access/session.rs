@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::limits::Limits;
 use crate::config::{HttpSettings, Role};
-use crate::error::chain;
+use delayd_core::error::chain;
 use crate::http::error::Problem;
 
 /// How somebody reached the endpoint.
@@ -171,7 +171,8 @@ fn user_name(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Secret, TokenSettings};
+    use delayd_core::secret::Secret;
+    use crate::config::TokenSettings;
     use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
     const TOKEN: &str = "a-token-of-forty-characters-or-thereabout";

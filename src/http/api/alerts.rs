@@ -11,8 +11,8 @@ use crate::http::access::Session;
 use crate::http::documents::Listed;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::ids::{AlertId, SilenceId};
-use crate::ledger::{AuditEntry, NewSilence, OutboxAlert, Silence};
+use delayd_core::ids::{AlertId, SilenceId};
+use delayd_ledger::{AuditEntry, NewSilence, OutboxAlert, Silence};
 
 /// The longest silence, in days: what is silenced for longer should not be an alert.
 /// Days that a silence lasts at most.

@@ -11,13 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::parsed;
 use crate::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand};
-use crate::coordinator::stages::ask;
 use crate::http::access::{Session, Via};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
 
-/// A command may take this long: a rollback replaces every replica.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(300);
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(web::resource("/{command:retrain|cancel|rollback|approve|reject|pause|resume}").post(command));
@@ -109,6 +106,6 @@ pub(super) async fn command(
     let command: CommandKind = parsed(&name)?;
     let CommandBody { by, why } = body;
     let by = doer(&session, &by);
-    let answer = ask(&state.coordinator, OperatorCommand { command, by, why }, COMMAND_DEADLINE).await?;
+    let answer = state.coordinator.ask(OperatorCommand { command, by, why }).await?;
     Ok(HttpResponse::Ok().json(answer))
 }

@@ -5,11 +5,11 @@ use actix_web::{HttpResponse, web};
 
 use super::cycles::Lines;
 use super::parsed;
-use crate::error::ErrorKind;
+use delayd_core::error::ErrorKind;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::ids::CycleId;
-use crate::saga::{StepFailure, run_blocking};
+use delayd_core::ids::CycleId;
+use delayd_core::failure::{StepFailure, run_blocking};
 use crate::telemetry::cycle_log_path;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {

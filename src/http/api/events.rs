@@ -11,10 +11,10 @@ use futures::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::error::chain;
+use delayd_core::error::chain;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::ledger::{Event, Ledger, LedgerError};
+use delayd_ledger::{Event, Ledger, LedgerError};
 
 /// Streams that are open at a time.
 const MOST_STREAMS: usize = 64;

@@ -22,7 +22,7 @@ pub use events::Streams;
 pub use openapi::document as openapi_document;
 
 use super::error::{Problem, nothing_here};
-use crate::ledger::Page;
+use delayd_ledger::Page;
 
 /// Entries that one answer lists at most.
 const LONGEST_LISTING: u64 = 1000;

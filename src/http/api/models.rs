@@ -6,8 +6,8 @@ use super::{Listing, parsed};
 use crate::http::documents::Listed;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::ids::ModelVersion;
-use crate::ledger::{AliasMove, Lineage, Model};
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{AliasMove, Lineage, Model};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config

@@ -7,8 +7,8 @@ use super::{Listing, parsed, usual_listing};
 use crate::http::documents::Listed;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::ids::{Digest, RunId};
-use crate::ledger::{Dataset, IngestedObject, ObjectStatus, RefusedDataset, Run};
+use delayd_core::ids::{Digest, RunId};
+use delayd_ledger::{Dataset, IngestedObject, ObjectStatus, RefusedDataset, Run};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config

@@ -325,7 +325,7 @@ catalogue! {
             "When the endpoint's certificate, or the first of its chain, expires, in seconds since 1970; absent with plain HTTP.";
     }
     "Process and scrape" {
-        BUILD_INFO: Gauge Live "delayd_build_info" ["version", "commit", "libtorch"] "The daemon's build; always 1.";
+        BUILD_INFO: Gauge Live "delayd_build_info" ["version", "commit"] "The daemon's build; always 1.";
         PROCESS_CPU: Counter Live "process_cpu_seconds_total" [] "Processor time of the daemon, user and system.";
         PROCESS_FDS: Gauge Live "process_open_fds" [] "Open file descriptors.";
         PROCESS_MAX_FDS: Gauge Live "process_max_fds" [] "How many file descriptors may be open.";

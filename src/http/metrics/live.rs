@@ -6,7 +6,7 @@ use super::catalogue as names;
 use super::page::Page;
 use crate::deployment::LiveService;
 use crate::http::tls::ServedCertificate;
-use crate::ports::{Replica, ReplicaState};
+use delayd_core::ports::{Replica, ReplicaState};
 use crate::supervision::{ActorState, ActorStatus};
 
 const REPLICA_STATES: [(&str, ReplicaState); 4] = [
@@ -132,7 +132,7 @@ pub(super) fn logs(page: &mut Page) {
 
 /// Which build this is.
 pub(super) fn build(page: &mut Page) {
-    let commit = crate::build::commit().unwrap_or("unknown");
-    let labels = [env!("CARGO_PKG_VERSION"), commit, crate::training::report::LIBTORCH_VERSION];
+    let commit = delayd_core::build::commit().unwrap_or("unknown");
+    let labels = [env!("CARGO_PKG_VERSION"), commit];
     page.put(&names::BUILD_INFO, &labels, 1.0);
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::ports::{Replica, ReplicaState};
-use crate::saga::StepFailure;
+use delayd_core::ports::{Replica, ReplicaState};
+use delayd_core::failure::StepFailure;
 
 /// One group of targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +45,7 @@ fn target(replica: &Replica) -> Option<Target> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{DeploymentId, ModelVersion};
+    use delayd_core::ids::{DeploymentId, ModelVersion};
 
     fn replica(state: ReplicaState, admin_url: &str) -> Replica {
         Replica {

@@ -4,13 +4,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::adapters::local::{FolderStore, LogNotifier, OciLayoutRegistry, ThreadTrainer, WeatherCsv};
-use crate::data::TrainingSets;
-use crate::env::SystemClock;
-use crate::error::ErrorKind;
-use crate::ledger::Ledger;
-use crate::ports::{Cluster, ObjectStore, PortError, Release, Replica, RolloutProgress};
-use crate::registry::BundleStore;
+use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use delayd_core::clock::SystemClock;
+use delayd_core::error::ErrorKind;
+use delayd_ledger::Ledger;
+use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
+use delayd_core::error::PortError;
 use crate::supervision::SupervisionPolicy;
 
 /// A cluster that nobody reaches.
@@ -55,12 +54,11 @@ impl Cluster for Away {
 
 fn env(folder: &Path) -> Env {
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::open(&folder.join("store")).unwrap());
-    let bundles = BundleStore::new(folder.join("bundles"));
     Env {
         clock: Arc::new(SystemClock),
         ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
         weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
-        trainer: Arc::new(ThreadTrainer::new(store.clone(), TrainingSets::default(), bundles, folder.join("runs"))),
+        trainer: Arc::new(crate::testing::NoTrainer),
         object_store: store,
         image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
         cluster: Arc::new(Away),

@@ -1,6 +1,6 @@
 //! The files of the page, by name.
 
-use crate::ids::Digest;
+use delayd_core::ids::Digest;
 
 /// One file.
 #[derive(Debug)]

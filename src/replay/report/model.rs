@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::steps::StepSeconds;
-use crate::ids::{CycleId, ModelVersion};
+use delayd_core::ids::{CycleId, ModelVersion};
 
 /// Everything a replay found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

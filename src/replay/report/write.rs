@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::model::Report;
-use crate::error::ErrorKind;
+use delayd_core::error::ErrorKind;
 
 /// A file of the report that could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +92,7 @@ pub(super) fn atomically(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::chain;
+    use delayd_core::error::chain;
     use crate::replay::report::fixture;
 
     #[test]

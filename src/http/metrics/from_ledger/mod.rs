@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::catalogue::{self as names, Metric};
 use super::page::Page;
-use crate::coordinator::governor::GovernorPolicy;
-use crate::ledger::LedgerUsage;
+use delayd_judge::governor::GovernorPolicy;
+use delayd_ledger::LedgerUsage;
 
 /// Everything that the ledger tells.
 pub(super) fn read(connection: &Connection, governor: &GovernorPolicy, now: DateTime<Utc>) -> rusqlite::Result<Page> {

@@ -49,7 +49,7 @@ pub(super) fn drift(page: &mut Page, connection: &Connection) -> rusqlite::Resul
 fn known_inputs() -> BTreeSet<&'static str> {
     let numerics = NumericInput::ALL.iter().map(|input| input.name());
     let categories = CategoryInput::ALL.iter().map(|input| input.name());
-    numerics.chain(categories).chain([crate::monitoring::drift::SCORE]).collect()
+    numerics.chain(categories).chain([delayd_judge::monitoring::drift::SCORE]).collect()
 }
 
 pub(super) fn windows(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {

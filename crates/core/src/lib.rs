@@ -1,0 +1,24 @@
+//! What every part of delayd stands on: names of things, failures, the clock, secrets, and the ports through which the
+//! outside world is reached.
+//!
+//! It knows no actor, no ledger and no flight; it depends on no other crate of delayd.
+
+pub mod atomic_file;
+pub mod build;
+pub mod clock;
+pub mod error;
+pub mod failure;
+pub mod fault;
+pub mod http_client;
+pub mod ids;
+pub mod panics;
+pub mod ports;
+pub mod secret;
+pub mod spans;
+#[cfg(feature = "sql")]
+mod sql;
+
+pub use error::{ErrorKind, PortError, chain};
+pub use failure::{StepFailure, run_blocking};
+pub use fault::Fault;
+pub use secret::Secret;

@@ -1,0 +1,390 @@
+//! Start a cycle, or hold? One pure function from what is known to a decision
+//! that lists every alternative and why it was not taken; it is stored with the
+//! snapshot it was taken from, and `delayd why` shows both.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::governor::{GovernorPolicy, GovernorState, Permit, permit};
+use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
+use crate::monitoring::drift::DriftStatus;
+use crate::monitoring::performance::PerformanceStatus;
+
+/// What can ask for a cycle, most pressing first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// Nothing is live yet.
+    FirstModel,
+    /// Somebody asked.
+    Operator,
+    /// The live model has become worse.
+    Performance,
+    /// The data have moved.
+    Drift,
+    /// The live model is old.
+    Schedule,
+}
+
+impl Trigger {
+    /// All of them, in the order in which they are considered.
+    pub const ALL: [Self; 5] = [Self::FirstModel, Self::Operator, Self::Performance, Self::Drift, Self::Schedule];
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FirstModel => "first model",
+            Self::Operator => "operator",
+            Self::Performance => "performance",
+            Self::Drift => "drift",
+            Self::Schedule => "schedule",
+        })
+    }
+}
+
+/// The live model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveModel {
+    /// Which.
+    pub version: ModelVersion,
+    /// End of the data it learnt from: its age counts from there.
+    pub trained_until: DateTime<Utc>,
+}
+
+/// What the last drift report says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriftFinding {
+    /// Which report.
+    pub report: DriftReportId,
+    /// The model whose reference it was measured against.
+    pub model: ModelVersion,
+    /// End of its window.
+    pub ended_at: DateTime<Utc>,
+    /// Its verdict.
+    pub status: DriftStatus,
+    /// Its reason.
+    pub reason: String,
+}
+
+/// What the last performance report says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerformanceFinding {
+    /// The model it judges.
+    pub model: ModelVersion,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Its verdict.
+    pub status: PerformanceStatus,
+    /// Its reason.
+    pub reason: String,
+}
+
+/// How fresh the data are that a cycle would learn from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataFreshness {
+    /// When the newest outcome became known; `None` without any.
+    pub newest_outcome_at: Option<DateTime<Utc>>,
+    /// Flights with outcomes in all.
+    pub examples: u64,
+    /// Of these, after the live model's training data.
+    pub new_examples: u64,
+}
+
+/// A person's word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorWord {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Everything the decision is taken from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// The live model, if any.
+    pub live: Option<LiveModel>,
+    /// The cycle under way, if any.
+    pub running: Option<CycleId>,
+    /// Set while automatic cycles are paused.
+    pub paused: Option<OperatorWord>,
+    /// A cycle asked for by a person and not begun yet.
+    pub requested: Option<OperatorWord>,
+    /// The last drift report.
+    pub drift: Option<DriftFinding>,
+    /// The last performance report.
+    pub performance: Option<PerformanceFinding>,
+    /// What there is to learn from.
+    pub data: DataFreshness,
+    /// Past cycles.
+    pub governor: GovernorState,
+}
+
+/// When to retrain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetrainPolicy {
+    /// A live model whose data end this long ago is replaced on schedule; `None`
+    /// for never.
+    pub max_model_age_days: Option<u32>,
+    /// Findings older than this are not acted on.
+    pub max_finding_age_hours: u32,
+    /// With no outcome newer than this the data are stale, and retraining waits.
+    pub max_data_age_hours: u32,
+    /// Fewer new flights than this are not worth a retrain.
+    pub minimum_new_examples: u64,
+    /// Fewer flights than this are not enough for a first model.
+    pub minimum_first_examples: u64,
+    /// Cooldown, budget, breaker.
+    pub governor: GovernorPolicy,
+}
+
+impl Default for RetrainPolicy {
+    fn default() -> Self {
+        Self {
+            max_model_age_days: Some(60),
+            max_finding_age_hours: 48,
+            max_data_age_hours: 72,
+            minimum_new_examples: 5_000,
+            minimum_first_examples: 10_000,
+            governor: GovernorPolicy::default(),
+        }
+    }
+}
+
+impl RetrainPolicy {
+    /// Everything that is wrong with the policy; empty when it can be used.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let checks = [
+            (self.max_model_age_days != Some(0), "max_model_age_days must be above 0, or left out for never"),
+            (self.max_finding_age_hours > 0, "max_finding_age_hours must be above 0"),
+            (self.max_data_age_hours > 0, "max_data_age_hours must be above 0"),
+            (self.minimum_first_examples > 0, "minimum_first_examples must be above 0"),
+        ];
+        let own = checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("retrain: {text}"));
+        own.chain(self.governor.faults()).collect()
+    }
+}
+
+/// Why a cycle starts; stored with it and with the model that comes of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CycleReason {
+    /// What asked for it.
+    pub trigger: Trigger,
+    /// One sentence, with the numbers.
+    pub text: String,
+    /// The drift report behind it, where drift is the reason.
+    pub drift_report: Option<DriftReportId>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum Action {
+    /// Start a cycle.
+    StartCycle {
+        /// Why.
+        reason: CycleReason,
+    },
+    /// Do nothing.
+    Hold {
+        /// Why.
+        why: String,
+        /// When the answer may change by time alone, where that is known.
+        until: Option<DateTime<Utc>>,
+    },
+}
+
+/// One alternative that was considered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alternative {
+    /// What would have asked for a cycle.
+    pub trigger: Trigger,
+    /// Whether it did.
+    pub fired: bool,
+    /// Whether the cycle starts for it.
+    pub taken: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+/// A decision with everything that was weighed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What to do.
+    pub action: Action,
+    /// Every trigger, in the order considered.
+    pub alternatives: Vec<Alternative>,
+}
+
+/// Whether a trigger fires, and the sentence for it.
+struct Signal {
+    trigger: Trigger,
+    fired: bool,
+    text: String,
+    drift_report: Option<DriftReportId>,
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> Decision {
+    let mut alternatives = Vec::with_capacity(Trigger::ALL.len());
+    let mut reason: Option<CycleReason> = None;
+    let mut obstacles: Vec<(String, Option<DateTime<Utc>>)> = Vec::new();
+    for signal in Trigger::ALL.map(|trigger| signal(trigger, snapshot, policy, now)) {
+        let Signal { trigger, fired, text, drift_report } = signal;
+        let (taken, why) = match (&reason, fired) {
+            (_, false) => (false, text),
+            (Some(first), true) => (false, format!("{text}; {} already starts the cycle", first.trigger)),
+            (None, true) => match obstacle(trigger, snapshot, policy, now) {
+                Some((why, until)) => {
+                    obstacles.push((format!("{text}, but {why}"), until));
+                    (false, format!("{text}, but {why}"))
+                }
+                None => {
+                    reason = Some(CycleReason { trigger, text: text.clone(), drift_report });
+                    (true, text)
+                }
+            },
+        };
+        alternatives.push(Alternative { trigger, fired, taken, why });
+    }
+    let action = match (reason, obstacles.into_iter().next()) {
+        (Some(reason), _) => Action::StartCycle { reason },
+        (None, Some((why, until))) => Action::Hold { why, until },
+        (None, None) => {
+            Action::Hold { why: "nothing asks for a cycle".to_owned(), until: scheduled_at(snapshot, policy) }
+        }
+    };
+    Decision { at: now, action, alternatives }
+}
+
+fn signal(trigger: Trigger, snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> Signal {
+    let (fired, text) = match trigger {
+        Trigger::FirstModel => match &snapshot.live {
+            None => (true, "nothing is live yet".to_owned()),
+            Some(live) => (false, format!("{} is live", live.version)),
+        },
+        Trigger::Operator => match &snapshot.requested {
+            Some(word) => (true, format!("{} asked for it: {}", word.by, word.reason)),
+            None => (false, "nobody asked for it".to_owned()),
+        },
+        Trigger::Performance => performance_signal(snapshot, policy, now),
+        Trigger::Drift => drift_signal(snapshot, policy, now),
+        Trigger::Schedule => schedule_signal(snapshot, policy, now),
+    };
+    let drift_report = snapshot.drift.as_ref().filter(|_| trigger == Trigger::Drift).map(|finding| finding.report);
+    Signal { trigger, fired, text, drift_report }
+}
+
+/// Why a finding says nothing of the live model now; `None` when it does.
+fn unusable(
+    model: ModelVersion,
+    at: DateTime<Utc>,
+    snapshot: &Snapshot,
+    policy: &RetrainPolicy,
+    now: DateTime<Utc>,
+) -> Option<String> {
+    let Some(live) = &snapshot.live else { return Some("nothing is live".to_owned()) };
+    if live.version != model {
+        return Some(format!("the last report is of {model}, {} is live", live.version));
+    }
+    let hours = (now - at).num_hours();
+    (hours > i64::from(policy.max_finding_age_hours)).then(|| format!("the last report is {hours} hours old"))
+}
+
+fn performance_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
+    let Some(finding) = &snapshot.performance else { return (false, "no performance report yet".to_owned()) };
+    match unusable(finding.model, finding.at, snapshot, policy, now) {
+        Some(why) => (false, why),
+        None => (finding.status == PerformanceStatus::Degraded, finding.reason.clone()),
+    }
+}
+
+fn drift_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
+    let Some(finding) = &snapshot.drift else { return (false, "no drift report yet".to_owned()) };
+    match unusable(finding.model, finding.ended_at, snapshot, policy, now) {
+        Some(why) => (false, why),
+        None => (finding.status == DriftStatus::Drifted, finding.reason.clone()),
+    }
+}
+
+fn schedule_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
+    match (&snapshot.live, policy.max_model_age_days) {
+        (None, _) => (false, "nothing is live".to_owned()),
+        (_, None) => (false, "no largest model age is configured".to_owned()),
+        (Some(live), Some(limit)) => {
+            let age = (now - live.trained_until).num_days();
+            let relation = if age >= i64::from(limit) { "at least" } else { "under" };
+            (age >= i64::from(limit), format!("{} learnt until {age} days ago, {relation} {limit}", live.version))
+        }
+    }
+}
+
+fn scheduled_at(snapshot: &Snapshot, policy: &RetrainPolicy) -> Option<DateTime<Utc>> {
+    let days = policy.max_model_age_days?;
+    snapshot.live.as_ref().map(|live| live.trained_until + chrono::Duration::days(i64::from(days)))
+}
+
+/// What stands in the way of a trigger that fired, and until when if known.
+fn obstacle(
+    trigger: Trigger,
+    snapshot: &Snapshot,
+    policy: &RetrainPolicy,
+    now: DateTime<Utc>,
+) -> Option<(String, Option<DateTime<Utc>>)> {
+    if let Some(running) = snapshot.running {
+        return Some((format!("{running} is under way"), None));
+    }
+    let asked = trigger == Trigger::Operator;
+    if let Some(pause) = snapshot.paused.as_ref().filter(|_| !asked) {
+        return Some((format!("{} paused automatic cycles: {}", pause.by, pause.reason), None));
+    }
+    if let Some(why) = data_obstacle(trigger, &snapshot.data, policy, now) {
+        return Some((why, None));
+    }
+    match permit(&snapshot.governor, trigger, &policy.governor, now) {
+        Permit::Granted { .. } => None,
+        Permit::Refused { why, until } => Some((why, Some(until))),
+    }
+}
+
+fn data_obstacle(trigger: Trigger, data: &DataFreshness, policy: &RetrainPolicy, now: DateTime<Utc>) -> Option<String> {
+    match trigger {
+        // A person may know better; training itself refuses what it cannot learn from.
+        Trigger::Operator => None,
+        Trigger::FirstModel => (data.examples < policy.minimum_first_examples).then(|| {
+            format!(
+                "{} flights are too few for a first model; {} are needed",
+                data.examples, policy.minimum_first_examples
+            )
+        }),
+        _ => {
+            let limit = i64::from(policy.max_data_age_hours);
+            match data.newest_outcome_at.map(|newest| (now - newest).num_hours()) {
+                None => Some("there are no outcomes to learn from".to_owned()),
+                Some(hours) if hours > limit => Some(format!("the newest outcome is {hours} hours old, over {limit}")),
+                Some(_) => (data.new_examples < policy.minimum_new_examples).then(|| {
+                    format!("{} new flights are too few; {} are needed", data.new_examples, policy.minimum_new_examples)
+                }),
+            }
+        }
+    }
+}

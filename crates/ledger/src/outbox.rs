@@ -1,0 +1,245 @@
+//! Alerts until everybody they concern was told. Who that is, when to deliver and
+//! when to give up is [`delayd::notification`]'s to say; here they are only kept.
+//! How each single delivery stands is in `deliveries`.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use super::columns::{At, Count, text_enum};
+use super::deliveries::{self, Delivery};
+use super::query::{self, Page};
+use super::silences;
+use super::{AuditEntry, Ledger, LedgerError, audit, refuse};
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{AlertId, SilenceId};
+use delayd_core::ports::{Alert, Endpoint, Severity};
+
+text_enum! {
+    /// Where an alert is.
+    OutboxState {
+        /// To be delivered, to one endpoint at least.
+        Pending = "pending",
+        /// Delivered wherever it had to be.
+        Delivered = "delivered",
+        /// Given up at one endpoint at least, and no longer tried anywhere.
+        Dead = "dead",
+        /// An administrator did not want to be told.
+        Silenced = "silenced",
+    }
+}
+
+/// An alert before it has an id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewAlert {
+    /// When it happened.
+    pub at: DateTime<Utc>,
+    /// How urgent.
+    pub severity: Severity,
+    /// One event tells one thing once: a key that is there already is the same alert.
+    pub dedup_key: String,
+    /// One line.
+    pub title: String,
+    /// What happened, what it means, what to do.
+    pub body: String,
+}
+
+/// An alert and how its deliveries stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OutboxAlert {
+    /// The alert.
+    pub alert: Alert,
+    /// Where it is.
+    pub state: OutboxState,
+    /// The silence that keeps it from being told.
+    pub silence: Option<SilenceId>,
+    /// To whom, and how that stands; empty until it was routed.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// An alert's columns, with `id` named as the caller's query names it.
+pub(super) fn alert_from_row(row: &Row<'_>, id: &str) -> rusqlite::Result<Alert> {
+    Ok(Alert {
+        id: row.get(id)?,
+        at: row.get::<_, At>("at")?.0,
+        severity: row.get("severity")?,
+        dedup_key: row.get("dedup_key")?,
+        title: row.get("title")?,
+        body: row.get("body")?,
+    })
+}
+
+impl OutboxAlert {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            alert: alert_from_row(row, "id")?,
+            state: row.get("state")?,
+            silence: row.get("silence")?,
+            deliveries: Vec::new(),
+        })
+    }
+
+    fn with_deliveries(mut self, connection: &Connection) -> rusqlite::Result<Self> {
+        self.deliveries = deliveries::of_alert(connection, self.alert.id)?;
+        Ok(self)
+    }
+}
+
+/// Puts an alert into the outbox, to be routed at the next look. A key that is
+/// there already, in whatever state, is the same alert: its id is answered and
+/// nothing changes.
+///
+/// # Errors
+/// SQLite failed.
+pub fn enqueue(tx: &Transaction<'_>, alert: &NewAlert) -> rusqlite::Result<AlertId> {
+    let known = query::one(tx, "SELECT id FROM outbox WHERE dedup_key = ?1", [&alert.dedup_key], |row| row.get(0))?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let id: AlertId = query::mint(tx)?;
+    tx.execute(
+        "INSERT INTO outbox (id, at, severity, dedup_key, title, body, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending')",
+        params![id, At(alert.at), alert.severity, alert.dedup_key, alert.title, alert.body],
+    )?;
+    Ok(id)
+}
+
+/// Alerts of which nobody has decided yet who is told, oldest first.
+///
+/// # Errors
+/// SQLite failed.
+pub fn unrouted(connection: &Connection, limit: u64) -> rusqlite::Result<Vec<Alert>> {
+    let sql = "SELECT * FROM outbox WHERE routed_at IS NULL ORDER BY id LIMIT ?1";
+    query::all(connection, sql, [Count(limit)], |row| alert_from_row(row, "id"))
+}
+
+/// Notes who is to be told of an alert, due at once. Told to nobody, it is dead.
+///
+/// # Errors
+/// SQLite failed.
+pub fn route(tx: &Transaction<'_>, alert: &Alert, endpoints: &[Endpoint], now: DateTime<Utc>) -> rusqlite::Result<()> {
+    for endpoint in endpoints {
+        deliveries::insert(tx, alert, endpoint, now)?;
+    }
+    tx.execute("UPDATE outbox SET routed_at = ?2 WHERE id = ?1", params![alert.id, At(now)])?;
+    settle(tx, alert.id)
+}
+
+/// Lets an alert be routed again, as if it were new.
+pub(super) fn unroute(tx: &Transaction<'_>, id: AlertId) -> rusqlite::Result<()> {
+    tx.execute("UPDATE outbox SET routed_at = NULL, silence = NULL, state = 'pending' WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// Brings an alert's state into line with its deliveries.
+pub(super) fn settle(tx: &Transaction<'_>, id: AlertId) -> rusqlite::Result<()> {
+    tx.execute(
+        "WITH states AS (SELECT DISTINCT state FROM deliveries WHERE alert = ?1)
+         UPDATE outbox SET state = CASE
+             WHEN 'pending' IN states THEN 'pending'
+             WHEN 'dead' IN states THEN 'dead'
+             WHEN 'delivered' IN states THEN 'delivered'
+             WHEN silence IS NOT NULL THEN 'silenced'
+             ELSE 'dead' END
+         WHERE id = ?1",
+        [id],
+    )?;
+    Ok(())
+}
+
+/// Makes due again, with all its attempts, what was given up of an alert, or what
+/// was silenced by a silence that has ended. Answers how many deliveries.
+///
+/// # Errors
+/// There is no such alert, nothing of it was given up, it is silenced still, or
+/// SQLite failed.
+pub fn retry(tx: &Transaction<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
+    let Some(found) = query::one(tx, "SELECT * FROM outbox WHERE id = ?1", [id], OutboxAlert::from_row)? else {
+        return Err(refuse(ErrorKind::NotFound, format!("there is no {id} in the outbox")));
+    };
+    let revived = deliveries::revive(tx, id, now)?;
+    if revived > 0 {
+        settle(tx, id)?;
+        return Ok(revived);
+    }
+    if let Some(silence) = silences::active_for(tx, &found.alert.dedup_key, now)? {
+        let message = format!("{id} is silenced by {} until {}; end that first", silence.id, silence.until);
+        return Err(refuse(ErrorKind::Conflict, message));
+    }
+    let untold = found.state == OutboxState::Silenced
+        || (found.state == OutboxState::Dead && deliveries::of_alert(tx, id)?.is_empty());
+    if !untold {
+        return Err(refuse(ErrorKind::Conflict, format!("nothing of {id} was given up: it is {}", found.state)));
+    }
+    deliveries::remove_silenced(tx, id)?;
+    unroute(tx, id)?;
+    Ok(1)
+}
+
+impl Ledger {
+    /// Puts an alert into the outbox; the same key again is the same alert.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn enqueue_alert(&self, alert: NewAlert) -> Result<AlertId, LedgerError> {
+        self.transact("putting an alert into the outbox", move |tx| enqueue(tx, &alert)).await
+    }
+
+    /// Makes due again what was given up of an alert, and notes who wanted that.
+    /// Answers how many deliveries.
+    ///
+    /// # Errors
+    /// See [`retry`].
+    pub async fn retry_alert(&self, id: AlertId, word: AuditEntry) -> Result<usize, LedgerError> {
+        self.transact("reviving an alert", move |tx| {
+            audit::record(tx, &word)?;
+            retry(tx, id, word.at)
+        })
+        .await
+    }
+
+    /// Makes due again everything that was given up: for after a long outage.
+    /// Answers how many deliveries.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn retry_dead_alerts(&self, word: AuditEntry) -> Result<usize, LedgerError> {
+        self.transact("reviving dead alerts", move |tx| {
+            audit::record(tx, &word)?;
+            let sql = "SELECT id FROM outbox WHERE state = 'dead' ORDER BY id";
+            let dead: Vec<AlertId> = query::all(tx, sql, [], |row| row.get(0))?;
+            let mut revived = 0;
+            for id in dead {
+                revived += deliveries::revive(tx, id, word.at)?;
+                settle(tx, id)?;
+            }
+            Ok(revived)
+        })
+        .await
+    }
+
+    /// One alert with its deliveries.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn alert(&self, id: AlertId) -> Result<Option<OutboxAlert>, LedgerError> {
+        let sql = "SELECT * FROM outbox WHERE id = ?1";
+        self.read("reading an alert", move |c| {
+            query::one(c, sql, [id], OutboxAlert::from_row)?.map(|alert| alert.with_deliveries(c)).transpose()
+        })
+        .await
+    }
+
+    /// Alerts with their deliveries, newest first.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn alerts(&self, page: Page) -> Result<Vec<OutboxAlert>, LedgerError> {
+        self.read("listing alerts", move |c| {
+            let alerts = query::page(c, "outbox", "id DESC", page, OutboxAlert::from_row)?;
+            alerts.into_iter().map(|alert| alert.with_deliveries(c)).collect()
+        })
+        .await
+    }
+}

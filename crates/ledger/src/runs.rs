@@ -1,0 +1,137 @@
+//! Training runs: what was tried with what, and what came of it.
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Connection, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::columns::{At, Json, text_enum};
+use super::query::{self, Page};
+use super::{DatasetVersion, Ledger, LedgerError};
+use delayd_core::ids::{CycleId, RunId};
+
+text_enum! {
+    /// Where a run is.
+    RunState {
+        /// Training.
+        Running = "running",
+        /// Finished with a model.
+        Succeeded = "succeeded",
+        /// Finished without one.
+        Failed = "failed",
+        /// Stopped by somebody.
+        Cancelled = "cancelled",
+    }
+}
+
+/// One training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Run {
+    /// Its identity, minted with the cycle.
+    pub id: RunId,
+    /// The cycle.
+    pub cycle: CycleId,
+    /// What it learns from.
+    pub dataset: DatasetVersion,
+    /// Every parameter; while the run goes on, those it began with.
+    pub parameters: Value,
+    /// The seed of everything random in it.
+    pub seed: u64,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+    /// Where it is.
+    pub state: RunState,
+    /// What each epoch measured.
+    pub epochs: Value,
+    /// Every trial of the tuning, the best marked.
+    pub trials: Value,
+    /// What the result measures.
+    pub metrics: Value,
+    /// The whole training record: the commit, library versions, rows, calibration, threshold; null until it succeeded.
+    #[serde(default)]
+    pub record: Value,
+    /// When it was begun.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl Run {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            cycle: row.get("cycle")?,
+            dataset: row.get("dataset")?,
+            parameters: row.get::<_, Json<_>>("parameters")?.0,
+            // A seed uses all 64 bits; SQLite's integers are the same bits with a sign.
+            seed: row.get::<_, i64>("seed")?.cast_unsigned(),
+            device: row.get("device")?,
+            state: row.get("state")?,
+            epochs: row.get::<_, Json<_>>("epochs")?.0,
+            trials: row.get::<_, Json<_>>("trials")?.0,
+            metrics: row.get::<_, Json<_>>("metrics")?.0,
+            record: row.get::<_, Json<_>>("record")?.0,
+            started_at: row.get::<_, At>("started_at")?.0,
+            finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
+        })
+    }
+}
+
+/// Notes a run as it is now: at its begin, as it goes on, at its end.
+///
+/// # Errors
+/// Its cycle or dataset is unknown, or SQLite failed.
+pub fn save(tx: &Transaction<'_>, run: &Run) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO runs (id, cycle, dataset, parameters, seed, device, state, epochs, trials, metrics, started_at,
+         finished_at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (id) DO UPDATE SET dataset = ?3, parameters = ?4, seed = ?5, device = ?6, state = ?7,
+         epochs = ?8, trials = ?9, metrics = ?10, started_at = ?11, finished_at = ?12, record = ?13",
+        params![
+            run.id,
+            run.cycle,
+            run.dataset,
+            Json(&run.parameters),
+            run.seed.cast_signed(),
+            run.device,
+            run.state,
+            Json(&run.epochs),
+            Json(&run.trials),
+            Json(&run.metrics),
+            At(run.started_at),
+            run.finished_at.map(At),
+            Json(&run.record)
+        ],
+    )?;
+    Ok(())
+}
+
+pub(super) fn get(connection: &Connection, id: RunId) -> rusqlite::Result<Option<Run>> {
+    query::one(connection, "SELECT * FROM runs WHERE id = ?1", [id], Run::from_row)
+}
+
+impl Ledger {
+    /// Notes a run as it is now: at its begin, as it goes on, at its end.
+    ///
+    /// # Errors
+    /// Its cycle or dataset is unknown, or SQLite failed.
+    pub async fn save_run(&self, run: Run) -> Result<(), LedgerError> {
+        self.transact("noting a training run", move |tx| save(tx, &run)).await
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn run(&self, id: RunId) -> Result<Option<Run>, LedgerError> {
+        self.read("reading a training run", move |connection| get(connection, id)).await
+    }
+
+    /// Runs, newest first.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub async fn runs(&self, page: Page) -> Result<Vec<Run>, LedgerError> {
+        self.read("listing training runs", move |c| query::page(c, "runs", "id DESC", page, Run::from_row)).await
+    }
+}

@@ -1,0 +1,118 @@
+//! Bundles to and from the object store, file by file; the manifest goes last, so
+//! that a bundle that has one is whole.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use delayd_model::Bundle;
+
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::ids::Digest;
+use delayd_core::ports::ObjectStore;
+
+const MANIFEST: &str = "manifest.json";
+
+/// Where a registered bundle lies in the object store.
+#[must_use]
+pub fn bundle_prefix(digest: &Digest) -> String {
+    format!("bundles/{}/", digest.hex())
+}
+
+/// Copies a bundle's folder under a prefix; files that are there already stay. A
+/// prefix belongs to one digest, so what is there is the same.
+///
+/// # Errors
+/// When the folder cannot be read or the store fails.
+pub async fn upload_bundle(store: &dyn ObjectStore, dir: &Path, prefix: &str) -> Result<(), PortError> {
+    let folder = dir.to_owned();
+    let files = off_thread(move || read_files(&folder)).await?;
+    for (name, body) in files {
+        match store.put_if_absent(&format!("{prefix}{name}"), body).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Fetches a bundle into `dir`, replacing what lies there, and verifies every file.
+///
+/// # Errors
+/// `NotFound` when the store has none there, `Corrupt` when it is damaged or another
+/// bundle; the folder is left as it was then.
+pub async fn download_bundle(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    expected: &Digest,
+    dir: &Path,
+) -> Result<Bundle, PortError> {
+    let action = format!("fetching bundle {expected}");
+    let objects = store.list(prefix).await?;
+    let mut files = Vec::with_capacity(objects.len());
+    for object in objects {
+        let name = object.key.strip_prefix(prefix).unwrap_or_default().to_owned();
+        if Path::new(&name).file_name() != Some(name.as_ref()) {
+            let message = format!("{} is no file of a bundle; the objects under {prefix} are", object.key);
+            return Err(PortError::new(ErrorKind::Corrupt, action, message));
+        }
+        files.push((name, store.get(&object.key).await?));
+    }
+    if !files.iter().any(|(name, _)| name == MANIFEST) {
+        let message = format!("the object store has no complete bundle under {prefix}; restore it from a backup");
+        return Err(PortError::new(ErrorKind::NotFound, action, message));
+    }
+    let (dir, expected) = (dir.to_owned(), expected.clone());
+    off_thread(move || write_and_verify(&action, &dir, &files, &expected)).await
+}
+
+fn write_and_verify(
+    action: &str,
+    dir: &Path,
+    files: &[(String, Bytes)],
+    expected: &Digest,
+) -> Result<Bundle, PortError> {
+    let io = |error: std::io::Error| PortError::io(format!("{action} into {}", dir.display()), error);
+    let corrupt = |message: String| PortError::new(ErrorKind::Corrupt, action, message);
+    let staging = dir.with_extension("partial");
+    remove(&staging).map_err(io)?;
+    std::fs::create_dir_all(&staging).map_err(io)?;
+    for (name, body) in files {
+        std::fs::write(staging.join(name), body).map_err(io)?;
+    }
+    let (bundle, found) = Bundle::read_from(&staging).map_err(|error| corrupt(chain(&error)))?;
+    if found != expected.as_str() {
+        return Err(corrupt(format!("the object store holds bundle {found} in its place; restore it from a backup")));
+    }
+    remove(dir).map_err(io)?;
+    std::fs::rename(&staging, dir).map_err(io)?;
+    Ok(bundle)
+}
+
+fn remove(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The files of a folder by name, the manifest last.
+fn read_files(dir: &Path) -> Result<Vec<(String, Bytes)>, PortError> {
+    let io = |error: std::io::Error| PortError::io(format!("reading bundle folder {}", dir.display()), error);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let body = std::fs::read(entry.path()).map_err(io)?;
+        files.push((entry.file_name().to_string_lossy().into_owned(), Bytes::from(body)));
+    }
+    files.sort_by(|(a, _), (b, _)| (a == MANIFEST).cmp(&(b == MANIFEST)).then(a.cmp(b)));
+    Ok(files)
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
+) -> Result<T, PortError> {
+    let failed = |error: tokio::task::JoinError| {
+        PortError::new(ErrorKind::Internal, "moving a bundle", format!("the worker thread failed: {error}"))
+    };
+    delayd_core::spans::spawn_blocking(work).await.map_err(failed)?
+}

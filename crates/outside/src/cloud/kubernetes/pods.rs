@@ -1,0 +1,175 @@
+//! Pods as replicas.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+
+use super::KubernetesCluster;
+use super::diagnosis::{condition_holds, of_pod};
+use super::manifest::{DEPLOYMENT_LABEL, MODEL_LABEL};
+use delayd_core::error::ErrorKind;
+use delayd_core::error::PortError;
+use delayd_core::ports::{Replica, ReplicaState};
+
+/// How long a pod may take to tell its memory; without it the answer is unknown.
+const MEMORY_DEADLINE: Duration = Duration::from_secs(2);
+/// The line of the service's metrics that tells its memory.
+const MEMORY_METRIC: &str = "process_resident_memory_bytes ";
+
+impl KubernetesCluster {
+    /// Every pod of the service that is still there, with the memory that it tells.
+    pub(super) async fn observed_replicas(&self) -> Result<Vec<Replica>, PortError> {
+        let pods = self.pods().await?;
+        let replicas = pods.iter().filter_map(|pod| {
+            let name = pod.metadata.name.as_deref()?;
+            let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+            replica(pod, self.addresses.admin_url(name, ip))
+        });
+        Ok(join_all(replicas.map(|replica| self.with_memory(replica))).await)
+    }
+
+    async fn with_memory(&self, mut replica: Replica) -> Replica {
+        if matches!(replica.state, ReplicaState::Ready | ReplicaState::Draining) && !replica.admin_url.is_empty() {
+            replica.memory_bytes = self.memory_of(&replica.admin_url).await;
+        }
+        replica
+    }
+
+    /// Unknown rather than an error: a pod that is just leaving is none.
+    async fn memory_of(&self, admin_url: &str) -> Option<u64> {
+        let answer = self.http.get(format!("{admin_url}/metrics")).timeout(MEMORY_DEADLINE).send().await.ok()?;
+        let text = answer.text().await.ok()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(MEMORY_METRIC))?;
+        value.trim().parse::<f64>().ok().map(|bytes| bytes as u64)
+    }
+}
+
+/// A pod as a replica; `None` for one that is gone, or that is not of a release.
+pub(super) fn replica(pod: &Pod, admin_url: String) -> Option<Replica> {
+    let labels = pod.metadata.labels.as_ref()?;
+    let (state, reason) = state_of(pod)?;
+    Some(Replica {
+        name: pod.metadata.name.clone()?,
+        model: labels.get(MODEL_LABEL)?.parse().ok()?,
+        deployment: labels.get(DEPLOYMENT_LABEL)?.parse().ok()?,
+        state,
+        admin_url,
+        restarts: containers(pod).map(|container| u32::try_from(container.restart_count).unwrap_or_default()).sum(),
+        memory_bytes: None,
+        reason,
+    })
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()).into_iter().flatten()
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+/// Whether nothing of the pod runs any more.
+fn has_ended(pod: &Pod) -> bool {
+    let is_over =
+        |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.terminated.is_some());
+    matches!(phase(pod), "Failed" | "Succeeded") || (containers(pod).count() > 0 && containers(pod).all(is_over))
+}
+
+/// Whether the pod counts: neither leaving nor ended.
+pub(super) fn is_active(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase(pod), "Failed" | "Succeeded")
+}
+
+/// Whether the pod answers and will go on answering.
+pub(super) fn is_serving(pod: &Pod) -> bool {
+    is_active(pod) && condition_holds(pod, "Ready")
+}
+
+fn state_of(pod: &Pod) -> Option<(ReplicaState, Option<String>)> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        // Between its end and its disappearance, which the kubelet may take a minute for, nothing is left to ask.
+        return (!has_ended(pod)).then_some((ReplicaState::Draining, None));
+    }
+    let Some(trouble) = of_pod(pod) else { return Some((ReplicaState::Ready, None)) };
+    // Waiting is no failure; everything that has a reason of its own is.
+    let waits = trouble.kind == ErrorKind::Timeout && !fell_back(pod);
+    if waits { Some((ReplicaState::Starting, None)) } else { Some((ReplicaState::Failed, Some(trouble.text))) }
+}
+
+/// Whether the running container was ready before: its pod's readiness changed
+/// after the container had started.
+fn fell_back(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let changed = conditions
+        .filter(|condition| condition.type_ == "Ready")
+        .find_map(|condition| condition.last_transition_time.as_ref());
+    let started = containers(pod).find_map(|container| container.state.as_ref()?.running.as_ref()?.started_at.as_ref());
+    changed.zip(started).is_some_and(|(changed, started)| changed.0 > started.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(metadata: &Value, status: &Value) -> Pod {
+        let mut pod = json!({
+            "metadata": {"name": "p", "labels": {MODEL_LABEL: "model_v2", DEPLOYMENT_LABEL: "deployment_3"}},
+            "status": status,
+        });
+        pod["metadata"].as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn running(ready: bool, started: &str, changed: &str) -> Value {
+        json!({
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": changed}],
+            "containerStatuses": [{"name": "serve", "image": "", "imageID": "", "ready": ready, "restartCount": 1,
+                "state": {"running": {"startedAt": started}}}],
+        })
+    }
+
+    fn state(metadata: &Value, status: &Value) -> Option<ReplicaState> {
+        replica(&pod(metadata, status), String::new()).map(|replica| replica.state)
+    }
+
+    const EARLY: &str = "2026-01-01T00:00:00Z";
+    const LATE: &str = "2026-01-01T00:05:00Z";
+
+    #[test]
+    fn a_pod_s_life_is_told_as_a_replica_s() {
+        let leaving = json!({"deletionTimestamp": LATE});
+        let mut ended = running(false, EARLY, LATE);
+        ended["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 0}});
+        let unscheduled =
+            json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]});
+        for (metadata, status, expected) in [
+            (json!({}), json!({"phase": "Pending"}), Some(ReplicaState::Starting)),
+            (json!({}), unscheduled, Some(ReplicaState::Failed)),
+            (json!({}), running(true, EARLY, LATE), Some(ReplicaState::Ready)),
+            (json!({}), running(false, EARLY, EARLY), Some(ReplicaState::Starting)),
+            (json!({}), running(false, EARLY, LATE), Some(ReplicaState::Failed)),
+            (leaving.clone(), running(false, EARLY, LATE), Some(ReplicaState::Draining)),
+            (leaving.clone(), json!({"phase": "Succeeded"}), None),
+            (leaving, ended, None),
+            (json!({}), json!({"phase": "Failed", "reason": "Evicted"}), Some(ReplicaState::Failed)),
+        ] {
+            assert_eq!(state(&metadata, &status), expected, "{metadata} {status}");
+        }
+    }
+
+    #[test]
+    fn restarts_and_the_release_are_read_off_the_pod() {
+        let replica = replica(&pod(&json!({}), &running(true, EARLY, LATE)), "http://p".to_owned()).unwrap();
+        assert_eq!((replica.restarts, replica.model.0, replica.deployment.0), (1, 2, 3));
+    }
+
+    #[test]
+    fn a_stranger_s_pod_is_no_replica() {
+        let stranger = pod(&json!({"labels": {"app": "other"}}), &running(true, EARLY, LATE));
+        assert_eq!(replica(&stranger, String::new()), None);
+    }
+}

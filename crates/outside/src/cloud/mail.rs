@@ -1,0 +1,157 @@
+//! Mail by SMTP (RFC 5321): STARTTLS (RFC 3207), implicit TLS (RFC 8314), or no
+//! encryption for a relay on this machine; login by AUTH PLAIN or LOGIN.
+//!
+//! Each recipient is delivered to in a transaction of its own, so that one who is
+//! refused or greylisted costs the others nothing and nobody gets a mail twice.
+//! The header names all of them. It reads no mail, follows no bounces, and never
+//! falls back to a connection that is less safe than the configured one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lettre::address::Envelope;
+use lettre::message::Mailbox;
+use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use tokio::sync::Mutex;
+
+use super::mail_message::{MailHeaders, mail};
+use super::mail_session::{Deadline, SessionError, connect, tls_parameters};
+pub use super::mail_settings::{MailSettings, MailTls};
+use delayd_core::error::{ErrorKind, PortError};
+use crate::templates::Templates;
+use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+
+/// A connection that was not used for this long is not used again: servers drop
+/// idle clients after minutes (RFC 5321, 4.5.3.2.7).
+const MAX_IDLE: Duration = Duration::from_secs(60);
+
+/// Sends mail through one server.
+pub struct MailNotifier {
+    settings: MailSettings,
+    headers: MailHeaders,
+    recipients: Vec<Mailbox>,
+    hello: ClientId,
+    tls: Option<TlsParameters>,
+    templates: Arc<Templates>,
+    /// The connection of the last delivery, for the next one.
+    parked: Mutex<Option<Parked>>,
+}
+
+struct Parked {
+    connection: AsyncSmtpConnection,
+    since: std::time::Instant,
+}
+
+impl std::fmt::Debug for MailNotifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MailNotifier").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl MailNotifier {
+    /// A notifier; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When an address cannot be one, or the authority's file cannot be read.
+    pub fn new(settings: &MailSettings, templates: Arc<Templates>) -> Result<Self, PortError> {
+        let action = "setting up mail";
+        let mailbox = |text: &str| {
+            text.parse::<Mailbox>()
+                .map_err(|error| PortError::new(ErrorKind::Invalid, action, format!("`{text}` is no address: {error}")))
+        };
+        let recipients = settings.to.iter().map(|text| mailbox(text)).collect::<Result<Vec<_>, _>>()?;
+        let from = mailbox(&settings.from)?;
+        let hello = match settings.ehlo_name.as_str() {
+            "" => ClientId::default(),
+            name => ClientId::Domain(name.to_owned()),
+        };
+        let headers = MailHeaders { from, to: recipients.clone(), subject_prefix: settings.subject_prefix.clone() };
+        let tls = match settings.tls {
+            MailTls::None => None,
+            MailTls::Starttls | MailTls::Implicit => Some(tls_parameters(&settings.server, &settings.ca_path)?),
+        };
+        let parked = Mutex::default();
+        Ok(Self { settings: settings.clone(), headers, recipients, hello, tls, templates, parked })
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::of(Duration::from_secs(self.settings.timeout_secs))
+    }
+
+    async fn connect(&self) -> Result<AsyncSmtpConnection, SessionError> {
+        connect(&self.settings, &self.hello, self.tls.as_ref(), self.deadline()).await
+    }
+
+    /// The parked connection if it still answers, or a new one.
+    async fn connection(&self, parked: &mut Option<Parked>) -> Result<AsyncSmtpConnection, SessionError> {
+        if let Some(Parked { mut connection, since }) = parked.take() {
+            let fresh = since.elapsed() < MAX_IDLE && !connection.has_broken();
+            if fresh && tokio::time::timeout(self.deadline().left(), connection.test_connected()).await == Ok(true) {
+                return Ok(connection);
+            }
+            hang_up(connection).await;
+        }
+        self.connect().await
+    }
+
+    fn action(&self, what: &str) -> String {
+        format!("{what} by {}:{}", self.settings.server, self.settings.port())
+    }
+}
+
+/// Ends a connection politely, but does not wait long for the other side.
+async fn hang_up(mut connection: AsyncSmtpConnection) {
+    // It ends either way; there is nothing to be done about a server that says no goodbye.
+    let _ = tokio::time::timeout(Duration::from_secs(2), connection.abort()).await;
+}
+
+#[async_trait]
+impl Notifier for MailNotifier {
+    fn endpoints(&self) -> Vec<Endpoint> {
+        let addresses = self.recipients.iter().map(|recipient| recipient.email.to_string());
+        addresses.map(|address| Endpoint::at(ChannelKind::Mail, address)).collect()
+    }
+
+    async fn deliver(&self, endpoint: &Endpoint, notice: &Notice) -> Result<(), Undelivered> {
+        let action = self.action(&format!("mail to {}", endpoint.address));
+        let invalid = |message: String| PortError::new(ErrorKind::Invalid, action.clone(), message);
+        let recipient = endpoint.address.parse().map_err(|error| invalid(format!("no address: {error}")))?;
+        let message = mail(&self.headers, &self.templates, notice).map_err(invalid)?;
+        let envelope = Envelope::new(Some(self.headers.from.email.clone()), vec![recipient])
+            .map_err(|error| invalid(error.to_string()))?;
+        let mut parked = self.parked.lock().await;
+        let mut connection =
+            self.connection(&mut parked).await.map_err(|error| error.undelivered(&action, &self.settings))?;
+        let deadline = self.deadline();
+        match deadline.keep("sending", connection.send(&envelope, &message.formatted())).await {
+            Ok(_) => {
+                *parked = Some(Parked { connection, since: std::time::Instant::now() });
+                Ok(())
+            }
+            Err(error) => {
+                hang_up(connection).await;
+                Err(error.undelivered(&action, &self.settings))
+            }
+        }
+    }
+
+    /// Connects, says EHLO, encrypts, logs in, NOOP, QUIT: no mail is begun.
+    async fn probe(&self) -> Result<String, PortError> {
+        let action = self.action("asking for mail");
+        let failed = |error: SessionError| error.undelivered(&action, &self.settings).into_error();
+        let mut connection = self.connect().await.map_err(failed)?;
+        let deadline = self.deadline();
+        let noop = deadline.keep("NOOP", connection.command(lettre::transport::smtp::commands::Noop)).await;
+        let encrypted = if connection.is_encrypted() { "encrypted" } else { "not encrypted" };
+        hang_up(connection).await;
+        noop.map_err(failed)?;
+        let user = match self.settings.username.as_str() {
+            "" => "without login".to_owned(),
+            user => format!("logged in as {user}"),
+        };
+        let address = format!("{}:{}", self.settings.server, self.settings.port());
+        Ok(format!("{address}, {encrypted}, {user}, to {}", self.settings.to.join(", ")))
+    }
+}

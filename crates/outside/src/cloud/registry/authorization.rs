@@ -1,0 +1,254 @@
+//! How a registry lets us in: Basic (RFC 7617), or a token of its token server
+//! (the "Token Authentication Specification" of Docker's distribution). Which of
+//! them is learned from its first refusal, then kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use serde::Deserialize;
+
+use super::answer::{Answer, no_answer};
+use super::login::LoginSource;
+use delayd_core::error::{ErrorKind, PortError};
+
+/// How long a token holds whose server does not say (same specification).
+const DEFAULT_TOKEN_SECS: u64 = 60;
+/// A token is replaced this long before its end, or at three quarters of a shorter life.
+const TOKEN_MARGIN: Duration = Duration::from_secs(30);
+
+/// What a call needs to be allowed, in the token specification's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Scope(Vec<String>);
+
+impl Scope {
+    /// Being let in at all.
+    pub(super) fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// Actions on one repository.
+    pub(super) fn on(repository: &str, actions: &str) -> Self {
+        Self(vec![format!("repository:{repository}:{actions}")])
+    }
+
+    /// These, and actions on another repository.
+    pub(super) fn and(mut self, repository: &str, actions: &str) -> Self {
+        self.0.push(format!("repository:{repository}:{actions}"));
+        self
+    }
+}
+
+/// Knows how to be let in.
+#[derive(Debug)]
+pub(super) struct Authorization {
+    source: Arc<dyn LoginSource>,
+    /// Whether token servers may be asked without TLS.
+    plain_http: bool,
+    known: Mutex<Known>,
+}
+
+/// What was learned so far.
+#[derive(Default)]
+struct Known {
+    basic: bool,
+    tokens: HashMap<Scope, Token>,
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Known").field("basic", &self.basic).field("tokens", &self.tokens.len()).finish()
+    }
+}
+
+struct Token {
+    header: HeaderValue,
+    good_until: Instant,
+}
+
+impl Authorization {
+    pub(super) fn new(source: Arc<dyn LoginSource>, plain_http: bool) -> Self {
+        Self { source, plain_http, known: Mutex::default() }
+    }
+
+    /// The header for a call, as far as it is known what the registry wants.
+    pub(super) async fn header(&self, action: &str, scope: &Scope) -> Result<Option<HeaderValue>, PortError> {
+        {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(token) = known.tokens.get(scope).filter(|token| Instant::now() < token.good_until) {
+                return Ok(Some(token.header.clone()));
+            }
+            if !known.basic {
+                return Ok(None);
+            }
+        }
+        self.basic(action).await
+    }
+
+    /// The header to try again with, after the registry refused a call: what it
+    /// challenges us to is done, and nothing is answered from memory.
+    pub(super) async fn answer_challenge(
+        &self,
+        http: &reqwest::Client,
+        action: &str,
+        scope: &Scope,
+        challenges: &[String],
+    ) -> Result<Option<HeaderValue>, PortError> {
+        self.source.forget();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).tokens.remove(scope);
+        let challenge = challenges.iter().find_map(|text| Challenge::parse(text));
+        let basic = self.known.lock().unwrap_or_else(PoisonError::into_inner).basic;
+        match challenge {
+            // ECR refuses an expired login without a challenge.
+            None if basic => self.basic(action).await,
+            Some(Challenge::Bearer(server)) => {
+                let token = self.token(http, action, scope, &server).await?;
+                let header = token.header.clone();
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).tokens.insert(scope.clone(), token);
+                Ok(Some(header))
+            }
+            Some(Challenge::Basic) => {
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).basic = true;
+                self.basic(action).await
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Who logs in, for people.
+    pub(super) async fn who(&self, action: &str) -> Result<String, PortError> {
+        Ok(self
+            .source
+            .login(action)
+            .await?
+            .map_or_else(|| "no login".to_owned(), |login| format!("login {}", login.username)))
+    }
+
+    async fn basic(&self, action: &str) -> Result<Option<HeaderValue>, PortError> {
+        self.source.login(action).await?.map(|login| secret_header(action, &login.basic())).transpose()
+    }
+
+    async fn token(
+        &self,
+        http: &reqwest::Client,
+        action: &str,
+        scope: &Scope,
+        server: &TokenServer,
+    ) -> Result<Token, PortError> {
+        let action = format!("{action}: asking the token server");
+        let invalid = |message: &str| PortError::new(ErrorKind::Invalid, &action, message);
+        let mut url = reqwest::Url::parse(&server.realm)
+            .map_err(|_| invalid("the registry names a token server whose address is no URL"))?;
+        if url.scheme() != "https" && !self.plain_http {
+            return Err(invalid("the registry names a token server without TLS; only plain_http = true allows that"));
+        }
+        for scope in &scope.0 {
+            url.query_pairs_mut().append_pair("scope", scope);
+        }
+        if let Some(service) = &server.service {
+            url.query_pairs_mut().append_pair("service", service);
+        }
+        let asked = Instant::now();
+        let mut request = http.get(url);
+        if let Some(header) = self.basic(&action).await? {
+            request = request.header(AUTHORIZATION, header);
+        }
+        let response = request.send().await.map_err(|error| no_answer(&action, error))?;
+        let answer = Answer::read(&action, response).await?.accepted(&action)?;
+        let granted: Granted = serde_json::from_slice(&answer.body)
+            .map_err(|_| PortError::new(ErrorKind::Corrupt, &action, "the answer is not JSON with a token in it"))?;
+        let token = granted.token.or(granted.access_token).filter(|token| !token.is_empty());
+        let token = token.ok_or_else(|| PortError::new(ErrorKind::Corrupt, &action, "the answer holds no token"))?;
+        Ok(Token {
+            header: secret_header(&action, &format!("Bearer {token}"))?,
+            good_until: asked + useful_life(granted.expires_in),
+        })
+    }
+}
+
+/// How long to use a token that holds for so many seconds.
+fn useful_life(expires_in: Option<u64>) -> Duration {
+    let life = Duration::from_secs(expires_in.unwrap_or(DEFAULT_TOKEN_SECS));
+    (life * 3 / 4).max(life.saturating_sub(TOKEN_MARGIN))
+}
+
+fn secret_header(action: &str, value: &str) -> Result<HeaderValue, PortError> {
+    let mut header = HeaderValue::from_str(value)
+        .map_err(|_| PortError::new(ErrorKind::Denied, action, "the login holds characters that HTTP cannot carry"))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+/// What a `WWW-Authenticate` header asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Challenge {
+    Basic,
+    Bearer(TokenServer),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct TokenServer {
+    realm: String,
+    service: Option<String>,
+}
+
+impl Challenge {
+    /// The first challenge that can be met; tokens before passwords.
+    fn parse(text: &str) -> Option<Self> {
+        let challenges = http_auth::parse_challenges(text).ok()?;
+        let bearer = challenges.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"));
+        if let Some(bearer) = bearer {
+            let param = |name: &str| {
+                bearer
+                    .params
+                    .iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.to_unescaped())
+            };
+            return Some(Self::Bearer(TokenServer { realm: param("realm")?, service: param("service") }));
+        }
+        challenges.iter().any(|challenge| challenge.scheme.eq_ignore_ascii_case("basic")).then_some(Self::Basic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_are_read_whatever_their_spelling() {
+        let server = |service: Option<&str>| {
+            let realm = "https://auth.example.com/token".to_owned();
+            Some(Challenge::Bearer(TokenServer { realm, service: service.map(str::to_owned) }))
+        };
+        for (text, expected) in [
+            (
+                r#"Bearer realm="https://auth.example.com/token",service="r",scope="repository:a:pull,push""#,
+                server(Some("r")),
+            ),
+            (r#"bearer Realm="https://auth.example.com/token""#, server(None)),
+            (r#"Basic realm="x", Bearer realm="https://auth.example.com/token""#, server(None)),
+            (r#"Basic realm="basic-realm""#, Some(Challenge::Basic)),
+            (r#"Bearer service="no realm""#, None),
+            (r#"Negotiate abc="#, None),
+            ("", None),
+        ] {
+            assert_eq!(Challenge::parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_replaced_before_it_ends() {
+        for (expires_in, useful_secs) in [(None, 45.0), (Some(300), 270.0), (Some(4), 3.0), (Some(0), 0.0)] {
+            assert_eq!(useful_life(expires_in).as_secs_f64(), useful_secs, "{expires_in:?}");
+        }
+    }
+}

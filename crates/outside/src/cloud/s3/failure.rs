@@ -1,0 +1,256 @@
+//! What goes wrong between us and S3, read once: the kind, and what to do.
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ConnectorError, ProvideErrorMetadata, SdkError};
+
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::http_client::kind_of_status;
+
+/// The longest part of an answer's text that goes into an error, in characters.
+const EXCERPT_CHARS: usize = 300;
+
+/// Why a request failed, before it is known on which object it was tried.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) kind: ErrorKind,
+    pub(super) message: String,
+    /// Whether the same request may succeed a moment later.
+    pub(super) again: bool,
+    /// Whether all requests for the object may succeed when begun anew.
+    pub(super) anew: bool,
+    /// S3's error code; empty where there was no answer, or none with a code.
+    pub(super) code: String,
+    /// The answer's HTTP status; 0 where there was no answer.
+    pub(super) status: u16,
+}
+
+impl Failure {
+    /// A failure that is no answer of S3.
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let again = matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout);
+        Self { kind, message: message.into(), again, anew: false, code: String::new(), status: 0 }
+    }
+
+    /// The error of the port.
+    pub(super) fn into_port(self, action: &str) -> PortError {
+        PortError::new(self.kind, action, self.message)
+    }
+
+    /// Whether the request asked for another state of the object than it has.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.kind == ErrorKind::Conflict
+    }
+
+    /// Whether the upload that the request belongs to is gone: finished or ended.
+    pub(super) fn is_missing_upload(&self) -> bool {
+        self.code == "NoSuchUpload"
+    }
+
+    /// Whether the object has no byte at the place that was asked for.
+    pub(super) fn is_beyond_the_end(&self) -> bool {
+        self.status == 416
+    }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        match &error {
+            SdkError::ServiceError(answer) => {
+                let region = answer.raw().headers().get("x-amz-bucket-region");
+                of_answer(answer.raw().status().as_u16(), answer.err().code(), answer.err().message(), region)
+            }
+            SdkError::ResponseError(answer) if answer.raw().status().is_success() => {
+                Self::new(ErrorKind::Unavailable, format!("the answer was cut off or is malformed: {}", chain(&error)))
+            }
+            SdkError::ResponseError(answer) => of_answer(answer.raw().status().as_u16(), None, None, None),
+            SdkError::DispatchFailure(failure) => of_dispatch(failure.as_connector_error()),
+            SdkError::TimeoutError(_) => Self::new(ErrorKind::Timeout, chain(&error)),
+            _ => of_construction(&error),
+        }
+    }
+}
+
+/// What an answer's code means and what to do about it; see "Error responses" in
+/// the Amazon S3 API Reference. The `XMinio…` codes are MinIO's.
+fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
+    Some(match code {
+        "NoSuchKey" => (ErrorKind::NotFound, "there is no such object"),
+        "NoSuchBucket" => {
+            (ErrorKind::NotFound, "there is no such bucket: create it, or correct object_store.s3.bucket and endpoint")
+        }
+        "NoSuchUpload" => {
+            (ErrorKind::Interrupted, "the upload was ended from outside; the object is to be written anew")
+        }
+        "AccessDenied" | "AllAccessDisabled" => {
+            (ErrorKind::Denied, "these credentials lack the right; docs/outside/s3.md lists what is needed")
+        }
+        "InvalidAccessKeyId" | "NotSignedUp" => (ErrorKind::Denied, "the store does not know the access key"),
+        "SignatureDoesNotMatch" => (ErrorKind::Denied, "the secret key is not the access key's"),
+        "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
+            (ErrorKind::Denied, "the temporary credentials have run out or are no good: renew them")
+        }
+        "RequestTimeTooSkewed" => (ErrorKind::Denied, "this machine's clock is off: check its time service"),
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
+            (ErrorKind::Invalid, "the bucket is elsewhere: correct object_store.s3.region or endpoint")
+        }
+        "TemporaryRedirect" | "SlowDown" | "ServiceUnavailable" | "InternalError" | "Throttling" => {
+            (ErrorKind::Unavailable, "this passes by itself")
+        }
+        "RequestTimeout" => {
+            (ErrorKind::Timeout, "the connection is slow; if this stays, lower object_store.s3.concurrency")
+        }
+        "BadDigest" | "InvalidDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch" => {
+            (ErrorKind::Unavailable, "the body was damaged on its way")
+        }
+        "PreconditionFailed" => (ErrorKind::Conflict, "the object is another one by now"),
+        "ConditionalRequestConflict" | "OperationAborted" => {
+            (ErrorKind::Conflict, "another write of the same key is under way")
+        }
+        "QuotaExceeded" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" => {
+            (ErrorKind::Exhausted, "make room in the store, or raise its quota")
+        }
+        "InvalidObjectState" => (ErrorKind::Invalid, "the object is archived: restore it first"),
+        "NotImplemented" => {
+            (ErrorKind::Invalid, "the store lacks this part of S3; docs/outside/s3.md lists what is needed")
+        }
+        _ => return None,
+    })
+}
+
+/// The same where the answer has no code, as one to `HEAD` never has.
+fn meaning_of_status(status: u16) -> (ErrorKind, &'static str) {
+    match status {
+        301 => (ErrorKind::Invalid, "the bucket is elsewhere: correct object_store.s3.region or endpoint"),
+        307 => (ErrorKind::Unavailable, "this passes by itself"),
+        401 | 403 => {
+            (ErrorKind::Denied, "check the credentials and their rights; docs/outside/s3.md lists what is needed")
+        }
+        501 => (ErrorKind::Invalid, "the store lacks this part of S3; docs/outside/s3.md lists what is needed"),
+        _ => (kind_of_status(status), ""),
+    }
+}
+
+fn of_answer(status: u16, code: Option<&str>, said: Option<&str>, region: Option<&str>) -> Failure {
+    let code = code.unwrap_or_default();
+    let (kind, advice) = meaning(code).unwrap_or_else(|| meaning_of_status(status));
+    let mut message = format!("answered {status}");
+    if !code.is_empty() {
+        message.push_str(&format!(" {code}"));
+    }
+    if let Some(said) = said.filter(|said| !said.is_empty()) {
+        let said: String = said.chars().filter(|c| !c.is_control()).take(EXCERPT_CHARS).collect();
+        message.push_str(&format!(": {said}"));
+    }
+    if kind == ErrorKind::Invalid
+        && let Some(region) = region
+    {
+        message.push_str(&format!(" (the bucket is in {region})"));
+    }
+    if !advice.is_empty() {
+        message.push_str(&format!("; {advice}"));
+    }
+    let failure = Failure::new(kind, message);
+    // A write that is under way ends; and the SDK corrects its clock by the answer's for the next request.
+    let again = failure.again || status == 409 || code == "RequestTimeTooSkewed";
+    Failure { again, code: code.to_owned(), status, ..failure }
+}
+
+fn of_dispatch(error: Option<&ConnectorError>) -> Failure {
+    let Some(error) = error else {
+        return Failure::new(ErrorKind::Unavailable, "the request did not get through");
+    };
+    if let Some(credentials) = cause::<CredentialsError>(error) {
+        return of_credentials(credentials);
+    }
+    let text = connector_text(error);
+    if text.contains("certificate") {
+        let advice = "trust its authority by object_store.s3.http.ca_path, or correct the endpoint";
+        return Failure { again: false, ..Failure::new(ErrorKind::Unavailable, format!("{text}; {advice}")) };
+    }
+    let kind = if error.is_user() { ErrorKind::Invalid } else { ErrorKind::Unavailable };
+    Failure::new(kind, text)
+}
+
+/// The chain of a connection's failure. An I/O error hides its payload from `source`.
+fn connector_text(error: &ConnectorError) -> String {
+    let mut text = chain(error);
+    if let Some(inner) = cause::<std::io::Error>(error).and_then(std::io::Error::get_ref) {
+        let inner = inner.to_string();
+        if !text.contains(&inner) {
+            text.push_str(": ");
+            text.push_str(&inner);
+        }
+    }
+    text
+}
+
+fn of_construction<E: std::error::Error + 'static>(error: &SdkError<E, HttpResponse>) -> Failure {
+    match cause::<CredentialsError>(error) {
+        Some(credentials) => of_credentials(credentials),
+        None => Failure::new(ErrorKind::Invalid, format!("the request cannot be made: {}", chain(error))),
+    }
+}
+
+fn of_credentials(error: &CredentialsError) -> Failure {
+    let text = chain(error);
+    let (kind, advice) = match error {
+        CredentialsError::CredentialsNotLoaded(_) => (
+            ErrorKind::Denied,
+            "the standard chain found none: set object_store.s3.access_key_id, a profile, or give this machine a role",
+        ),
+        CredentialsError::InvalidConfiguration(_) => (ErrorKind::Denied, "correct what is named there"),
+        CredentialsError::ProviderTimedOut(_) => (ErrorKind::Timeout, "who gives out credentials does not answer"),
+        _ => (ErrorKind::Unavailable, "who gives out credentials does not answer as it should"),
+    };
+    Failure::new(kind, format!("there are no credentials: {text}; {advice}"))
+}
+
+fn cause<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_tells_its_kind_whether_to_try_again_and_what_to_do() {
+        for (status, code, kind, again, advice) in [
+            (403, "AccessDenied", ErrorKind::Denied, false, "right"),
+            (403, "SignatureDoesNotMatch", ErrorKind::Denied, false, "secret key"),
+            (400, "ExpiredToken", ErrorKind::Denied, false, "renew"),
+            (403, "RequestTimeTooSkewed", ErrorKind::Denied, true, "clock"),
+            (404, "NoSuchKey", ErrorKind::NotFound, false, "no such object"),
+            (404, "NoSuchBucket", ErrorKind::NotFound, false, "bucket"),
+            (404, "NoSuchUpload", ErrorKind::Interrupted, false, "anew"),
+            (301, "PermanentRedirect", ErrorKind::Invalid, false, "(the bucket is in eu-west-1)"),
+            (400, "AuthorizationHeaderMalformed", ErrorKind::Invalid, false, "region"),
+            (400, "RequestTimeout", ErrorKind::Timeout, true, "slow"),
+            (503, "SlowDown", ErrorKind::Unavailable, true, "by itself"),
+            (409, "ConditionalRequestConflict", ErrorKind::Conflict, true, "under way"),
+            (412, "PreconditionFailed", ErrorKind::Conflict, false, "another"),
+            (507, "", ErrorKind::Exhausted, false, "507"),
+            (501, "", ErrorKind::Invalid, false, "lacks"),
+            (500, "", ErrorKind::Unavailable, true, "500"),
+            (429, "", ErrorKind::Unavailable, true, "429"),
+            (301, "", ErrorKind::Invalid, false, "(the bucket is in eu-west-1)"),
+        ] {
+            let failure = of_answer(status, Some(code).filter(|code| !code.is_empty()), None, Some("eu-west-1"));
+            assert_eq!((failure.kind, failure.again), (kind, again), "{status} {code}: {}", failure.message);
+            assert!(failure.message.contains(advice), "{status} {code}: {}", failure.message);
+        }
+    }
+
+    #[test]
+    fn missing_credentials_are_denied_and_an_issuer_that_is_away_is_waited_for() {
+        let none = of_credentials(&CredentialsError::not_loaded("nothing there"));
+        assert_eq!((none.kind, none.again), (ErrorKind::Denied, false));
+        assert!(none.message.contains("access_key_id"), "{}", none.message);
+        let away = of_credentials(&CredentialsError::provider_error("503"));
+        assert_eq!((away.kind, away.again), (ErrorKind::Unavailable, true));
+    }
+}

@@ -1,0 +1,88 @@
+//! Weather from CSV files in the object store. Files are read again only when
+//! they change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::Mutex;
+
+use delayd_data::weather::parse_weather_csv;
+use delayd_core::error::{PortError, chain};
+use delayd_core::ports::{ObjectMeta, ObjectStore, WeatherObservation, WeatherSource};
+
+/// Answers from every weather file under a prefix.
+#[derive(Debug)]
+pub struct WeatherCsv {
+    store: Arc<dyn ObjectStore>,
+    prefix: String,
+    files: Mutex<BTreeMap<String, ReadFile>>,
+}
+
+#[derive(Debug)]
+struct ReadFile {
+    meta: ObjectMeta,
+    observations: Arc<Vec<WeatherObservation>>,
+}
+
+impl WeatherCsv {
+    /// A source over the objects whose keys start with `prefix`.
+    #[must_use]
+    pub fn new(store: Arc<dyn ObjectStore>, prefix: impl Into<String>) -> Self {
+        Self { store, prefix: prefix.into(), files: Mutex::new(BTreeMap::new()) }
+    }
+
+    async fn read(&self, meta: &ObjectMeta) -> Result<Arc<Vec<WeatherObservation>>, PortError> {
+        let body = self.store.get(&meta.key).await?;
+        let key = meta.key.clone();
+        let parsed = delayd_core::spans::spawn_blocking(move || parse_weather_csv(&key, &body)).await;
+        let action = || format!("reading weather from {}", meta.key);
+        let parsed =
+            parsed.map_err(|error| PortError::new(delayd_core::error::ErrorKind::Internal, action(), error.to_string()))?;
+        let (observations, report) = parsed.map_err(|error| PortError::new(error.kind(), action(), chain(&error)))?;
+        if report.rejected_count > 0 || !report.implausible.is_empty() {
+            tracing::warn!(
+                object.key = %meta.key, rows.rejected = report.rejected_count, implausible = ?report.implausible,
+                first = report.rejected.first().map_or("", String::as_str), "weather file has faults"
+            );
+        }
+        Ok(Arc::new(observations))
+    }
+}
+
+#[async_trait]
+impl WeatherSource for WeatherCsv {
+    async fn observations(
+        &self,
+        airports: &[String],
+        from: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<Vec<WeatherObservation>, PortError> {
+        let listed = self.store.list(&self.prefix).await?;
+        let mut files = self.files.lock().await;
+        files.retain(|key, _| listed.iter().any(|meta| meta.key == *key));
+        for meta in listed {
+            if files.get(&meta.key).is_none_or(|file| file.meta != meta) {
+                let observations = self.read(&meta).await?;
+                files.insert(meta.key.clone(), ReadFile { meta, observations });
+            }
+        }
+        let mut found: Vec<WeatherObservation> = files
+            .values()
+            .flat_map(|file| file.observations.iter())
+            .filter(|observation| observation.observed_at >= from && observation.observed_at < until)
+            .filter(|observation| airports.contains(&observation.airport))
+            .cloned()
+            .collect();
+        // The sort is stable: of two at one airport and moment, the one of the later file comes first here and stays.
+        found.reverse();
+        found.sort_by(|a, b| (&a.airport, a.observed_at).cmp(&(&b.airport, b.observed_at)));
+        found.dedup_by(|next, kept| (&next.airport, next.observed_at) == (&kept.airport, kept.observed_at));
+        Ok(found)
+    }
+    async fn probe(&self) -> Result<String, PortError> {
+        let files = self.store.list(&self.prefix).await?;
+        Ok(format!("{} weather files under {}", files.len(), self.prefix))
+    }
+}

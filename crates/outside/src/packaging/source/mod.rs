@@ -1,0 +1,229 @@
+//! The inference service from its source: clone at a revision, locked build, log.
+//!
+//! Everything lies in the state directory: `sources/` has the mirror and the tree,
+//! `builds/<cycle>/build.log` the log, `builds/target` the cached target folder,
+//! and `builds/cache` the finished executables by commit and command. The build
+//! runs with the daemon's rights: it is no sandbox, and only what is trusted may
+//! be built.
+
+mod build_log;
+mod cache;
+mod compile;
+mod control;
+mod error;
+mod git;
+mod process;
+mod settings;
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use build_log::BuildLog;
+use cache::{BuildCache, CachedBuild};
+use compile::Compilation;
+pub use control::{BuildControl, Builds};
+pub use error::SourceError;
+use git::Repository;
+pub use settings::{SourceKind, SourceSettings};
+
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{CycleId, Digest};
+
+const LOG_FILE: &str = "build.log";
+/// A probe is answered within this time, or not at all.
+const PROBE_LIMIT_SECS: u64 = 15;
+/// How often a build looks whether another one has ended.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Builds the service. Blocking: run it off the actor thread.
+#[derive(Debug, Clone)]
+pub struct SourceBuilder {
+    settings: SourceSettings,
+    must_be_static: bool,
+    sources: PathBuf,
+    builds: PathBuf,
+}
+
+/// A finished build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinishedBuild {
+    /// The executable, in the cache.
+    pub binary: PathBuf,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// The commit.
+    pub commit: String,
+    /// Digest of everything configured that can change what comes out.
+    pub command_digest: Digest,
+    /// What `rustc -V` said when it was built; empty where there is no rustc.
+    pub toolchain: String,
+    /// Whether it had been built before.
+    pub reused: bool,
+}
+
+/// The log of a cycle's build, whether it is there or not.
+#[must_use]
+pub fn build_log_path(state_dir: &Path, cycle: CycleId) -> PathBuf {
+    state_dir.join("builds").join(cycle.to_string()).join(LOG_FILE)
+}
+
+impl SourceBuilder {
+    /// A builder that keeps what it needs in `state_dir`.
+    #[must_use]
+    pub fn new(settings: &SourceSettings, must_be_static: bool, state_dir: &Path) -> Self {
+        // Programs run in other folders than the daemon. Only an empty path has no absolute form.
+        let state_dir = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+        Self {
+            settings: settings.clone(),
+            must_be_static,
+            sources: state_dir.join("sources"),
+            builds: state_dir.join("builds"),
+        }
+    }
+
+    /// Fetches the revision, and builds it unless that was done before. `progress`
+    /// is told what is being done, in one line.
+    ///
+    /// # Errors
+    /// See [`SourceError`]. No process of the build runs any more then.
+    pub fn build(
+        &self,
+        cycle: CycleId,
+        control: &BuildControl,
+        progress: &dyn Fn(&str),
+    ) -> Result<FinishedBuild, SourceError> {
+        fs::create_dir_all(&self.builds).map_err(SourceError::io("creating", &self.builds))?;
+        let _one_at_a_time = self.lock(control)?;
+        let mark = self.builds.canonicalize().map_err(SourceError::io("finding", &self.builds))?.display().to_string();
+        let left = process::end_marked(&mark);
+        if left > 0 {
+            tracing::warn!(cycle.id = %cycle, processes = left, "an earlier daemon left a build running; it was ended");
+        }
+        let path = self.builds.join(cycle.to_string()).join(LOG_FILE);
+        let mut log = BuildLog::begin(&path, self.settings.maximum_log_bytes, compile::secrets(&self.settings))
+            .map_err(SourceError::io("writing", &path))?;
+        let built = self.logged(&mark, control, progress, &mut log);
+        let ended = match &built {
+            Ok(built) if built.reused => format!("[delayd] {} was built before: {}", built.commit, built.digest),
+            Ok(built) => format!("[delayd] built {}", built.digest),
+            Err(error) => format!("[delayd] {}", first_line(&delayd_core::error::chain(error))),
+        };
+        log.line(&ended).and_then(|()| log.finish()).map_err(SourceError::io("writing", &path))?;
+        self.prune(cycle);
+        built
+    }
+
+    /// Whether the repository can be reached and knows the revision. Nothing of the
+    /// state directory is touched.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn probe(&self) -> Result<String, SourceError> {
+        let folder = std::env::temp_dir().join(format!("delayd-probe-{}", std::process::id()));
+        let answer = fs::create_dir_all(&folder).map_err(SourceError::io("creating", &folder)).and_then(|()| {
+            let path = folder.join(LOG_FILE);
+            let mut log = BuildLog::begin(&path, self.settings.maximum_log_bytes, compile::secrets(&self.settings))
+                .map_err(SourceError::io("writing", &path))?;
+            let (control, mark) = (BuildControl::default(), folder.display().to_string());
+            let fetch_timeout_secs = self.settings.fetch_timeout_secs.min(PROBE_LIMIT_SECS);
+            let settings = SourceSettings { fetch_timeout_secs, ..self.settings.clone() };
+            Repository::at(&folder, &settings, &control, &mark).probe(&mut log)
+        });
+        // What is left lies in the system's folder for such things.
+        let _ = fs::remove_dir_all(&folder);
+        answer
+    }
+
+    fn logged(
+        &self,
+        mark: &str,
+        control: &BuildControl,
+        progress: &dyn Fn(&str),
+        log: &mut BuildLog,
+    ) -> Result<FinishedBuild, SourceError> {
+        let settings = &self.settings;
+        progress(&format!("fetching {} of {}", settings.revision, settings.repository));
+        let repository = Repository::at(&self.sources, settings, control, mark);
+        let commit = repository.fetch(log)?;
+        let command_digest = compile::command_digest(settings);
+        let cache = BuildCache::at(&self.builds.join("cache"));
+        let key = Digest::of(format!("{commit}\n{command_digest}").as_bytes());
+        if let Some(found) = cache.find(&key)? {
+            progress(&format!("{commit:.12} was built before"));
+            return Ok(finished(found, commit, command_digest, true));
+        }
+        progress(&format!("checking out {commit:.12}"));
+        let tree = match repository.check_out(&commit, log) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                repository.forget(&error)?;
+                repository.fetch(log)?;
+                repository.check_out(&commit, log)?
+            }
+            tree => tree?,
+        };
+        let committed_at = repository.committed_at(&commit, log)?;
+        let compilation = Compilation {
+            settings,
+            control,
+            mark,
+            commit: &commit,
+            committed_at,
+            dir: tree.join(&settings.subdirectory),
+            target_dir: self.builds.join("target"),
+            must_be_static: self.must_be_static,
+        };
+        let (binary, toolchain) = compilation.run(log, progress)?;
+        let kept = cache.keep(&key, &binary, &commit, &toolchain)?;
+        Ok(finished(kept, commit, command_digest, false))
+    }
+
+    fn lock(&self, control: &BuildControl) -> Result<File, SourceError> {
+        let path = self.builds.join(".lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(SourceError::io("opening", &path))?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(fs::TryLockError::WouldBlock) if control.is_stopped() => return Err(SourceError::Stopped),
+                Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(fs::TryLockError::Error(error)) => return Err(SourceError::io("locking", &path)(error)),
+            }
+        }
+    }
+
+    /// Removes the oldest logs and executables. One that cannot be removed is told
+    /// and tried again after the next build.
+    fn prune(&self, present: CycleId) {
+        let keep = usize::try_from(self.settings.keep_builds).unwrap_or(usize::MAX);
+        let pruned =
+            cache::prune(&self.builds.join("cache"), keep).and_then(|()| prune_logs(&self.builds, keep, present));
+        if let Err(error) = pruned {
+            tracing::warn!(error = delayd_core::error::chain(&error), "old builds could not be removed");
+        }
+    }
+}
+
+fn finished(cached: CachedBuild, commit: String, command_digest: Digest, reused: bool) -> FinishedBuild {
+    let CachedBuild { binary, digest, size_bytes, toolchain } = cached;
+    FinishedBuild { binary, digest, size_bytes, commit, command_digest, toolchain, reused }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// The folders `cycle_N` of the lowest numbers go.
+fn prune_logs(builds: &Path, keep: usize, present: CycleId) -> Result<(), SourceError> {
+    let entries = fs::read_dir(builds).map_err(SourceError::io("reading", builds))?;
+    let mut cycles: Vec<CycleId> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    cycles.sort_by_key(|cycle| std::cmp::Reverse(cycle.0));
+    for cycle in cycles.into_iter().filter(|cycle| *cycle != present).skip(keep.saturating_sub(1)) {
+        let path = builds.join(cycle.to_string());
+        fs::remove_dir_all(&path).map_err(SourceError::io("removing", &path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! Training: from examples to a bundle, on a thread of its own.
+//!
+//! [`train`] is the whole of it: a pure function of examples, parameters and, for a
+//! warm start, the live model. It does no I/O: the registry stores the bundle, the
+//! ledger the report. The gate (`delayd_judge::evaluation::gate`) decides whether the result
+//! goes on; nothing here compares models with each other except the search's trials.
+
+mod bundle_writer;
+pub mod calibrate;
+pub mod device;
+pub mod error;
+mod importance;
+mod input;
+pub mod job;
+pub mod libraries;
+mod network;
+pub mod run;
+pub mod schedule;
+pub mod split;
+mod tensors;
+pub mod thread_trainer;
+mod threads;
+mod trainer;
+mod trial;
+pub(crate) mod weights;
+pub mod worker;
+
+pub use error::TrainingError;
+pub use run::{TrainedModel, TrainingInput, train, train_trial};
+pub use threads::run_on_thread;

@@ -1,0 +1,288 @@
+//! One training run from examples to a bundle: split, fit features, encode, search,
+//! fit, calibrate, choose the threshold, measure importance, pack, check.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use delayd_features::{Airport, Encoder, FeatureSpec, FitOptions, FlightRow, HolidayCalendar};
+use delayd_model::{Architecture, Bundle, Calibration};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tch::Device;
+
+use delayd_data::Example;
+use delayd_judge::evaluation::metrics::Metrics;
+use crate::bundle_writer::{self, Parts};
+use crate::calibrate::choose_threshold;
+use delayd_training_job::control::{Progress, TrainingControl};
+use crate::device;
+use crate::error::TrainingError;
+pub use crate::input::TrainingInput;
+use crate::importance::permutation_importance;
+use crate::network::{Member, ensemble_logits};
+use delayd_training_job::params::{CheckedParameters, TrainingParameters};
+use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
+use crate::libraries::library_versions;
+use crate::split::{Split, age_weights, is_delayed, positive_weight, split};
+use crate::tensors::{EncodedRows, LabelledRows};
+use crate::threads;
+use crate::trainer::{FittedMember, Start, TrainingSets, fit_members};
+use delayd_training_job::tune::derived_seed;
+use crate::trial::{self, TrialRunner, log_odds};
+use delayd_training_job::tune::{TrialRecord, TrialTask, TuningParameters};
+use crate::weights::{MemberWeights, fresh, warm};
+
+/// What a run brings.
+#[derive(Debug, Clone)]
+pub struct TrainedModel {
+    /// The model, ready to be registered.
+    pub bundle: Bundle,
+    /// How it came about.
+    pub report: TrainingReport,
+}
+
+/// Rows encoded for libtorch, with all that came before.
+struct Prepared {
+    split: Split,
+    encoder: Encoder,
+    sets: TrainingSets,
+    device: Device,
+    device_name: String,
+}
+
+impl Prepared {
+    fn new(
+        input: &TrainingInput<'_>,
+        parameters: &CheckedParameters,
+        control: &TrainingControl,
+    ) -> Result<Self, TrainingError> {
+        let (device, device_name) = device::choose(parameters.device)?;
+        threads::limit(parameters.torch_threads);
+        let split = split(input.examples, parameters)?;
+        control.tell(&Progress::Encoding { train_rows: split.train.len(), tail_rows: split.tail.len() });
+        let spec = fit_spec(input, &split)?;
+        let encoder = Encoder::new(spec)?;
+        let sets = encode(input, &split, &encoder, parameters, device)?;
+        control.check(0)?;
+        Ok(Self { split, encoder, sets, device, device_name })
+    }
+}
+
+/// Trains a model. Blocks for as long as it takes: see [`crate::run_on_thread`].
+///
+/// # Errors
+/// When the rows do not suffice, a loss is not finite, libtorch fails, the run is
+/// cancelled, or the bundle does not agree with libtorch.
+pub fn train(
+    input: &TrainingInput<'_>,
+    parameters: &CheckedParameters,
+    tuning: Option<&TuningParameters>,
+    control: &TrainingControl,
+) -> Result<TrainedModel, TrainingError> {
+    let began = Instant::now();
+    let Prepared { split, encoder, sets, device, device_name } = Prepared::new(input, parameters, control)?;
+    let encoding_seconds = began.elapsed().as_secs_f64();
+
+    let searched = Instant::now();
+    let shape = |parameters: &TrainingParameters| architecture(encoder.spec(), parameters);
+    let (parameters, tuning) = match tuning.filter(|tuning| tuning.trials > 1) {
+        Some(tuning) => trial::search(parameters, tuning, &sets, &shape, control).map(|(p, r)| (p, Some(r)))?,
+        None => (parameters.clone(), None),
+    };
+    let tuning_seconds = searched.elapsed().as_secs_f64();
+
+    let fitting = Instant::now();
+    let architecture = shape(&parameters);
+    let (starts, started_from) = starts(input.previous, &encoder, &architecture, &parameters, &sets);
+    let fitted = fit_members(&architecture, &sets, &starts, &parameters, control)?;
+    let fitting_seconds = fitting.elapsed().as_secs_f64();
+
+    control.tell(&Progress::Packing);
+    let run = FinishedRun { input, split: &split, encoder: &encoder, sets: &sets, parameters: &parameters, device };
+    let (bundle, mut report) = run.pack(architecture, &fitted, started_from, device_name, control)?;
+    report.tuning = tuning;
+    report.encoding_seconds = encoding_seconds;
+    report.tuning_seconds = tuning_seconds;
+    report.fitting_seconds = fitting_seconds;
+    report.total_seconds = began.elapsed().as_secs_f64();
+    Ok(TrainedModel { bundle, report })
+}
+
+/// Runs one trial of a search by itself: what a worker on another machine does. The
+/// budget's wall time bounds this trial alone.
+///
+/// # Errors
+/// When the rows do not suffice, libtorch fails, or somebody cancelled; a trial that
+/// goes wrong by its own parameters is a record that says so.
+pub fn train_trial(
+    input: &TrainingInput<'_>,
+    parameters: &CheckedParameters,
+    tuning: &TuningParameters,
+    task: &TrialTask,
+    control: &TrainingControl,
+) -> Result<TrialRecord, TrainingError> {
+    tuning.check()?;
+    let prepared = Prepared::new(input, parameters, control)?;
+    let shape = |parameters: &TrainingParameters| architecture(prepared.encoder.spec(), parameters);
+    let record = TrialRunner::new(tuning, &prepared.sets, &shape, control)?.run(task);
+    if control.is_cancelled() { Err(TrainingError::Cancelled { epoch: 0 }) } else { Ok(record) }
+}
+
+/// The transform is fitted on the rows that are learnt from, never on the tail.
+fn fit_spec(input: &TrainingInput<'_>, split: &Split) -> Result<FeatureSpec, TrainingError> {
+    let rows: Vec<FlightRow> = split.train.iter().map(|index| input.examples[*index].row.clone()).collect();
+    Ok(FeatureSpec::fit(&rows, input.airports, input.holidays, input.fit)?)
+}
+
+fn encode(
+    input: &TrainingInput<'_>,
+    split: &Split,
+    encoder: &Encoder,
+    parameters: &TrainingParameters,
+    device: Device,
+) -> Result<TrainingSets, TrainingError> {
+    let examples = input.examples;
+    let labelled = |indexes: &[usize], weights: &[f32]| {
+        let rows: Vec<&FlightRow> = indexes.iter().map(|index| &examples[*index].row).collect();
+        let labels = indexes.iter().map(|index| is_delayed(&examples[*index])).collect();
+        LabelledRows::new(EncodedRows::encode(encoder, &rows, device)?, labels, weights)
+    };
+    let mut weights = age_weights(examples, &split.train, parameters.history_half_life_days);
+    if let Some(given) = input.sample_weights {
+        for (weight, index) in weights.iter_mut().zip(&split.train) {
+            *weight *= given.get(*index).copied().unwrap_or(1.0);
+        }
+    }
+    Ok(TrainingSets {
+        train: labelled(&split.train, &weights)?,
+        tail: labelled(&split.tail, &vec![1.0; split.tail.len()])?,
+    })
+}
+
+/// The network's shape for a spec.
+#[must_use]
+pub fn architecture(spec: &FeatureSpec, parameters: &TrainingParameters) -> Architecture {
+    let cardinalities = spec.cardinalities();
+    Architecture {
+        embedding_widths: cardinalities.iter().map(|values| parameters.embedding.width(*values)).collect(),
+        cardinalities,
+        numeric_width: spec.numeric_width(),
+        hidden: parameters.hidden,
+        blocks: parameters.blocks,
+        members: parameters.members,
+    }
+}
+
+fn starts(
+    previous: Option<&Bundle>,
+    encoder: &Encoder,
+    architecture: &Architecture,
+    parameters: &TrainingParameters,
+    sets: &TrainingSets,
+) -> (Vec<Start>, StartedFrom) {
+    let positives = sets.train.labels.iter().filter(|label| **label).count();
+    // With a class weight the network learns shifted log-odds; it starts there.
+    let shift = positive_weight(parameters.class_weighting, positives, sets.train.rows()).ln();
+    let prior = log_odds(positives, sets.train.rows()) + shift;
+    let cold: Vec<MemberWeights> = (0..parameters.members)
+        .map(|member| {
+            let mut random = ChaCha8Rng::seed_from_u64(derived_seed(parameters.seed, "weights", member));
+            fresh(architecture, prior, &mut random)
+        })
+        .collect();
+    let scratch = |reason: String, cold: Vec<MemberWeights>| {
+        let starts = cold.into_iter().map(|weights| Start { weights, warm: false }).collect();
+        (starts, StartedFrom::Scratch(reason))
+    };
+    let Some(previous) = previous.filter(|_| parameters.warm_start) else {
+        let reason = if parameters.warm_start { "there is no earlier model" } else { "`warm_start` is off" };
+        return scratch(reason.to_owned(), cold);
+    };
+    match warm(previous, encoder.spec(), architecture, &cold) {
+        Err(reason) => scratch(reason.to_string(), cold),
+        Ok(weights) => {
+            let earlier = previous.model.architecture.members;
+            let start = |(member, weights)| Start { weights, warm: member < earlier };
+            (weights.into_iter().enumerate().map(start).collect(), StartedFrom::EarlierWeights)
+        }
+    }
+}
+
+/// A fitted network with everything it was fitted on.
+struct FinishedRun<'a> {
+    input: &'a TrainingInput<'a>,
+    split: &'a Split,
+    encoder: &'a Encoder,
+    sets: &'a TrainingSets,
+    parameters: &'a CheckedParameters,
+    device: Device,
+}
+
+impl FinishedRun<'_> {
+    fn pack(
+        &self,
+        architecture: Architecture,
+        fitted: &[FittedMember],
+        started_from: StartedFrom,
+        device_name: String,
+        control: &TrainingControl,
+    ) -> Result<(Bundle, TrainingReport), TrainingError> {
+        let members = fitted
+            .iter()
+            .map(|member| Member::new(&architecture, &member.weights, self.device))
+            .collect::<Result<Vec<_>, _>>()?;
+        let tail = &self.sets.tail;
+        let logits = ensemble_logits(&members, &tail.inputs)?;
+        let calibration = Calibration::fit(&logits, &tail.labels);
+        let scores: Vec<f32> = logits.iter().map(|logit| calibration.probability(*logit)).collect();
+        let threshold = choose_threshold(self.parameters.threshold, &scores, &tail.labels);
+        let validation = Metrics::of(&scores, &tail.labels, threshold.value);
+        let seed = derived_seed(self.parameters.seed, "importance", 0);
+        let importance = permutation_importance(&members, self.encoder.spec(), tail, seed, control)?;
+        let time = |index: usize| self.input.examples[index].prediction_time;
+        let record = TrainingRecord {
+            parameters: TrainingParameters::clone(self.parameters),
+            dataset: self.input.dataset.map(str::to_owned),
+            commit: delayd_core::build::commit().map(str::to_owned),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            libraries: library_versions(),
+            device: device_name,
+            weights: architecture.parameters(),
+            architecture,
+            started_from,
+            train_rows: self.sets.train.rows(),
+            train_positives: self.sets.train.labels.iter().filter(|label| **label).count(),
+            tail_rows: tail.rows(),
+            train_from: self.split.train.first().map_or(DateTime::<Utc>::default(), |index| time(*index)),
+            tail_from: self.split.tail_start,
+            tail_until: self.split.tail.last().map_or(self.split.tail_start, |index| time(*index)),
+            positive_weight: self.positive_weight(),
+            best_epochs: fitted.iter().map(|member| member.best.epoch).collect(),
+            calibration,
+            threshold,
+        };
+        let weights: Vec<MemberWeights> = fitted.iter().map(|member| member.weights.clone()).collect();
+        let parts = Parts {
+            input: self.input,
+            split: self.split,
+            encoder: self.encoder,
+            members: &members,
+            weights: &weights,
+            tail_scores: &scores,
+            importance: &importance,
+            record: &record,
+            validation: &validation,
+            epochs: fitted.iter().flat_map(|member| &member.epochs).cloned().collect(),
+            device: self.device,
+        };
+        let written = bundle_writer::write(&parts)?;
+        let report = parts.report(&written)?;
+        Ok((written.bundle, report))
+    }
+
+    fn positive_weight(&self) -> f64 {
+        let positives = self.sets.train.labels.iter().filter(|label| **label).count();
+        positive_weight(self.parameters.class_weighting, positives, self.sets.train.rows())
+    }
+}

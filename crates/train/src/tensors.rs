@@ -1,0 +1,161 @@
+//! Rows as tensors: encoded once in parallel, resident on the device; a batch is a
+//! selection of indexes, there is no loader.
+
+use delayd_features::{Encoder, FlightRow};
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{TrainingError, WhileDoing};
+
+/// Encoded rows on the device.
+#[derive(Debug)]
+pub(crate) struct EncodedRows {
+    /// `i64 [rows, categories]`.
+    pub(crate) categories: Tensor,
+    /// `f32 [rows, numeric width]`.
+    pub(crate) numerics: Tensor,
+    /// How many rows.
+    pub(crate) rows: usize,
+}
+
+impl EncodedRows {
+    /// Encodes rows, in order, on all of rayon's threads.
+    pub(crate) fn encode(encoder: &Encoder, rows: &[&FlightRow], device: Device) -> Result<Self, TrainingError> {
+        let categories_width = encoder.spec().categories.len();
+        let numerics_width = encoder.spec().numeric_width();
+        let mut categories = vec![0_i64; rows.len() * categories_width];
+        let mut numerics = vec![0.0_f32; rows.len() * numerics_width];
+        // Blocks of rows instead of single ones: a width may be 0.
+        const BLOCK: usize = 512;
+        let category_blocks = chunks_of(&mut categories, BLOCK * categories_width, rows.len().div_ceil(BLOCK));
+        let numeric_blocks = chunks_of(&mut numerics, BLOCK * numerics_width, rows.len().div_ceil(BLOCK));
+        let blocks: Vec<_> = rows.chunks(BLOCK).zip(category_blocks).zip(numeric_blocks).collect();
+        blocks.into_par_iter().for_each(|((rows, categories), numerics)| {
+            let mut indexes = vec![0_u32; categories_width];
+            for (n, row) in rows.iter().enumerate() {
+                encoder.encode_into(row, &mut indexes, &mut numerics[n * numerics_width..(n + 1) * numerics_width]);
+                let slots = &mut categories[n * categories_width..(n + 1) * categories_width];
+                slots.iter_mut().zip(&indexes).for_each(|(slot, index)| *slot = i64::from(*index));
+            }
+        });
+        let shape = |width: usize| [rows.len() as i64, width as i64];
+        let doing = "moving encoded rows to the device";
+        let on_device = |tensor: Result<Tensor, tch::TchError>| {
+            tensor.and_then(|tensor| tensor.f_to_device(device)).while_doing(doing)
+        };
+        Ok(Self {
+            categories: on_device(Tensor::f_from_slice(&categories).and_then(|t| t.f_view(shape(categories_width))))?,
+            numerics: on_device(Tensor::f_from_slice(&numerics).and_then(|t| t.f_view(shape(numerics_width))))?,
+            rows: rows.len(),
+        })
+    }
+
+    /// Another handle on the same memory, to send to another thread.
+    pub(crate) fn share(&self) -> Self {
+        Self { categories: self.categories.shallow_clone(), numerics: self.numerics.shallow_clone(), rows: self.rows }
+    }
+
+    /// The rows of these indexes (`i64` on the same device).
+    pub(crate) fn select(&self, indexes: &Tensor) -> Result<Self, TrainingError> {
+        let doing = "selecting rows";
+        Ok(Self {
+            categories: self.categories.f_index_select(0, indexes).while_doing(doing)?,
+            numerics: self.numerics.f_index_select(0, indexes).while_doing(doing)?,
+            rows: indexes.size().first().map_or(0, |rows| *rows as usize),
+        })
+    }
+
+    /// A stretch of rows, without a copy.
+    pub(crate) fn narrow(&self, start: usize, rows: usize) -> Result<Self, TrainingError> {
+        let doing = "narrowing rows";
+        let narrow = |tensor: &Tensor| tensor.f_narrow(0, start as i64, rows as i64).while_doing(doing);
+        Ok(Self { categories: narrow(&self.categories)?, numerics: narrow(&self.numerics)?, rows })
+    }
+}
+
+/// Cuts a slice into `count` pieces of `size`, the last one shorter; of size 0 where a width is 0.
+fn chunks_of<T>(mut values: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
+    let mut pieces = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (piece, rest) = {
+            let cut = size.min(values.len());
+            std::mem::take(&mut values).split_at_mut(cut)
+        };
+        pieces.push(piece);
+        values = rest;
+    }
+    pieces
+}
+
+/// Rows with what came of them.
+#[derive(Debug)]
+pub(crate) struct LabelledRows {
+    pub(crate) inputs: EncodedRows,
+    /// 0 or 1, `f32 [rows]`.
+    pub(crate) targets: Tensor,
+    /// Weight of each row, mean 1, `f32 [rows]`.
+    pub(crate) weights: Tensor,
+    /// The same as `targets`, for the metrics.
+    pub(crate) labels: std::sync::Arc<Vec<bool>>,
+}
+
+impl LabelledRows {
+    pub(crate) fn new(inputs: EncodedRows, labels: Vec<bool>, weights: &[f32]) -> Result<Self, TrainingError> {
+        let device = inputs.numerics.device();
+        let doing = "moving labels to the device";
+        let targets: Vec<f32> = labels.iter().map(|label| f32::from(u8::from(*label))).collect();
+        let mean = weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() / weights.len().max(1) as f64;
+        let weights: Vec<f32> = weights.iter().map(|weight| (f64::from(*weight) / mean.max(1e-30)) as f32).collect();
+        let move_over =
+            |values: &[f32]| Tensor::f_from_slice(values).and_then(|t| t.f_to_device(device)).while_doing(doing);
+        Ok(Self {
+            targets: move_over(&targets)?,
+            weights: move_over(&weights)?,
+            labels: std::sync::Arc::new(labels),
+            inputs,
+        })
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.inputs.rows
+    }
+
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            inputs: self.inputs.share(),
+            targets: self.targets.shallow_clone(),
+            weights: self.weights.shallow_clone(),
+            labels: std::sync::Arc::clone(&self.labels),
+        }
+    }
+
+    /// Every n-th row, so that about `most` are left.
+    pub(crate) fn thinned(&self, most: usize) -> Result<Self, TrainingError> {
+        if self.rows() <= most {
+            return Ok(self.share());
+        }
+        let kept: Vec<i64> = evenly_spaced(self.rows(), most).map(|index| index as i64).collect();
+        let doing = "thinning rows";
+        let indexes =
+            Tensor::f_from_slice(&kept).and_then(|t| t.f_to_device(self.targets.device())).while_doing(doing)?;
+        Ok(Self {
+            inputs: self.inputs.select(&indexes)?,
+            targets: self.targets.f_index_select(0, &indexes).while_doing(doing)?,
+            weights: self.weights.f_index_select(0, &indexes).while_doing(doing)?,
+            labels: std::sync::Arc::new(kept.iter().map(|index| self.labels[*index as usize]).collect()),
+        })
+    }
+}
+
+/// At most `most` indexes below `rows`, evenly spaced.
+pub(crate) fn evenly_spaced(rows: usize, most: usize) -> impl Iterator<Item = usize> {
+    let taken = rows.min(most);
+    (0..taken).map(move |n| n * rows / taken)
+}
+
+/// A tensor's values on the CPU, flattened.
+pub(crate) fn values_of(tensor: &Tensor) -> Result<Vec<f32>, TrainingError> {
+    let flat = tensor.f_detach().and_then(|t| t.f_to_device(Device::Cpu)).and_then(|t| t.f_to_kind(Kind::Float));
+    let flat = flat.and_then(|t| t.f_contiguous()).and_then(|t| t.f_view(-1)).while_doing("reading a tensor")?;
+    Vec::<f32>::try_from(&flat).while_doing("reading a tensor")
+}
