@@ -71,7 +71,8 @@ fn a_document_that_is_not_there_is_named() {
 
 #[test]
 fn settings_that_cannot_be_read_are_refused_and_not_repeated() {
-    let line = "{\"object_store\": {\"kind\": \"s3\", \"s3\": {\"secret_access_key\": 4711, \"bucket\": \"m4rk3d\"}}}\n";
+    let line =
+        "{\"object_store\": {\"kind\": \"s3\", \"s3\": {\"secret_access_key\": 4711, \"bucket\": \"m4rk3d\"}}}\n";
     let output = given(line);
     assert_eq!(output.status.code(), Some(2));
     let told = [output.stdout.as_slice(), &output.stderr].map(text).concat();
