@@ -73,8 +73,8 @@ pub enum TrainingError {
     /// The weights cannot be read back.
     #[error("trained weights cannot be read by the plain forward pass")]
     Weights(#[from] NetError),
-    /// The weights cannot be written.
-    #[error("trained weights cannot be written as safetensors")]
+    /// The weights cannot be written, or those of a bundle not read.
+    #[error("weights cannot be written or read as safetensors")]
     Export(#[from] safetensors::SafeTensorError),
     /// The parameters or metrics cannot be written as JSON.
     #[error("training record cannot be written as JSON")]
