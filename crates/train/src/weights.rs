@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use delayd_judge::evaluation::robustness::standard_normal;
 use crate::error::TrainingError;
 
 /// Standard deviation of a fresh embedding.
