@@ -19,6 +19,7 @@ pub mod ids;
 pub mod ledger;
 pub mod monitoring;
 pub mod notification;
+mod own_folder;
 pub mod packaging;
 pub mod ports;
 pub mod registry;
