@@ -28,6 +28,7 @@ use crate::monitoring::scrape::Scraper;
 use crate::monitoring::{MonitorActor, MonitorStage};
 use crate::notification::messages::DeliverAlerts;
 use crate::notification::{NotifierActor, NotifierStage};
+use crate::own_folder;
 use crate::packaging::{Builds, PackagingActor, PackagingStage, SourceKind};
 use crate::registry::{BundleStore, RegistryActor, RegistryStage};
 use crate::retention::{Removed, Retention};
@@ -122,7 +123,7 @@ impl Daemon {
     ) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         let state_dir = &settings.daemon.state_dir;
-        std::fs::create_dir_all(state_dir)
+        own_folder::create(state_dir)
             .map_err(|error| StartError::of(&format!("state directory {}", state_dir.display()))(&error))?;
         let ledger = Ledger::open(&ledger_path(state_dir)).map_err(|error| StartError::of("ledger")(&error))?;
         let service_binary = if needs_service_binary(&settings) {

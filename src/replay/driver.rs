@@ -22,6 +22,7 @@ use crate::data::{Example, TimeZones};
 use crate::env::{Clock, ReplayClock};
 use crate::ids::{CycleId, ModelVersion};
 use crate::ledger::CycleOutcome;
+use crate::own_folder;
 use crate::saga::{StepFailure, StepObserver};
 
 /// A cycle may take this long, in wall time.
@@ -126,6 +127,9 @@ pub async fn replay(
         display.line(DateTime::UNIX_EPOCH, &format!("left out: {line}"));
     }
     options.find_flights(&source)?;
+    // A report that cannot be written is told now, and not after everything.
+    let out = &options.out;
+    own_folder::create(out).map_err(|error| ReplayError::Report(format!("{}: {error}", out.display())))?;
     // Only now: a slip in the arguments must not cost what the last replay left.
     super::state::take_over(&settings.daemon.state_dir)?;
     let mut driver = Driver::start(options, settings, source, display).await?;

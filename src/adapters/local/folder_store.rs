@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use super::atomic_file::{StagedFile, remove_abandoned};
 use crate::error::ErrorKind;
+use crate::own_folder;
 use crate::ports::{ObjectMeta, ObjectStore, PortError, check_key, check_prefix};
 
 /// Where objects are written before they get their name. On the same file
@@ -32,7 +33,9 @@ impl FolderStore {
     /// When the folder cannot be created or read.
     pub fn open(root: &Path) -> Result<Self, PortError> {
         let opening = || format!("opening the object store {}", root.display());
-        fs::create_dir_all(root.join(STAGING)).map_err(|error| PortError::io(opening(), error))?;
+        own_folder::check(root)
+            .and_then(|_| fs::create_dir_all(root.join(STAGING)))
+            .map_err(|error| PortError::io(opening(), error))?;
         let root = root.canonicalize().map_err(|error| PortError::io(opening(), error))?;
         remove_abandoned(&root.join(STAGING)).map_err(|error| PortError::io(opening(), error))?;
         Ok(Self { root })
