@@ -15,7 +15,7 @@ export DELAYD_DATA := $(CURDIR)/.data/nycflights13
 # The programs that the daemon of a test or a benchmark starts.
 PROGRAMS := DELAYD_SERVE_BIN=$(SERVICE) DELAYD_TRAIN_BIN=$(TRAINER)
 
-.PHONY: help run build service setup setup-test setup-package test test-cluster lint bench deb image test-image clean
+.PHONY: help run build service setup setup-test setup-package test test-cluster lint attacks bench deb image test-image clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -66,6 +66,9 @@ test-cluster: setup-test service ## the tests that need a Kubernetes (KUBECONFIG
 lint: setup ## format and clippy, warnings are errors
 	@cargo fmt --all --check
 	@cargo clippy --release --locked --workspace --all-targets -- -D warnings
+
+attacks: build ## known attacks, played against the release binary
+	@scripts/test/attacks
 
 bench: build ## every number the README states, measured here
 	@$(PROGRAMS) scripts/bench/run

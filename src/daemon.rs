@@ -37,6 +37,7 @@ use crate::packaging::PackagingStage;
 use delayd_outside::bundles::BundleStore;
 use crate::registry::RegistryActor;
 use crate::registry::RegistryStage;
+use delayd_core::own_folder;
 use crate::retention::{Removed, Retention};
 use delayd_core::failure::StepFailure;
 use crate::saga::StepObserver;
@@ -130,7 +131,7 @@ impl Daemon {
     ) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         let state_dir = &settings.daemon.state_dir;
-        std::fs::create_dir_all(state_dir)
+        own_folder::create(state_dir)
             .map_err(|error| StartError::of(&format!("state directory {}", state_dir.display()))(&error))?;
         let ledger = Ledger::open(&ledger_path(state_dir)).map_err(|error| StartError::of("ledger")(&error))?;
         let service_binary = if needs_service_binary(&settings) {

@@ -25,7 +25,7 @@ use world::{alerts, at, endpoint, finished, get, in_system, registered, resume, 
 #[test]
 fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
     in_system(async {
-        let place = tempfile::tempdir().unwrap();
+        let place = ci::private_folder();
         let script = "echo compiling\necho 'error: the encoder is not there' >&2\nexit 4\n";
         let (repository, commit) = ServiceRepository::script(&place.path().join("service"), script);
         let settings = settings(place.path(), script_settings(&repository.url()));
@@ -66,7 +66,7 @@ fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
 #[test]
 fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
     in_system(async {
-        let place = tempfile::tempdir().unwrap();
+        let place = ci::private_folder();
         ServiceRepository::script(&place.path().join("root/service"), &makes_a_binary("one"));
         let server = ServerProcess::git_daemon(&place.path().join("root"));
         let proxy = FlakyProxy::before(server.address).await;
@@ -105,7 +105,7 @@ fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
 #[test]
 fn a_daemon_that_stops_ends_its_build_and_leaves_the_cycle_to_the_next_start() {
     in_system(async {
-        let place = tempfile::tempdir().unwrap();
+        let place = ci::private_folder();
         let pid_file = place.path().join("pid");
         let script = format!("sleep 600 &\necho $! > {}\nwait\n", pid_file.display());
         let (repository, _) = ServiceRepository::script(&place.path().join("service"), &script);
@@ -162,7 +162,7 @@ fn older_ledger(path: &Path) {
 #[test]
 fn a_cycle_that_an_older_daemon_packaged_goes_on_without_a_build() {
     in_system(async {
-        let place = tempfile::tempdir().unwrap();
+        let place = ci::private_folder();
         // Nothing could be built from there.
         let source = script_settings(&place.path().join("nowhere").display().to_string());
         let settings = settings(place.path(), source);

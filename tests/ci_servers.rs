@@ -30,7 +30,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = ci::private_folder();
         // Many bytes that cannot be compressed away, so that a connection can be cut in the middle.
         let noise: String = (0..40_000_u32).map(|n| format!("# {}\n", n.wrapping_mul(2_654_435_761))).collect();
         let script = format!("{}exit\n{noise}", makes_a_binary("one"));

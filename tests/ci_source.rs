@@ -30,7 +30,7 @@ fn output(build: &FinishedBuild) -> String {
 
 #[test]
 fn a_locked_build_of_a_branch_gives_a_static_service_and_says_where_it_came_from() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, commit) = ServiceRepository::cargo(&place.path().join("service"), "one");
     let settings = cargo_settings(&repository.url());
     let told = std::sync::Mutex::new(Vec::new());
@@ -64,7 +64,7 @@ fn a_locked_build_of_a_branch_gives_a_static_service_and_says_where_it_came_from
 
 #[test]
 fn a_lock_file_that_is_out_of_date_fails_with_what_to_do() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::cargo(&place.path().join("service"), "one");
     repository.write("extra/Cargo.toml", "[package]\nname = \"extra\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
     repository.write("extra/src/lib.rs", "");
@@ -81,7 +81,7 @@ fn a_lock_file_that_is_out_of_date_fails_with_what_to_do() {
 
 #[test]
 fn a_compile_error_ends_the_build_with_the_compilers_last_lines() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, commit) = ServiceRepository::cargo(&place.path().join("service"), "one");
     repository.write("serve/src/main.rs", "fn main() { let late: u32 = \"late\"; }\n");
     let broken = repository.commit("does not compile");
@@ -101,7 +101,7 @@ fn a_compile_error_ends_the_build_with_the_compilers_last_lines() {
 
 #[test]
 fn a_service_that_needs_a_loader_is_refused() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::cargo(&place.path().join("service"), "one");
     let mut settings = cargo_settings(&repository.url());
     settings.environment.insert("RUSTFLAGS".to_owned(), String::new());
@@ -112,7 +112,7 @@ fn a_service_that_needs_a_loader_is_refused() {
 
 #[test]
 fn a_pinned_commit_that_is_built_needs_neither_network_nor_repository() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, commit) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
     let settings = SourceSettings { revision: commit, ..script_settings(&repository.url()) };
     let built = build(&settings, place.path(), FIRST).unwrap();
@@ -128,7 +128,7 @@ fn a_pinned_commit_that_is_built_needs_neither_network_nor_repository() {
 
 #[test]
 fn a_mirror_that_was_left_locked_or_damaged_is_fetched_anew() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
     let settings = script_settings(&repository.url());
     build(&settings, place.path(), FIRST).unwrap();
@@ -155,7 +155,7 @@ fn a_mirror_that_was_left_locked_or_damaged_is_fetched_anew() {
 
 #[test]
 fn an_abbreviated_commit_of_the_history_is_found() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, old) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
     repository.write("build.sh", &makes_a_binary("two"));
     let new = repository.commit("second");
@@ -168,7 +168,7 @@ fn an_abbreviated_commit_of_the_history_is_found() {
 
 #[test]
 fn an_unknown_revision_is_named_with_those_that_there_are() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
     repository.git(&["branch", "develop"]);
     for unknown in ["realease/7", "0123456789abcdef0123456789abcdef01234567", "0123abcd"] {
@@ -182,7 +182,7 @@ fn an_unknown_revision_is_named_with_those_that_there_are() {
 
 #[test]
 fn a_repository_that_is_not_there_is_named() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let settings = script_settings(&place.path().join("nowhere").display().to_string());
     let error = build(&settings, &place.path().join("state"), FIRST).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
@@ -194,7 +194,7 @@ fn a_repository_that_is_not_there_is_named() {
 
 #[test]
 fn every_build_begins_in_a_tree_where_nothing_else_lies() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let script = format!("test ! -e junk || exit 9\ntouch junk\nrm build.sh\n{}", makes_a_binary("one"));
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &script);
     repository.write(".gitignore", "junk\n");
@@ -210,7 +210,7 @@ fn every_build_begins_in_a_tree_where_nothing_else_lies() {
 
 #[test]
 fn a_subdirectory_is_built_and_a_missing_one_is_named() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), "exit 1\n");
     repository.write("services/delay/build.sh", &makes_a_binary("inner"));
     repository.commit("inner");
@@ -223,7 +223,7 @@ fn a_subdirectory_is_built_and_a_missing_one_is_named() {
 
 #[test]
 fn a_state_directory_may_be_named_from_where_the_daemon_was_started() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
     let up: std::path::PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
     let relative = up.join(place.path().strip_prefix("/").unwrap()).join("state");
@@ -234,7 +234,7 @@ fn a_state_directory_may_be_named_from_where_the_daemon_was_started() {
 
 #[test]
 fn a_command_that_builds_nothing_is_told_so() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), "echo nothing to do\n");
     let error = build(&script_settings(&repository.url()), place.path(), FIRST).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -267,7 +267,7 @@ fn ids_in(pids: &Path) -> Option<Vec<String>> {
 
 #[test]
 fn a_build_that_hangs_is_ended_at_its_deadline_with_all_its_children() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let pids = place.path().join("pids");
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &hangs(&pids));
     let settings = SourceSettings { timeout_secs: 2, ..script_settings(&repository.url()) };
@@ -282,7 +282,7 @@ fn a_build_that_hangs_is_ended_at_its_deadline_with_all_its_children() {
 
 #[test]
 fn a_cancelled_build_is_ended_with_all_its_children() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let pids = place.path().join("pids");
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &hangs(&pids));
     let (settings, state) = (script_settings(&repository.url()), place.path().to_owned());
@@ -300,7 +300,7 @@ fn a_cancelled_build_is_ended_with_all_its_children() {
 
 #[test]
 fn what_a_killed_daemon_left_running_is_ended_by_the_next_build() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
     let builds = place.path().join("builds");
     std::fs::create_dir_all(&builds).unwrap();
@@ -318,7 +318,7 @@ fn what_a_killed_daemon_left_running_is_ended_by_the_next_build() {
 
 #[test]
 fn the_build_sees_little_of_the_daemons_environment_and_gives_way_to_others() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let script = format!("env | sort\nnice\n{}", makes_a_binary("one"));
     let (repository, commit) = ServiceRepository::script(&place.path().join("service"), &script);
     let mut settings = script_settings(&repository.url());
@@ -339,7 +339,7 @@ fn the_build_sees_little_of_the_daemons_environment_and_gives_way_to_others() {
 
 #[test]
 fn only_so_many_logs_and_executables_are_kept() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("0"));
     let settings = SourceSettings { keep_builds: 2, ..script_settings(&repository.url()) };
     for number in 1..=4 {
@@ -354,7 +354,7 @@ fn only_so_many_logs_and_executables_are_kept() {
 
 #[test]
 fn an_endless_log_is_bounded_and_still_tells_the_end() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let script = "i=0\nwhile [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done\necho the very end\nexit 3\n";
     let (repository, _) = ServiceRepository::script(&place.path().join("service"), script);
     let settings = SourceSettings { maximum_log_bytes: 65_536, ..script_settings(&repository.url()) };
@@ -366,7 +366,7 @@ fn an_endless_log_is_bounded_and_still_tells_the_end() {
 
 #[test]
 fn a_probe_tells_the_commit_and_leaves_nothing_behind() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let (repository, commit) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
     let state = place.path().join("state");
     let settings = script_settings(&repository.url());
@@ -381,7 +381,7 @@ fn a_probe_tells_the_commit_and_leaves_nothing_behind() {
 
 #[test]
 fn two_builds_at_once_wait_for_each_other() {
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let script = format!(
         "mkdir \"$CARGO_TARGET_DIR/busy\" || exit 9\nsleep 0.3\nrmdir \"$CARGO_TARGET_DIR/busy\"\n{}",
         makes_a_binary("one")
@@ -413,7 +413,7 @@ fn the_real_service_is_built_from_this_repository_as_the_defaults_say() {
         return;
     }
     let commit = String::from_utf8(head.stdout).unwrap().trim().to_owned();
-    let place = tempfile::tempdir().unwrap();
+    let place = ci::private_folder();
     let settings = SourceSettings { revision: commit.clone(), ..cargo_settings(&format!("file://{}", here.display())) };
     for (cycle, reused) in [(1, false), (2, true)] {
         let begun = std::time::Instant::now();

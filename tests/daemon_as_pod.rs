@@ -90,7 +90,7 @@ fn manifests(site: &Site, image: &str, volume: &Path, registry: &str) -> String 
             &format!("    pod-security.kubernetes.io/warn: restricted\n  name: {namespace}\n"),
         )
         .replace("name: delayd-state\n", &format!("name: {namespace}-state\n"))
-        .replace("/var/tmp/delayd-state", volume.to_str().unwrap())
+        .replace("/var/lib/delayd-test-state", volume.to_str().unwrap())
         .replace("localhost:5000/delayd-test/delayd:test", image)
 }
 

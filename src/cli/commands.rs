@@ -26,6 +26,7 @@ use delayd_core::clock::SystemClock;
 use delayd_core::error::{ErrorKind, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
 use delayd_ledger::{LedgerError, ensure_unused};
+use delayd_core::own_folder;
 use crate::replay::{ReplayError, ReplayOptions, ReplaySpan, keep_for_a_daemon, replay, report};
 use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
 use crate::telemetry;
@@ -121,6 +122,9 @@ pub async fn run(cli: Cli) -> Result<String, CliError> {
     if let Some(state) = cli.state {
         settings.daemon.state_dir = state;
     }
+    let state_dir = &settings.daemon.state_dir;
+    own_folder::check(state_dir)
+        .map_err(|error| CliError::Refused(format!("state directory {}: {error}", state_dir.display())))?;
     if matches!(cli.command, Command::Run | Command::Replay(_)) {
         telemetry::keep_cycle_logs(&settings.daemon.state_dir, telemetry::CycleLogPolicy::default());
     }
@@ -239,7 +243,7 @@ impl Asking {
 /// `delayd run`.
 async fn daemon(settings: Settings) -> Result<(), CliError> {
     let metrics = Metrics::new(&settings).map_err(|error| CliError::Failed(error.to_string()))?;
-    std::fs::create_dir_all(&settings.daemon.state_dir).map_err(|error| {
+    own_folder::create(&settings.daemon.state_dir).map_err(|error| {
         CliError::Failed(format!("state directory {}: {error}", settings.daemon.state_dir.display()))
     })?;
     // Before anything is opened: a second daemon is told of the first one, not of its address.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::tls::{Tls, TlsError};
 use crate::config::Settings;
+use delayd_core::own_folder;
 
 /// The local socket's mode: its owner and its group are operators.
 const SOCKET_MODE: u32 = 0o660;
@@ -85,6 +86,7 @@ pub struct LocalSocket {
 impl LocalSocket {
     fn bind(path: &Path) -> Result<Self, ListenError> {
         let failed = |source| ListenError::Socket { path: path.to_owned(), source };
+        own_folder::check(path).map_err(failed)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }

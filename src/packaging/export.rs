@@ -15,6 +15,7 @@ use crate::config::ExportSettings;
 use delayd_core::atomic_file::write_atomically;
 use delayd_core::ids::{Digest, ModelVersion};
 use delayd_ledger::{BuildRecord, ImageRecord, Ledger, LedgerError};
+use delayd_core::own_folder;
 
 /// A pushed image, as other programs need it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -134,13 +135,16 @@ fn replace(path: &Path, content: Option<&[u8]>) -> io::Result<()> {
 
 /// A step that is done again says the same again; once is enough.
 fn append(path: &Path, lines: &str) -> io::Result<()> {
+    own_folder::check(path)?;
+    let mut options = File::options();
     match fs::read(path) {
         Ok(before) if before.ends_with(lines.as_bytes()) => return Ok(()),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Only a new file: a link that comes between is not followed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => _ = options.create_new(true),
         Err(error) => return Err(error),
     }
-    let mut file = File::options().append(true).create(true).open(path)?;
+    let mut file = options.append(true).open(path)?;
     file.write_all(lines.as_bytes())?;
     file.sync_all()
 }
@@ -200,6 +204,15 @@ mod tests {
         write(&settings, folder.path(), None).unwrap();
         assert!(!folder.path().join("image.json").exists() && !settings.dotenv_path.exists());
         write(&settings, folder.path(), None).unwrap();
+    }
+
+    #[test]
+    fn lines_are_not_appended_through_a_link_that_leads_nowhere_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (folder.path().join("github"), folder.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        append(&path, "image=x\n").unwrap_err();
+        assert!(!elsewhere.exists());
     }
 
     #[test]

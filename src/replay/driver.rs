@@ -23,6 +23,7 @@ use delayd_core::ids::{CycleId, ModelVersion};
 use delayd_ledger::{Cycle, CycleOutcome, CycleState};
 use delayd_core::failure::StepFailure;
 use crate::saga::StepObserver;
+use delayd_core::own_folder;
 
 /// Flights in one request, at most.
 const LARGEST_REQUEST: usize = 2000;
@@ -126,6 +127,9 @@ pub async fn replay(
         display.line(DateTime::UNIX_EPOCH, &format!("left out: {line}"));
     }
     options.find_flights(&source)?;
+    // A report that cannot be written is told now, and not after everything.
+    let out = &options.out;
+    own_folder::create(out).map_err(|error| ReplayError::Report(format!("{}: {error}", out.display())))?;
     // Only now: a slip in the arguments must not cost what the last replay left.
     super::state::take_over(&settings.daemon.state_dir)?;
     let mut driver = Driver::start(options, settings, source, display).await?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::ReplayError;
 use crate::daemon::ledger_path;
 use delayd_ledger::ensure_unused;
+use delayd_core::own_folder;
 
 /// Says whose the directory is.
 const MARK: &str = ".replay";
@@ -31,7 +32,7 @@ pub(super) fn take_over(dir: &Path) -> Result<(), ReplayError> {
         ensure_unused(&ledger_path(dir)).map_err(|error| ReplayError::State(error.to_string()))?;
         std::fs::remove_dir_all(dir).map_err(failed)?;
     }
-    std::fs::create_dir_all(dir).map_err(failed)?;
+    own_folder::create(dir).map_err(failed)?;
     std::fs::write(dir.join(MARK), "made by `delayd replay`; the next replay removes it\n").map_err(failed)
 }
 

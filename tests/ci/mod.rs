@@ -29,6 +29,11 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
+/// A folder below none that anybody may write to: in others nothing is built from source.
+pub fn private_folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
 /// A repository whose service is a tiny cargo workspace, or a script.
 pub struct ServiceRepository {
     pub dir: PathBuf,

@@ -19,7 +19,7 @@ use delayd_outside::bundles::BundleStore;
 use delayd_core::failure::StepFailure;
 use delayd::supervision::{Supervision, SupervisionPolicy};
 
-use crate::ci::{ServiceRepository, makes_a_binary, script_settings};
+use crate::ci::{ServiceRepository, makes_a_binary, private_folder, script_settings};
 use crate::world::{SOON, alerts, at, endpoint, get, in_system, registered, settings, start, until};
 
 /// The packaging stage's actor over a ledger with one registered model.
@@ -36,7 +36,7 @@ struct Bench {
 impl Bench {
     /// The cycle is open and nobody drives it: the test asks the stage itself.
     async fn new(script: &str, change: impl FnOnce(&mut Settings)) -> (Self, String) {
-        let place = tempfile::tempdir().unwrap();
+        let place = private_folder();
         let (repository, commit) = ServiceRepository::script(&place.path().join("service"), script);
         let mut settings = settings(place.path(), script_settings(&repository.url()));
         change(&mut settings);

@@ -11,6 +11,7 @@ pub mod failure;
 pub mod fault;
 pub mod http_client;
 pub mod ids;
+pub mod own_folder;
 pub mod panics;
 pub mod ports;
 pub mod secret;

@@ -1,15 +1,20 @@
 //! Copies of the ledger: a backup of a running one, and what can still be read
 //! of a damaged one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use super::connection::Ledger;
 use super::error::LedgerError;
 use super::migrations::migrate;
+use delayd_core::own_folder;
+
+/// The copy's name while it is being written, in a folder of its own.
+const PARTIAL: &str = "ledger.sqlite";
 
 impl Ledger {
     /// Writes a whole, compact copy of the ledger to `target` while it is in
@@ -36,18 +41,19 @@ impl Ledger {
 
 pub(super) fn backup(connection: &Connection, target: &Path) -> Result<(), LedgerError> {
     refuse_existing(target, "writing a backup")?;
-    let partial = partial_path(target);
     let io = |source| LedgerError::Io { action: format!("writing the backup {}", target.display()), source };
-    match std::fs::remove_file(&partial) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
-    let written = write_copy(connection, &partial, &io).and_then(|()| std::fs::rename(&partial, target).map_err(io));
-    if written.is_err() {
-        // What is half-written takes the room that was missing. That it cannot be removed is not the failure to tell.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
+    let folder = folder_beside(target).map_err(io)?;
+    let partial = folder.path().join(PARTIAL);
+    write_copy(connection, &partial, &io)?;
+    std::fs::rename(&partial, target).map_err(io)
+}
+
+/// A folder of our own beside `target`, gone when it is dropped: nobody else may read or exchange what is half-written,
+/// nor put a link or a journal where SQLite would look for one.
+fn folder_beside(target: &Path) -> std::io::Result<TempDir> {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    own_folder::temporary(parent, &format!(".{name}.partial-"))
 }
 
 /// A compact copy, on the disk when this returns.
@@ -104,7 +110,10 @@ pub fn recover_copy(damaged: &Path, target: &Path) -> Result<RecoveryReport, Led
     refuse_existing(target, WHAT)?;
     let failed = |e| LedgerError::statement(WHAT, e);
     let source = Connection::open_with_flags(damaged, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
-    let mut copy = Connection::open(target).map_err(failed)?;
+    let io = |source| LedgerError::Io { action: format!("{WHAT} to {}", target.display()), source };
+    let folder = folder_beside(target).map_err(io)?;
+    let partial = folder.path().join(PARTIAL);
+    let mut copy = Connection::open(&partial).map_err(failed)?;
     copy.pragma_update(None, "foreign_keys", false).map_err(failed)?;
     migrate(&mut copy)?;
     let tables = table_names(&copy).map_err(failed)?;
@@ -115,6 +124,11 @@ pub fn recover_copy(damaged: &Path, target: &Path) -> Result<RecoveryReport, Led
         transaction.commit().map_err(failed)?;
         report.tables.push(table);
     }
+    copy.close().map_err(|(_, error)| failed(error))?;
+    std::fs::File::open(&partial)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| std::fs::rename(&partial, target))
+        .map_err(io)?;
     Ok(report)
 }
 
@@ -189,12 +203,6 @@ fn refuse_existing(target: &Path, what: &str) -> Result<(), LedgerError> {
     Ok(())
 }
 
-fn partial_path(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,5 +228,27 @@ mod tests {
         backup(&connection, &folder.path().join("copy.sqlite")).unwrap_err();
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["ledger.sqlite"]);
+    }
+
+    #[test]
+    fn what_others_put_beside_a_copy_or_in_its_place_is_neither_followed_nor_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let mut ledger = Connection::open(file("ledger.sqlite")).unwrap();
+        migrate(&mut ledger).unwrap();
+        for target in ["backup", "recovered"] {
+            std::fs::create_dir(file(&format!("{target}.partial"))).unwrap();
+            std::os::unix::fs::symlink(file("elsewhere"), file(target)).unwrap();
+        }
+        backup(&ledger, &file("backup")).unwrap();
+        recover_copy(&file("ledger.sqlite"), &file("recovered")).unwrap();
+        assert!(!file("elsewhere").exists(), "a link was followed");
+        for target in ["backup", "recovered"] {
+            assert!(file(target).symlink_metadata().unwrap().is_file());
+        }
+        let hidden = std::fs::read_dir(folder.path()).unwrap().flatten();
+        let hidden: Vec<_> =
+            hidden.map(|entry| entry.file_name()).filter(|name| name.as_encoded_bytes()[0] == b'.').collect();
+        assert_eq!(hidden, Vec::<std::ffi::OsString>::new());
     }
 }

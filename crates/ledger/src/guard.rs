@@ -74,6 +74,14 @@ fn write_holder(file: &mut File) -> std::io::Result<()> {
 /// Looks at an existing file before it is opened in earnest. A file that is not
 /// there, or is empty, is a new ledger.
 pub(super) fn check_before_open(path: &Path) -> Result<(), LedgerError> {
+    check_opened_by(path, |path| Connection::open(path))
+}
+
+/// [`check_before_open`] with another way to open the file.
+pub(super) fn check_opened_by(
+    path: &Path,
+    open: impl FnOnce(&Path) -> rusqlite::Result<Connection>,
+) -> Result<(), LedgerError> {
     let io = |source| LedgerError::Io { action: format!("reading the ledger {}", path.display()), source };
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -88,7 +96,7 @@ pub(super) fn check_before_open(path: &Path) -> Result<(), LedgerError> {
     if magic != MAGIC {
         return Err(LedgerError::NotADatabase { path: path.to_owned() });
     }
-    let inspected = inspect(path).map_err(|error| damage(path, error))?;
+    let inspected = open(path).and_then(|connection| inspect(&connection)).map_err(|error| damage(path, error))?;
     if let Some(detail) = inspected.damage {
         return Err(LedgerError::Damaged { path: path.to_owned(), detail });
     }
@@ -104,14 +112,13 @@ struct Inspected {
     damage: Option<String>,
 }
 
-fn inspect(path: &Path) -> rusqlite::Result<Inspected> {
-    let connection = Connection::open(path)?;
+fn inspect(connection: &Connection) -> rusqlite::Result<Inspected> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     connection.pragma_update(None, "query_only", true)?;
     // Closing the last connection would otherwise fold the log into a file that
     // may turn out to be damaged.
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    let version = version_of(&connection)?;
+    let version = version_of(connection)?;
     let mut check = connection.prepare("PRAGMA quick_check(5)")?;
     let findings = check.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     let damage = if findings == ["ok"] { None } else { Some(findings.join("; ").replace('\n', " ")) };

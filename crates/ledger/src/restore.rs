@@ -4,18 +4,20 @@
 //! nothing is touched before the backup was found whole and no daemon has the ledger.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
 use super::backup::backup;
 use super::connection::Ledger;
 use super::error::{LedgerError, Refusal};
-use super::guard::{OpenLock, check_before_open};
+use super::guard::{OpenLock, check_opened_by};
 use super::migrations::version_of;
 use delayd_core::error::ErrorKind;
+use delayd_core::own_folder;
 
 const WHAT: &str = "restoring a backup";
 
@@ -59,7 +61,8 @@ pub fn check_backup(path: &Path) -> Result<CheckedBackup, LedgerError> {
         }
         Err(source) => return Err(io("reading", path)(source)),
     };
-    check_before_open(path)?;
+    refuse_strange_logs(path)?;
+    check_opened_by(path, connect)?;
     let connection = open(path)?;
     let schema_version = version_of(&connection).map_err(failed)?;
     if schema_version < 1 {
@@ -160,9 +163,51 @@ fn give_to_owner_of(folder: &Path, file: &Path) -> Result<(), LedgerError> {
 }
 
 fn open(path: &Path) -> Result<Connection, LedgerError> {
-    let connection = Connection::open(path).map_err(failed)?;
+    let connection = connect(path).map_err(failed)?;
     connection.pragma_update(None, "query_only", true).map_err(failed)?;
     Ok(connection)
+}
+
+/// SQLite plays a journal or a log that lies beside a file into it, whoever wrote it. Where anybody may write, a file
+/// that has none is read as it is, whatever comes to lie there.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let path = real(path);
+    if !lies_in_shared(&path) {
+        return Connection::open(path);
+    }
+    // The one way to say so is a URI (sqlite.org/uri.html, "immutable").
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(char::from(*byte)),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)
+}
+
+/// A log that belongs to a backup is a part of it; one that anybody may have put there cannot be told from that.
+fn refuse_strange_logs(path: &Path) -> Result<(), LedgerError> {
+    let path = real(path);
+    let logs = ["-wal", "-journal"].map(|suffix| with_suffix(&path, suffix));
+    match logs.iter().find(|log| fs::symlink_metadata(log).is_ok_and(|found| found.len() > 0)) {
+        Some(log) if lies_in_shared(&path) => Err(refused(format!(
+            "anybody may have put {} beside the backup; move the backup, with that file if it is yours, into a folder of \
+             your own",
+            log.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// SQLite, too, looks for logs beside what a symbolic link leads to.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+fn lies_in_shared(path: &Path) -> bool {
+    path.parent().is_some_and(own_folder::is_shared)
 }
 
 fn remove(path: &Path) -> Result<(), LedgerError> {
@@ -189,4 +234,50 @@ fn failed(source: rusqlite::Error) -> LedgerError {
 
 fn refused(message: String) -> LedgerError {
     LedgerError::Refused { what: WHAT, refusal: Refusal { kind: ErrorKind::Invalid, message } }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn in_a_folder_of_all_a_backup_is_read_without_what_others_put_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shared, ours) = (folder.path().join("tmp 100%"), folder.path().join("ours"));
+        for (folder, mode) in [(&shared, 0o1777), (&ours, 0o700)] {
+            fs::create_dir(folder).unwrap();
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let source = Connection::open(folder.path().join("source")).unwrap();
+        source
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; CREATE TABLE flights (carrier TEXT);
+                 PRAGMA wal_checkpoint(TRUNCATE); INSERT INTO flights VALUES ('planted');",
+            )
+            .unwrap();
+        for (folder, expected) in [(&shared, 0_i64), (&ours, 1)] {
+            let backup = folder.join("backup");
+            fs::copy(source.path().unwrap(), &backup).unwrap();
+            fs::copy(format!("{}-wal", source.path().unwrap()), with_suffix(&backup, "-wal")).unwrap();
+            let rows = number(&open(&backup).unwrap(), "SELECT count(*) FROM flights").unwrap();
+            assert_eq!(rows, Some(expected), "{}", backup.display());
+        }
+        let told = check_backup(&shared.join("backup")).unwrap_err().to_string();
+        assert!(told.contains("backup-wal") && told.contains("a folder of your own"), "{told}");
+    }
+
+    #[test]
+    fn a_backup_in_a_folder_of_all_is_checked_and_restored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shared, state) = (folder.path().join("tmp"), folder.path().join("state"));
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+        let from = shared.join("backup");
+        Ledger::open(&folder.path().join("ledger")).unwrap().backup_to_blocking(&from).unwrap();
+        let restored = Ledger::restore(&state.join("ledger"), &from, "now").unwrap();
+        assert_eq!(restored.backup.path, from);
+        check_backup(&state.join("ledger")).unwrap();
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use delayd_features::{FeatureSpec, SpecError};
@@ -195,25 +196,22 @@ impl Bundle {
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         fs::create_dir_all(parent).map_err(|source| io(parent, source))?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        let staging = parent.join(format!(".{name}.partial-{}", std::process::id()));
-        let written = (|| {
-            if staging.exists() {
-                fs::remove_dir_all(&staging).map_err(|source| io(&staging, source))?;
-            }
-            fs::create_dir_all(&staging).map_err(|source| io(&staging, source))?;
-            for (name, bytes) in &files {
-                write_synced(&staging.join(name), bytes)?;
-            }
-            write_synced(&staging.join(MANIFEST), &manifest)?;
-            sync_dir(&staging)?;
-            fs::rename(&staging, dir).map_err(|source| io(dir, source))?;
-            sync_dir(parent)
-        })();
-        if written.is_err() {
-            // Best effort: the error that matters is the one being returned.
-            let _ = fs::remove_dir_all(&staging);
+        // A new folder of a name that nobody guesses; where writing fails it goes. The umask takes its share of the mode.
+        let staging = tempfile::Builder::new()
+            .prefix(&format!(".{name}.partial-"))
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir_in(parent)
+            .map_err(|source| io(parent, source))?;
+        for (name, bytes) in &files {
+            write_synced(&staging.path().join(name), bytes)?;
         }
-        written.map(|()| digest_of(&manifest))
+        write_synced(&staging.path().join(MANIFEST), &manifest)?;
+        sync_dir(staging.path())?;
+        fs::rename(staging.path(), dir).map_err(|source| io(dir, source))?;
+        // It has its own name now.
+        let _ = staging.keep();
+        sync_dir(parent)?;
+        Ok(digest_of(&manifest))
     }
 
     /// Reads a bundle and verifies every file against the manifest. Answers the

@@ -208,6 +208,16 @@ fn a_write_that_fails_leaves_nothing_behind_and_what_was_there_untouched() {
 }
 
 #[test]
+fn a_link_where_the_staging_folder_could_be_guessed_changes_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let guessed = place.path().join(format!(".bundle.partial-{}", std::process::id()));
+    std::os::unix::fs::symlink(place.path().join("elsewhere"), &guessed).unwrap();
+    tiny_bundle(1).write_to(&place.path().join("bundle")).unwrap();
+    assert!(guessed.is_symlink() && !place.path().join("elsewhere").exists());
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2, "only the bundle was made");
+}
+
+#[test]
 fn the_reference_counts_every_row_of_the_training_set_once_per_input() {
     let reference = tiny_bundle(1).reference;
     assert_eq!(reference.rows, 400);

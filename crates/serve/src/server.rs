@@ -1,8 +1,10 @@
 //! A replica's life: load, listen, answer, and leave without losing anything.
 
+use std::fs::Permissions;
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -209,8 +211,29 @@ fn stopped(ended: Result<io::Result<()>, impl std::error::Error + Send + Sync + 
 
 /// A reader sees the old content or the new, never half of it.
 fn write_atomically(path: &Path, content: &str) -> io::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".partial-{}", std::process::id()));
-    std::fs::write(&partial, content)?;
-    std::fs::rename(&partial, path)
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A new file of a name that nobody guesses: no link is followed. The umask takes its share of the mode.
+    let mode = Permissions::from_mode(0o644);
+    let mut partial = tempfile::Builder::new().prefix(".admin-port-").permissions(mode).tempfile_in(folder)?;
+    partial.write_all(content.as_bytes())?;
+    partial.persist(path).map(drop).map_err(|error| error.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_file_is_whole_and_no_link_that_could_be_guessed_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, victim) = (folder.path().join("port"), folder.path().join("victim"));
+        std::fs::write(&victim, "as it was").unwrap();
+        let guessed = folder.path().join(format!("port.partial-{}", std::process::id()));
+        std::os::unix::fs::symlink(&victim, guessed).unwrap();
+        write_atomically(&path, "127.0.0.1:1\n").unwrap();
+        write_atomically(&path, "127.0.0.1:2\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "127.0.0.1:2\n");
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
 }

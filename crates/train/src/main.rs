@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::own_folder;
 use delayd_core::ports::ObjectStore;
 use delayd_core::spans::worker_span;
 use delayd_outside::object_store::ObjectStoreSettings;
@@ -182,13 +183,9 @@ fn given(cancel: Arc<AtomicBool>) -> Result<WorkerSettings, PortError> {
 
 /// A folder of this process alone, removed at its end.
 fn scratch(parent: Option<PathBuf>) -> Result<tempfile::TempDir, PortError> {
-    let mut builder = tempfile::Builder::new();
-    let builder = builder.prefix("delayd-train-");
-    let made = match &parent {
-        Some(parent) => std::fs::create_dir_all(parent).and_then(|()| builder.tempdir_in(parent)),
-        None => builder.tempdir(),
-    };
-    made.map_err(|error| PortError::io("making a folder for temporary files", error))
+    let parent = parent.unwrap_or_else(own_folder::system_temporary);
+    let made = std::fs::create_dir_all(&parent).and_then(|()| own_folder::temporary(&parent, "delayd-train-"));
+    made.map_err(|error| PortError::io(format!("making a folder for temporary files in {}", parent.display()), error))
 }
 
 async fn stop_signal() -> &'static str {

@@ -1,7 +1,8 @@
 //! Writing whole files: either the old one or the new one is there, never a half.
 
-use std::fs::{self, File};
+use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::model::Report;
@@ -71,26 +72,25 @@ pub(super) fn atomically(
 ) -> Result<(), ReportError> {
     let io = |source| ReportError::Io { path: path.to_owned(), source };
     let name = path.file_name().ok_or_else(|| io(io::Error::new(io::ErrorKind::InvalidInput, "not a file name")))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".partial");
-    let partial = path.with_file_name(hidden);
-    let written = File::create(&partial).map_err(io).and_then(|file| {
-        let mut writer = BufWriter::new(file);
-        fill(&mut writer)?;
-        let file = writer.into_inner().map_err(|error| io(error.into_error()))?;
-        file.sync_all().map_err(io)?;
-        fs::rename(&partial, path).map_err(io)
-    });
-    if written.is_err() {
-        // The first failure is the one to tell; a leftover is overwritten next time.
-        let _ = fs::remove_file(&partial);
-    }
-    written
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    prefix.push(".partial-");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A new file of a name that nobody guesses; where writing fails it goes. The umask takes its share of the mode.
+    let mode = Permissions::from_mode(0o644);
+    let partial = tempfile::Builder::new().prefix(&prefix).permissions(mode).tempfile_in(folder).map_err(io)?;
+    let (file, partial) = partial.into_parts();
+    let mut writer = BufWriter::new(file);
+    fill(&mut writer)?;
+    let file = writer.into_inner().map_err(|error| io(error.into_error()))?;
+    file.sync_all().map_err(io)?;
+    partial.persist(path).map_err(|error| io(error.error))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use delayd_core::error::chain;
     use crate::replay::report::fixture;
@@ -129,6 +129,16 @@ mod tests {
         assert!(chain(&error).contains("missing/report.json"), "{error}");
         assert!(chain(&error).contains("No such file"), "{}", chain(&error));
         assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_link_beside_the_report_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "as it was").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join(".report.json.partial")).unwrap();
+        write_json(&fixture::report(), &folder.path().join("report.json")).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
     }
 
     #[test]

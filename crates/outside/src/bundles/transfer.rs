@@ -9,6 +9,7 @@ use delayd_model::Bundle;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
+use delayd_core::own_folder;
 
 const MANIFEST: &str = "manifest.json";
 
@@ -75,7 +76,7 @@ fn write_and_verify(
     let corrupt = |message: String| PortError::new(ErrorKind::Corrupt, action, message);
     let staging = dir.with_extension("partial");
     remove(&staging).map_err(io)?;
-    std::fs::create_dir_all(&staging).map_err(io)?;
+    own_folder::create_new(&staging).map_err(io)?;
     for (name, body) in files {
         std::fs::write(staging.join(name), body).map_err(io)?;
     }

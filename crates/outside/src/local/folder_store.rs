@@ -14,6 +14,7 @@ use delayd_core::atomic_file::{StagedFile, remove_abandoned};
 use delayd_core::error::ErrorKind;
 use delayd_core::ports::{ObjectMeta, ObjectStore, check_key, check_prefix};
 use delayd_core::error::PortError;
+use delayd_core::own_folder;
 
 /// Where objects are written before they get their name. On the same file
 /// system as the objects, and no key leads there.
@@ -33,7 +34,9 @@ impl FolderStore {
     /// When the folder cannot be created or read.
     pub fn open(root: &Path) -> Result<Self, PortError> {
         let opening = || format!("opening the object store {}", root.display());
-        fs::create_dir_all(root.join(STAGING)).map_err(|error| PortError::io(opening(), error))?;
+        own_folder::check(root)
+            .and_then(|_| fs::create_dir_all(root.join(STAGING)))
+            .map_err(|error| PortError::io(opening(), error))?;
         let root = root.canonicalize().map_err(|error| PortError::io(opening(), error))?;
         remove_abandoned(&root.join(STAGING)).map_err(|error| PortError::io(opening(), error))?;
         Ok(Self { root })

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use delayd_core::atomic_file::{StagedFile, remove_abandoned, write_atomically};
 use delayd_core::ids::Digest;
+use delayd_core::own_folder;
 use crate::packaging::oci::{Descriptor, LAYOUT_FILE, Layout, Manifest, REF_NAME, copy_hashing};
 use crate::packaging::{PackagingError, check_repository};
 use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
@@ -26,7 +27,7 @@ impl OciLayoutRegistry {
     /// # Errors
     /// When the folder cannot be created.
     pub fn open(root: &Path) -> Result<Self, PortError> {
-        let opened = fs::create_dir_all(root).and_then(|()| root.canonicalize());
+        let opened = own_folder::create(root).and_then(|()| root.canonicalize());
         let root =
             opened.map_err(|error| PortError::io(format!("opening image registry {}", root.display()), error))?;
         Ok(Self { root })

@@ -12,6 +12,7 @@ use super::layer::{self, Layer, LayerWriter};
 use super::oci::{CONFIG_TYPE, Descriptor, Index, LAYOUT_FILE, Layout, MANIFEST_TYPE, Manifest, Platform, REF_NAME};
 use super::{PackageRequest, PackagedImage, PackagingError, service_binary};
 use delayd_core::ids::Digest;
+use delayd_core::own_folder;
 
 /// The user that the service runs as, by distroless's convention for `nonroot`.
 const NONROOT: u32 = 65_532;
@@ -41,6 +42,7 @@ pub(super) fn replacing<T>(
 ) -> Result<T, PackagingError> {
     let staging = staging_beside(layout_dir);
     remove_folder(&staging)?;
+    own_folder::create_new(&staging).map_err(PackagingError::io("creating", &staging))?;
     let written = write(&Layout::at(&staging)).and_then(|answer| {
         remove_folder(layout_dir)?;
         fs::rename(&staging, layout_dir).map_err(PackagingError::io("renaming to", layout_dir))?;

@@ -8,6 +8,7 @@ use tokio::sync::OnceCell;
 
 use delayd_core::error::ErrorKind;
 use delayd_core::error::PortError;
+use delayd_core::atomic_file::write_atomically;
 
 const FILE: &str = "kubernetes-owner";
 
@@ -80,10 +81,7 @@ fn make(path: &Path) -> io::Result<String> {
         std::fs::create_dir_all(folder)?;
     }
     // Whole or not at all: half a name would make us a stranger to our own service.
-    let staged = path.with_extension(format!("staged-{}", std::process::id()));
-    std::fs::write(&staged, format!("{name}\n"))?;
-    std::fs::File::open(&staged)?.sync_all()?;
-    std::fs::rename(&staged, path)?;
+    write_atomically(path, format!("{name}\n").as_bytes())?;
     Ok(name)
 }
 
@@ -111,6 +109,17 @@ mod tests {
         assert_eq!(restarted.known().await.unwrap(), Some(name.clone()));
         assert_eq!(restarted.name().await.unwrap(), name);
         assert_ne!(Owner::new("", folder.path()).name().await.unwrap(), name);
+    }
+
+    #[tokio::test]
+    async fn a_link_beside_the_name_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        std::fs::write(&victim, "as it was").unwrap();
+        let guessed = folder.path().join(format!("{FILE}.staged-{}", std::process::id()));
+        std::os::unix::fs::symlink(&victim, guessed).unwrap();
+        Owner::new("", folder.path()).name().await.unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
     }
 
     #[tokio::test]

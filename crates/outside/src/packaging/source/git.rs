@@ -2,7 +2,7 @@
 //! one commit.
 //!
 //! git is the program of that name. It sees neither the user's nor the system's
-//! configuration, asks nobody, and gets a token only through a variable of its own
+//! configuration, nor that of a repository above its folder, asks nobody, and gets a token only through a variable of its own
 //! environment, for the repository's host alone. Submodules and git-lfs are not
 //! followed.
 
@@ -214,6 +214,8 @@ impl<'a> Repository<'a> {
         set("LC_ALL", "C".into());
         set("GIT_CONFIG_NOSYSTEM", "1".into());
         set("GIT_CONFIG_GLOBAL", self.configuration().into_os_string());
+        // Otherwise a `.git` in any folder above, such as /tmp, would be read too.
+        set("GIT_CEILING_DIRECTORIES", self.sources.parent().unwrap_or(&self.sources).into());
         set("GIT_TERMINAL_PROMPT", "0".into());
         set("GIT_ALLOW_PROTOCOL", "https:http:ssh:git:file".into());
         set("GIT_HTTP_LOW_SPEED_LIMIT", "1".into());

@@ -29,6 +29,7 @@ pub use settings::{SourceKind, SourceSettings};
 
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, Digest};
+use delayd_core::own_folder;
 
 const LOG_FILE: &str = "build.log";
 /// A probe is answered within this time, or not at all.
@@ -95,6 +96,7 @@ impl SourceBuilder {
         control: &BuildControl,
         progress: &dyn Fn(&str),
     ) -> Result<FinishedBuild, SourceError> {
+        self.refuse_shared_state()?;
         fs::create_dir_all(&self.builds).map_err(SourceError::io("creating", &self.builds))?;
         let _one_at_a_time = self.lock(control)?;
         let mark = self.builds.canonicalize().map_err(SourceError::io("finding", &self.builds))?.display().to_string();
@@ -122,19 +124,33 @@ impl SourceBuilder {
     /// # Errors
     /// See [`SourceError`].
     pub fn probe(&self) -> Result<String, SourceError> {
-        let folder = std::env::temp_dir().join(format!("delayd-probe-{}", std::process::id()));
-        let answer = fs::create_dir_all(&folder).map_err(SourceError::io("creating", &folder)).and_then(|()| {
-            let path = folder.join(LOG_FILE);
-            let mut log = BuildLog::begin(&path, self.settings.maximum_log_bytes, compile::secrets(&self.settings))
-                .map_err(SourceError::io("writing", &path))?;
-            let (control, mark) = (BuildControl::default(), folder.display().to_string());
-            let fetch_timeout_secs = self.settings.fetch_timeout_secs.min(PROBE_LIMIT_SECS);
-            let settings = SourceSettings { fetch_timeout_secs, ..self.settings.clone() };
-            Repository::at(&folder, &settings, &control, &mark).probe(&mut log)
-        });
-        // What is left lies in the system's folder for such things.
-        let _ = fs::remove_dir_all(&folder);
-        answer
+        self.probe_in(&own_folder::system_temporary())
+    }
+
+    /// Whoever could write to the probe's folder could tell git which programs to run.
+    fn probe_in(&self, parent: &Path) -> Result<String, SourceError> {
+        self.refuse_shared_state()?;
+        let folder = own_folder::temporary(parent, "delayd-probe-")
+            .map_err(SourceError::io("creating a temporary folder in", parent))?;
+        let folder = folder.path();
+        let path = folder.join(LOG_FILE);
+        let mut log = BuildLog::begin(&path, self.settings.maximum_log_bytes, compile::secrets(&self.settings))
+            .map_err(SourceError::io("writing", &path))?;
+        let (control, mark) = (BuildControl::default(), folder.display().to_string());
+        let fetch_timeout_secs = self.settings.fetch_timeout_secs.min(PROBE_LIMIT_SECS);
+        let settings = SourceSettings { fetch_timeout_secs, ..self.settings.clone() };
+        Repository::at(folder, &settings, &control, &mark).probe(&mut log)
+    }
+
+    /// cargo and rustup read settings in every folder above a source, and a setting may name a program to run.
+    fn refuse_shared_state(&self) -> Result<(), SourceError> {
+        let Some(shared) = own_folder::shared_above(&self.builds) else { return Ok(()) };
+        let message = format!(
+            "anybody may write to {}, where build tools look for settings too; move daemon.state_dir elsewhere",
+            shared.display()
+        );
+        let source = std::io::Error::new(std::io::ErrorKind::PermissionDenied, message);
+        Err(SourceError::io("building in", &self.builds)(source))
     }
 
     fn logged(
@@ -226,4 +242,79 @@ fn prune_logs(builds: &Path, keep: usize, present: CycleId) -> Result<(), Source
         fs::remove_dir_all(&path).map_err(SourceError::io("removing", &path))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::process::Command;
+
+    use super::*;
+
+    /// A folder like `/tmp`, and beside it a repository with one commit on `main`.
+    fn place() -> (tempfile::TempDir, PathBuf, SourceSettings) {
+        let place = tempfile::tempdir().unwrap();
+        let (shared, repository) = (place.path().join("tmp"), place.path().join("service"));
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+        git(place.path(), &["init", "--quiet", "--initial-branch", "main", "service"]);
+        git(&repository, &["commit", "--quiet", "--allow-empty", "--message", "first"]);
+        let repository = format!("file://{}", repository.display());
+        (place, shared, SourceSettings { kind: SourceKind::Git, repository, ..SourceSettings::default() })
+    }
+
+    fn git(folder: &Path, arguments: &[&str]) {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]).args(arguments).current_dir(folder);
+        command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
+        assert!(command.status().unwrap().success(), "git {arguments:?}");
+    }
+
+    /// Its state directory is not there, and nobody may write above it.
+    fn builder(settings: &SourceSettings) -> SourceBuilder {
+        SourceBuilder::new(settings, true, Path::new("/proc/self/no-such-state"))
+    }
+
+    #[test]
+    fn a_probe_uses_nothing_that_others_put_where_its_folder_could_be_guessed() {
+        let (place, shared, settings) = place();
+        let victim = place.path().join("victim");
+        fs::write(&victim, "as it was").unwrap();
+        let guessed = shared.join(format!("delayd-probe-{}", std::process::id()));
+        fs::create_dir(&guessed).unwrap();
+        symlink(&victim, guessed.join(LOG_FILE)).unwrap();
+        builder(&settings).probe_in(&shared).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
+        assert!(fs::symlink_metadata(guessed.join(LOG_FILE)).unwrap().is_symlink(), "it is not ours to remove");
+        let left: Vec<_> = fs::read_dir(&shared).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [guessed], "the probe's own folder is gone");
+    }
+
+    #[test]
+    fn git_reads_no_repository_above_its_folder() {
+        let (place, shared, settings) = place();
+        let ran = place.path().join("ran");
+        git(&shared, &["init", "--quiet"]);
+        let remote = format!("remote.{}.uploadpack", settings.repository);
+        git(&shared, &["config", &remote, &format!("touch {}; git-upload-pack", ran.display())]);
+        builder(&settings).probe_in(&shared).unwrap();
+        assert!(!ran.exists());
+    }
+
+    #[test]
+    fn below_a_folder_of_all_nothing_is_built() {
+        let (_place, shared, settings) = place();
+        let state = shared.join("state");
+        let builder = SourceBuilder::new(&settings, true, &state);
+        let refused = [
+            builder.build(CycleId(1), &BuildControl::default(), &|_| ()).unwrap_err(),
+            builder.probe_in(&shared).unwrap_err(),
+        ];
+        for error in refused {
+            let told = crate::error::chain(&error);
+            assert_eq!(error.kind(), ErrorKind::Denied, "{told}");
+            assert!(told.contains(&shared.display().to_string()) && told.contains("daemon.state_dir"), "{told}");
+        }
+        assert!(!state.exists());
+    }
 }
