@@ -12,10 +12,9 @@ use reqwest::header::{ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_M
 use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::limited_body::read_limited;
 use crate::config::{Fault, Secret};
 use crate::error::{ErrorKind, PortError};
-use crate::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use crate::http_client::{HttpClientSettings, read_limited, refusal, retry_after, transport_error};
 use crate::ports::{DocumentSource, FetchedDocument, Validators};
 
 /// The longest refusal that is read, in bytes.

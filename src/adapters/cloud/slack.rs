@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::slack_message::{SlackMessage, plain_payload};
 use crate::config::{Fault, Secret};
 use crate::error::{ErrorKind, PortError};
-use crate::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use crate::http_client::{HttpClientSettings, read_beginning, refusal, retry_after, transport_error};
 use crate::notification::templates::Templates;
 use crate::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
 
@@ -77,8 +77,7 @@ impl SlackNotifier {
         let sent = self.http.post(url).json(payload).send().await;
         let response = sent.map_err(|error| transport_error(action, error))?;
         let (status, wait) = (response.status(), retry_after(&response));
-        let body = response.bytes().await.map_err(|error| transport_error(action, error))?;
-        Ok(Answer { action, status, retry_after: wait, body: body.to_vec() })
+        Ok(Answer { action, status, retry_after: wait, body: read_beginning(response).await })
     }
 }
 

@@ -13,7 +13,7 @@ use sha2::Sha256;
 use super::slack::secret_url;
 use crate::config::{Fault, Secret};
 use crate::error::{ErrorKind, PortError};
-use crate::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use crate::http_client::{HttpClientSettings, read_beginning, refusal, retry_after, transport_error};
 use crate::notification::templates::Templates;
 use crate::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
 
@@ -137,7 +137,7 @@ impl Notifier for WebhookNotifier {
                 Undelivered::from(PortError::new(ErrorKind::NotFound, TELLING, message)).with_channel_away(true)
             );
         }
-        let body = response.bytes().await.map_err(|error| transport_error(TELLING, error))?;
+        let body = read_beginning(response).await;
         let of_this_notice = matches!(status.as_u16(), 400 | 413 | 422);
         let error = Undelivered::from(refusal(TELLING, status, &body));
         Err(error.with_channel_away(!of_this_notice).after(wait))
@@ -152,7 +152,7 @@ impl Notifier for WebhookNotifier {
         match status.as_u16() {
             200..=299 | 400 | 405 | 415 | 501 => Ok(format!("it answers ({status})")),
             _ => {
-                let body = response.bytes().await.map_err(|error| transport_error(ASKING, error))?;
+                let body = read_beginning(response).await;
                 Err(refusal(ASKING, status, &body))
             }
         }

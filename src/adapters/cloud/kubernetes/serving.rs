@@ -16,6 +16,7 @@ use super::pods::is_serving;
 use super::rollout::Failure;
 use super::standing::name;
 use crate::error::{ErrorKind, chain};
+use crate::http_client::read_beginning;
 use crate::ports::{PortError, Release};
 
 /// Endpoints reach every node within seconds; a rollout that became ready at the
@@ -132,7 +133,7 @@ impl KubernetesCluster {
         let request = self.unpooled.get(url).header("x-delayd-probe", "1").timeout(ANSWER_DEADLINE);
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
-        let body = response.bytes().await.map_err(failed)?;
+        let body = read_beginning(response).await;
         if !status.is_success() {
             let said: String = String::from_utf8_lossy(&body).chars().take(200).collect();
             return Err(format!("answers {status}: {said}"));
