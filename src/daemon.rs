@@ -17,7 +17,7 @@ use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
 use crate::coordinator::stages::{Stages, ask};
 use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::messages::IngestFlights;
-use crate::data::{DataActor, DataStage, TrainingSets};
+use crate::data::{DataActor, DataStage, ObjectReader, TrainingSets};
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
 use crate::env::{Clock, Env};
@@ -363,8 +363,9 @@ fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, adapters: Ada
     let Adapters { service_binary, sets, bundles } = adapters;
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let weather =
-        open::weather(settings, object_store.clone(), clock.clone()).map_err(|error| failed("weather", error))?;
+    let reader = ObjectReader::new(settings.ingestion.limits, &ledger);
+    let weather = open::weather(settings, object_store.clone(), clock.clone(), reader)
+        .map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,

@@ -21,8 +21,8 @@ use super::wrap::Retrying;
 use crate::config::{
     BuilderKind, ClusterKind, ObjectStoreKind, RegistryKind, Secret, Settings, TrainerKind, WeatherKind,
 };
-use crate::data::TrainingSets;
 use crate::data::reference::{AirportTable, ReferenceDocuments};
+use crate::data::{ObjectReader, TrainingSets};
 use crate::env::Clock;
 use crate::error::PortError;
 use crate::notification::templates::Templates;
@@ -49,7 +49,7 @@ pub fn object_store(settings: &Settings) -> Result<Arc<dyn ObjectStore>, PortErr
     }
 }
 
-/// The weather of `[weather]`; `store` is where files and cached answers lie.
+/// The weather of `[weather]`; `store` is where files and cached answers lie, `reader` reads what others put there.
 ///
 /// # Errors
 /// When the settings name something unreadable.
@@ -57,14 +57,16 @@ pub fn weather(
     settings: &Settings,
     store: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
+    reader: ObjectReader,
 ) -> Result<Arc<dyn WeatherSource>, PortError> {
     let section = &settings.weather;
     match section.kind {
-        WeatherKind::Csv => Ok(Arc::new(WeatherCsv::new(store, section.prefix.clone()))),
+        WeatherKind::Csv => Ok(Arc::new(WeatherCsv::new(store, section.prefix.clone()).read_by(reader))),
         WeatherKind::OpenMeteo => {
             let ingestion = &settings.ingestion;
             let airports =
                 AirportTable::new(store.clone(), ingestion.airports_key.clone(), ingestion.time_zones.clone());
+            let airports = airports.read_by(reader);
             Ok(Arc::new(OpenMeteo::new(section.open_meteo.clone(), store, airports, clock)?))
         }
     }

@@ -12,8 +12,8 @@ use crate::adapters::cloud::OpenMeteo;
 use crate::adapters::open;
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
 use crate::daemon::{ledger_path, needs_service_binary, service_binary};
-use crate::data::TrainingSets;
 use crate::data::contract::Contract;
+use crate::data::{ObjectReader, TrainingSets};
 use crate::env::{Clock, SystemClock};
 use crate::error::{ErrorKind, PortError, chain};
 use crate::http::certificate_expires_at;
@@ -196,7 +196,8 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
         Ok(store) => store,
         Err(error) => return vec![finding::<String>("object store", Err(chain(&error)))],
     };
-    let weather = async { open::weather(settings, store.clone(), Arc::new(SystemClock))?.probe().await };
+    let weather =
+        async { open::weather(settings, store.clone(), Arc::new(SystemClock), ObjectReader::default())?.probe().await };
     let (store, airports, flights, weather) = tokio::join!(
         probed("object store", store.probe()),
         probed("airports", airports(settings, store.as_ref())),

@@ -348,8 +348,12 @@ fn first_moment(day: NaiveDate, source: &Source, settings: &Settings) -> Result<
 
 fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayError> {
     let read = || {
-        let (mut table, _) =
-            crate::data::airports::parse_airports("airports", airports, &settings.ingestion.time_zones)?;
+        let (mut table, _) = crate::data::airports::parse_airports(
+            "airports",
+            airports,
+            &settings.ingestion.time_zones,
+            &settings.ingestion.limits,
+        )?;
         crate::data::airports::supplement(&mut table);
         TimeZones::of(&table)
     };

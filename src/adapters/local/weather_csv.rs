@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 
 use crate::data::weather::parse_weather_csv;
+use crate::data::{DataError, ObjectReader};
 use crate::error::{PortError, chain};
+use crate::ids::Digest;
 use crate::ports::{ObjectMeta, ObjectStore, WeatherObservation, WeatherSource};
 
 /// Answers from every weather file under a prefix.
@@ -17,6 +19,7 @@ use crate::ports::{ObjectMeta, ObjectStore, WeatherObservation, WeatherSource};
 pub struct WeatherCsv {
     store: Arc<dyn ObjectStore>,
     prefix: String,
+    reader: ObjectReader,
     files: Mutex<BTreeMap<String, ReadFile>>,
 }
 
@@ -30,14 +33,26 @@ impl WeatherCsv {
     /// A source over the objects whose keys start with `prefix`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, prefix: impl Into<String>) -> Self {
-        Self { store, prefix: prefix.into(), files: Mutex::new(BTreeMap::new()) }
+        Self { store, prefix: prefix.into(), reader: ObjectReader::default(), files: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The same source, read by a reader with other bounds and with notes.
+    #[must_use]
+    pub fn read_by(self, reader: ObjectReader) -> Self {
+        Self { reader, ..self }
     }
 
     async fn read(&self, meta: &ObjectMeta) -> Result<Arc<Vec<WeatherObservation>>, PortError> {
-        let body = self.store.get(&meta.key).await?;
-        let key = meta.key.clone();
-        let parsed = crate::telemetry::spawn_blocking(move || parse_weather_csv(&key, &body)).await;
         let action = || format!("reading weather from {}", meta.key);
+        let too_large = |error: DataError| PortError::new(error.kind(), action(), chain(&error));
+        self.reader.limits.check_stored(&meta.key, meta.size_bytes).map_err(too_large)?;
+        let body = self.store.get(&meta.key).await?;
+        let (key, reader) = (meta.key.clone(), self.reader.clone());
+        let parsed = crate::telemetry::spawn_blocking(move || {
+            let digest = Digest::of(&body);
+            reader.read(&key, &digest, |limits| parse_weather_csv(&key, &body, limits)).flatten()
+        });
+        let parsed = parsed.await;
         let parsed =
             parsed.map_err(|error| PortError::new(crate::error::ErrorKind::Internal, action(), error.to_string()))?;
         let (observations, report) = parsed.map_err(|error| PortError::new(error.kind(), action(), chain(&error)))?;

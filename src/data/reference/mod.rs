@@ -29,6 +29,7 @@ pub use table::AirportTable;
 use self::stored::{FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key};
 use super::error::DataError;
 use super::holidays::extend_calendar;
+use super::reading::ObjectReader;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
@@ -78,6 +79,7 @@ pub struct ReferenceLibrary {
     env: Env,
     settings: Arc<Settings>,
     documents: ReferenceDocuments,
+    reader: ObjectReader,
     shelf: Arc<Mutex<Shelf>>,
 }
 
@@ -104,7 +106,8 @@ impl ReferenceLibrary {
     /// A library over the environment's object store.
     #[must_use]
     pub fn new(env: Env, settings: Arc<Settings>, documents: ReferenceDocuments) -> Self {
-        Self { env, settings, documents, shelf: Arc::default() }
+        let reader = ObjectReader::new(settings.ingestion.limits, &env.ledger);
+        Self { env, settings, documents, reader, shelf: Arc::default() }
     }
 
     /// Airports, holidays and events, fetched anew where that is due.
@@ -143,7 +146,7 @@ impl ReferenceLibrary {
     }
 
     async fn parse(&self, kind: ReferenceKind, key: &str, body: Bytes) -> Result<ParsedContent, DataError> {
-        parsed(kind, key, body, &self.settings.ingestion.time_zones).await
+        parsed(kind, key, body, &self.settings.ingestion.time_zones, &self.reader).await
     }
 
     async fn content(&self, shelf: &mut Shelf, kind: ReferenceKind) -> Result<Option<Arc<Content>>, StepFailure> {
@@ -158,6 +161,7 @@ impl ReferenceLibrary {
         {
             return Ok(Some(kept.content.clone()));
         }
+        self.reader.limits.check_stored(key, meta.as_ref().map_or(0, |meta| meta.size_bytes))?;
         let body = store.get(key).await?;
         let digest = Digest::of(&body);
         let content = match shelf.kept.remove(&kind) {

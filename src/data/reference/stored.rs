@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::content::{Content, ParsedContent};
-use crate::data::DataError;
+use crate::data::{DataError, ObjectReader};
 use crate::error::{ErrorKind, PortError};
 use crate::ids::Digest;
 use crate::ledger::ReferenceKind;
@@ -74,15 +74,19 @@ pub(super) async fn store_copy(
     Ok(())
 }
 
-/// Reads content on the blocking pool: a list of all the world's airports is long.
+/// Reads content on the blocking pool, within bounds: a list of all the world's airports is long.
 pub(super) async fn parsed(
     kind: ReferenceKind,
     key: &str,
     body: Bytes,
     time_zones: &BTreeMap<String, String>,
+    reader: &ObjectReader,
 ) -> Result<ParsedContent, DataError> {
-    let (key, time_zones) = (key.to_owned(), time_zones.clone());
-    let work = move || Content::parse(kind, &key, &body, &time_zones);
+    let (key, time_zones, reader) = (key.to_owned(), time_zones.clone(), reader.clone());
+    let work = move || {
+        let digest = Digest::of(&body);
+        reader.read(&key, &digest, |limits| Content::parse(kind, &key, &body, &time_zones, limits)).flatten()
+    };
     match crate::telemetry::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(DataError::Internal(format!("reading {kind} did not finish: {error}"))),
