@@ -19,6 +19,7 @@ use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::messages::IngestFlights;
 use crate::data::DataActor;
 use crate::data::DataStage;
+use delayd_data::ObjectReader;
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
 use delayd_core::clock::Clock;
@@ -365,8 +366,9 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
 fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let weather =
-        open::weather(settings, object_store.clone(), clock.clone()).map_err(|error| failed("weather", error))?;
+    let reader = ObjectReader::new(settings.ingestion.limits, &settings.daemon.state_dir);
+    let weather = open::weather(settings, object_store.clone(), clock.clone(), reader)
+        .map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,

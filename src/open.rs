@@ -18,6 +18,7 @@ use delayd_outside::wrap::Retrying;
 use crate::config::{BuilderKind, ClusterKind, RegistryKind, Settings, TrainerKind, WeatherKind};
 use delayd_core::secret::Secret;
 use crate::data::ReferenceDocuments;
+use delayd_data::ObjectReader;
 use delayd_data::reference::AirportTable;
 use delayd_core::clock::Clock;
 use delayd_core::error::{ErrorKind, PortError};
@@ -29,7 +30,7 @@ use delayd_training_job::Trainer;
 /// How a worker of this machine is waited for: it starts at once, and does a whole job, the search too, since a second
 /// one beside it would only share its cores.
 const LOCAL_WAIT: WaitPolicy =
-    WaitPolicy { split_search: false, parallel_trials: 1, poll: Duration::from_millis(100), start_deadline: Duration::from_secs(60) };
+    WaitPolicy { split_search: false, parallel_trials: 1, poll: Duration::from_millis(250), start_deadline: Duration::from_secs(60) };
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -45,7 +46,7 @@ pub fn object_store(settings: &Settings) -> Result<Arc<dyn ObjectStore>, PortErr
     settings.object_store.open(&settings.daemon.state_dir)
 }
 
-/// The weather of `[weather]`; `store` is where files and cached answers lie.
+/// The weather of `[weather]`; `store` is where files and cached answers lie, `reader` reads what others put there.
 ///
 /// # Errors
 /// When the settings name something unreadable.
@@ -53,14 +54,16 @@ pub fn weather(
     settings: &Settings,
     store: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
+    reader: ObjectReader,
 ) -> Result<Arc<dyn WeatherSource>, PortError> {
     let section = &settings.weather;
     match section.kind {
-        WeatherKind::Csv => Ok(Arc::new(WeatherCsv::new(store, section.prefix.clone()))),
+        WeatherKind::Csv => Ok(Arc::new(WeatherCsv::new(store, section.prefix.clone()).read_by(reader))),
         WeatherKind::OpenMeteo => {
             let ingestion = &settings.ingestion;
             let airports =
                 AirportTable::new(store.clone(), ingestion.airports_key.clone(), ingestion.time_zones.clone());
+            let airports = airports.read_by(reader);
             Ok(Arc::new(OpenMeteo::new(section.open_meteo.clone(), store, airports, clock)?))
         }
     }

@@ -284,3 +284,37 @@ fn started(folder: &Path, settings: Settings) -> Option<String> {
     let env = contracts::surroundings::env(home.path());
     DataStage::new(env, Arc::new(settings), TrainingSets::default()).err().map(|error| error.to_string())
 }
+
+/// The note of an object whose reading was begun so often when an earlier process ended.
+fn note(home: &Home, key: &str, body: &[u8], begun: u32) -> std::path::PathBuf {
+    let folder = home.env.ledger.path().unwrap().parent().unwrap().join("being-read");
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{}.json", Digest::of(key.as_bytes()).hex()));
+    let note = serde_json::json!({ "key": key, "digest": Digest::of(body), "begun": begun });
+    std::fs::write(&path, note.to_string()).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_log_that_ended_the_daemon_is_tried_once_more_alone_and_then_refused_until_it_changes() {
+    let home = Home::new().await;
+    let unlucky = note(&home, "flights/1.parquet", &log(1, 30), 1);
+    let poison = note(&home, "flights/2.parquet", &log(2, 20), 2);
+    for day in [1, 2, 3] {
+        home.put(&format!("flights/{day}.parquet"), log(day, 40 - 10 * day)).await;
+    }
+    let refused = home.look(1).await;
+    let [text] = refused.as_slice() else { panic!("{refused:?}") };
+    assert!(text.starts_with("flights/2.parquet: reading it ended the daemon 2 times"), "{text}");
+    assert!(!unlucky.exists() && poison.exists(), "the end of a process in just that moment is no fault of the log");
+    assert_eq!(home.build().await.unwrap().1, 40);
+    assert_eq!(home.alerts().await, ["a flight log was refused: flights/2.parquet"]);
+    let rejected = home.env.ledger.objects(Some(ObjectStatus::Rejected), Page::newest(9)).await.unwrap();
+    assert_eq!((rejected.len(), rejected[0].key.as_str()), (1, "flights/2.parquet"));
+    assert!(home.look(2).await.is_empty(), "it is not read again by itself");
+
+    home.put("flights/2.parquet", log(2, 21)).await;
+    assert!(home.look(3).await.is_empty());
+    assert!(!poison.exists());
+    assert_eq!((home.build().await.unwrap().1, home.alerts().await.len()), (61, 1));
+}

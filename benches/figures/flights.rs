@@ -37,14 +37,14 @@ fn read_file(folder: &Path, stem: &str) -> Result<(String, Bytes)> {
 
 pub(crate) fn load_world(folder: &Path) -> Result<World> {
     let (key, body) = read_file(folder, "airports")?;
-    let (mut airports, _) = airports::parse_airports(&key, &body, &BTreeMap::new())?;
+    let (mut airports, _) = airports::parse_airports(&key, &body, &BTreeMap::new(), &formats::ParseLimits::default())?;
     airports::supplement(&mut airports);
     let zones = TimeZones::of(&airports)?;
     let (weather_key, weather_body) = read_file(folder, "weather")?;
     let (key, body) = read_file(folder, "flights")?;
 
     let began = Instant::now();
-    let (observations, _) = weather::parse_weather_csv(&weather_key, &weather_body)?;
+    let (observations, _) = weather::parse_weather_csv(&weather_key, &weather_body, &formats::ParseLimits::default())?;
     let parsed = formats::parse_flights(&key, &body, &zones, None, &formats::ParseLimits::default())?;
     let flights: Vec<_> = parsed.flights.into_iter().map(|(_, flight)| flight).collect();
     let parse_seconds = began.elapsed().as_secs_f64();

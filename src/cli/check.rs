@@ -15,6 +15,7 @@ use crate::daemon::{ledger_path, needs_service_binary, service_binary};
 use delayd_data::contract::Contract;
 use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_data::ObjectReader;
 use crate::http::certificate_expires_at;
 use delayd_ledger::Ledger;
 use delayd_outside::packaging::SourceKind;
@@ -192,7 +193,8 @@ async fn stores(settings: &Settings) -> Vec<Finding> {
         Ok(store) => store,
         Err(error) => return vec![finding::<String>("object store", Err(chain(&error)))],
     };
-    let weather = async { open::weather(settings, store.clone(), Arc::new(SystemClock))?.probe().await };
+    let weather =
+        async { open::weather(settings, store.clone(), Arc::new(SystemClock), ObjectReader::default())?.probe().await };
     let (store, airports, flights, weather) = tokio::join!(
         probed("object store", store.probe()),
         probed("airports", airports(settings, store.as_ref())),

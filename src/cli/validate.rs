@@ -22,6 +22,7 @@ use delayd_data::{DataError, TimeZones};
 use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::error::chain;
 use delayd_core::ports::ObjectStore;
+use delayd_data::formats::ParseLimits;
 
 /// Rows that are shown of those that would be set aside.
 const SHOWN_ROWS: usize = 5;
@@ -50,10 +51,13 @@ pub(super) async fn run(
 ) -> Result<String, CliError> {
     let usage = |error: &DataError| CliError::Usage(chain(error));
     let contract = Contract::configured(&settings.ingestion.contract_path).map_err(|error| usage(&error))?;
+    let limits = &settings.ingestion.limits;
     let airports = match airports {
         Some(path) => {
             let zones = &settings.ingestion.time_zones;
-            parse_airports(&path.display().to_string(), &read(path)?, zones).map_err(|error| usage(&error))?.0
+            let file = path.display().to_string();
+            let parsed = read(path, limits)?.and_then(|body| parse_airports(&file, &body, zones, limits));
+            parsed.map_err(|error| usage(&error))?.0
         }
         None => {
             let store = open::object_store(settings).map_err(|error| store_failed(&error))?;
@@ -84,13 +88,18 @@ pub(super) async fn stored_airports(
         let advice = "airports are needed to read local times; `delayd validate` takes a file with --airports";
         CliError::Usage(format!("{}; {advice}", chain(&error)))
     })?;
-    let parsed = parse_airports(&ingestion.airports_key, &body, &ingestion.time_zones);
+    let parsed = parse_airports(&ingestion.airports_key, &body, &ingestion.time_zones, &ingestion.limits);
     Ok(parsed.map_err(|error| CliError::Usage(chain(&error)))?.0)
 }
 
-fn read(path: &Path) -> Result<Bytes, CliError> {
-    let body = std::fs::read(path).map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
-    Ok(Bytes::from(body))
+/// A file's bytes. Inside: why it is too large to be read.
+fn read(path: &Path, limits: &ParseLimits) -> Result<Result<Bytes, DataError>, CliError> {
+    let file = path.display().to_string();
+    let failed = |error: std::io::Error| CliError::Usage(format!("{}: {error}", path.display()));
+    if let Err(error) = limits.check_stored(&file, std::fs::metadata(path).map_err(failed)?.len()) {
+        return Ok(Err(error));
+    }
+    Ok(Ok(Bytes::from(std::fs::read(path).map_err(failed)?)))
 }
 
 struct Judge<'a> {
@@ -103,10 +112,11 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn file(&self, path: &Path) -> Result<Judged, CliError> {
-        let (file, body) = (path.display().to_string(), read(path)?);
         let ingestion = &self.settings.ingestion;
-        let parsed = match parse_flights(&file, &body, self.zones, ingestion.column_mapping.as_ref(), &ingestion.limits)
-        {
+        let (file, mapping, limits) =
+            (path.display().to_string(), ingestion.column_mapping.as_ref(), &ingestion.limits);
+        let read = read(path, limits)?;
+        let parsed = match read.and_then(|body| parse_flights(&file, &body, self.zones, mapping, limits)) {
             Ok(parsed) => parsed,
             Err(error) => {
                 let refused = vec![chain(&error)];

@@ -84,6 +84,7 @@ impl Settings {
             self.monitoring.interval_secs.to_string(),
             "1 second or more",
         );
+        faults.extend(ingestion.limits.faults("ingestion.limits"));
         faults.extend(self.http.faults());
         faults.extend(self.notification.faults());
         faults.extend(self.weather_faults());

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use delayd_data::ingest::{Ingested, ObjectNews, ObjectReport};
+use delayd_data::ingest::listed_digest;
 use super::messages::FlightsIngested;
 use delayd_data::validation::{LeftOutSource, QuarantinedRow, quarantine_csv};
 use crate::data::DataStage;
@@ -101,11 +102,9 @@ fn status(object: &ObjectReport) -> ObjectStatus {
 
 fn ledger_object(object: &ObjectReport, quarantine_key: Option<String>, at: DateTime<Utc>) -> IngestedObject {
     let meta = &object.meta;
-    // Nobody knows the bytes of what cannot be read; a new upload under its key is another version all the same.
-    let listed = || Digest::of(format!("{}\n{}\n{}", meta.key, meta.size_bytes, meta.last_modified).as_bytes());
     IngestedObject {
         key: meta.key.clone(),
-        digest: object.sha256.clone().unwrap_or_else(listed),
+        digest: object.sha256.clone().unwrap_or_else(|| listed_digest(meta)),
         size_bytes: meta.size_bytes,
         rows_accepted: object.rows_accepted,
         rows_quarantined: object.rows_quarantined,

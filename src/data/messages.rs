@@ -27,6 +27,17 @@ pub struct FlightsIngested {
     pub outcomes: usize,
 }
 
+impl FlightsIngested {
+    /// Counts another pass in.
+    pub(super) fn add(&mut self, other: Self) {
+        self.objects += other.objects;
+        self.refused.extend(other.refused);
+        self.accepted += other.accepted;
+        self.quarantined += other.quarantined;
+        self.outcomes += other.outcomes;
+    }
+}
+
 /// Build the dataset of a cycle from what is ingested.
 #[derive(Debug, Clone)]
 pub struct BuildDataset {

@@ -21,6 +21,7 @@ use delayd_data::DataError;
 use delayd_data::holidays::extend_calendar;
 use delayd_data::reference::stored::{FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key};
 use delayd_data::reference::{Content, ParsedContent, ReferenceChanges, ReferenceData, refused};
+use delayd_data::ObjectReader;
 use crate::config::Settings;
 use crate::env::Env;
 use delayd_core::error::{ErrorKind, chain};
@@ -59,6 +60,7 @@ pub struct ReferenceLibrary {
     env: Env,
     settings: Arc<Settings>,
     documents: ReferenceDocuments,
+    reader: ObjectReader,
     shelf: Arc<Mutex<Shelf>>,
 }
 
@@ -85,7 +87,8 @@ impl ReferenceLibrary {
     /// A library over the environment's object store.
     #[must_use]
     pub fn new(env: Env, settings: Arc<Settings>, documents: ReferenceDocuments) -> Self {
-        Self { env, settings, documents, shelf: Arc::default() }
+        let reader = ObjectReader::new(settings.ingestion.limits, &settings.daemon.state_dir);
+        Self { env, settings, documents, reader, shelf: Arc::default() }
     }
 
     /// Airports, holidays and events, fetched anew where that is due.
@@ -124,7 +127,7 @@ impl ReferenceLibrary {
     }
 
     async fn parse(&self, kind: ReferenceKind, key: &str, body: Bytes) -> Result<ParsedContent, DataError> {
-        parsed(kind, key, body, &self.settings.ingestion.time_zones).await
+        parsed(kind, key, body, &self.settings.ingestion.time_zones, &self.reader).await
     }
 
     async fn content(&self, shelf: &mut Shelf, kind: ReferenceKind) -> Result<Option<Arc<Content>>, StepFailure> {
@@ -139,6 +142,7 @@ impl ReferenceLibrary {
         {
             return Ok(Some(kept.content.clone()));
         }
+        self.reader.limits.check_stored(key, meta.as_ref().map_or(0, |meta| meta.size_bytes))?;
         let body = store.get(key).await?;
         let digest = Digest::of(&body);
         let content = match shelf.kept.remove(&kind) {

@@ -19,6 +19,7 @@ use delayd_data::training_sets::{Timing, TrainingSet, TrainingSets, assemble_exa
 use delayd_data::validation::ValidationReport;
 use delayd_data::weather_coverage::{CoverageWindow, WeatherCoverage};
 use delayd_data::{Example, FlightRecord};
+use delayd_data::ObjectReader;
 use crate::config::Settings;
 use crate::env::Env;
 use delayd_core::error::ErrorKind;
@@ -38,6 +39,7 @@ pub struct DataStage {
     settings: Arc<Settings>,
     contract: Arc<Contract>,
     library: ReferenceLibrary,
+    reader: ObjectReader,
     sets: TrainingSets,
 }
 
@@ -49,7 +51,8 @@ impl DataStage {
     pub fn new(env: Env, settings: Arc<Settings>) -> Result<Self, DataError> {
         let contract = Contract::configured(&settings.ingestion.contract_path)?;
         let library = ReferenceLibrary::new(env.clone(), settings.clone(), ReferenceDocuments::default());
-        Ok(Self { env, settings, contract: Arc::new(contract), library, sets: TrainingSets::default() })
+        let reader = ObjectReader::new(settings.ingestion.limits, &settings.daemon.state_dir);
+        Ok(Self { env, settings, contract: Arc::new(contract), library, reader, sets: TrainingSets::default() })
     }
 
     /// The same stage, with reference data that are fetched from documents.
@@ -74,19 +77,26 @@ impl DataStage {
     /// When reference data are missing, or the store or the ledger fails.
     pub async fn ingest(&self, message: IngestFlights) -> Result<FlightsIngested, StepFailure> {
         let reference = self.reference().await?;
-        let known = self.known_objects().await?;
         let ingestion = &self.settings.ingestion;
         let options = IngestOptions {
             prefix: ingestion.flights_prefix.clone(),
             max_concurrent_fetches: ingestion.concurrency,
             mapping: ingestion.column_mapping.clone(),
-            limits: ingestion.limits,
+            reader: self.reader.clone(),
             ..IngestOptions::default()
         };
-        let ingested =
-            ingest_new(&self.env.object_store, &known, &options, &self.contract, &reference.airports, message.at)
-                .await?;
-        self.record(&ingested, message.at).await
+        let store = &self.env.object_store;
+        let mut summary = FlightsIngested::default();
+        // What was being read when an earlier process ended is read alone: if that ends this one too, it was the cause.
+        for suspect in self.reader.suspects(&options.prefix) {
+            let (known, alone) = (self.known_objects().await?, IngestOptions { prefix: suspect, ..options.clone() });
+            let ingested = ingest_new(store, &known, &alone, &self.contract, &reference.airports, message.at).await?;
+            summary.add(self.record(&ingested, message.at).await?);
+        }
+        let known = self.known_objects().await?;
+        let ingested = ingest_new(store, &known, &options, &self.contract, &reference.airports, message.at).await?;
+        summary.add(self.record(&ingested, message.at).await?);
+        Ok(summary)
     }
 
     /// What was taken in before, by key; of several versions the newest.

@@ -358,8 +358,12 @@ fn first_moment(day: NaiveDate, source: &Source, settings: &Settings) -> Result<
 
 fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayError> {
     let read = || {
-        let (mut table, _) =
-            delayd_data::airports::parse_airports("airports", airports, &settings.ingestion.time_zones)?;
+        let (mut table, _) = delayd_data::airports::parse_airports(
+            "airports",
+            airports,
+            &settings.ingestion.time_zones,
+            &settings.ingestion.limits,
+        )?;
         delayd_data::airports::supplement(&mut table);
         TimeZones::of(&table)
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::config::Settings;
-use delayd_data::formats::{Container, ParseLimits, parse_flights};
+use delayd_data::formats::{Container, parse_flights};
 use delayd_data::{DataError, FlightRecord, TimeZones, airports};
 use delayd_core::ids::Digest;
 
@@ -64,14 +64,19 @@ impl Source {
             named("airport").ok_or_else(|| missing("airports", "a CSV file with `airport` in its name"))?;
         let (weather_name, weather) =
             named("weather").ok_or_else(|| missing("weather", "a CSV file with `weather` in its name"))?;
-        let (mut table, _) = airports::parse_airports(airports_name, airports_body, &settings.ingestion.time_zones)?;
+        let (mut table, _) = airports::parse_airports(
+            airports_name,
+            airports_body,
+            &settings.ingestion.time_zones,
+            &settings.ingestion.limits,
+        )?;
         airports::supplement(&mut table);
         let zones = TimeZones::of(&table)?;
         let mut records = Vec::new();
         let mut rejected = Vec::new();
         for (name, body) in files.iter().filter(|(name, _)| is_flights(name)) {
-            let limits = ParseLimits::default();
-            let parsed = parse_flights(name, body, &zones, settings.ingestion.column_mapping.as_ref(), &limits)?;
+            let ingestion = &settings.ingestion;
+            let parsed = parse_flights(name, body, &zones, ingestion.column_mapping.as_ref(), &ingestion.limits)?;
             rejected.extend(
                 parsed.rejected.iter().map(|row| format!("{name} line {}: {}", row.line, row.reasons.join("; "))),
             );

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
 
+mod crafted_parquet;
 mod formats;
+mod huge;
 mod ingest;
 mod operations;
 mod real;

@@ -33,7 +33,8 @@ fn a_real_year_is_read_judged_and_assembled() {
     else {
         return;
     };
-    let (airports, report) = parse_airports("airports.csv", &airports, &BTreeMap::new()).unwrap();
+    let (airports, report) =
+        parse_airports("airports.csv", &airports, &BTreeMap::new(), &ParseLimits::default()).unwrap();
     eprintln!("airports {} without zone {:?} rejected {:?}", airports.len(), report.without_time_zone, report.rejected);
     let start = Instant::now();
     let zones = TimeZones::of(&airports).unwrap();
@@ -48,7 +49,7 @@ fn a_real_year_is_read_judged_and_assembled() {
     eprintln!("{:?}", validated.quarantined.iter().take(5).collect::<Vec<_>>());
     let validated = validated.into_result().unwrap();
     assert!(validated.accepted.len() > 336_000);
-    let (observations, report) = parse_weather_csv("weather.csv", &weather).unwrap();
+    let (observations, report) = parse_weather_csv("weather.csv", &weather, &ParseLimits::default()).unwrap();
     assert_eq!(report.implausible.get("wind_speed"), Some(&1), "{report:?}");
     let history = WeatherHistory::new(&observations);
     let start = Instant::now();

@@ -11,6 +11,7 @@ use delayd_data::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
 use delayd_data::weather::{WeatherHistory, parse_weather_csv};
 use delayd_data::{OperationsIndex, assemble};
 use delayd_core::ports::WeatherSource;
+use delayd_data::formats::ParseLimits;
 use delayd_features::{HolidayCalendar, NumericInput};
 
 use crate::support::{MemoryStore, airports, flight, utc};
@@ -23,22 +24,26 @@ LGA,2013,7,1,2,50,41,60,270,10,NA,0.5,1010,1,2013-07-01T09:00:00Z
 JFK,2013,7,1,2,oops,41,60,270,10,NA,0,1010,1,2013-07-01T10:00:00Z
 ";
 
+fn limits() -> ParseLimits {
+    ParseLimits::default()
+}
+
 #[test]
 fn weather_is_converted_and_a_wind_of_1048_mph_is_no_wind() {
-    let (observations, report) = parse_weather_csv("w.csv", &Bytes::from(WEATHER)).unwrap();
+    let (observations, report) = parse_weather_csv("w.csv", &Bytes::from(WEATHER), &limits()).unwrap();
     assert_eq!((observations.len(), report.rejected_count), (3, 1));
     assert_eq!(report.implausible, BTreeMap::from([("wind_speed".to_owned(), 1)]));
     assert!(report.rejected[0].contains("line 5: column `temp`: found `oops`"), "{:?}", report.rejected);
     let first = &observations[0];
     assert!((first.temperature_c - 10.0).abs() < 1e-4 && (first.precipitation_mm - 2.54).abs() < 1e-4);
     assert!((first.wind_speed_kmh - 16.09344).abs() < 1e-3 && (first.visibility_km - 16.09344).abs() < 1e-3);
-    let error = parse_weather_csv("w.csv", &Bytes::from("origin,temp\nJFK,1\n")).unwrap_err().to_string();
+    let error = parse_weather_csv("w.csv", &Bytes::from("origin,temp\nJFK,1\n"), &limits()).unwrap_err().to_string();
     assert!(error.contains("time_hour") && error.contains("visib"), "{error}");
 }
 
 #[test]
 fn the_weather_is_the_last_known_then_and_none_after_six_hours() {
-    let (observations, _) = parse_weather_csv("w.csv", &Bytes::from(WEATHER)).unwrap();
+    let (observations, _) = parse_weather_csv("w.csv", &Bytes::from(WEATHER), &limits()).unwrap();
     let history = WeatherHistory::new(&observations);
     let record = flight(2, "LAX", "2013-07-01T12:00:00Z", 5, 3);
     let operations = OperationsIndex::new(std::slice::from_ref(&record), &airports()).unwrap();
@@ -86,7 +91,7 @@ fn both_airport_files_are_read_and_changes_are_noticed() {
         5,XX,large_airport,Far,1,2,3,XX,XX,XX-1,FAR\n\
         6,KBAD,large_airport,Bad,200,2,3,NA,US,US-TN,BAD\n\
         7,HELI,heliport,None,1,2,3,NA,US,US-TN,\n";
-    let (after, report) = parse_airports("a.csv", &Bytes::from(ours), &BTreeMap::new()).unwrap();
+    let (after, report) = parse_airports("a.csv", &Bytes::from(ours), &BTreeMap::new(), &limits()).unwrap();
     let zone = |code: &str| after[code].time_zone.clone();
     assert_eq!(
         (zone("JFK"), zone("TYS"), zone("BNA")),
@@ -95,13 +100,13 @@ fn both_airport_files_are_read_and_changes_are_noticed() {
     assert_eq!(report.without_time_zone, BTreeMap::from([("XX-1".to_owned(), 1)]));
     assert_eq!((report.rejected_count, report.supplemented.len()), (1, 4));
     let configured = BTreeMap::from([("XX".to_owned(), "Europe/Paris".to_owned())]);
-    assert!(parse_airports("a.csv", &Bytes::from(ours), &configured).unwrap().0.contains_key("FAR"));
+    assert!(parse_airports("a.csv", &Bytes::from(ours), &configured, &limits()).unwrap().0.contains_key("FAR"));
     let wrong = BTreeMap::from([("XX".to_owned(), "Europe/Nowhere".to_owned())]);
-    let error = parse_airports("a.csv", &Bytes::from(ours), &wrong).unwrap_err().to_string();
+    let error = parse_airports("a.csv", &Bytes::from(ours), &wrong, &limits()).unwrap_err().to_string();
     assert!(error.contains("FAR") && error.contains("Europe/Nowhere"), "{error}");
 
     let nyc = "faa,name,lat,lon,alt,tz,dst,tzone\nJFK,Kennedy,40.7398,-73.7789,13,-5,A,America/New_York\nLGA,La Guardia,40.7,-73.8,22,-5,A,America/New_York\n";
-    let (before, _) = parse_airports("b.csv", &Bytes::from(nyc), &BTreeMap::new()).unwrap();
+    let (before, _) = parse_airports("b.csv", &Bytes::from(nyc), &BTreeMap::new(), &limits()).unwrap();
     let changes = AirportChanges::between(&before, &after);
     assert_eq!((changes.opened, changes.closed), (vec!["BNA".to_owned(), "TYS".into()], vec!["LGA".to_owned()]));
     assert!(changes.moved.len() == 1 && (changes.moved[0].miles - 6.9).abs() < 0.1, "{:?}", changes.moved);
@@ -111,7 +116,7 @@ fn both_airport_files_are_read_and_changes_are_noticed() {
 fn calendars_and_events_add_days_and_faults_are_told() {
     let date = |text: &str| text.parse::<NaiveDate>().unwrap();
     let ics = "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nDTSTART;VALUE=DATE:20130704\r\nDTEND;VALUE=DATE:20130706\r\nSUMMARY:Long\r\n  weekend\\, fun\r\nEND:VEVENT\r\nBEGIN:VEVENT\r\nDTSTART:oops\r\nEND:VEVENT\r\nBEGIN:VEVENT\r\nDTSTART:20131031T000000Z\r\nRRULE:FREQ=YEARLY\r\nSUMMARY:Halloween\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
-    let (days, faults) = parse_icalendar("h.ics", &Bytes::from(ics)).unwrap();
+    let (days, faults) = parse_icalendar("h.ics", &Bytes::from(ics), &limits()).unwrap();
     assert_eq!(days[&date("2013-07-05")], "Long weekend, fun");
     assert!(days.contains_key(&date("2014-10-31")) && !days.contains_key(&date("2013-07-06")));
     assert!(days.contains_key(&date("2063-10-31")), "a yearly day does not end by itself");
@@ -119,19 +124,20 @@ fn calendars_and_events_add_days_and_faults_are_told() {
         ("FREQ=YEARLY;COUNT=3", "2015-10-31", "2016-10-31"),
         ("FREQ=YEARLY;UNTIL=20171101T000000Z;BYMONTH=10", "2017-10-31", "2018-10-31"),
     ] {
-        let (days, faults) = parse_icalendar("h.ics", &Bytes::from(ics.replace("FREQ=YEARLY", rule))).unwrap();
+        let (days, faults) =
+            parse_icalendar("h.ics", &Bytes::from(ics.replace("FREQ=YEARLY", rule)), &limits()).unwrap();
         assert!(days.contains_key(&date(last)) && !days.contains_key(&date(after)), "{rule}");
         assert_eq!(faults.len(), 1, "{rule}: {faults:?}");
     }
     for rule in ["FREQ=YEARLY;INTERVAL=4", "FREQ=YEARLY;BYDAY=1SU;BYMONTH=10", "FREQ=WEEKLY"] {
-        let (_, faults) = parse_icalendar("h.ics", &Bytes::from(ics.replace("FREQ=YEARLY", rule))).unwrap();
+        let (_, faults) = parse_icalendar("h.ics", &Bytes::from(ics.replace("FREQ=YEARLY", rule)), &limits()).unwrap();
         assert!(faults.len() == 2 && faults[1].contains(rule), "{rule}: {faults:?}");
     }
     assert!(faults.len() == 1 && faults[0].contains("line 8") && faults[0].contains("oops"), "{faults:?}");
-    assert!(parse_icalendar("h.ics", &Bytes::from("hello")).unwrap_err().to_string().contains("VCALENDAR"));
+    assert!(parse_icalendar("h.ics", &Bytes::from("hello"), &limits()).unwrap_err().to_string().contains("VCALENDAR"));
 
     let events = "date,name,airport\n2013-02-03,Super Bowl,\n2013-02-04,Parade,LAX\nsoon,x,\n";
-    let (days, faults) = parse_events_csv("e.csv", &Bytes::from(events)).unwrap();
+    let (days, faults) = parse_events_csv("e.csv", &Bytes::from(events), &limits()).unwrap();
     assert_eq!((days.len(), faults.len()), (1, 2));
     assert!(faults[0].contains("line 3: column `airport`: found `LAX`"), "{faults:?}");
     let mut calendar = HolidayCalendar::us_federal();

@@ -11,6 +11,9 @@ use crate::error::{ErrorKind, PortError, chain};
 /// The longest part of an answer's body that goes into an error, in characters.
 const EXCERPT_CHARS: usize = 300;
 
+/// How much of an answer is read that is only quoted.
+const BEGINNING_BYTES: usize = 64 * 1024;
+
 /// Deadlines and trust of the clients of one outside system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -88,6 +91,37 @@ fn authorities(action: &str, path: &Path) -> Result<Vec<reqwest::Certificate>, P
     let found =
         reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| invalid(format!("is malformed ({error})")))?;
     if found.is_empty() { Err(invalid("holds no certificate".to_owned())) } else { Ok(found) }
+}
+
+/// Reads a body of at most `limit_bytes`: an answer without end must not fill the memory. `action` goes into the error.
+///
+/// # Errors
+/// `Invalid` when it is larger; otherwise what cut it off.
+pub async fn read_limited(
+    mut response: reqwest::Response,
+    limit_bytes: usize,
+    action: &str,
+) -> Result<Vec<u8>, PortError> {
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|error| transport_error(action, error))? {
+        if body.len() + part.len() > limit_bytes {
+            let message = format!("the answer is longer than {limit_bytes} bytes, which is the most that is read");
+            return Err(PortError::new(ErrorKind::Invalid, action, message));
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body)
+}
+
+/// The beginning of a body, for those who quote it: some kilobytes, or what came until it broke off.
+pub async fn read_beginning(mut response: reqwest::Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < BEGINNING_BYTES
+        && let Ok(Some(part)) = response.chunk().await
+    {
+        body.extend_from_slice(&part[..part.len().min(BEGINNING_BYTES - body.len())]);
+    }
+    body
 }
 
 /// A call that got no answer.

@@ -58,13 +58,14 @@ const NYCFLIGHTS13: [&str; 4] = ["faa", "lat", "lon", "alt"];
 /// and those without an IATA code are left out.
 ///
 /// # Errors
-/// When the object cannot be read, lacks columns, or a zone is unknown.
+/// When the object cannot be read, passes a bound, lacks columns, or a zone is unknown.
 pub fn parse_airports(
     key: &str,
     body: &Bytes,
     time_zones: &BTreeMap<String, String>,
+    limits: &ParseLimits,
 ) -> Result<(BTreeMap<String, Airport>, AirportReport), DataError> {
-    let (_, mut rows) = container::open(key, body, &ParseLimits::default())?;
+    let (_, mut rows) = container::open(key, body, limits)?;
     let ours = rows.column("iata_code").is_some();
     let (layout, columns) = if ours { ("OurAirports", OUR_AIRPORTS) } else { ("nycflights13 airports", NYCFLIGHTS13) };
     let zone_columns: &[&str] = if ours { &["iso_country", "iso_region", "type"] } else { &["tzone"] };
@@ -78,6 +79,7 @@ pub fn parse_airports(
         let found = rows.header().join(", ");
         return Err(DataError::MissingColumns { key: key.to_owned(), layout: layout.to_owned(), missing, found });
     }
+    rows.read_only(columns.iter().chain(zone_columns).copied());
     let mut airports = BTreeMap::new();
     let mut report = AirportReport::default();
     let mut columns = Columns::of(&rows, columns, zone_columns);

@@ -147,8 +147,15 @@ pub async fn load_dataset(
     let manifest = load_manifest(store, version).await?;
     let (key, _) = keys_of(version);
     let body = store.get(&key).await?;
-    let limits = ParseLimits::default();
-    let parsed = parse_flights(&key, &body, &TimeZones::default(), None, &limits)?;
+    let limits = ParseLimits::of_own(manifest.rows);
+    let parsed = parse_flights(&key, &body, &TimeZones::default(), None, &limits);
+    let parsed = parsed.map_err(|error| match error {
+        DataError::TooLarge { found, .. } => {
+            let difference = format!("{found}; the manifest says {}", manifest.rows);
+            DataError::DatasetDiffers { dataset: version.to_string(), differences: vec![difference] }
+        }
+        other => other,
+    })?;
     let records: Vec<FlightRecord> = parsed.flights.into_iter().map(|(_, record)| record).collect();
     let differences = rows_differences(&manifest, &records)?;
     if differences.is_empty() {

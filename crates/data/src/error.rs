@@ -2,6 +2,7 @@
 //! object, which place in it, what was expected, what to do.
 
 use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::Digest;
 
 /// A failure of the data stage. Faults of single rows are not errors: those rows
 /// are quarantined with their reasons.
@@ -55,17 +56,37 @@ pub enum DataError {
         /// What to do.
         advice: &'static str,
     },
-    /// An object or a part of it is larger than the bound on memory.
+    /// An object or a part of it is larger than a bound on memory.
     #[error(
-        "{key}: {place}: longer than the bound of {limit_bytes} bytes; expected one flight per line. Split or repair the file"
+        "{key}: {place}: {found}; expected at most {limit}. Repair or split the file and upload it again, or raise {setting}"
     )]
     TooLarge {
         /// The object.
         key: String,
         /// Where.
         place: String,
+        /// How large it is, or what is known of that.
+        found: String,
         /// The bound.
-        limit_bytes: u64,
+        limit: u64,
+        /// The configuration key that holds the bound.
+        setting: &'static str,
+    },
+    /// Reading the object ended the process, each time it was tried.
+    #[error(
+        "{key}: reading it ended the daemon {deaths} times, so it is not read again ({digest}). Look at it with `delayd \
+         validate FILE` on a machine without work, repair or split it, and upload it again. To have the same bytes tried \
+         again, remove {note} and upload them under another name"
+    )]
+    EndedReader {
+        /// The object.
+        key: String,
+        /// The digest of its bytes.
+        digest: Digest,
+        /// How often the process ended while it read them.
+        deaths: u32,
+        /// The file that says so.
+        note: String,
     },
     /// An airport with a time zone that is not in the database.
     #[error(

@@ -2,6 +2,9 @@
 //! lists of events, as extra days of the [`HolidayCalendar`].
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::iter::{Enumerate, Peekable};
+use std::str::Lines;
 
 use bytes::Bytes;
 use chrono::{Datelike, Days, NaiveDate};
@@ -16,13 +19,26 @@ const LONGEST_EVENT_DAYS: u64 = 31;
 /// The last year in which an event counts that recurs for ever.
 const LAST_YEAR: i32 = 2100;
 
+/// Days of one calendar, at most; a line of text may stand for tens of thousands.
+const MAX_DAYS: usize = 200_000;
+
+/// Longest name of a day, in characters.
+const MAX_NAME_CHARS: usize = 200;
+
+/// Faults that are told, at most; all are counted.
+const MAX_FAULTS: usize = 100;
+
+/// Days by date, and the faults of single entries.
+pub type DaysAndFaults = (BTreeMap<NaiveDate, String>, Vec<String>);
+
 /// Reads the days of an iCalendar file (RFC 5545): each `VEVENT` from `DTSTART` up
 /// to but not including `DTEND`. Events that recur yearly count until their `UNTIL`
 /// or `COUNT`, or else until 2100; other recurrences are told as faults.
 ///
 /// # Errors
-/// When it is no iCalendar text; a fault of one event is in the second answer.
-pub fn parse_icalendar(key: &str, body: &Bytes) -> Result<(BTreeMap<NaiveDate, String>, Vec<String>), DataError> {
+/// When it is no iCalendar text, or passes a bound; a fault of one event is in the second answer.
+pub fn parse_icalendar(key: &str, body: &Bytes, limits: &ParseLimits) -> Result<DaysAndFaults, DataError> {
+    limits.check_stored(key, body.len() as u64)?;
     let malformed = |found: &str| DataError::Malformed {
         key: key.to_owned(),
         place: "line 1".into(),
@@ -35,17 +51,17 @@ pub fn parse_icalendar(key: &str, body: &Bytes) -> Result<(BTreeMap<NaiveDate, S
     if !text.trim_start().to_ascii_uppercase().starts_with("BEGIN:VCALENDAR") {
         return Err(malformed("something else"));
     }
-    let mut days = BTreeMap::new();
-    let mut faults = Vec::new();
+    let mut found = Found::new(key);
     let mut event: Option<Event> = None;
-    for (line, content) in unfold(text) {
+    let mut lines = Unfolded { lines: text.lines().enumerate().peekable() };
+    while let Some((line, content)) = lines.next_within(key, limits)? {
         let (name, value) = content.split_once(':').unwrap_or((content.as_str(), ""));
         let name = name.split(';').next().unwrap_or("").to_ascii_uppercase();
         match (name.as_str(), value.trim(), &mut event) {
             ("BEGIN", "VEVENT", _) => event = Some(Event { line, ..Event::default() }),
             ("END", "VEVENT", _) => {
                 if let Some(event) = event.take() {
-                    event.add_to(key, &mut days, &mut faults);
+                    event.add_to(&mut found)?;
                 }
             }
             ("DTSTART", value, Some(event)) => event.start = Some(value.to_owned()),
@@ -56,9 +72,54 @@ pub fn parse_icalendar(key: &str, body: &Bytes) -> Result<(BTreeMap<NaiveDate, S
         }
     }
     if let Some(event) = event {
-        faults.push(format!("{key}: line {}: the event has no END:VEVENT; the file seems cut off", event.line));
+        found.fault(event.line, format_args!("the event has no END:VEVENT; the file seems cut off"));
     }
-    Ok((days, faults))
+    Ok(found.finish())
+}
+
+/// What was found so far.
+struct Found<'a> {
+    key: &'a str,
+    days: BTreeMap<NaiveDate, String>,
+    entries: usize,
+    faults: Vec<String>,
+    fault_count: usize,
+}
+
+impl<'a> Found<'a> {
+    fn new(key: &'a str) -> Self {
+        Self { key, days: BTreeMap::new(), entries: 0, faults: Vec::new(), fault_count: 0 }
+    }
+
+    fn fault(&mut self, line: impl Display, what: impl Display) {
+        self.fault_count += 1;
+        if self.faults.len() < MAX_FAULTS {
+            self.faults.push(format!("{}: line {line}: {what}", self.key));
+        }
+    }
+
+    /// Adds a day that a line names.
+    fn day(&mut self, line: impl Display, day: NaiveDate, name: &str) -> Result<(), DataError> {
+        self.entries += 1;
+        if self.entries > MAX_DAYS {
+            return Err(DataError::Malformed {
+                key: self.key.to_owned(),
+                place: format!("line {line}"),
+                found: format!("more than {MAX_DAYS} days, up to here"),
+                expected: "a calendar of holidays or events".to_owned(),
+                advice: "Leave out what is no holiday, and end what recurs (UNTIL)",
+            });
+        }
+        self.days.insert(day, name.chars().take(MAX_NAME_CHARS).collect());
+        Ok(())
+    }
+
+    fn finish(mut self) -> DaysAndFaults {
+        if self.fault_count > self.faults.len() {
+            self.faults.push(format!("{}: {} more faults", self.key, self.fault_count - self.faults.len()));
+        }
+        (self.days, self.faults)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -71,39 +132,35 @@ struct Event {
 }
 
 impl Event {
-    fn add_to(&self, key: &str, days: &mut BTreeMap<NaiveDate, String>, faults: &mut Vec<String>) {
+    fn add_to(&self, found: &mut Found<'_>) -> Result<(), DataError> {
         let date = |text: &Option<String>| NaiveDate::parse_from_str(text.as_deref()?.get(..8)?, "%Y%m%d").ok();
         let Some(start) = date(&self.start) else {
-            let found = self.start.as_deref().unwrap_or("");
-            faults.push(format!("{key}: line {}: DTSTART is `{found}`, expected a date such as 20131225", self.line));
-            return;
+            let start = excerpt(self.start.as_deref().unwrap_or(""));
+            found.fault(self.line, format_args!("DTSTART is `{start}`, expected a date such as 20131225"));
+            return Ok(());
         };
         let end = date(&self.end).filter(|end| *end > start).or_else(|| start.succ_opt()).unwrap_or(start);
         let length = (end - start).num_days().unsigned_abs();
         if length > LONGEST_EVENT_DAYS {
-            faults.push(format!(
-                "{key}: line {}: the event lasts {length} days; expected at most {LONGEST_EVENT_DAYS}",
-                self.line
-            ));
-            return;
+            let what = format_args!("the event lasts {length} days; expected at most {LONGEST_EVENT_DAYS}");
+            found.fault(self.line, what);
+            return Ok(());
         }
         let recurrence = self.recurrence.as_deref();
         let years = recurrence.map_or(Some(1), |rule| yearly(rule, start)).unwrap_or_else(|| {
-            faults.push(format!(
-                "{key}: line {}: the recurrence `{}` is not read; only the first day counts",
-                self.line,
-                recurrence.unwrap_or_default()
-            ));
+            let rule = excerpt(recurrence.unwrap_or_default());
+            found.fault(self.line, format_args!("the recurrence `{rule}` is not read; only the first day counts"));
             1
         });
         for year in 0..years {
             let first = start.checked_add_months(chrono::Months::new(12 * year));
             for offset in 0..length {
                 if let Some(day) = first.and_then(|first| first.checked_add_days(Days::new(offset))) {
-                    days.insert(day, self.name.clone());
+                    found.day(self.line, day, &self.name)?;
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -129,16 +186,36 @@ fn yearly(rule: &str, start: NaiveDate) -> Option<u32> {
     is_yearly.then(|| years.min(count).max(1))
 }
 
-/// Joins continuation lines, which begin with a space or a tab (RFC 5545, 3.1).
-fn unfold(text: &str) -> Vec<(usize, String)> {
-    let mut lines: Vec<(usize, String)> = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        match (line.strip_prefix([' ', '\t']), lines.last_mut()) {
-            (Some(rest), Some((_, last))) => last.push_str(rest),
-            _ => lines.push((number + 1, line.trim_end_matches('\r').to_owned())),
+/// Lines with those that continue them, which begin with a space or a tab (RFC 5545, 3.1).
+struct Unfolded<'a> {
+    lines: Peekable<Enumerate<Lines<'a>>>,
+}
+
+impl Unfolded<'_> {
+    /// The next line with its number.
+    fn next_within(&mut self, key: &str, limits: &ParseLimits) -> Result<Option<(usize, String)>, DataError> {
+        let Some((number, line)) = self.lines.next() else { return Ok(None) };
+        let place = format!("line {}", number + 1);
+        if number as u64 >= limits.max_rows {
+            return Err(limits.too_many_rows(key, &place, format!("more than {} lines", limits.max_rows)));
         }
+        let mut line = line.trim_end_matches('\r').to_owned();
+        while let Some((_, more)) = self.lines.next_if(|(_, more)| more.starts_with([' ', '\t'])) {
+            line.push_str(&more[1..]);
+            if line.len() as u64 > limits.max_line_bytes {
+                return Err(limits.too_long(key, &place, format!("longer than {} bytes", limits.max_line_bytes)));
+            }
+        }
+        if line.len() as u64 > limits.max_line_bytes {
+            return Err(limits.too_long(key, &place, format!("{} bytes", line.len())));
+        }
+        Ok(Some((number + 1, line)))
     }
-    lines
+}
+
+/// The beginning of a text that a fault quotes.
+fn excerpt(text: &str) -> String {
+    text.chars().take(MAX_NAME_CHARS).collect()
 }
 
 fn unescape(text: &str) -> String {
@@ -150,41 +227,41 @@ fn unescape(text: &str) -> String {
 /// the calendar, and is told as a fault.
 ///
 /// # Errors
-/// When the object cannot be read or lacks a column; a fault of one row is in
+/// When the object cannot be read, passes a bound or lacks a column; a fault of one row is in
 /// the second answer.
-pub fn parse_events_csv(key: &str, body: &Bytes) -> Result<(BTreeMap<NaiveDate, String>, Vec<String>), DataError> {
-    let (_, mut rows) = container::open(key, body, &ParseLimits::default())?;
+pub fn parse_events_csv(key: &str, body: &Bytes, limits: &ParseLimits) -> Result<DaysAndFaults, DataError> {
+    let (_, mut rows) = container::open(key, body, limits)?;
     let missing: Vec<String> =
         ["date", "name"].iter().filter(|name| rows.column(name).is_none()).map(|name| (*name).to_owned()).collect();
     if !missing.is_empty() {
         let found = rows.header().join(", ");
         return Err(DataError::MissingColumns { key: key.to_owned(), layout: "events".into(), missing, found });
     }
+    rows.read_only(["date", "name", "airport"]);
     let at = |name: &str| rows.column(name).unwrap_or(usize::MAX);
     let (date, name, airport) = (at("date"), at("name"), at("airport"));
-    let mut days = BTreeMap::new();
-    let mut faults = Vec::new();
+    let mut found = Found::new(key);
     while let Some(row) = rows.next_row()? {
         let cell = |position: usize| row.cells.get(position).map_or("", String::as_str);
         match (&row.fault, cell(date).parse::<NaiveDate>()) {
-            (Some(fault), _) => faults.push(format!("{key}: line {}: {fault}", row.line)),
-            (None, Err(_)) => faults.push(format!(
-                "{key}: line {}: column `date`: found `{}`, expected a date such as 2013-12-25",
-                row.line,
-                cell(date)
-            )),
-            (None, Ok(_)) if !cell(airport).is_empty() => faults.push(format!(
-                "{key}: line {}: column `airport`: found `{}`; an event at one airport does not count, only days that \
-                 count everywhere. Leave the column empty for that, or remove the row",
-                row.line,
-                cell(airport)
-            )),
-            (None, Ok(day)) => {
-                days.insert(day, cell(name).to_owned());
+            (Some(fault), _) => found.fault(row.line, fault),
+            (None, Err(_)) => {
+                let date = excerpt(cell(date));
+                let what = format_args!("column `date`: found `{date}`, expected a date such as 2013-12-25");
+                found.fault(row.line, what);
             }
+            (None, Ok(_)) if !cell(airport).is_empty() => {
+                let airport = excerpt(cell(airport));
+                let what = format_args!(
+                    "column `airport`: found `{airport}`; an event at one airport does not count, only days that \
+                     count everywhere. Leave the column empty for that, or remove the row"
+                );
+                found.fault(row.line, what);
+            }
+            (None, Ok(day)) => found.day(row.line, day, cell(name))?,
         }
     }
-    Ok((days, faults))
+    Ok(found.finish())
 }
 
 /// Adds days to a calendar; a day that is there keeps its name.

@@ -11,12 +11,14 @@ use chrono::{DateTime, Utc};
 use delayd_features::Airport;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::contract::{Contract, UnknownColumns};
 use super::error::DataError;
 use super::flight::FlightRecord;
 use super::formats::{ColumnMapping, Container, ParseLimits, ParsedObject, parse_flights};
 use super::local_time::TimeZones;
+use super::reading::ObjectReader;
 use super::sources::keep_copy;
 use super::validation::{QuarantinedRow, SourcedRecord, Validated, ValidationInput, ValidationReport, validate};
 use delayd_core::error::{ErrorKind, PortError, chain};
@@ -28,8 +30,18 @@ use delayd_core::ports::{ObjectMeta, ObjectStore};
 pub struct KnownObject {
     /// What the listing told of it.
     pub meta: ObjectMeta,
-    /// The digest of its bytes.
+    /// The digest of its bytes; where they were not read, of what the listing tells.
     pub sha256: Digest,
+    /// The bounds that it passed, where it was refused for that.
+    #[serde(default)]
+    pub too_large_for: Option<ParseLimits>,
+}
+
+impl KnownObject {
+    /// Whether other bounds are in force than those that it passed: it may fit now.
+    fn may_fit(&self, limits: &ParseLimits) -> bool {
+        self.too_large_for.is_some_and(|passed| passed != *limits)
+    }
 }
 
 /// How to take in.
@@ -45,8 +57,8 @@ pub struct IngestOptions {
     pub retry_pause: Duration,
     /// The configured columns.
     pub mapping: Option<ColumnMapping>,
-    /// Bounds of one object.
-    pub limits: ParseLimits,
+    /// Reads an object, within bounds.
+    pub reader: ObjectReader,
 }
 
 impl Default for IngestOptions {
@@ -57,7 +69,7 @@ impl Default for IngestOptions {
             max_attempts: 5,
             retry_pause: Duration::from_millis(200),
             mapping: None,
-            limits: ParseLimits::default(),
+            reader: ObjectReader::default(),
         }
     }
 }
@@ -103,6 +115,9 @@ pub struct ObjectReport {
     pub error: Option<String>,
     /// Whether trying again later may help.
     pub retryable: bool,
+    /// Whether it was not taken in because it passes a bound.
+    #[serde(default)]
+    pub too_large: bool,
 }
 
 /// What became of a whole pass.
@@ -146,30 +161,34 @@ pub async fn ingest_new(
     now: DateTime<Utc>,
 ) -> Result<Ingested, DataError> {
     let reader = Arc::new(Reader {
+        memory: Memory::of(&options.reader.limits),
         zones: TimeZones::of(airports)?,
         options: options.clone(),
         contract: contract.clone(),
         airports: airports.clone(),
         now,
     });
+    let limits = &options.reader.limits;
     let listed = retrying(options, || store.list(&options.prefix)).await?;
     let mut report = IngestReport { listed: listed.len() as u64, ..IngestReport::default() };
     let newest_known = known.values().map(|object| object.meta.last_modified).max();
-    let mut fresh: Vec<ObjectMeta> =
-        listed.into_iter().filter(|meta| known.get(&meta.key).is_none_or(|seen| seen.meta != *meta)).collect();
+    let mut fresh: Vec<ObjectMeta> = listed
+        .into_iter()
+        .filter(|meta| known.get(&meta.key).is_none_or(|seen| seen.meta != *meta || seen.may_fit(limits)))
+        .collect();
     report.seen_before = report.listed - fresh.len() as u64;
     fresh.sort_by(|a, b| (a.last_modified, &a.key).cmp(&(b.last_modified, &b.key)));
     let objects: Vec<(ObjectReport, Held)> = futures::stream::iter(fresh)
         .map(|meta| {
             let reader = Arc::clone(&reader);
-            let before = known.get(&meta.key).map(|seen| seen.sha256.clone());
+            let before = known.get(&meta.key).cloned();
             let late = newest_known.is_some_and(|newest| meta.last_modified < newest);
             async move { reader.take(store, meta, before, late).await }
         })
         .buffered(options.max_concurrent_fetches.max(1))
         .collect()
         .await;
-    Ok(conclude(objects, report, contract, airports, now))
+    Ok(conclude(objects, report, contract, airports, now, limits))
 }
 
 /// What an object held.
@@ -188,6 +207,7 @@ fn conclude(
     contract: &Contract,
     airports: &BTreeMap<String, Airport>,
     now: DateTime<Utc>,
+    limits: &ParseLimits,
 ) -> Ingested {
     let mut input = ValidationInput::default();
     let mut unused = BTreeSet::new();
@@ -220,7 +240,8 @@ fn conclude(
     let remembered = report.objects.iter().filter(|object| !object.retryable);
     let seen = remembered
         .filter_map(|object| {
-            let known = KnownObject { meta: object.meta.clone(), sha256: object.sha256.clone()? };
+            let too_large_for = object.too_large.then_some(*limits);
+            let known = KnownObject { meta: object.meta.clone(), sha256: object.sha256.clone()?, too_large_for };
             Some((object.meta.key.clone(), known))
         })
         .collect();
@@ -244,7 +265,35 @@ fn count_rows(objects: &mut [ObjectReport], validated: &Validated) {
     }
 }
 
+/// Objects are fetched several at a time as long as their bytes together are within the bound of one.
+struct Memory {
+    room: Semaphore,
+    /// All of it.
+    permits: u32,
+}
+
+/// Bytes that a permit stands for.
+const PERMIT_BYTES: u64 = 1 << 20;
+
+impl Memory {
+    fn of(limits: &ParseLimits) -> Self {
+        let permits = Self::permits(limits.max_object_bytes);
+        Self { room: Semaphore::new(permits as usize), permits }
+    }
+
+    fn permits(bytes: u64) -> u32 {
+        u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Waits for room for an object, at most for all there is.
+    async fn take(&self, size_bytes: u64) -> Option<SemaphorePermit<'_>> {
+        // It fails only for a semaphore that is closed, which this one never is.
+        self.room.acquire_many(Self::permits(size_bytes).min(self.permits)).await.ok()
+    }
+}
+
 struct Reader {
+    memory: Memory,
     zones: TimeZones,
     options: IngestOptions,
     contract: Contract,
@@ -258,7 +307,7 @@ impl Reader {
         self: Arc<Self>,
         store: &Arc<dyn ObjectStore>,
         meta: ObjectMeta,
-        before: Option<Digest>,
+        before: Option<KnownObject>,
         late: bool,
     ) -> (ObjectReport, Held) {
         let mut report = ObjectReport {
@@ -274,13 +323,23 @@ impl Reader {
             unused_columns: Vec::new(),
             error: None,
             retryable: false,
+            too_large: false,
         };
+        let size_bytes = report.meta.size_bytes;
+        if let Err(error) = self.options.reader.limits.check_stored(&report.meta.key, size_bytes) {
+            report.sha256 = Some(listed_digest(&report.meta));
+            (report.error, report.too_large) = (Some(chain(&error)), true);
+            return (report, Held::Nothing);
+        }
+        let _room = self.memory.take(size_bytes).await;
         let body = match retrying(&self.options, || store.get(&report.meta.key)).await {
             Ok(body) => body,
             Err(error) => return (unread(report, &error), Held::Nothing),
         };
         let key = report.meta.key.clone();
         let known = before.is_some();
+        let limits = &self.options.reader.limits;
+        let before = before.filter(|seen| !seen.may_fit(limits)).map(|seen| seen.sha256);
         let (reader, bytes) = (Arc::clone(&self), body.clone());
         let read = delayd_core::spans::spawn_blocking(move || reader.read(&key, &bytes, before.as_ref())).await;
         let (digest, parsed) = match read {
@@ -313,6 +372,7 @@ impl Reader {
                 (report, Held::Flights(parsed))
             }
             Err(refusal) => {
+                (report.retryable, report.too_large) = (refusal.retryable, refusal.too_large);
                 report.rows = refusal.rows;
                 report.rows_quarantined = refusal.quarantined_count;
                 report.error = Some(refusal.why);
@@ -332,8 +392,11 @@ impl Reader {
         if before == Some(&digest) {
             return (digest, Ok(None));
         }
-        let parsed = parse_flights(key, body, &self.zones, self.options.mapping.as_ref(), &self.options.limits);
-        let judged = parsed.map_err(Refusal::from).and_then(|parsed| self.judge_object(key, parsed));
+        let judged = self.options.reader.read(key, &digest, |limits| {
+            let parsed = parse_flights(key, body, &self.zones, self.options.mapping.as_ref(), limits)?;
+            self.judge_object(key, parsed)
+        });
+        let judged = judged.map_err(Refusal::from).flatten();
         (digest, judged.map(Some))
     }
 
@@ -365,13 +428,16 @@ impl Reader {
         }
         quarantined.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
         let why = chain(&DataError::ContractBroken { failures });
-        Err(Refusal { why, rows: report.rows, quarantined_count: report.quarantined, quarantined })
+        let (rows, quarantined_count) = (report.rows, report.quarantined);
+        Err(Refusal { why, retryable: false, too_large: false, rows, quarantined_count, quarantined })
     }
 }
 
 /// Why an object is refused as a whole, with the rows that brought it to that.
 struct Refusal {
     why: String,
+    retryable: bool,
+    too_large: bool,
     rows: u64,
     quarantined_count: u64,
     quarantined: Vec<QuarantinedRow>,
@@ -379,8 +445,20 @@ struct Refusal {
 
 impl From<DataError> for Refusal {
     fn from(error: DataError) -> Self {
-        Self { why: chain(&error), rows: 0, quarantined_count: 0, quarantined: Vec::new() }
+        Self {
+            why: chain(&error),
+            retryable: matches!(error, DataError::Port(_)),
+            too_large: matches!(error, DataError::TooLarge { .. }),
+            rows: 0,
+            quarantined_count: 0,
+            quarantined: Vec::new(),
+        }
     }
+}
+
+/// What stands for the digest of an object whose bytes nobody read: another upload under its key is another version.
+pub fn listed_digest(meta: &ObjectMeta) -> Digest {
+    Digest::of(format!("{}\n{}\n{}", meta.key, meta.size_bytes, meta.last_modified).as_bytes())
 }
 
 /// An object that the store does not give, or whose copy it does not take.

@@ -51,10 +51,15 @@ const COLUMNS: [(&str, f32, f32); 9] = [
 /// Reads nycflights13's weather (°F, mph, inches, miles, millibars, UTC hours).
 ///
 /// # Errors
-/// When the object cannot be read or lacks columns; all are named.
-pub fn parse_weather_csv(key: &str, body: &Bytes) -> Result<(Vec<WeatherObservation>, WeatherReport), DataError> {
-    let (_, mut rows) = container::open(key, body, &ParseLimits::default())?;
+/// When the object cannot be read, passes a bound or lacks columns; all are named.
+pub fn parse_weather_csv(
+    key: &str,
+    body: &Bytes,
+    limits: &ParseLimits,
+) -> Result<(Vec<WeatherObservation>, WeatherReport), DataError> {
+    let (_, mut rows) = container::open(key, body, limits)?;
     let names = ["origin", "time_hour"].into_iter().chain(COLUMNS.iter().map(|(name, _, _)| *name));
+    rows.read_only(names.clone());
     let missing: Vec<String> = names.filter(|name| rows.column(name).is_none()).map(str::to_owned).collect();
     if !missing.is_empty() {
         let (layout, found) = ("nycflights13 weather".to_owned(), rows.header().join(", "));

@@ -4,14 +4,17 @@
 //! its name; the layout by its columns. All layouts, ours included, are one
 //! [`ColumnMapping`] each, so that an unknown source needs configuration and not
 //! code. A fault of one row rejects that row with its reasons; a fault of the
-//! whole object is an error. Memory is bounded: no line, no object grows past
-//! [`ParseLimits`].
+//! whole object is an error. Memory is bounded: what an object unpacks to stays
+//! within [`ParseLimits`], whatever its container and whatever it says of itself.
 
 pub mod container;
 pub mod convert;
 pub mod mapping;
 pub mod parquet;
+mod parquet_rows;
 pub mod rows;
+mod thrift;
+mod zip_member;
 
 use std::collections::BTreeSet;
 
@@ -25,8 +28,15 @@ use super::error::DataError;
 use super::flight::FlightRecord;
 use super::local_time::TimeZones;
 use super::validation::QuarantinedRow;
+use delayd_core::fault::Fault;
 use convert::Converter;
 use rows::Rows;
+
+/// Columns of an object, at most: BTS's files have 110.
+const MAX_COLUMNS: usize = 2000;
+
+/// Longest name of a column in bytes: names are quoted when some are missing.
+const MAX_NAME_BYTES: usize = 256;
 
 /// Bounds on what one object may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,15 +44,69 @@ use rows::Rows;
 pub struct ParseLimits {
     /// Longest line in bytes.
     pub max_line_bytes: u64,
-    /// Largest object after decompression, in bytes.
+    /// Largest object in bytes: as it is stored, after decompression, and one row group of Parquet decoded.
     pub max_object_bytes: u64,
+    /// Most rows of an object.
+    pub max_rows: u64,
     /// How many rejected rows are kept in full; all are counted.
     pub max_rejected_rows_kept: usize,
 }
 
 impl Default for ParseLimits {
     fn default() -> Self {
-        Self { max_line_bytes: 1 << 20, max_object_bytes: 4 << 30, max_rejected_rows_kept: 10_000 }
+        Self { max_line_bytes: 1 << 20, max_object_bytes: 1 << 30, max_rows: 2_000_000, max_rejected_rows_kept: 10_000 }
+    }
+}
+
+impl ParseLimits {
+    /// Bounds for what delayd wrote itself: as many rows as its manifest says, however large.
+    #[must_use]
+    pub fn of_own(rows: u64) -> Self {
+        Self { max_line_bytes: u64::MAX, max_object_bytes: u64::MAX, max_rows: rows, ..Self::default() }
+    }
+
+    /// Every bound that cannot be, by its key below `prefix`.
+    #[must_use]
+    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
+        let bounds = [
+            ("max_line_bytes", self.max_line_bytes, 1024, "1024 bytes or more"),
+            ("max_object_bytes", self.max_object_bytes, 1024, "1024 bytes or more"),
+            ("max_rows", self.max_rows, 1, "1 or more"),
+        ];
+        let wrong = bounds.into_iter().filter(|(_, found, least, _)| found < least);
+        wrong
+            .map(|(key, found, _, expected)| Fault {
+                key: format!("{prefix}.{key}"),
+                found: found.to_string(),
+                expected: expected.to_owned(),
+            })
+            .collect()
+    }
+
+    /// Refuses an object by the size that a listing or a file's metadata tell, before it is held in memory.
+    ///
+    /// # Errors
+    /// When it is larger than the bound.
+    pub fn check_stored(&self, key: &str, size_bytes: u64) -> Result<(), DataError> {
+        if size_bytes <= self.max_object_bytes {
+            return Ok(());
+        }
+        Err(self.too_many_bytes(key, "the object", format!("{size_bytes} bytes")))
+    }
+
+    pub(super) fn too_many_bytes(&self, key: &str, place: &str, found: String) -> DataError {
+        let (key, place, limit) = (key.to_owned(), place.to_owned(), self.max_object_bytes);
+        DataError::TooLarge { key, place, found, limit, setting: "ingestion.limits.max_object_bytes" }
+    }
+
+    pub(super) fn too_many_rows(&self, key: &str, place: &str, found: String) -> DataError {
+        let (key, place, limit) = (key.to_owned(), place.to_owned(), self.max_rows);
+        DataError::TooLarge { key, place, found, limit, setting: "ingestion.limits.max_rows" }
+    }
+
+    pub(super) fn too_long(&self, key: &str, place: &str, found: String) -> DataError {
+        let (key, place, limit) = (key.to_owned(), place.to_owned(), self.max_line_bytes);
+        DataError::TooLarge { key, place, found, limit, setting: "ingestion.limits.max_line_bytes" }
     }
 }
 
@@ -97,6 +161,7 @@ pub fn parse_flights(
 ) -> Result<ParsedObject, DataError> {
     let (container, mut rows) = container::open(key, body, limits)?;
     let (layout, mapping) = mapping::choose(key, rows.header(), mapping)?;
+    rows.read_only(mapping.columns().into_iter().map(|(_, name)| name));
     let converter = Converter::new(&mapping, rows.header(), zones);
     let unused_columns = converter.unused_columns(rows.header());
     let mut parsed = ParsedObject {

@@ -12,7 +12,8 @@ use polars::prelude::{
 use crate::error::DataError;
 use crate::flight::FlightRecord;
 
-/// Reads a Parquet file.
+/// Reads a whole Parquet file that delayd wrote, and whose digest was checked. What others wrote is read by
+/// [`super::container::open`], within bounds.
 ///
 /// # Errors
 /// When it is none, or cut off.

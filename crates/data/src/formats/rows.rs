@@ -1,12 +1,15 @@
-//! Rows of text cells, one at a time, from CSV or from a Parquet frame.
+//! Rows of text cells, one at a time, from CSV or from a Parquet file.
 
 use std::io::Read;
 
 use csv::ByteRecord;
-use polars::prelude::{AnyValue, Column, DataFrame};
+use polars::prelude::{AnyValue, DataFrame};
 
 use super::ParseLimits;
 use crate::error::DataError;
+use crate::formats::parquet_rows::ParquetRows;
+use crate::formats::MAX_COLUMNS;
+use crate::formats::MAX_NAME_BYTES;
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,43 +26,49 @@ pub struct Row {
 pub struct Rows {
     key: String,
     header: Vec<String>,
+    limits: ParseLimits,
+    rows: u64,
     source: Source,
 }
 
 enum Source {
     Csv { reader: Box<csv::Reader<Bounded<Box<dyn Read + Send>>>>, record: ByteRecord },
-    Frame { frame: DataFrame, next: usize },
+    Parquet { file: Box<ParquetRows>, group: DataFrame, next: usize, text_bytes: u64 },
 }
 
 impl Rows {
     /// Rows of a CSV text whose first line is the header.
     ///
     /// # Errors
-    /// When there is no header, it is not UTF-8, or it names a column twice.
+    /// When there is no header, it is not UTF-8, it names a column twice, or has too many.
     pub fn of_csv(key: &str, text: Box<dyn Read + Send>, limits: &ParseLimits) -> Result<Self, DataError> {
         let bounded = Bounded {
             inner: text,
             line_bytes: 0,
             line: 1,
+            row_bytes: 0,
+            row_line: 1,
             total_bytes: 0,
-            max_line_bytes: limits.max_line_bytes,
-            max_total_bytes: limits.max_object_bytes,
+            limits: *limits,
+            passed: None,
         };
         let mut reader = Box::new(csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(bounded));
         let mut record = ByteRecord::new();
-        let there = reader.read_byte_record(&mut record).map_err(|error| csv_error(key, 1, &error))?;
+        let there = reader.read_byte_record(&mut record);
+        let there = there.map_err(|error| csv_error(key, reader.get_mut(), 1, &error))?;
         let header = header_of(key, &record)?;
         if !there || header.iter().all(String::is_empty) {
             return Err(DataError::EmptyObject { key: key.to_owned() });
         }
-        Ok(Self { key: key.to_owned(), header, source: Source::Csv { reader, record } })
+        let source = Source::Csv { reader, record };
+        Ok(Self { key: key.to_owned(), header, limits: *limits, rows: 0, source })
     }
 
-    /// Rows of a Parquet file's frame.
-    #[must_use]
-    pub fn of_frame(frame: DataFrame, key: &str) -> Self {
-        let header = frame.get_column_names().into_iter().map(|name| name.to_string()).collect();
-        Self { key: key.to_owned(), header, source: Source::Frame { frame, next: 0 } }
+    /// Rows of a Parquet file.
+    pub(super) fn of_parquet(key: &str, file: ParquetRows, limits: &ParseLimits) -> Self {
+        let header = file.header();
+        let source = Source::Parquet { file: Box::new(file), group: DataFrame::empty(), next: 0, text_bytes: 0 };
+        Self { key: key.to_owned(), header, limits: *limits, rows: 0, source }
     }
 
     /// The columns' names.
@@ -74,24 +83,65 @@ impl Rows {
         self.header.iter().position(|column| column == name)
     }
 
+    /// Says which columns are needed: of a Parquet file no others are decoded, and their cells are empty.
+    pub fn read_only<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        let mut positions: Vec<usize> = names.into_iter().filter_map(|name| self.column(name)).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        if let Source::Parquet { file, .. } = &mut self.source {
+            file.want(positions);
+        }
+    }
+
     /// The next row; `None` at the end.
     ///
     /// # Errors
     /// When the rest of the object cannot be read: a truncated archive, a line
-    /// beyond the bound.
+    /// beyond a bound, more rows than there may be.
     pub fn next_row(&mut self) -> Result<Option<Row>, DataError> {
+        let Some(row) = self.next_of_any()? else { return Ok(None) };
+        self.rows += 1;
+        if self.rows > self.limits.max_rows {
+            let found = format!("more than {} rows", self.limits.max_rows);
+            return Err(self.limits.too_many_rows(&self.key, &format!("line {}", row.line), found));
+        }
+        Ok(Some(row))
+    }
+
+    fn next_of_any(&mut self) -> Result<Option<Row>, DataError> {
+        let (key, limits) = (&self.key, &self.limits);
         match &mut self.source {
-            Source::Frame { frame, next } => {
-                if *next >= frame.height() {
-                    return Ok(None);
+            Source::Parquet { file, group, next, text_bytes } => {
+                while *next >= group.height() {
+                    let Some(following) = file.next_group()? else { return Ok(None) };
+                    (*group, *next) = (following, 0);
                 }
-                let cells = frame.columns().iter().map(|column| cell(column, *next)).collect();
+                let line = self.rows + 1;
+                let mut cells = vec![String::new(); self.header.len()];
+                let mut row_bytes = 0;
+                for (position, column) in file.wanted().iter().zip(group.columns()) {
+                    let value = column.get(*next).unwrap_or(AnyValue::Null);
+                    row_bytes += text_length(&value);
+                    if row_bytes > limits.max_line_bytes {
+                        return Err(limits.too_long(key, &format!("row {line}"), format!("{row_bytes} bytes or more")));
+                    }
+                    if let Some(cell) = cells.get_mut(*position) {
+                        *cell = text_of(value);
+                    }
+                }
                 *next += 1;
-                Ok(Some(Row { line: *next as u64, cells, fault: None }))
+                *text_bytes += row_bytes;
+                if *text_bytes > limits.max_object_bytes {
+                    let found = format!("{text_bytes} bytes of text, up to here");
+                    return Err(limits.too_many_bytes(key, &format!("row {line}"), found));
+                }
+                Ok(Some(Row { line, cells, fault: None }))
             }
             Source::Csv { reader, record } => {
                 let before = reader.position().line();
-                if !reader.read_byte_record(record).map_err(|error| csv_error(&self.key, before, &error))? {
+                reader.get_mut().begin_row(before);
+                let there = reader.read_byte_record(record);
+                if !there.map_err(|error| csv_error(key, reader.get_mut(), before, &error))? {
                     return Ok(None);
                 }
                 let line = record.position().map_or(before, csv::Position::line);
@@ -104,11 +154,10 @@ impl Rows {
 fn row_of(record: &ByteRecord, line: u64, header: &[String]) -> Row {
     let mut fault = None;
     let mut cells = Vec::with_capacity(header.len());
-    for (position, bytes) in record.iter().enumerate() {
+    for (bytes, column) in record.iter().zip(header) {
         match std::str::from_utf8(bytes) {
             Ok(text) => cells.push(text.trim().to_owned()),
             Err(error) => {
-                let column = header.get(position).map_or("?", String::as_str);
                 fault.get_or_insert_with(|| {
                     format!("column `{column}`: byte {} is not UTF-8 text", error.valid_up_to() + 1)
                 });
@@ -116,14 +165,10 @@ fn row_of(record: &ByteRecord, line: u64, header: &[String]) -> Row {
             }
         }
     }
-    if cells.len() != header.len() {
-        // A trailing comma in every line is common in BTS files and harmless.
-        let only_empty_beyond = cells.len() > header.len() && cells[header.len()..].iter().all(String::is_empty);
-        if only_empty_beyond {
-            cells.truncate(header.len());
-        } else {
-            fault.get_or_insert_with(|| format!("{} cells; expected {} as in the header", cells.len(), header.len()));
-        }
+    // A trailing comma in every line is common in BTS files and harmless.
+    let more = record.iter().skip(header.len()).any(|bytes| !bytes.trim_ascii().is_empty());
+    if more || record.len() < header.len() {
+        fault.get_or_insert_with(|| format!("{} cells; expected {} as in the header", record.len(), header.len()));
     }
     Row { line, cells, fault }
 }
@@ -136,11 +181,18 @@ fn header_of(key: &str, record: &ByteRecord) -> Result<Vec<String>, DataError> {
         expected: expected.into(),
         advice: "Correct the header line",
     };
+    if record.len() > MAX_COLUMNS {
+        return Err(malformed(format!("{} columns", record.len()), &format!("at most {MAX_COLUMNS} columns")));
+    }
     let mut header = Vec::with_capacity(record.len());
     for (position, bytes) in record.iter().enumerate() {
         let bytes = if position == 0 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes };
         let name = std::str::from_utf8(bytes)
             .map_err(|_| malformed(format!("column {} is not UTF-8", position + 1), "UTF-8 column names"))?;
+        if name.len() > MAX_NAME_BYTES {
+            let found = format!("the name of column {} has {} bytes", position + 1, name.len());
+            return Err(malformed(found, &format!("column names of at most {MAX_NAME_BYTES} bytes")));
+        }
         header.push(name.trim().trim_matches('"').to_owned());
     }
     while header.last().is_some_and(String::is_empty) {
@@ -153,11 +205,9 @@ fn header_of(key: &str, record: &ByteRecord) -> Result<Vec<String>, DataError> {
     Ok(header)
 }
 
-fn csv_error(key: &str, line: u64, error: &csv::Error) -> DataError {
-    if let csv::ErrorKind::Io(io) = error.kind()
-        && let Some(bound) = io.get_ref().and_then(|inner| inner.downcast_ref::<BoundPassed>())
-    {
-        return DataError::TooLarge { key: key.to_owned(), place: bound.place.clone(), limit_bytes: bound.limit_bytes };
+fn csv_error<R>(key: &str, text: &mut Bounded<R>, line: u64, error: &csv::Error) -> DataError {
+    if let Some(passed) = text.passed.take() {
+        return passed.told(key, &text.limits);
     }
     DataError::Malformed {
         key: key.to_owned(),
@@ -168,18 +218,29 @@ fn csv_error(key: &str, line: u64, error: &csv::Error) -> DataError {
     }
 }
 
+/// How many bytes a cell refers to.
+fn text_length(value: &AnyValue<'_>) -> u64 {
+    match value {
+        AnyValue::String(text) => text.len() as u64,
+        AnyValue::StringOwned(text) => text.len() as u64,
+        AnyValue::Binary(bytes) => bytes.len() as u64,
+        AnyValue::BinaryOwned(bytes) => bytes.len() as u64,
+        _ => 0,
+    }
+}
+
 /// A cell of a frame as text; empty where missing.
-fn cell(column: &Column, row: usize) -> String {
-    match column.get(row) {
-        Ok(AnyValue::Null) | Err(_) => String::new(),
-        Ok(AnyValue::String(text)) => text.trim().to_owned(),
-        Ok(AnyValue::StringOwned(text)) => text.trim().to_owned(),
-        Ok(AnyValue::Boolean(value)) => value.to_string(),
-        Ok(AnyValue::Float32(value)) if value.is_nan() => String::new(),
-        Ok(AnyValue::Float64(value)) if value.is_nan() => String::new(),
-        Ok(AnyValue::Datetime(value, unit, _)) => instant_text(value, unit),
-        Ok(AnyValue::DatetimeOwned(value, unit, _)) => instant_text(value, unit),
-        Ok(other) => other.to_string(),
+fn text_of(value: AnyValue<'_>) -> String {
+    match value {
+        AnyValue::Null => String::new(),
+        AnyValue::String(text) => text.trim().to_owned(),
+        AnyValue::StringOwned(text) => text.trim().to_owned(),
+        AnyValue::Boolean(value) => value.to_string(),
+        AnyValue::Float32(value) if value.is_nan() => String::new(),
+        AnyValue::Float64(value) if value.is_nan() => String::new(),
+        AnyValue::Datetime(value, unit, _) => instant_text(value, unit),
+        AnyValue::DatetimeOwned(value, unit, _) => instant_text(value, unit),
+        other => other.to_string(),
     }
 }
 
@@ -193,28 +254,63 @@ fn instant_text(value: i64, unit: polars::prelude::TimeUnit) -> String {
     moment.to_rfc3339()
 }
 
-/// Passes bytes on and stops at a line or a whole that is too long, so that no
+/// Passes bytes on and stops at a line, a row or a whole that is too long, so that no
 /// object can take the daemon's memory.
 struct Bounded<R> {
     inner: R,
     line_bytes: u64,
     line: u64,
+    /// Bytes since the row began, without those that were read ahead: a quoted cell may hold many lines.
+    row_bytes: u64,
+    row_line: u64,
     total_bytes: u64,
-    max_line_bytes: u64,
-    max_total_bytes: u64,
+    limits: ParseLimits,
+    passed: Option<BoundPassed>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{place} is longer than {limit_bytes} bytes")]
-struct BoundPassed {
-    place: String,
-    limit_bytes: u64,
+/// A bound on text.
+#[derive(Debug, Clone, Copy)]
+enum BoundPassed {
+    Line { line: u64 },
+    Row { line: u64 },
+    Whole { line: u64, bytes: u64 },
+}
+
+impl BoundPassed {
+    fn told(self, key: &str, limits: &ParseLimits) -> DataError {
+        let most = limits.max_line_bytes;
+        match self {
+            Self::Line { line } => limits.too_long(key, &format!("line {line}"), format!("longer than {most} bytes")),
+            Self::Row { line } => {
+                let found =
+                    format!("a row over several lines, longer than {most} bytes: a quote seems not to be closed");
+                limits.too_long(key, &format!("line {line}"), found)
+            }
+            Self::Whole { line, bytes } => {
+                limits.too_many_bytes(key, &format!("line {line}"), format!("{bytes} bytes of text, up to here"))
+            }
+        }
+    }
+}
+
+impl<R> Bounded<R> {
+    fn begin_row(&mut self, line: u64) {
+        (self.row_bytes, self.row_line) = (0, line);
+    }
+
+    fn refuse(&mut self, passed: BoundPassed) -> std::io::Error {
+        self.passed = Some(passed);
+        std::io::Error::other("a bound was passed")
+    }
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.row_bytes > self.limits.max_line_bytes {
+            return Err(self.refuse(BoundPassed::Row { line: self.row_line }));
+        }
         let count = self.inner.read(buffer)?;
-        self.total_bytes += count as u64;
+        (self.total_bytes, self.row_bytes) = (self.total_bytes + count as u64, self.row_bytes + count as u64);
         for byte in &buffer[..count] {
             if *byte == b'\n' {
                 self.line_bytes = 0;
@@ -222,14 +318,12 @@ impl<R: Read> Read for Bounded<R> {
                 continue;
             }
             self.line_bytes += 1;
-            if self.line_bytes > self.max_line_bytes {
-                let place = format!("line {}", self.line);
-                return Err(std::io::Error::other(BoundPassed { place, limit_bytes: self.max_line_bytes }));
+            if self.line_bytes > self.limits.max_line_bytes {
+                return Err(self.refuse(BoundPassed::Line { line: self.line }));
             }
         }
-        if self.total_bytes > self.max_total_bytes {
-            let place = format!("line {}: the unpacked object", self.line);
-            return Err(std::io::Error::other(BoundPassed { place, limit_bytes: self.max_total_bytes }));
+        if self.total_bytes > self.limits.max_object_bytes {
+            return Err(self.refuse(BoundPassed::Whole { line: self.line, bytes: self.total_bytes }));
         }
         Ok(count)
     }

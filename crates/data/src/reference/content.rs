@@ -13,6 +13,7 @@ use crate::airports::{AirportChanges, parse_airports};
 use crate::holidays::{parse_events_csv, parse_icalendar};
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::Severity;
+use crate::formats::ParseLimits;
 
 /// Codes or days that an alert names, at most; all are in the ledger.
 const NAMED_IN_ALERTS: usize = 20;
@@ -41,12 +42,13 @@ impl Content {
     /// Reads an object. `time_zones` is `[ingestion.time_zones]`.
     ///
     /// # Errors
-    /// When it is not what its kind says.
+    /// When it is not what its kind says, or passes a bound.
     pub fn parse(
         kind: ReferenceKind,
         key: &str,
         body: &Bytes,
         time_zones: &BTreeMap<String, String>,
+        limits: &ParseLimits,
     ) -> Result<ParsedContent, DataError> {
         let days = |(days, faults): (BTreeMap<NaiveDate, String>, Vec<String>)| ParsedContent {
             entries: days.len() as u64,
@@ -55,13 +57,13 @@ impl Content {
         };
         match kind {
             ReferenceKind::Airports => {
-                let (airports, mut report) = parse_airports(key, body, time_zones)?;
+                let (airports, mut report) = parse_airports(key, body, time_zones, limits)?;
                 report.rejected.extend(without_time_zone(key, &report.without_time_zone));
                 let entries = (airports.len() - report.supplemented.len()) as u64;
                 Ok(ParsedContent { content: Self::Airports(airports), entries, faults: report.rejected })
             }
-            ReferenceKind::Holidays => parse_icalendar(key, body).map(days),
-            ReferenceKind::Events => parse_events_csv(key, body).map(days),
+            ReferenceKind::Holidays => parse_icalendar(key, body, limits).map(days),
+            ReferenceKind::Events => parse_events_csv(key, body, limits).map(days),
         }
     }
 
@@ -220,7 +222,8 @@ mod tests {
     fn airports_without_a_time_zone_are_told_with_the_key_that_names_it() {
         let text = "id,ident,type,name,latitude_deg,longitude_deg,elevation_ft,continent,iso_country,iso_region,iata_code\n\
             5,XX,large_airport,Far,1,2,3,XX,XX,XX-1,FAR\n6,XY,large_airport,Off,1,2,3,XX,XX,XX-1,OFF\n";
-        let parsed = Content::parse(ReferenceKind::Airports, "a.csv", &Bytes::from(text), &BTreeMap::new()).unwrap();
+        let (kind, limits) = (ReferenceKind::Airports, ParseLimits::default());
+        let parsed = Content::parse(kind, "a.csv", &Bytes::from(text), &BTreeMap::new(), &limits).unwrap();
         let [fault] = parsed.faults.as_slice() else { panic!("{:?}", parsed.faults) };
         assert!(fault.contains("2 airports are left out") && fault.contains("XX-1 (2)"), "{fault}");
         assert!(fault.contains("ingestion.time_zones"), "{fault}");

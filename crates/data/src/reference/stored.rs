@@ -13,6 +13,7 @@ use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::{ObjectMeta, ObjectStore, Validators};
+use crate::ObjectReader;
 
 /// What is known of a fetched copy, kept beside it as `<key>.fetched.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,15 +75,19 @@ pub async fn store_copy(
     Ok(())
 }
 
-/// Reads content on the blocking pool: a list of all the world's airports is long.
+/// Reads content on the blocking pool, within bounds: a list of all the world's airports is long.
 pub async fn parsed(
     kind: ReferenceKind,
     key: &str,
     body: Bytes,
     time_zones: &BTreeMap<String, String>,
+    reader: &ObjectReader,
 ) -> Result<ParsedContent, DataError> {
-    let (key, time_zones) = (key.to_owned(), time_zones.clone());
-    let work = move || Content::parse(kind, &key, &body, &time_zones);
+    let (key, time_zones, reader) = (key.to_owned(), time_zones.clone(), reader.clone());
+    let work = move || {
+        let digest = Digest::of(&body);
+        reader.read(&key, &digest, |limits| Content::parse(kind, &key, &body, &time_zones, limits)).flatten()
+    };
     match delayd_core::spans::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(DataError::Internal(format!("reading {kind} did not finish: {error}"))),

@@ -11,6 +11,7 @@ use super::stored::{parsed, stored_meta};
 use crate::DataError;
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::{ObjectMeta, ObjectStore};
+use crate::ObjectReader;
 
 /// Airports by IATA code.
 type Airports = BTreeMap<String, Airport>;
@@ -21,6 +22,7 @@ pub struct AirportTable {
     store: Arc<dyn ObjectStore>,
     key: String,
     time_zones: BTreeMap<String, String>,
+    reader: ObjectReader,
     kept: Mutex<Option<(ObjectMeta, Arc<Airports>)>>,
 }
 
@@ -28,7 +30,13 @@ impl AirportTable {
     /// The airports in the object `key`; `time_zones` is `[ingestion.time_zones]`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, key: impl Into<String>, time_zones: BTreeMap<String, String>) -> Self {
-        Self { store, key: key.into(), time_zones, kept: Mutex::default() }
+        Self { store, key: key.into(), time_zones, reader: ObjectReader::default(), kept: Mutex::default() }
+    }
+
+    /// The same table, read by a reader with other bounds and with notes.
+    #[must_use]
+    pub fn read_by(self, reader: ObjectReader) -> Self {
+        Self { reader, ..self }
     }
 
     /// The airports.
@@ -43,8 +51,9 @@ impl AirportTable {
         {
             return Ok(airports.clone());
         }
+        self.reader.limits.check_stored(&self.key, meta.as_ref().map_or(0, |meta| meta.size_bytes))?;
         let body = self.store.get(&self.key).await?;
-        let content = parsed(ReferenceKind::Airports, &self.key, body, &self.time_zones).await?.content;
+        let content = parsed(ReferenceKind::Airports, &self.key, body, &self.time_zones, &self.reader).await?.content;
         let airports = match content {
             Content::Airports(airports) => Arc::new(airports),
             Content::Days(_) => Arc::default(),

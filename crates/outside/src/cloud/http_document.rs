@@ -12,7 +12,7 @@ use reqwest::header::{ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_M
 use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::limited_body::read_limited;
+use delayd_core::http_client::read_limited;
 use delayd_core::fault::Fault;
 use delayd_core::secret::Secret;
 use delayd_core::error::{ErrorKind, PortError};

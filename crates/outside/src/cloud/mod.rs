@@ -7,7 +7,6 @@ pub mod ecr;
 mod http_document;
 pub mod kubernetes;
 pub mod kubernetes_trainer;
-mod limited_body;
 mod mail;
 mod mail_message;
 mod mail_session;

@@ -19,6 +19,7 @@ use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
 use crate::templates::Templates;
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+use delayd_core::http_client::read_beginning;
 
 const TELLING: &str = "telling Slack";
 const ASKING: &str = "asking Slack";
@@ -78,8 +79,7 @@ impl SlackNotifier {
         let sent = self.http.post(url).json(payload).send().await;
         let response = sent.map_err(|error| transport_error(action, error))?;
         let (status, wait) = (response.status(), retry_after(&response));
-        let body = response.bytes().await.map_err(|error| transport_error(action, error))?;
-        Ok(Answer { action, status, retry_after: wait, body: body.to_vec() })
+        Ok(Answer { action, status, retry_after: wait, body: read_beginning(response).await })
     }
 }
 

@@ -17,6 +17,7 @@ use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
 use crate::templates::Templates;
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+use delayd_core::http_client::read_beginning;
 
 const TELLING: &str = "telling the webhook";
 const ASKING: &str = "asking the webhook";
@@ -138,7 +139,7 @@ impl Notifier for WebhookNotifier {
                 Undelivered::from(PortError::new(ErrorKind::NotFound, TELLING, message)).with_channel_away(true)
             );
         }
-        let body = response.bytes().await.map_err(|error| transport_error(TELLING, error))?;
+        let body = read_beginning(response).await;
         let of_this_notice = matches!(status.as_u16(), 400 | 413 | 422);
         let error = Undelivered::from(refusal(TELLING, status, &body));
         Err(error.with_channel_away(!of_this_notice).after(wait))
@@ -153,7 +154,7 @@ impl Notifier for WebhookNotifier {
         match status.as_u16() {
             200..=299 | 400 | 405 | 415 | 501 => Ok(format!("it answers ({status})")),
             _ => {
-                let body = response.bytes().await.map_err(|error| transport_error(ASKING, error))?;
+                let body = read_beginning(response).await;
                 Err(refusal(ASKING, status, &body))
             }
         }

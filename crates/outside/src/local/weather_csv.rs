@@ -11,12 +11,16 @@ use tokio::sync::Mutex;
 use delayd_data::weather::parse_weather_csv;
 use delayd_core::error::{PortError, chain};
 use delayd_core::ports::{ObjectMeta, ObjectStore, WeatherObservation, WeatherSource};
+use delayd_data::DataError;
+use delayd_data::ObjectReader;
+use delayd_core::ids::Digest;
 
 /// Answers from every weather file under a prefix.
 #[derive(Debug)]
 pub struct WeatherCsv {
     store: Arc<dyn ObjectStore>,
     prefix: String,
+    reader: ObjectReader,
     files: Mutex<BTreeMap<String, ReadFile>>,
 }
 
@@ -30,14 +34,26 @@ impl WeatherCsv {
     /// A source over the objects whose keys start with `prefix`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, prefix: impl Into<String>) -> Self {
-        Self { store, prefix: prefix.into(), files: Mutex::new(BTreeMap::new()) }
+        Self { store, prefix: prefix.into(), reader: ObjectReader::default(), files: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// The same source, read by a reader with other bounds and with notes.
+    #[must_use]
+    pub fn read_by(self, reader: ObjectReader) -> Self {
+        Self { reader, ..self }
     }
 
     async fn read(&self, meta: &ObjectMeta) -> Result<Arc<Vec<WeatherObservation>>, PortError> {
-        let body = self.store.get(&meta.key).await?;
-        let key = meta.key.clone();
-        let parsed = delayd_core::spans::spawn_blocking(move || parse_weather_csv(&key, &body)).await;
         let action = || format!("reading weather from {}", meta.key);
+        let too_large = |error: DataError| PortError::new(error.kind(), action(), chain(&error));
+        self.reader.limits.check_stored(&meta.key, meta.size_bytes).map_err(too_large)?;
+        let body = self.store.get(&meta.key).await?;
+        let (key, reader) = (meta.key.clone(), self.reader.clone());
+        let parsed = delayd_core::spans::spawn_blocking(move || {
+            let digest = Digest::of(&body);
+            reader.read(&key, &digest, |limits| parse_weather_csv(&key, &body, limits)).flatten()
+        });
+        let parsed = parsed.await;
         let parsed =
             parsed.map_err(|error| PortError::new(delayd_core::error::ErrorKind::Internal, action(), error.to_string()))?;
         let (observations, report) = parsed.map_err(|error| PortError::new(error.kind(), action(), chain(&error)))?;

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use delayd_judge::verification::measurement::{ProbeAnswer, ProbeResult};
 use delayd_core::error::chain;
+use delayd_core::http_client::{read_limited, transport_error};
+
+/// The longest answer that is read, in bytes.
+const MOST_ANSWER_BYTES: usize = 1 << 20;
 
 /// One row to replay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,9 +118,9 @@ async fn ask(client: &reqwest::Client, url: &str, row: &ProbeRow, policy: &Probe
     let body = match request.send().await {
         Ok(response) => {
             answer.status = Some(response.status().as_u16());
-            response.bytes().await
+            read_limited(response, MOST_ANSWER_BYTES, "reading the answer").await
         }
-        Err(error) => Err(error),
+        Err(error) => Err(transport_error("asking", error)),
     };
     answer.latency_ms = started.elapsed().as_secs_f64() * 1_000.0;
     match (body, answer.status) {

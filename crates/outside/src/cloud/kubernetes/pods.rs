@@ -11,11 +11,15 @@ use super::manifest::{DEPLOYMENT_LABEL, MODEL_LABEL};
 use delayd_core::error::ErrorKind;
 use delayd_core::error::PortError;
 use delayd_core::ports::{Replica, ReplicaState};
+use delayd_core::http_client::read_limited;
 
 /// How long a pod may take to tell its memory; without it the answer is unknown.
 const MEMORY_DEADLINE: Duration = Duration::from_secs(2);
 /// The line of the service's metrics that tells its memory.
 const MEMORY_METRIC: &str = "process_resident_memory_bytes ";
+
+/// A page of metrics that is longer is not a replica's.
+const MOST_METRICS_BYTES: usize = 4 << 20;
 
 impl KubernetesCluster {
     /// Every pod of the service that is still there, with the memory that it tells.
@@ -39,7 +43,8 @@ impl KubernetesCluster {
     /// Unknown rather than an error: a pod that is just leaving is none.
     async fn memory_of(&self, admin_url: &str) -> Option<u64> {
         let answer = self.http.get(format!("{admin_url}/metrics")).timeout(MEMORY_DEADLINE).send().await.ok()?;
-        let text = answer.text().await.ok()?;
+        let body = read_limited(answer, MOST_METRICS_BYTES, "reading a replica's metrics").await.ok()?;
+        let text = String::from_utf8_lossy(&body);
         let value = text.lines().find_map(|line| line.strip_prefix(MEMORY_METRIC))?;
         value.trim().parse::<f64>().ok().map(|bytes| bytes as u64)
     }

@@ -18,6 +18,7 @@ use super::standing::name;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::error::PortError;
 use delayd_core::ports::Release;
+use delayd_core::http_client::read_beginning;
 
 /// Endpoints reach every node within seconds; a rollout that became ready at the
 /// last moment gets this long for it.
@@ -133,7 +134,7 @@ impl KubernetesCluster {
         let request = self.unpooled.get(url).header("x-delayd-probe", "1").timeout(ANSWER_DEADLINE);
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
-        let body = response.bytes().await.map_err(failed)?;
+        let body = read_beginning(response).await;
         if !status.is_success() {
             let said: String = String::from_utf8_lossy(&body).chars().take(200).collect();
             return Err(format!("answers {status}: {said}"));

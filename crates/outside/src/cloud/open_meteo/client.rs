@@ -6,13 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use super::super::limited_body::read_limited;
 use super::answer::{self, Hour, Misread, UNITS, VARIABLES};
 use super::pace::Pacer;
 use super::plan::{Endpoint, Request};
 use super::settings::OpenMeteoSettings;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::http_client::{kind_of_status, retry_after, transport_error};
+use delayd_core::http_client::read_limited;
 
 /// The longest answer in bytes for one place and day: 24 hours of nine numbers of
 /// at most 20 characters, their moments and names, with room to spare.

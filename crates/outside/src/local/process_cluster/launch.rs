@@ -169,7 +169,8 @@ impl ProcessCluster {
         if status.is_success() {
             return Ok(());
         }
-        let body: String = answer.text().await.unwrap_or_default().chars().take(QUOTED_ANSWER_CHARS).collect();
+        let body = delayd_core::http_client::read_beginning(answer).await;
+        let body: String = String::from_utf8_lossy(&body).chars().take(QUOTED_ANSWER_CHARS).collect();
         Err(format!("/health/ready answered {status}: {body}"))
     }
 
