@@ -30,11 +30,12 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY .cargo .cargo
 COPY crates/commit/Cargo.toml crates/commit/
 COPY crates/features/Cargo.toml crates/features/
+COPY crates/http-limits/Cargo.toml crates/http-limits/
 COPY crates/model/Cargo.toml crates/model/
 COPY crates/serve/Cargo.toml crates/serve/
 COPY scripts/package/compile scripts/package/
-RUN mkdir -p src benches/figures examples crates/commit/src crates/features/src crates/model/src crates/serve/src \
- && touch src/lib.rs crates/commit/src/lib.rs crates/features/src/lib.rs crates/model/src/lib.rs crates/serve/src/lib.rs \
+RUN mkdir -p src benches/figures examples crates/commit/src crates/features/src crates/http-limits/src crates/model/src crates/serve/src \
+ && touch src/lib.rs crates/commit/src/lib.rs crates/features/src/lib.rs crates/http-limits/src/lib.rs crates/model/src/lib.rs crates/serve/src/lib.rs \
  && for main in src/main.rs benches/figures/main.rs examples/quality.rs crates/serve/src/main.rs; do \
       echo 'fn main() {}' >$main; \
     done \
