@@ -13,7 +13,7 @@ use super::parsed;
 use crate::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand};
 use crate::coordinator::stages::ask;
 use crate::http::access::{Session, Via};
-use crate::http::error::Problem;
+use crate::http::error::{Problem, unread_body};
 use crate::http::server::ApiState;
 
 /// A command may take this long: a rollback replaces every replica.
@@ -72,10 +72,9 @@ impl FromRequest for CommandBody {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(str::to_owned);
         let bytes = web::Bytes::from_request(request, payload);
+        let request = request.clone();
         Box::pin(async move {
-            let bytes = bytes
-                .await
-                .map_err(|error| Problem::new(error.as_response_error().status_code(), format!("the body: {error}")))?;
+            let bytes = bytes.await.map_err(|error| unread_body(&error, &request))?;
             Ok(Self::read(kind.as_deref(), &bytes)?)
         })
     }
