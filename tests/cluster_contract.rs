@@ -18,6 +18,7 @@ use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
+use contracts::scripted_replica::silence;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -133,6 +134,40 @@ async fn the_error_tells_how_a_replica_ended_and_what_it_said_last() {
     let error = cluster.apply(&never, Duration::from_millis(600), &|_| ()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains("has not opened its administrative port"), "{error}");
+}
+
+#[tokio::test]
+async fn a_replica_that_answers_no_client_is_not_called_ready_and_is_left_alive() {
+    let playground = Playground::new();
+    let cluster = playground.open();
+    let release = playground.release(1, Behaviour::Good);
+    apply(&cluster, &release).await.unwrap();
+    let names: Vec<String> = ready(&cluster).await.into_iter().map(|replica| replica.name).collect();
+    assert_eq!(names.len(), 2);
+
+    silence(&release.bundle_dir, &names[0]);
+    for _ in 0..4 {
+        let all = cluster.replicas().await.unwrap();
+        let of = |name: &str| all.iter().find(|replica| replica.name == name).unwrap();
+        let (silent, other) = (of(&names[0]), of(&names[1]));
+        assert_eq!((silent.state, other.state), (ReplicaState::Failed, ReplicaState::Ready), "{all:?}");
+        let reason = silent.reason.as_deref().unwrap();
+        assert!(reason.contains("answered none of") && reason.contains("public port"), "{reason}");
+        // Whoever holds its connections must not be able to have it killed.
+        cluster.reconcile().await.unwrap();
+    }
+    cluster.tear_down().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_release_that_answers_no_client_does_not_become_ready() {
+    let playground = Playground::new();
+    let cluster = playground.open();
+    let release = playground.release(1, Behaviour::Good);
+    silence(&release.bundle_dir, "delayd-serve-1");
+    let error = cluster.apply(&release, Duration::from_secs(1), &|_| ()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("public port"), "{error}");
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ mod records;
 #[path = "http_api/schema.rs"]
 mod schema;
 mod site;
+#[path = "http_api/slow_clients.rs"]
+mod slow_clients;
 #[path = "http_api/tls.rs"]
 mod tls;
 

@@ -1,7 +1,9 @@
 //! `[http]`: who reaches the status endpoint, and what they may do there.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use delayd_http_limits::Limits;
 use serde::{Deserialize, Serialize};
 
 use delayd_core::fault::Fault;
@@ -85,6 +87,14 @@ pub struct HttpSettings {
     pub requests_per_second: u32,
     /// Requests that one client may make at once.
     pub request_burst: u32,
+    /// Seconds in which a whole request must arrive; what comes later is answered 408 and the connection closed.
+    pub request_deadline_secs: u64,
+    /// Seconds in which a client must take an answer that it keeps waiting.
+    pub answer_deadline_secs: u64,
+    /// Open connections of one address, at most; a gateway that stands for many clients is one.
+    pub connections_per_client: usize,
+    /// Open connections of all addresses, at most; the local socket has room of its own.
+    pub connections: usize,
     /// Who may use the endpoint from elsewhere.
     pub tokens: Vec<TokenSettings>,
 }
@@ -100,6 +110,10 @@ impl Default for HttpSettings {
             open_metrics: true,
             requests_per_second: 50,
             request_burst: 200,
+            request_deadline_secs: 10,
+            answer_deadline_secs: 30,
+            connections_per_client: 512,
+            connections: 4096,
             tokens: Vec::new(),
         }
     }
@@ -115,6 +129,17 @@ impl HttpSettings {
             None
         } else {
             Some(self.socket.clone())
+        }
+    }
+
+    /// What clients of the network may cost.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            request_deadline: Duration::from_secs(self.request_deadline_secs),
+            answer_deadline: Duration::from_secs(self.answer_deadline_secs),
+            connections_per_client: self.connections_per_client,
+            connections: self.connections,
         }
     }
 
@@ -141,6 +166,15 @@ impl HttpSettings {
         check(paired, "tls_key".to_owned(), found, "a key with a certificate (http.tls_certificate), or neither");
         for (key, value) in [("requests_per_second", self.requests_per_second), ("request_burst", self.request_burst)] {
             check((1..=100_000).contains(&value), key.to_owned(), value.to_string(), "1 to 100000");
+        }
+        for (key, value) in
+            [("request_deadline_secs", self.request_deadline_secs), ("answer_deadline_secs", self.answer_deadline_secs)]
+        {
+            check((1..=3600).contains(&value), key.to_owned(), value.to_string(), "1 to 3600");
+        }
+        for (key, value) in [("connections_per_client", self.connections_per_client), ("connections", self.connections)]
+        {
+            check((2..=1_000_000).contains(&value), key.to_owned(), value.to_string(), "2 to 1000000");
         }
         for (index, token) in self.tokens.iter().enumerate() {
             let key = |name: &str| format!("tokens[{index}].{name}");
@@ -170,12 +204,21 @@ mod tests {
             listen: "somewhere".to_owned(),
             tls_key: PathBuf::from("key.pem"),
             request_burst: 0,
+            answer_deadline_secs: 0,
+            connections: 1,
             tokens: vec![token],
             ..HttpSettings::default()
         };
         let keys: Vec<String> = settings.faults().into_iter().map(|fault| fault.key).collect();
-        let expected =
-            ["http.listen", "http.tls_key", "http.request_burst", "http.tokens[0].name", "http.tokens[0].token"];
+        let expected = [
+            "http.listen",
+            "http.tls_key",
+            "http.request_burst",
+            "http.answer_deadline_secs",
+            "http.connections",
+            "http.tokens[0].name",
+            "http.tokens[0].token",
+        ];
         assert_eq!(keys, expected);
         assert_eq!(HttpSettings::default().faults(), []);
     }

@@ -4,6 +4,7 @@ use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
+use delayd_http_limits::arrived_late;
 use serde::Serialize;
 
 use delayd_core::error::ErrorKind;
@@ -124,7 +125,22 @@ pub(super) fn refusals(config: &mut web::ServiceConfig) {
         .app_data(web::PathConfig::default().error_handler(wrong_path));
 }
 
-fn wrong_json(error: JsonPayloadError, _: &HttpRequest) -> actix_web::Error {
+/// A body that cannot be read, or came too late.
+pub(super) fn unread_body(error: &actix_web::Error, request: &HttpRequest) -> Problem {
+    late_body(request)
+        .unwrap_or_else(|| Problem::new(error.as_response_error().status_code(), format!("the body: {error}")))
+}
+
+fn late_body(request: &HttpRequest) -> Option<Problem> {
+    let allowed = arrived_late(request)?.as_secs();
+    let text = format!("the request did not arrive whole within {allowed} s (http.request_deadline_secs)");
+    Some(Problem::new(StatusCode::REQUEST_TIMEOUT, text))
+}
+
+fn wrong_json(error: JsonPayloadError, request: &HttpRequest) -> actix_web::Error {
+    if let Some(problem) = late_body(request) {
+        return problem.into();
+    }
     let status = match &error {
         JsonPayloadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {

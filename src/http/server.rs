@@ -1,13 +1,15 @@
 //! The HTTP server and what its handlers share.
 
-use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
-use actix_web::dev::{Extensions, Server};
+use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
+use delayd_http_limits::{Connections, Guard, Limits, http_service, plain, raise_open_file_limit, receive_in_time};
+use tokio_rustls::TlsAcceptor;
 
-use super::access::{Access, Peer, guard};
+use super::access::{Access, guard};
 use super::api::Streams;
 use super::listeners::Listeners;
 use super::{api, error, health, metrics, page};
@@ -15,6 +17,11 @@ use crate::config::Settings;
 use crate::coordinator::CoordinatorActor;
 use crate::env::Env;
 use crate::supervision::{ActorRef, Supervision};
+
+/// Idle clients keep their connection for so long.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Connections to the local socket: whatever the network does, operators of this machine are answered.
+const LOCAL_CONNECTIONS: usize = 128;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -45,44 +52,55 @@ pub fn serve(state: ApiState, listeners: &mut Listeners) -> std::io::Result<Serv
     if let Some(tls) = &tls {
         state.metrics.watch_certificate(tls.certificate.clone());
     }
-    let server = HttpServer::new(move || {
+    // The other half of the descriptors is for the ledger, the store and requests of the daemon's own.
+    let network = Connections::new(state.settings.http.limits().within(raise_open_file_limit() / 2));
+    let one_user =
+        Limits { connections_per_client: LOCAL_CONNECTIONS, connections: LOCAL_CONNECTIONS, ..*network.limits() };
+    let local = Connections::new(one_user);
+    state.metrics.watch_connections(network.clone(), local.clone());
+    let service_health = web::Data::new(health::ServiceHealth::default());
+    let app = move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
             .configure(error::refusals)
             .app_data(web::Data::new(state.metrics.clone()))
+            .app_data(service_health.clone())
             .configure(health::routes)
             .configure(metrics::routes)
             .configure(api::routes)
             .configure(page::routes)
             .default_service(web::to(error::nothing_here))
             .wrap(from_fn(guard))
-            // Outermost: what the guard refuses is counted too.
+            // Around the guard: what it refuses is counted too, and is a whole request as well.
             .wrap(from_fn(metrics::count_requests))
-    })
-    .workers(1)
-    .disable_signals()
-    .on_connect(note_peer);
+            .wrap(from_fn(receive_in_time))
+    };
+    let server = Server::build()
+        .workers(1)
+        .disable_signals()
+        // More than are ever admitted: a worker that is full would not even refuse.
+        .max_concurrent_connections(2 * network.limits().connections);
+    let limits = Guard::new(network, KEEP_ALIVE, &server);
+    let local_limits = Guard::new(local, KEEP_ALIVE, &server);
     let tcp = listeners.tcp.try_clone()?;
+    let network_app = app.clone();
     let server = match tls {
-        Some(tls) => server.listen_rustls_0_23(tcp, tls.config)?,
-        None => server.listen(tcp)?,
+        Some(tls) => {
+            let mut config = tls.config;
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            server.listen("https", tcp, move || {
+                let acceptor = acceptor.clone();
+                http_service(&limits, false, move |stream| acceptor.accept(stream), network_app())
+            })?
+        }
+        None => server.listen("http", tcp, move || http_service(&limits, true, plain, network_app()))?,
     };
     let server = match &listeners.local {
-        Some(local) => server.listen_uds(local.listener.try_clone()?)?,
+        Some(socket) => server.listen_uds("local", socket.listener.try_clone()?, move || {
+            http_service(&local_limits, true, plain, app())
+        })?,
         None => server,
     };
     Ok(server.run())
-}
-
-/// Notes which user's process is at the other end of the local socket. Of other
-/// connections actix knows the address itself.
-fn note_peer(connection: &dyn Any, noted: &mut Extensions) {
-    let Some(socket) = connection.downcast_ref::<tokio::net::UnixStream>() else { return };
-    match socket.peer_cred() {
-        Ok(credentials) => {
-            noted.insert(Peer::Local { uid: credentials.uid() });
-        }
-        // Without a peer the guard refuses the request and says so.
-        Err(error) => tracing::warn!(%error, "the user at the local socket cannot be told"),
-    }
 }

@@ -1,6 +1,7 @@
 //! A stand-in for `delayd-serve` that misbehaves as its bundle says: the test
 //! executable itself, started again by a small shell script. It has the service's
-//! command line, ports and way of stopping, and answers every request with 200.
+//! command line, ports and way of stopping, and answers every request with 200, until
+//! [`silence`] makes it answer no client any more.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -59,12 +60,32 @@ pub fn run_if_started_as_replica() {
             std::process::exit(3);
         }
         "NeverReady" => std::thread::sleep(Duration::from_secs(600)),
-        "IgnoresSigterm" => serve(value("--listen"), value("--admin-port-file"), true),
-        _ => serve(value("--listen"), value("--admin-port-file"), false),
+        behaviour => {
+            let silenced = silence_file(Path::new(value("--bundle")), value("--replica"));
+            let name = value("--replica").to_owned();
+            let public = Public { name, silenced };
+            serve(value("--listen"), value("--admin-port-file"), public, behaviour == "IgnoresSigterm");
+        }
     }
 }
 
-fn serve(listen: &str, port_file: &str, ignores_sigterm: bool) {
+/// From now on a replica accepts its clients' connections and answers none; its
+/// administrative port answers.
+pub fn silence(bundle: &Path, replica: &str) {
+    std::fs::write(silence_file(bundle, replica), "").unwrap();
+}
+
+fn silence_file(bundle: &Path, replica: &str) -> PathBuf {
+    bundle.join(format!("silent-{replica}"))
+}
+
+/// How the public port answers.
+struct Public {
+    name: String,
+    silenced: PathBuf,
+}
+
+fn serve(listen: &str, port_file: &str, public: Public, ignores_sigterm: bool) {
     let address: std::net::SocketAddr = listen.parse().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_port(true).unwrap();
@@ -75,12 +96,22 @@ fn serve(listen: &str, port_file: &str, ignores_sigterm: bool) {
     let staged = format!("{port_file}.staged");
     std::fs::write(&staged, admin.local_addr().unwrap().to_string()).unwrap();
     std::fs::rename(staged, port_file).unwrap();
-    let public: TcpListener = socket.into();
-    std::thread::spawn(move || public.incoming().flatten().for_each(answer));
+    let listener: TcpListener = socket.into();
+    std::thread::spawn(move || {
+        let body = format!("{{\"replica\":\"{}\"}}", public.name);
+        let mut unanswered = Vec::new();
+        for stream in listener.incoming().flatten() {
+            if public.silenced.exists() {
+                unanswered.push(stream);
+            } else {
+                answer(stream, &body);
+            }
+        }
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     std::thread::spawn(move || {
         for stream in admin.incoming().flatten() {
-            answer(stream);
+            answer(stream, "ok");
         }
     });
     runtime.block_on(async {
@@ -94,9 +125,11 @@ fn serve(listen: &str, port_file: &str, ignores_sigterm: bool) {
     });
 }
 
-fn answer(mut stream: TcpStream) {
+fn answer(mut stream: TcpStream, body: &str) {
     let mut request = [0_u8; 4096];
     if stream.read(&mut request).is_ok_and(|read| read > 0) {
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+        let length = body.len();
+        let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+        let _ = stream.write_all(text.as_bytes());
     }
 }

@@ -155,8 +155,6 @@ pub(crate) struct Counters {
     pub(crate) in_flight: AtomicU64,
     /// Requests being answered on the public address.
     pub(crate) public_in_flight: AtomicU64,
-    /// Open connections to the public address.
-    pub(crate) public_connections: AtomicU64,
 }
 
 impl Counters {
@@ -167,7 +165,6 @@ impl Counters {
             next_shard: AtomicUsize::new(0),
             in_flight: AtomicU64::new(0),
             public_in_flight: AtomicU64::new(0),
-            public_connections: AtomicU64::new(0),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
@@ -161,6 +162,10 @@ pub(crate) enum ApiError {
     BrokenJson(serde_json::Error),
     #[error("body was not received whole: {0}")]
     BrokenBody(String),
+    #[error("too many large bodies are being received at once; try again in a second")]
+    OutOfBodyMemory,
+    #[error("request did not arrive whole within {} s; send it faster or send fewer flights", .allowed.as_secs())]
+    TooSlow { allowed: Duration },
     #[error("request breaks {} rules", .0.len())]
     Invalid(Vec<Violation>),
     #[error("body is over {limit_bytes} bytes; send fewer flights per request")]
@@ -196,6 +201,8 @@ impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::BrokenJson(_) | Self::BrokenBody(_) => StatusCode::BAD_REQUEST,
+            Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::OutOfBodyMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMedia(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -210,6 +217,9 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(self.status_code());
         if let Self::MethodNotAllowed { allowed } = self {
             response.insert_header((header::ALLOW, *allowed));
+        }
+        if matches!(self, Self::OutOfBodyMemory) {
+            response.insert_header((header::RETRY_AFTER, "1"));
         }
         response.json(json!({ "detail": self.detail() }))
     }

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use actix_web::dev::ServiceResponse;
-use actix_web::http::{ConnectionType, header};
+use actix_web::http::ConnectionType;
 use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use delayd_model::admin::{PredictionPage, ReplicaPhase};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::body::json_body;
 use crate::counters::{Counters, Gauge, Route};
 use crate::error::ApiError;
 use crate::predict::{PredictResponse, predict};
@@ -96,33 +97,6 @@ pub(crate) fn is_probe(request: &HttpRequest) -> bool {
     request.headers().contains_key(PROBE_HEADER)
 }
 
-/// The whole body of a JSON request, within the limit.
-pub(crate) async fn json_body(
-    request: &HttpRequest,
-    payload: web::Payload,
-    limit_bytes: usize,
-) -> Result<web::Bytes, ApiError> {
-    let text = |name| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
-        return Err(ApiError::UnsupportedMedia(encoding));
-    }
-    if let Some(content) = text(header::CONTENT_TYPE) {
-        let media = content.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if media != "application/json" && !media.ends_with("+json") {
-            return Err(ApiError::UnsupportedMedia(content));
-        }
-    }
-    let announced = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit_bytes) {
-        return Err(ApiError::TooLarge { limit_bytes });
-    }
-    match payload.to_bytes_limited(limit_bytes).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(ApiError::BrokenBody(error.to_string())),
-        Err(_) => Err(ApiError::TooLarge { limit_bytes }),
-    }
-}
-
 /// A JSON answer, written without the detour of an intermediate value.
 pub(crate) fn json_answer<T: Serialize>(value: &T) -> Result<HttpResponse, ApiError> {
     let body = serde_json::to_vec(value).map_err(ApiError::Unwritable)?;
@@ -149,7 +123,13 @@ async fn ready(worker: Data<Worker>) -> HttpResponse {
     let phase = worker.replica.phase();
     let ready = phase == ReplicaPhase::Ready;
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.json(json!({ "ready": ready, "phase": phase, "model_version": worker.replica.model.version }))
+    // The name: replicas of one machine share the public address, and whoever asks there must see who answered.
+    response.json(json!({
+        "ready": ready,
+        "phase": phase,
+        "model_version": worker.replica.model.version,
+        "replica": worker.replica.name,
+    }))
 }
 
 async fn predict_flights(
@@ -158,7 +138,7 @@ async fn predict_flights(
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     let replica = &worker.replica;
-    let body = json_body(&request, payload, replica.max_body_bytes).await?;
+    let body = json_body(&request, payload, replica).await?;
     let flights = read_flights(&body, replica.max_batch)?;
     let predictions = predict(&worker, &flights, is_probe(&request)).await;
     json_answer(&PredictResponse {

@@ -11,6 +11,7 @@
 //! nothing on disk, knows nothing of other replicas or of the daemon, and links
 //! neither libtorch nor Polars.
 
+mod body;
 mod clock;
 mod counters;
 mod docs;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use actix_web::HttpResponse;
 use actix_web::web::Data;
+use delayd_http_limits::CloseReason;
 use delayd_model::DriftReference;
 use delayd_model::admin::{LatencyHistogram, ReplicaPhase};
 
@@ -123,8 +124,11 @@ fn write_replica(text: &mut String, replica: &Replica) -> fmt::Result {
     let gauges = &replica.counters;
     let in_flight = gauges.in_flight.load(Ordering::SeqCst);
     single(text, "delayd_serve_requests_in_flight", "gauge", "Requests being answered.", in_flight)?;
-    let connections = gauges.public_connections.load(Ordering::SeqCst);
+    let connections = replica.public_connections.open();
     single(text, "delayd_serve_connections", "gauge", "Open connections to the public address.", connections)?;
+    write_closed(text, replica)?;
+    let help = "Memory held by bodies that are being received and read.";
+    single(text, "delayd_serve_body_memory_bytes", "gauge", help, replica.body_memory.held_bytes())?;
     let ready = u8::from(replica.phase() == ReplicaPhase::Ready);
     single(text, "delayd_serve_ready", "gauge", "Whether the replica is ready.", ready)?;
 
@@ -145,6 +149,18 @@ fn write_replica(text: &mut String, replica: &Replica) -> fmt::Result {
     write_process(text)?;
     let started = replica.started_at.timestamp_millis() as f64 / 1000.0;
     single(text, "process_start_time_seconds", "gauge", "Start of the replica, in seconds since 1970.", started)
+}
+
+fn write_closed(text: &mut String, replica: &Replica) -> fmt::Result {
+    let name = "delayd_serve_connections_closed_total";
+    head(text, name, "counter", "Connections closed by a limit, by listener and reason.")?;
+    for (listener, connections) in [("public", &replica.public_connections), ("admin", &replica.admin_connections)] {
+        for reason in CloseReason::ALL {
+            let count = connections.closed(reason);
+            writeln!(text, "{name}{{listener=\"{listener}\",reason=\"{}\"}} {count}", reason.label())?;
+        }
+    }
+    Ok(())
 }
 
 /// What the kernel says of this process, where it says it.

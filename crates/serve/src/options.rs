@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
+
+use delayd_http_limits::Limits;
 
 /// Serves one model bundle over HTTP.
 #[derive(Debug, Clone, clap::Parser)]
@@ -34,7 +37,7 @@ pub struct Options {
     pub admin_port_file: Option<PathBuf>,
 
     /// Worker threads; by default one per core.
-    #[arg(long, env = "DELAYD_SERVE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, env = "DELAYD_SERVE_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub workers: Option<u16>,
 
     /// Seconds to go on serving after being told to stop, no longer ready: the
@@ -55,6 +58,32 @@ pub struct Options {
     #[arg(long, env = "DELAYD_SERVE_MAX_BODY_BYTES", default_value_t = 16 << 20, value_name = "N")]
     pub max_body_bytes: usize,
 
+    /// Bytes of all bodies that are being received and read, at most; a request beyond it is answered 503.
+    #[arg(long, env = "DELAYD_SERVE_MAX_BODIES_BYTES", default_value_t = 128 << 20, value_name = "N")]
+    pub max_bodies_bytes: usize,
+
+    /// Seconds in which a whole request must arrive, head and body; each MB of it adds one.
+    #[arg(long, env = "DELAYD_SERVE_REQUEST_DEADLINE_SECS", default_value_t = 10, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub request_deadline_secs: u64,
+
+    /// Seconds in which a client must take an answer that it keeps waiting.
+    #[arg(long, env = "DELAYD_SERVE_ANSWER_DEADLINE_SECS", default_value_t = 30, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub answer_deadline_secs: u64,
+
+    /// Open connections of one client address, at most. A gateway, or a node that
+    /// Kubernetes lets stand for all outside clients, is one address.
+    #[arg(long, env = "DELAYD_SERVE_CONNECTIONS_PER_CLIENT", default_value_t = 512, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_per_client: u32,
+
+    /// Open connections of all clients, at most; fewer where the system's limit of
+    /// open files is low.
+    #[arg(long, env = "DELAYD_SERVE_CONNECTIONS", default_value_t = 8192, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(2..))]
+    pub connections: u32,
+
     /// Predictions kept for the daemon to fetch.
     #[arg(long, env = "DELAYD_SERVE_KEPT_PREDICTIONS", default_value_t = 65_536, value_name = "N")]
     pub kept_predictions: usize,
@@ -62,6 +91,18 @@ pub struct Options {
     /// Format of the log on standard error.
     #[arg(long, env = "DELAYD_SERVE_LOG", default_value = "json")]
     pub log: LogFormat,
+}
+
+impl Options {
+    /// What clients of the public address may cost.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            request_deadline: Duration::from_secs(self.request_deadline_secs),
+            answer_deadline: Duration::from_secs(self.answer_deadline_secs),
+            connections_per_client: self.connections_per_client as usize,
+            connections: self.connections as usize,
+        }
+    }
 }
 
 /// Where the public requests come from.
@@ -105,12 +146,15 @@ mod tests {
         assert_eq!(options.bundle, PathBuf::from("/bundle"));
         assert_eq!(options.listen, Listen::Address("0.0.0.0:8080".parse().unwrap()));
         assert_eq!((options.max_batch, options.kept_predictions), (4096, 65_536));
+        assert_eq!(options.limits(), Limits::default());
     }
 
     #[test]
     fn an_address_without_a_port_is_refused_with_an_example() {
         let error = Options::try_parse_from(["delayd-serve", "--listen", "localhost"]).unwrap_err().to_string();
         assert!(error.contains("0.0.0.0:8080"), "{error}");
-        assert!(Options::try_parse_from(["delayd-serve", "--workers", "0"]).is_err());
+        for (option, value) in [("--workers", "0"), ("--workers", "513"), ("--request-deadline-secs", "0")] {
+            assert!(Options::try_parse_from(["delayd-serve", option, value]).is_err(), "{option} {value}");
+        }
     }
 }

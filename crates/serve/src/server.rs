@@ -11,13 +11,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::middleware::from_fn;
 use actix_web::rt::task::JoinHandle;
 use actix_web::rt::time::sleep;
 use actix_web::web::Data;
-use actix_web::{App, HttpServer, rt};
+use actix_web::{App, rt};
+use delayd_http_limits::{Guard, http_service, plain, raise_open_file_limit, receive_in_time};
 use delayd_model::admin::ReplicaPhase;
 
-use crate::counters::{Counters, Gauge};
 use crate::error::StartError;
 use crate::http::{configure, track};
 use crate::listener::{HANDSHAKE_GRACE, PublicListener, host_name};
@@ -33,6 +34,9 @@ const UNANSWERED_LIMIT: Duration = Duration::from_secs(20);
 /// Idle clients keep their connection for this long; longer than the pools of
 /// common clients, so that it is the client that closes it.
 const KEEP_ALIVE: Duration = Duration::from_secs(120);
+
+/// As many as actix starts for one server.
+const MOST_WORKERS: usize = 512;
 
 /// A replica that is ready.
 #[derive(Debug)]
@@ -56,13 +60,14 @@ pub struct Service {
 pub async fn start(options: Options) -> Result<Service, StartError> {
     let begun = Instant::now();
     let model = LoadedModel::load(&options.bundle, &options.model_version)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let workers = options.workers.map_or(cores, usize::from);
     let name = options.replica.clone().unwrap_or_else(|| {
         let host = host_name().unwrap_or_else(|| "replica".to_owned());
         format!("{host}-{}", std::process::id())
     });
-    let replica = Arc::new(Replica::new(name, model, workers + 1, &options));
+    let descriptors = raise_open_file_limit();
+    let replica = Arc::new(Replica::new(name, model, workers + 1, descriptors, &options));
 
     let address = options.admin_listen;
     let refused = |source| StartError::Listen { address: address.to_string(), purpose: "administrative", source };
@@ -84,6 +89,8 @@ pub async fn start(options: Options) -> Result<Service, StartError> {
         public = %public_addr,
         admin = %admin_addr,
         workers,
+        connections = replica.public_connections.limits().connections,
+        connections_per_client = replica.public_connections.limits().connections_per_client,
         duration_ms = begun.elapsed().as_millis() as u64,
         "ready"
     );
@@ -157,7 +164,7 @@ impl Service {
         let counters = &self.replica.counters;
         let begun = Instant::now();
         loop {
-            let connections = counters.public_connections.load(Ordering::SeqCst);
+            let connections = self.replica.public_connections.open();
             let in_flight = counters.public_in_flight.load(Ordering::SeqCst);
             let waited = begun.elapsed();
             let idle_for_long = in_flight == 0 && waited >= self.linger;
@@ -171,30 +178,29 @@ impl Service {
 
 fn serve(replica: &Arc<Replica>, socket: TcpListener, workers: usize, admin: bool) -> io::Result<Server> {
     let shared = Arc::clone(replica);
-    let counters = Arc::clone(&replica.counters);
-    let server = HttpServer::new(move || {
+    let app = move || {
         let (replica, shard) = (Arc::clone(&shared), shared.counters.assign());
         let worker = Data::new(Worker { replica, shard, buffers: Default::default(), admin });
         let tracked = worker.clone();
         App::new()
             .app_data(worker)
+            .wrap(from_fn(receive_in_time))
             .wrap_fn(move |request, service| track(tracked.clone(), service.call(request)))
             .configure(|config| configure(config, admin))
-    });
-    let server = server
-        .on_connect(move |_, connection| {
-            if !admin {
-                let open = Gauge::up(Arc::clone(&counters), |counters: &Counters| &counters.public_connections);
-                connection.insert(open);
-            }
-        })
+    };
+    let (purpose, connections) = match admin {
+        true => ("administrative", &replica.admin_connections),
+        false => ("public", &replica.public_connections),
+    };
+    let server = Server::build()
         .workers(workers)
         .worker_max_blocking_threads(1)
-        .keep_alive(KEEP_ALIVE)
-        .tcp_nodelay(true)
+        // More than are ever admitted: a worker that is full would not even refuse.
+        .max_concurrent_connections(2 * connections.limits().connections)
         .disable_signals()
         .shutdown_timeout(1);
-    Ok(server.listen(socket)?.run())
+    let guard = Guard::new(connections.clone(), KEEP_ALIVE, &server);
+    Ok(server.listen(purpose, socket, move || http_service(&guard, true, plain, app()))?.run())
 }
 
 fn spawn(server: Server) -> (ServerHandle, JoinHandle<io::Result<()>>) {

@@ -6,13 +6,19 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use chrono::{DateTime, Utc};
 use delayd_features::RawInputs;
+use delayd_http_limits::{Connections, Limits};
 use delayd_model::admin::{ReplicaPhase, ReplicaReport};
 use delayd_model::{PredictScratch, Prediction};
 use tokio::sync::Notify;
 
+use crate::body::BodyMemory;
 use crate::counters::Counters;
 use crate::model::LoadedModel;
 use crate::ring::PredictionRing;
+
+/// Connections to the administrative address: it is for the daemon, the kubelet and Prometheus,
+/// and what clients do on the public one must not take their room.
+const ADMIN_CONNECTIONS: usize = 128;
 
 /// One replica.
 #[derive(Debug)]
@@ -21,24 +27,42 @@ pub(crate) struct Replica {
     pub(crate) started_at: DateTime<Utc>,
     pub(crate) model: LoadedModel,
     pub(crate) counters: Arc<Counters>,
+    /// Connections to the public address.
+    pub(crate) public_connections: Connections,
+    /// Connections to the administrative address.
+    pub(crate) admin_connections: Connections,
     pub(crate) ring: PredictionRing,
     pub(crate) max_batch: usize,
     pub(crate) max_body_bytes: usize,
+    pub(crate) body_memory: BodyMemory,
     /// Told once the last counts were collected.
     pub(crate) collected: Notify,
     phase: AtomicU8,
 }
 
 impl Replica {
-    pub(crate) fn new(name: String, model: LoadedModel, shards: usize, options: &crate::options::Options) -> Self {
+    /// A replica that may have so many `descriptors` open.
+    pub(crate) fn new(
+        name: String,
+        model: LoadedModel,
+        shards: usize,
+        descriptors: usize,
+        options: &crate::options::Options,
+    ) -> Self {
+        let public = options.limits().within(descriptors.saturating_sub(ADMIN_CONNECTIONS));
+        let admin = Limits { connections_per_client: ADMIN_CONNECTIONS / 2, connections: ADMIN_CONNECTIONS, ..public };
         Self {
             name,
             started_at: crate::clock::now(),
             counters: Arc::new(Counters::new(shards, &model.empty_sketch)),
+            public_connections: Connections::new(public),
+            admin_connections: Connections::new(admin),
             model,
             ring: PredictionRing::new(options.kept_predictions),
             max_batch: options.max_batch,
             max_body_bytes: options.max_body_bytes,
+            // One body always has room, or requests of the largest size would never be answered.
+            body_memory: BodyMemory::new(options.max_bodies_bytes.max(options.max_body_bytes)),
             collected: Notify::new(),
             phase: AtomicU8::new(0),
         }

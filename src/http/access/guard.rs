@@ -10,6 +10,7 @@ use actix_web::http::header::{
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpResponse, ResponseError, web};
+use delayd_http_limits::Client;
 use sha2::{Digest, Sha256};
 
 use super::session::{Headers, Peer, Session};
@@ -77,9 +78,10 @@ fn needs_operator(session: &Session) -> String {
 }
 
 fn peer_of(request: &ServiceRequest) -> Result<Peer, Problem> {
-    if let Some(peer) = request.conn_data::<Peer>() {
-        return Ok(peer.clone());
+    if let Some(Client::User(uid)) = request.conn_data::<Client>() {
+        return Ok(Peer::Local { uid: *uid });
     }
+    // Without a user or an address the request is refused.
     let address = request.peer_addr().map(|address| Peer::Address(address.ip().to_canonical()));
     address.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "who asks cannot be told from this connection"))
 }

@@ -10,5 +10,4 @@ mod limits;
 mod session;
 
 pub(super) use guard::guard;
-pub(super) use session::Peer;
 pub use session::{Access, Session, Via};

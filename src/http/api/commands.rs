@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::parsed;
 use crate::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand};
 use crate::http::access::{Session, Via};
-use crate::http::error::Problem;
+use crate::http::error::{Problem, unread_body};
 use crate::http::server::ApiState;
 
 
@@ -68,10 +68,9 @@ impl FromRequest for CommandBody {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).map(str::to_owned);
         let bytes = web::Bytes::from_request(request, payload);
+        let request = request.clone();
         Box::pin(async move {
-            let bytes = bytes
-                .await
-                .map_err(|error| Problem::new(error.as_response_error().status_code(), format!("the body: {error}")))?;
+            let bytes = bytes.await.map_err(|error| unread_body(&error, &request))?;
             Ok(Self::read(kind.as_deref(), &bytes)?)
         })
     }

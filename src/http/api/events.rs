@@ -1,23 +1,27 @@
 //! `/events`: the ledger's changes as server-sent events.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use delayd_http_limits::Client;
 use futures::{Stream, stream};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use delayd_core::error::chain;
+use crate::http::access::Session;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
 use delayd_ledger::{Event, Ledger, LedgerError};
 
 /// Streams that are open at a time.
 const MOST_STREAMS: usize = 64;
+/// Streams of one caller: whoever opens many leaves half of them to others.
+const MOST_STREAMS_OF_ONE: usize = 32;
 /// A comment is sent when nothing happened for so long, so that proxies keep the connection.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Events read at a time.
@@ -30,17 +34,63 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 /// The open streams: how many there may be, and whether the daemon stops.
 #[derive(Debug, Clone)]
 pub struct Streams {
-    free: Arc<Semaphore>,
+    open: Arc<Mutex<HashMap<Caller, usize>>>,
     closing: Arc<watch::Sender<bool>>,
 }
 
 impl Default for Streams {
     fn default() -> Self {
-        Self { free: Arc::new(Semaphore::new(MOST_STREAMS)), closing: Arc::new(watch::Sender::new(false)) }
+        Self { open: Arc::default(), closing: Arc::new(watch::Sender::new(false)) }
+    }
+}
+
+/// Who follows a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Caller {
+    client: Client,
+    name: String,
+}
+
+/// A stream's place among those that may be open; free again when this is dropped.
+#[derive(Debug)]
+struct Place {
+    streams: Streams,
+    caller: Caller,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.streams.open();
+        if let Some(count) = open.get_mut(&self.caller) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.caller);
+            }
+        }
     }
 }
 
 impl Streams {
+    fn take(&self, caller: Caller) -> Result<Place, Problem> {
+        let mut open = self.open();
+        let own = open.get(&caller).copied().unwrap_or(0);
+        let text = if open.values().sum::<usize>() >= MOST_STREAMS {
+            format!("{MOST_STREAMS} event streams are open, which is as many as there may be")
+        } else if own >= MOST_STREAMS_OF_ONE {
+            format!("{} has {MOST_STREAMS_OF_ONE} event streams open, which is as many as one may have", caller.name)
+        } else {
+            open.insert(caller.clone(), own + 1);
+            drop(open);
+            return Ok(Place { streams: self.clone(), caller });
+        };
+        Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(10))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Caller, usize>> {
+        // Counts are sound even when another holder panicked.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends every stream: the daemon stops, and clients should look for its successor.
     pub fn close(&self) {
         self.closing.send_replace(true);
@@ -65,11 +115,12 @@ pub(super) struct Start {
 pub(super) async fn events(
     state: web::Data<ApiState>,
     request: HttpRequest,
+    session: web::ReqData<Session>,
     start: web::Query<Start>,
 ) -> Result<HttpResponse, Problem> {
-    let permit = state.streams.free.clone().try_acquire_owned().map_err(|_| {
-        let text = format!("{MOST_STREAMS} event streams are open, which is as many as there may be");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(10)
+    let place = state.streams.take(Caller {
+        client: request.conn_data::<Client>().copied().unwrap_or(Client::Unknown),
+        name: session.name.clone(),
     })?;
     let ledger = state.env.ledger.clone();
     // Subscribed before the first look: what is committed in between wakes the stream.
@@ -81,8 +132,7 @@ pub(super) async fn events(
         None => newest,
     };
     let closing = state.streams.closing.subscribe();
-    let follower =
-        Follower { ledger, commits, closing, seen, waiting: VecDeque::new(), greeted: false, _permit: permit };
+    let follower = Follower { ledger, commits, closing, seen, waiting: VecDeque::new(), greeted: false, _place: place };
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream")
         .insert_header(("Cache-Control", "no-store"))
@@ -106,7 +156,7 @@ struct Follower {
     seen: u64,
     waiting: VecDeque<Event>,
     greeted: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Follower {
@@ -159,4 +209,22 @@ fn text_of(event: &Event) -> String {
     // A struct of texts and numbers always has a form in JSON.
     let data = serde_json::to_string(event).unwrap_or_default();
     format!("id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_leaves_streams_to_others_and_closed_ones_are_free_again() {
+        let streams = Streams::default();
+        let caller = |name: &str| Caller { client: Client::Unknown, name: name.to_owned() };
+        let mut held: Vec<Place> = (0..32).map(|_| streams.take(caller("one")).unwrap()).collect();
+        assert_eq!(streams.take(caller("one")).unwrap_err().status, 503);
+        held.extend((0..32).map(|_| streams.take(caller("other")).unwrap()));
+        assert_eq!(streams.take(caller("third")).unwrap_err().status, 503, "there are as many as there may be");
+        held.clear();
+        assert!(streams.take(caller("one")).is_ok());
+        assert!(streams.open().is_empty());
+    }
 }

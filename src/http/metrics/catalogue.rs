@@ -321,6 +321,9 @@ catalogue! {
         HTTP_SECONDS: Histogram Counted "delayd_http_request_duration_seconds" ["route"]
             "From a request's head to its answer's head, by template of the route.";
         HTTP_IN_FLIGHT: Gauge Counted "delayd_http_requests_in_flight" [] "Requests being answered.";
+        HTTP_CONNECTIONS: Gauge Live "delayd_http_connections" ["listener"] "Open connections, by listener: network, local.";
+        HTTP_CONNECTIONS_CLOSED: Counter Counted "delayd_http_connections_closed_total" ["listener", "reason"]
+            "Connections closed by a limit: client_limit, total_limit, slow_request, slow_answer.";
         CERTIFICATE_EXPIRY: Gauge Live "delayd_certificate_expiry_timestamp_seconds" []
             "When the endpoint's certificate, or the first of its chain, expires, in seconds since 1970; absent with plain HTTP.";
     }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use delayd_http_limits::{CloseReason, Connections};
+
 use super::catalogue as names;
 use super::page::Page;
 use crate::deployment::LiveService;
@@ -123,6 +125,15 @@ pub(super) fn certificate(served: Option<&ServedCertificate>) -> Result<Page, St
     let expires_at = served.map(ServedCertificate::expires_at).transpose()?;
     page.put_some(&names::CERTIFICATE_EXPIRY, &[], expires_at.map(super::counted::seconds));
     Ok(page)
+}
+
+/// Connections to the endpoint, and those that its limits closed.
+pub(super) fn connections(page: &mut Page, listener: &str, connections: &Connections) {
+    page.put(&names::HTTP_CONNECTIONS, &[listener], connections.open() as f64);
+    for reason in CloseReason::ALL {
+        let count = connections.closed(reason) as f64;
+        page.put(&names::HTTP_CONNECTIONS_CLOSED, &[listener, reason.label()], count);
+    }
 }
 
 /// What the cycles' own logs lack.

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::{HttpResponse, web};
+use delayd_http_limits::Connections;
 use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
 
@@ -56,6 +57,8 @@ struct Inner {
     state_dir: PathBuf,
     /// What the endpoint shows its clients; none with plain HTTP.
     certificate: OnceLock<ServedCertificate>,
+    /// Those of the network and of the local socket, once the endpoint listens.
+    connections: OnceLock<[(&'static str, Connections); 2]>,
     /// Sources that were away at the last scrape: each is logged when it goes and when it comes back.
     away: Mutex<BTreeSet<&'static str>>,
 }
@@ -77,6 +80,7 @@ impl Metrics {
             governor: settings.retrain.governor.clone(),
             state_dir: settings.daemon.state_dir.clone(),
             certificate: OnceLock::new(),
+            connections: OnceLock::new(),
             away: Mutex::default(),
         })))
     }
@@ -84,6 +88,11 @@ impl Metrics {
     /// Tells from now on when this certificate expires. An endpoint has one: a second is not watched.
     pub(super) fn watch_certificate(&self, certificate: ServedCertificate) {
         let _ = self.0.certificate.set(certificate);
+    }
+
+    /// Tells from now on of the endpoint's connections. There is one endpoint: a second is not watched.
+    pub(super) fn watch_connections(&self, network: Connections, local: Connections) {
+        let _ = self.0.connections.set([("network", network), ("local", local)]);
     }
 
     /// The page that Prometheus reads. What cannot be had is left out.
@@ -121,6 +130,9 @@ impl Metrics {
         live::actors(&mut own, &supervision.statuses());
         live::build(&mut own);
         live::logs(&mut own);
+        for (listener, connections) in self.0.connections.get().into_iter().flatten() {
+            live::connections(&mut own, listener, connections);
+        }
         from_ledger::usage(&mut own, &env.ledger.usage());
         let mut families: Vec<MetricFamily> = own.families();
         for (source, (page, wall)) in SOURCES.into_iter().zip([ledger, cluster, files, process, certificate]) {

@@ -9,6 +9,7 @@
 
 mod launch;
 mod os_process;
+mod public_port;
 mod replica_log;
 mod rollout;
 mod state;
@@ -24,10 +25,14 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use socket2::{Domain, Socket, Type};
 
+use self::public_port::PublicAnswers;
 use self::state::{ClusterState, Phase, ReplicaRecord};
 use delayd_core::error::ErrorKind;
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 use delayd_core::error::PortError;
+
+/// A replica that has not answered a probe by then counts as silent.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How the local cluster runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +93,8 @@ pub struct ProcessCluster {
     config: ProcessClusterConfig,
     port: u16,
     http: reqwest::Client,
+    /// For the public port: a new connection for each request, so that the kernel chooses a replica for each.
+    public_http: reqwest::Client,
     /// One rollout, reconciliation or tear-down at a time. Whoever holds it may change the state.
     rollout: tokio::sync::Mutex<()>,
     state: Mutex<ClusterState>,
@@ -132,17 +139,22 @@ impl ProcessCluster {
             Ok(None) => config.public_port,
             Err(error) => return Err(PortError::io(opening(), error)),
         };
-        let http = delayd_core::http_client::client_builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(2))
-            .build()
-            .map_err(|error| PortError::new(ErrorKind::Internal, opening(), delayd_core::error::chain(&error)))?;
+        let client = |idle_connections: usize| {
+            delayd_core::http_client::client_builder()
+                .no_proxy()
+                .timeout(PROBE_DEADLINE)
+                .pool_max_idle_per_host(idle_connections)
+                .build()
+                .map_err(|error| PortError::new(ErrorKind::Internal, opening(), delayd_core::error::chain(&error)))
+        };
+        let (http, public_http) = (client(usize::MAX)?, client(0)?);
         config.state_dir = absolute;
         launch::find_lost_processes(&config.state_dir, &mut state);
         state.save(&config.state_dir)?;
         Ok(Self {
             port: state.public_port,
             http,
+            public_http,
             rollout: tokio::sync::Mutex::new(()),
             state: Mutex::new(state),
             lives: Mutex::default(),
@@ -184,8 +196,23 @@ impl ProcessCluster {
         .await
     }
 
+    /// The replicas that should be answering clients.
+    fn serving<'a>(&self, records: &'a [ReplicaRecord]) -> Vec<&'a str> {
+        let serving = records.iter().filter(|record| {
+            // A replica of before a change of port is being replaced.
+            record.phase == Phase::Serving && record.port == self.port && self.ended(record).is_none()
+        });
+        serving.map(|record| record.name.as_str()).collect()
+    }
+
+    /// Whether a serving replica is ready: it says so itself, and clients reach it.
+    async fn probe_serving(&self, record: &ReplicaRecord, public: &PublicAnswers) -> Result<(), String> {
+        self.probe(record.admin_url.as_deref().unwrap_or_default()).await?;
+        if record.port == self.port { public.reach(&record.name) } else { Ok(()) }
+    }
+
     /// How a replica looks from outside now; `None` for one that drained and left.
-    async fn observe(&self, record: ReplicaRecord) -> Option<Replica> {
+    async fn observe(&self, record: ReplicaRecord, public: &PublicAnswers) -> Option<Replica> {
         let gone = self.ended(&record);
         let (state, reason) = match (record.phase, gone) {
             (Phase::Draining, Some(_)) => return None,
@@ -193,7 +220,7 @@ impl ProcessCluster {
             (Phase::Serving, Some(ending)) => (ReplicaState::Failed, Some(ending.reason)),
             (Phase::Draining, None) => (ReplicaState::Draining, None),
             (Phase::Starting, _) => (ReplicaState::Starting, None),
-            (Phase::Serving, None) => match self.probe(record.admin_url.as_deref().unwrap_or_default()).await {
+            (Phase::Serving, None) => match self.probe_serving(&record, public).await {
                 Ok(()) => (ReplicaState::Ready, None),
                 Err(reason) => (ReplicaState::Failed, Some(reason)),
             },
@@ -229,7 +256,9 @@ impl Cluster for ProcessCluster {
 
     async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
         let records = self.state().replicas;
-        Ok(join_all(records.into_iter().map(|record| self.observe(record))).await.into_iter().flatten().collect())
+        let public = self.ask_public_port(&self.serving(&records)).await;
+        let observed = records.into_iter().map(|record| self.observe(record, &public));
+        Ok(join_all(observed).await.into_iter().flatten().collect())
     }
 
     async fn reconcile(&self) -> Result<Vec<String>, PortError> {
@@ -241,8 +270,7 @@ impl Cluster for ProcessCluster {
     }
 
     fn service_url(&self) -> String {
-        let host = if self.config.listen.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { self.config.listen };
-        format!("http://{}", SocketAddr::new(host, self.port))
+        self.public_url()
     }
 
     async fn tear_down(&self) -> Result<(), PortError> {

@@ -5,12 +5,15 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
+use actix_web::middleware::from_fn;
 use actix_web::web::{self, Bytes, Data};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use actix_web::{App, HttpRequest, HttpResponse};
+use delayd_http_limits::{Connections, Guard, Limits, http_service, plain, receive_in_time};
 
 use super::client::KubernetesClient;
 use super::owner::random_hex;
@@ -19,6 +22,9 @@ use delayd_core::error::{ErrorKind, PortError, chain};
 
 /// Largest request that is passed on: more than the service itself takes.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
+/// Connections at most: only the daemon itself knows the path, but any process of this machine can connect.
+const MAX_CONNECTIONS: usize = 256;
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Headers that are passed on; everything else is between us and the API server.
 const PASSED_HEADERS: [&str; 3] = ["accept", "content-type", "x-delayd-probe"];
 
@@ -43,13 +49,23 @@ impl LoopbackProxy {
         let run = move || {
             let target = Data::new(target);
             actix_web::rt::System::new().block_on(async move {
-                let server = HttpServer::new(move || {
+                let app = move || {
                     App::new()
                         .app_data(target.clone())
                         .app_data(web::PayloadConfig::new(MAX_REQUEST_BYTES))
+                        .wrap(from_fn(receive_in_time))
                         .default_service(web::to(pass_on))
-                });
-                let server = match server.workers(1).disable_signals().listen(listener) {
+                };
+                let builder = Server::build().workers(1).disable_signals();
+                let limits = Limits {
+                    connections_per_client: MAX_CONNECTIONS,
+                    connections: MAX_CONNECTIONS,
+                    ..Limits::default()
+                };
+                let guard = Guard::new(Connections::new(limits), KEEP_ALIVE, &builder);
+                let listening =
+                    builder.listen("kubernetes-proxy", listener, move || http_service(&guard, true, plain, app()));
+                let server = match listening {
                     Ok(server) => server.run(),
                     Err(error) => return sender.send(Err(error)).unwrap_or_default(),
                 };

@@ -142,7 +142,7 @@ impl ProcessCluster {
             }
             if let Ok(text) = fs::read_to_string(self.port_file(name)) {
                 let admin_url = format!("http://{}", text.trim());
-                match self.probe(&admin_url).await {
+                match self.probe_started(name, &admin_url).await {
                     Ok(()) => return Ok(admin_url),
                     Err(reason) => last_answer = reason,
                 }
@@ -153,6 +153,12 @@ impl ProcessCluster {
             }
             sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Whether a new replica is ready, and clients reach it.
+    async fn probe_started(&self, name: &str, admin_url: &str) -> Result<(), String> {
+        self.probe(admin_url).await?;
+        self.ask_public_port(&[name]).await.reach(name)
     }
 
     fn with_log_tail(&self, name: &str, message: &str) -> String {

@@ -13,7 +13,8 @@ use delayd_core::error::ErrorKind;
 use delayd_core::error::PortError;
 use delayd_core::ports::{Release, RolloutProgress};
 
-/// A replica that misses this many readiness checks in a row hangs, and is replaced.
+/// A replica that misses this many readiness checks in a row hangs, and is replaced. Its administrative
+/// port is asked: on the public one clients that hold all its connections could have it killed.
 const MISSED_PROBES_OF_A_HANGING_REPLICA: u32 = 3;
 /// A release whose replicas die this often right after becoming ready does not work.
 const DEATHS_OF_A_BROKEN_RELEASE: usize = 3;

@@ -1,0 +1,65 @@
+//! What a client may cost.
+
+use std::time::Duration;
+
+/// Descriptors left for everything that is no client's connection: listeners, event
+/// queues of the workers, logs, the ledger, outgoing requests.
+const RESERVED_DESCRIPTORS: usize = 128;
+
+/// The limits of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Time for a whole request, head and body, from its first byte on; for the first
+    /// request of a connection, from the connection on. Each received MB adds a second,
+    /// so that a large body over a slow line is not mistaken for a slow client.
+    pub request_deadline: Duration,
+    /// Time for a client to take an answer that it keeps waiting.
+    pub answer_deadline: Duration,
+    /// Open connections of one client, at most.
+    pub connections_per_client: usize,
+    /// Open connections of all clients together, at most.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    /// 512 connections for one client: with one request at a time on each, that is more than
+    /// a server of this kind answers at once, so more connections bring nobody more answers.
+    /// A gateway or a node that stands for many clients stays below it by keeping connections
+    /// alive.
+    fn default() -> Self {
+        Self {
+            request_deadline: Duration::from_secs(10),
+            answer_deadline: Duration::from_secs(30),
+            connections_per_client: 512,
+            connections: 8192,
+        }
+    }
+}
+
+impl Limits {
+    /// The limits that a process with so many descriptors can keep: connections stay below
+    /// them, and no client alone can hold more than half of the connections.
+    #[must_use]
+    pub fn within(self, descriptors: usize) -> Self {
+        let connections = self.connections.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS)).max(2);
+        Self { connections, connections_per_client: self.connections_per_client.min(connections / 2), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_stay_below_the_descriptors_and_no_client_has_more_than_half() {
+        for (descriptors, connections, per_client, why) in [
+            (1 << 20, 8192, 512, "plenty: as configured"),
+            (4096, 3968, 512, "fewer: all clients share what there is"),
+            (1024, 896, 448, "few: a client keeps to half"),
+            (100, 2, 1, "hardly any: two clients are still answered"),
+        ] {
+            let limits = Limits::default().within(descriptors);
+            assert_eq!((limits.connections, limits.connections_per_client), (connections, per_client), "{why}");
+        }
+    }
+}
