@@ -4,7 +4,7 @@
 
 import { h, s, responsive } from "../dom.js";
 import { capital, number, utcDay } from "../format.js";
-import { linear } from "./scale.js";
+import { linear, timeTicks } from "./scale.js";
 
 /** What a cell shows. Steps of excess PSI, the usual ones: under 0.1 little, over 0.25 much. */
 const EXCESS_PSI = {
@@ -19,9 +19,10 @@ const ALARMS = 17;
 
 /**
  * `reports` oldest first, each `{ at, model, signals: Map(name -> { exceeded?, drifted? }), alarm? }`,
- * `measure` what of a signal is shown; `names` in the order of the rows. `choose(name, index)` hears the selection.
+ * `measure` what of a signal is shown, `dated` whether round dates stand below; `names` in the order of the rows.
+ * `choose(name, index)` hears the selection.
  */
-export function heatStrips({ reports, names, importance, chosen, choose, measure = EXCESS_PSI }) {
+export function heatStrips({ reports, names, importance, chosen, choose, measure = EXCESS_PSI, dated = false }) {
   let { name, index } = chosen;
   const rows = names.map((feature) =>
     h(
@@ -41,6 +42,7 @@ export function heatStrips({ reports, names, importance, chosen, choose, measure
   const top = reports.some((report) => report.alarm) ? ALARMS : 0;
   const height = top + ROW * names.length;
   let cells = null;
+  let frame = null;
   const picture = (width) => {
     const across = linear([0, reports.length], [0, width]);
     const cell = Math.max(1, width / reports.length - (width / reports.length > 5 ? 1 : 0));
@@ -58,7 +60,7 @@ export function heatStrips({ reports, names, importance, chosen, choose, measure
       );
     });
     reports.forEach((report, column) => {
-      if (report.alarm) cells.append(alarmAt(across.at(column) + cell / 2, report.alarm));
+      if (report.alarm) cells.append(alarmAt(across.at(column) + cell / 2, Math.min(5, cell), report.alarm));
       if (column > 0 && report.model !== reports[column - 1].model) {
         cells.append(
           s(
@@ -75,26 +77,20 @@ export function heatStrips({ reports, names, importance, chosen, choose, measure
         );
       }
     });
-    cells.append(s("rect", { class: "chosen", rx: 3 }));
+    frame = s("rect", { class: "chosen", rx: 3, width: Math.max(5, cell + 2), height: ROW - 1 });
+    cells.append(frame);
     cells.addEventListener("click", (event) => {
       const box = cells.getBoundingClientRect();
       const column = Math.floor(across.invert(event.clientX - box.left));
       const row = Math.floor((event.clientY - box.top - top) / ROW);
       if (names[row] !== undefined && reports[column]) select(names[row], column, false);
     });
-    mark(across, cell);
+    mark();
     return cells;
   };
-  const mark = (across, cell) => {
-    const frame = cells?.querySelector(".chosen");
-    if (!frame) return;
-    const width = cells.viewBox.baseVal.width;
-    const scale = across ?? linear([0, reports.length], [0, width]);
-    const size = cell ?? width / reports.length;
-    frame.setAttribute("x", scale.at(index) - 1);
-    frame.setAttribute("y", top + names.indexOf(name) * ROW);
-    frame.setAttribute("width", Math.max(5, size + 2));
-    frame.setAttribute("height", ROW - 1);
+  const mark = () => {
+    frame?.setAttribute("x", (index * cells.viewBox.baseVal.width) / reports.length - 1);
+    frame?.setAttribute("y", top + names.indexOf(name) * ROW);
   };
   const select = (feature, column, focus) => {
     name = feature;
@@ -141,7 +137,7 @@ export function heatStrips({ reports, names, importance, chosen, choose, measure
     "div",
     { class: "heat-map" },
     list,
-    h("div", { class: "strip-side" }, strips, timeLine(reports)),
+    h("div", { class: "strip-side" }, strips, dated ? dates(reports) : ends(reports)),
     heatLegend(measure),
   );
 }
@@ -177,11 +173,21 @@ function cellOf(report, feature, measure, { x, y, width }) {
   );
 }
 
-function alarmAt(x, text) {
-  return s("path", { class: "alarm", d: `M${x - 5} 3h10l-5 9z` }, s("title", {}, text));
+function alarmAt(x, half, text) {
+  return s("path", { class: "alarm", d: `M${x - half} 3h${2 * half}l${-half} 9z` }, s("title", {}, text));
 }
 
-function timeLine(reports) {
+/** Round dates below the columns in which they fall. */
+function dates(reports) {
+  const [first, last] = [reports[0].at, reports.at(-1).at];
+  const label = ({ at, text }) => {
+    const column = reports.findIndex((report) => report.at >= at);
+    return h("span", { style: { left: `${(100 * column) / reports.length}%` } }, text);
+  };
+  return responsive((width) => h("div", { class: "dates" }, timeTicks(first, last, width / 40).map(label)));
+}
+
+function ends(reports) {
   if (reports.length === 0) return null;
   return h("div", { class: "ends" }, h("span", {}, utcDay(reports[0].at)), h("span", {}, utcDay(reports.at(-1).at)));
 }

@@ -72,7 +72,8 @@ export function lineChart({
   );
 }
 
-function legend(series) {
+/** The names of series, with their colours and dashes. */
+export function legend(series) {
   return h(
     "figcaption",
     { class: "legend" },
@@ -86,7 +87,7 @@ function legend(series) {
           s("line", { class: "line", x1: 0, y1: 5, x2: 24, y2: 5 }),
         ),
         one.name,
-        one.points.some((point) => Number.isFinite(point.low)) ? " (band: interval)" : "",
+        one.points?.some((point) => Number.isFinite(point.low)) ? " (band: interval)" : "",
       ),
     ),
   );

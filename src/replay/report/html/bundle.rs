@@ -20,7 +20,7 @@ macro_rules! modules {
 }
 
 /// Every module after those that it imports.
-const MODULES: [(&str, &str); 13] = modules![
+const MODULES: [(&str, &str); 12] = modules![
     "../../../http/page/dom.js",
     "../../../http/page/format.js",
     "../../../http/page/parts.js",
@@ -28,7 +28,6 @@ const MODULES: [(&str, &str); 13] = modules![
     "../../../http/page/charts/scale.js",
     "../../../http/page/charts/line.js",
     "../../../http/page/charts/heat.js",
-    "titled.js",
     "weeks.js",
     "drift.js",
     "reliability.js",

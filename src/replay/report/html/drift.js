@@ -5,7 +5,6 @@ import { h } from "../../../http/page/dom.js";
 import { number, percent, utc, utcDay } from "../../../http/page/format.js";
 import { details } from "../../../http/page/parts.js";
 import { grid } from "../../../http/page/table.js";
-import { titled } from "./titled.js";
 
 /** The features that moved most where the model looks most. */
 const MOST_FEATURES = 16;
@@ -25,13 +24,23 @@ export function drift({ drift: evaluations }) {
   const worst = reports.findIndex((report) => report.signals.get(names[0])?.psi === features[0].psi);
   choose(names[0], worst);
   return [
-    titled(
-      "Drift by feature",
-      `Population stability index against the live model’s reference, largest of each stretch of time. The ${names.length} features that matter most: largest PSI times importance, which is the number beside the name. Choose a cell to read it.`,
-      heatStrips({ reports, names, importance, chosen: { name: names[0], index: worst }, choose, measure: PSI }),
-      about,
-      details("drift", "As a table", table(features, evaluations.length)),
-    ),
+    {
+      title: "Drift by feature",
+      caption: `Population stability index against the live model’s reference, largest of each stretch of time. The ${names.length} features that matter most: largest PSI times importance, which is the number beside the name. Choose a cell to read it.`,
+      content: [
+        heatStrips({
+          reports,
+          names,
+          importance,
+          chosen: { name: names[0], index: worst },
+          choose,
+          measure: PSI,
+          dated: true,
+        }),
+        about,
+        details("drift", "As a table", table(features, evaluations.length)),
+      ],
+    },
   ];
 }
 
@@ -64,7 +73,7 @@ function columns(evaluations) {
     }
     const alarm = together.find((evaluation) => evaluation.drifted);
     found.push({
-      at: together[0].at,
+      at: Date.parse(together[0].at),
       model: together[0].model,
       signals,
       alarm: alarm && `Alarm, ${utc(alarm.at)}: ${alarm.reason}`,

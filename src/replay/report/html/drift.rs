@@ -42,12 +42,7 @@ fn alarms_together(alarms: &[&DriftAlarm]) -> Option<String> {
     let (first, last) = (alarms.first()?, alarms.last()?);
     let worst = alarms.iter().max_by(|a, b| a.dataset_score.total_cmp(&b.dataset_score))?;
     let until = if alarms.len() > 1 {
-        format!(
-            " to {}, {} evaluations, the worst of {}:",
-            time(last.at),
-            alarms.len(),
-            day(worst.at.date_naive())
-        )
+        format!(" to {}, {} evaluations, the worst of {}:", time(last.at), alarms.len(), day(worst.at.date_naive()))
     } else {
         String::new()
     };

@@ -8,6 +8,8 @@
 mod bundle;
 mod cycles;
 mod drift;
+#[cfg(test)]
+mod in_a_browser;
 mod markup;
 mod page;
 

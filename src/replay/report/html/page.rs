@@ -16,7 +16,7 @@ pub(super) fn render(report: &Report) -> Result<String, serde_json::Error> {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\
          <meta name=\"color-scheme\" content=\"light dark\"><title>{}</title><style>{style}</style></head><body>\n\
-         <header><p class=\"kicker\">delayd replay · {} · {} to {}</p><h1>{}</h1><p class=\"standfirst\">{}</p></header>\n<main>\n\
+         <main>\n<header><p class=\"kicker\">delayd replay · {} · {} to {}</p><h1>{}</h1><p class=\"standfirst\">{}</p></header>\n\
          <noscript><p class=\"note\">The charts need JavaScript; the text and the tables of models, cycles and alarms do not.</p></noscript>\n\
          {}</main>\n<script type=\"application/json\" id=\"report\">{data}</script>\n<script>{script}</script></body></html>\n",
         bundle::policy(&script, &style),
@@ -62,7 +62,12 @@ const SCORES: [Score; 6] = [
     Score { name: "Log-loss", gloss: "nats; lower is better", higher_is_better: false, of: |m| m.log_loss },
     Score { name: "Calibration error", gloss: "lower is better", higher_is_better: false, of: |m| m.ece },
     Score { name: "Recall", gloss: "delays that were called", higher_is_better: true, of: |m| judged(m, m.recall) },
-    Score { name: "Precision", gloss: "calls that were delays", higher_is_better: true, of: |m| judged(m, m.precision) },
+    Score {
+        name: "Precision",
+        gloss: "calls that were delays",
+        higher_is_better: true,
+        of: |m| judged(m, m.precision),
+    },
 ];
 
 fn judged(metrics: &PooledMetrics, value: f64) -> Option<f64> {
@@ -117,8 +122,10 @@ fn facts(report: &Report) -> String {
         ("Alarm to live", median(report.drift_to_live_secs.values())),
         ("Wall time", duration(report.wall_secs)),
     ];
-    let items: String =
-        facts.iter().map(|(name, value)| format!("<div class=\"figure\"><dt>{name}</dt><dd>{value}</dd></div>")).collect();
+    let items: String = facts
+        .iter()
+        .map(|(name, value)| format!("<div class=\"figure\"><dt>{name}</dt><dd>{value}</dd></div>"))
+        .collect();
     format!("<dl class=\"figures\">{items}</dl>")
 }
 

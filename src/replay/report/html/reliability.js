@@ -1,16 +1,16 @@
 // Whether "30 %" means thirty in a hundred: observed share against score, and how
 // many flights there are of each score.
 
+import { legend } from "../../../http/page/charts/line.js";
 import { linear } from "../../../http/page/charts/scale.js";
 import { h, responsive, s } from "../../../http/page/dom.js";
 import { number, percent } from "../../../http/page/format.js";
 import { grid } from "../../../http/page/table.js";
-import { titled } from "./titled.js";
 
 /** From how many flights on a bin's share is more than noise, and joins the line. */
 const LEAST_ROWS = 20;
 const MOST_WIDTH_PX = 500;
-const MARGIN = { top: 22, right: 52, left: 44 };
+const MARGIN = { top: 22, right: 20, left: 44 };
 /** Height of the columns that count flights. */
 const COUNTS = 54;
 const SHARES = [0, 0.2, 0.4, 0.6, 0.8, 1];
@@ -21,16 +21,22 @@ export function reliability(report) {
     { name: "Loop", look: 0, bins: report.reliability.loop, ece: report.loop.ece },
   ];
   return [
-    titled(
-      "Score against what happened",
-      "Flights in 15 bins by their score; on the dashed diagonal a score means what it says. Dots grow with the flights in the bin, and the line leaves out bins with fewer than 20; the columns below count the loop’s.",
-      h(
+    {
+      title: "Score against what happened",
+      caption:
+        "Flights in 15 bins by their score; on the dashed diagonal a score means what it says. Dots grow with the flights in the bin, and the line leaves out bins with fewer than 20; the columns below count the loop’s.",
+      content: h(
         "div",
         { class: "beside" },
-        responsive((width) => diagram(curves, Math.min(width, MOST_WIDTH_PX))),
+        h(
+          "figure",
+          { class: "chart" },
+          legend(curves),
+          responsive((width) => diagram(curves, Math.min(width, MOST_WIDTH_PX))),
+        ),
         numbers(curves),
       ),
-    ),
+    },
   ];
 }
 
@@ -63,7 +69,7 @@ function diagram(curves, width) {
     s("text", { class: "unit", x: 2, y: 11 }, "Delayed"),
     s("text", { class: "centre", x: (left + right) / 2, y: height - 6 }, "Score"),
     s("line", { class: "diagonal", x1: left, y1: floor, x2: right, y2: MARGIN.top }),
-    curves.map((curve, index) => curveOf(curve, { across, up, most, shift: index === 0 ? 9 : -3 })),
+    curves.map((curve) => curveOf(curve, { across, up, most })),
     live.map(({ rows }, index) => {
       const tall = (COUNTS * rows) / most;
       return s(
@@ -76,11 +82,10 @@ function diagram(curves, width) {
   );
 }
 
-function curveOf({ name, look, bins }, { across, up, most, shift }) {
+function curveOf({ name, look, bins }, { across, up, most }) {
   const filled = bins.filter((bin) => bin.rows > 0);
   const joined = filled.filter((bin) => bin.rows >= LEAST_ROWS);
   const at = (bin) => [across.at(bin.mean_score).toFixed(1), up.at(bin.observed_share).toFixed(1)];
-  const last = joined.at(-1);
   return s(
     "g",
     { class: `series s${look}` },
@@ -90,7 +95,6 @@ function curveOf({ name, look, bins }, { across, up, most, shift }) {
       const text = `${name}: score ${percent(bin.mean_score)}, delayed ${percent(bin.observed_share)}, ${number(bin.rows)} flights`;
       return s("circle", { class: "dot", cx, cy, r: 2 + 4 * Math.sqrt(bin.rows / most) }, s("title", {}, text));
     }),
-    last && s("text", { class: "name", x: across.at(last.mean_score) + 9, y: up.at(last.observed_share) + shift }, name),
   );
 }
 

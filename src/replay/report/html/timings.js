@@ -4,7 +4,6 @@ import { h } from "../../../http/page/dom.js";
 import { duration, number } from "../../../http/page/format.js";
 import { badge, details } from "../../../http/page/parts.js";
 import { grid } from "../../../http/page/table.js";
-import { titled } from "./titled.js";
 
 /** How many colours of steps the style sheet has. */
 const COLOURS = 10;
@@ -22,31 +21,29 @@ export function timings({ cycles }) {
         style: { width: `${(100 * secs) / longest}%` },
       }),
     );
+  const line = (cycle) =>
+    h(
+      "li",
+      {},
+      h("span", { class: "name" }, cycle.id),
+      h("span", { class: "track", "aria-hidden": "true" }, bar(cycle)),
+      h("span", { class: "number" }, duration(1000 * cycle.total_secs)),
+      badge(cycle.outcome),
+    );
   return [
-    titled(
-      "Where the time of each cycle went",
-      "Wall time by step, in the order in which they ran; a bar ends where its cycle ended.",
-      h(
-        "p",
-        { class: "legend" },
-        steps.map((step) => h("span", { class: "entry" }, h("span", { class: `swatch ${colour(step)}` }), step)),
-      ),
-      h(
-        "ol",
-        { class: "timings" },
-        cycles.map((cycle) =>
-          h(
-            "li",
-            {},
-            h("span", { class: "name" }, cycle.id),
-            h("span", { class: "track", "aria-hidden": "true" }, bar(cycle)),
-            h("span", { class: "number" }, duration(1000 * cycle.total_secs)),
-            badge(cycle.outcome),
-          ),
+    {
+      title: "Where the time of each cycle went",
+      caption: "Wall time by step, in the order in which they ran; a bar ends where its cycle ended.",
+      content: [
+        h(
+          "p",
+          { class: "legend" },
+          steps.map((step) => h("span", { class: "entry" }, h("span", { class: `swatch ${colour(step)}` }), step)),
         ),
-      ),
-      details("timings", "As a table", table(cycles, steps)),
-    ),
+        h("ol", { class: "timings" }, cycles.map(line)),
+        details("timings", "As a table", table(cycles, steps)),
+      ],
+    },
   ];
 }
 

@@ -4,7 +4,6 @@
 import { lineChart } from "../../../http/page/charts/line.js";
 import { timeTicks } from "../../../http/page/charts/scale.js";
 import { counted, number, percent, utcDay } from "../../../http/page/format.js";
-import { titled } from "./titled.js";
 
 const DAY = 86_400_000;
 
@@ -33,8 +32,11 @@ export function weeks({ over_time: rows, models }) {
       value: pick(week),
       text: `${week.live_model}, ${counted(week.rows, "flight")}`,
     }));
-  const chart = (title, caption, settings) =>
-    titled(title, caption, lineChart({ name: title, key: title, marks, shaded: true, x, height: 190, ...settings }));
+  const chart = (title, caption, settings) => ({
+    title,
+    caption,
+    content: lineChart({ name: title, key: title, marks, shaded: true, x, ...settings }),
+  });
   const three = (pick) => [
     { name: "Loop", look: 0, points: points((week) => pick(week.loop)) },
     { name: "Frozen", look: 1, points: points((week) => pick(week.frozen)) },
@@ -52,7 +54,7 @@ export function weeks({ over_time: rows, models }) {
       "What the loop gained, by week",
       "ROC-AUC of the loop minus the frozen first model’s: above the line, the loop ranked better.",
       {
-        axis: "Loop minus frozen",
+        axis: "Gain",
         format: signed,
         series: [{ name: "Gain", columns: 5 * DAY, below: 1, points: points(gain) }],
         zero: true,
@@ -64,7 +66,7 @@ export function weeks({ over_time: rows, models }) {
       series: three((metrics) => metrics.log_loss),
     }),
     chart("Calibration error by week", "Expected calibration error over 15 bins; lower is better.", {
-      axis: "Calibration error",
+      axis: "ECE",
       format: plain,
       series: three((metrics) => metrics.ece),
     }),
