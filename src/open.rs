@@ -11,14 +11,12 @@ use delayd_outside::cloud::ecr::EcrRegistry;
 use delayd_outside::cloud::kubernetes::{KubernetesCluster, KubernetesClusterConfig};
 use delayd_outside::cloud::kubernetes_trainer;
 use delayd_outside::cloud::registry::OciRegistry;
-use delayd_outside::cloud::s3::S3Store;
 use delayd_outside::cloud::{DockerEngine, HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
-use delayd_outside::local::{FolderStore, LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ProcessPool, WeatherCsv};
+use delayd_outside::local::{LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ProcessPool, WeatherCsv};
 use delayd_outside::worker_trainer::{WaitPolicy, WorkerTrainer};
 use delayd_outside::wrap::Retrying;
 use crate::config::{BuilderKind, ClusterKind, RegistryKind, Settings, TrainerKind, WeatherKind};
 use delayd_core::secret::Secret;
-use delayd_data::TrainingSets;
 use crate::data::ReferenceDocuments;
 use delayd_data::reference::AirportTable;
 use delayd_core::clock::Clock;
@@ -27,7 +25,6 @@ use delayd_outside::templates::Templates;
 use delayd_core::ports::{ChannelKind, Cluster, DocumentSource, ImageRegistry, Notifier, ObjectStore, WeatherSource};
 use delayd_outside::packaging::ImageBuilder;
 use delayd_training_job::Trainer;
-use delayd_outside::bundles::BundleStore;
 
 /// How a worker of this machine is waited for: it starts at once, and does a whole job, the search too, since a second
 /// one beside it would only share its cores.

@@ -1,6 +1,6 @@
 //! The log of a cycle as an operator has it: one trace id on every line of every
-//! stage, on whichever thread it was written, in the replicas' logs too, in the
-//! cycle's own file and over the API.
+//! stage, on whichever thread it was written, in the logs of the training worker and
+//! the replicas too, in the cycle's own file and over the API.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod site;
@@ -58,17 +58,18 @@ fn every_line_of_a_cycle_carries_its_trace_wherever_it_was_written() {
     }
     let steps: BTreeSet<&str> = within.iter().filter_map(|line| line["step"].as_str()).collect();
     assert_eq!(steps, STEPS.into_iter().collect(), "steps with lines");
-    // Lines from the training's own thread, and from stages behind a mailbox.
+    // Lines from stages behind a mailbox.
     let from = |step: &str, text: &str| {
         let told = |line: &&&Value| line["step"] == step && line["message"].as_str().unwrap().contains(text);
         assert!(within.iter().any(|line| told(&line)), "no line `{text}` of step `{step}`");
     };
-    from("train", "epoch 1");
     from("train", "step begins");
+    from("train", "step done");
     from("deploy", "step done");
     // What timers do beside the cycle belongs to no trace.
     assert!(lines.iter().any(|line| line.get("trace.id").is_none()), "every line has a trace");
 
+    the_training_worker_names_it(&site, &trace);
     the_replicas_name_it(&site, &trace);
     the_cycle_has_its_own_log(&site, port, &trace);
     let (from_daemon, whole) = (the_command_shows(&site, &["cycle_1", "-n", "3"]), the_command_shows(&site, &[]));
@@ -90,6 +91,13 @@ fn the_command_shows(site: &Site, arguments: &[&str]) -> String {
 
 fn daemon_log(site: &Site) -> std::path::PathBuf {
     site.place.path().join("daemon.log")
+}
+
+fn the_training_worker_names_it(site: &Site, trace: &str) {
+    let log = site.state().join("runs/run_1/training.log");
+    let text = fs::read_to_string(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+    let begins = text.lines().find(|line| line.contains("the work begins")).unwrap_or_else(|| panic!("{text}"));
+    assert!(begins.contains(trace) && begins.contains("cycle_1"), "{begins}");
 }
 
 fn the_replicas_name_it(site: &Site, trace: &str) {

@@ -34,7 +34,8 @@ fn the_package_installs_serves_is_watched_over_upgraded_and_purged_under_systemd
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
     let folder = tempfile::tempdir().unwrap();
     let mut build = Command::new(scripts.join("package/debian"));
-    build.arg(folder.path()).arg(env!("CARGO_BIN_EXE_delayd")).arg(&needs.service).env("DELAYD_DEB_FAST", "1");
+    build.arg(folder.path()).arg(env!("CARGO_BIN_EXE_delayd")).arg(&needs.service).arg(&needs.trainer);
+    build.env("DELAYD_DEB_FAST", "1");
     let built = build.output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let package = String::from_utf8(built.stdout).unwrap();

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use delayd::config::Settings;
 use delayd_data::formats::parquet;
 use delayd::data::messages::{BuildDataset, IngestFlights};
-use delayd::data::stage::DataStage;
+use delayd::data::DataStage;
 use delayd_data::{FlightRecord, TrainingSets};
 use delayd::env::Env;
 use delayd_core::error::{ErrorKind, PortError};

@@ -1,5 +1,6 @@
 //! Every trainer that needs nothing but this machine, against the contract of the
-//! port: a thread, and workers as processes. The one on a cluster is in
+//! port: a thread of this test, to which all are compared; processes beside the
+//! daemon; workers that outlive it, as a cluster's do. The cluster itself is in
 //! `trainer_kubernetes.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use contracts::process_pool::ProcessPool;
 use contracts::trainer::{PATIENCE, keeps_the_whole_contract, trained};
+use contracts::training_program::training_program;
 use contracts::training_world::{World, endless, quick_search};
+use delayd_outside::local;
 use delayd_outside::worker_trainer::{WaitPolicy, WorkerTrainer};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::RunId;
@@ -35,8 +38,27 @@ async fn a_thread_keeps_the_contract() {
     keeps_the_whole_contract(&world, &|| Box::new(world.thread_trainer())).await;
 }
 
+/// As `[trainer] kind = "process"` has it.
+fn beside_the_daemon(world: &World) -> WorkerTrainer<local::ProcessPool> {
+    let program = training_program().unwrap_or_else(|missing| panic!("{missing}"));
+    let settings = serde_json::json!({ "object_store": { "folder": world.store_dir() } });
+    let pool = local::ProcessPool::new(program, &settings, world.place.path().join("state"));
+    let policy = WaitPolicy { split_search: false, parallel_trials: 1, poll: Duration::from_millis(30), start_deadline: PATIENCE };
+    WorkerTrainer::new(world.store.clone(), pool, policy)
+}
+
 #[tokio::test]
-async fn worker_processes_keep_the_contract() {
+async fn processes_beside_the_daemon_keep_the_contract() {
+    let world = World::new().await;
+    keeps_the_whole_contract(&world, &|| Box::new(beside_the_daemon(&world))).await;
+    let left = std::fs::read_dir(world.place.path().join("state/runs")).unwrap();
+    let left = left.flat_map(|run| std::fs::read_dir(run.unwrap().path()).unwrap());
+    let left: Vec<_> = left.map(|file| file.unwrap().path()).filter(|path| path.is_dir()).collect();
+    assert!(left.is_empty(), "temporary files are left: {left:?}");
+}
+
+#[tokio::test]
+async fn workers_that_outlive_the_daemon_keep_the_contract() {
     let world = World::new().await;
     let pool = pool_of(&world);
     keeps_the_whole_contract(&world, &|| Box::new(trainer(&world, &pool))).await;

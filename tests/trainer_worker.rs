@@ -1,14 +1,16 @@
-//! `delayd train-job`, the worker's command, as a cluster runs it.
+//! `delayd-train`, as a cluster runs it and as the daemon does.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod contracts;
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
-use contracts::process_pool::delayd_command;
-use contracts::trainer::nonsense;
-use contracts::training_world::World;
+use contracts::process_pool::worker_command;
+use contracts::trainer::{PATIENCE, nonsense};
+use contracts::training_world::{World, endless};
 use delayd_core::ids::TraceId;
 use delayd_training_job::documents::{FailureDocument, Work, WorkDocument, WorkPart, WorkResult, get_json};
 
@@ -32,8 +34,9 @@ impl Site {
     }
 
     async fn worker(&self, key: &str) -> Output {
-        let mut command = delayd_command(&self.config);
-        command.args(["train-job", "--job", key]).env("TRACEPARENT", TraceId::of("cycle_1").traceparent("train"));
+        let mut command = worker_command();
+        command.arg("--config").arg(&self.config).args(["--job", key]);
+        command.env("TRACEPARENT", TraceId::of("cycle_1").traceparent("train"));
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 }
@@ -41,7 +44,7 @@ impl Site {
 /// Exit status and the line that says what was wrong.
 fn failed(output: &Output) -> (Option<i32>, String) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let line = text.lines().find(|line| line.starts_with("delayd: ")).unwrap_or_else(|| panic!("no reason in {text}"));
+    let line = text.lines().find(|line| line.starts_with("delayd-train: ")).unwrap_or_else(|| panic!("no reason in {text}"));
     (output.status.code(), line.to_owned())
 }
 
@@ -106,4 +109,37 @@ async fn a_store_that_cannot_be_opened_is_named() {
     std::fs::write(&site.config, format!("[object_store]\nfolder = {:?}\n", blocked.to_str().unwrap())).unwrap();
     let (_, line) = failed(&site.worker("training-jobs/run_7/training-0123456789ab/job.json").await);
     assert!(line.contains(blocked.to_str().unwrap()), "{line}");
+}
+
+#[tokio::test]
+async fn a_worker_whose_daemon_is_gone_stops_and_leaves_no_temporary_files() {
+    let site = Site::new().await;
+    let store = site.world.store.as_ref();
+    let document = WorkDocument::new(endless(&site.world.job), WorkPart::Whole);
+    let work = document.store(store).await.unwrap();
+    let scratch = site.world.place.path().join("scratch");
+    let mut command = worker_command();
+    command.args(["--settings-from-stdin", "--job", &work.document_key(), "--scratch"]).arg(&scratch);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let settings = serde_json::json!({ "object_store": { "folder": site.world.store_dir() } });
+    writeln!(stdin, "{settings}").unwrap();
+    let began = Instant::now();
+    while store.get(&work.progress_key()).await.is_err() {
+        assert!(began.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(), "it does not begin");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it ended although its daemon is there");
+
+    drop(stdin);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < PATIENCE, "it goes on although nobody waits for it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(status.code(), Some(143));
+    assert!(get_json::<WorkResult>(store, &work.result_key()).await.unwrap().is_none());
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0, "temporary files are left");
 }

@@ -10,9 +10,8 @@ use serde::Serialize;
 use super::commands::CliError;
 use delayd_outside::cloud::OpenMeteo;
 use crate::open;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::daemon::{ledger_path, needs_service_binary, service_binary};
-use delayd_data::TrainingSets;
 use delayd_data::contract::Contract;
 use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::error::{ErrorKind, PortError, chain};
@@ -21,7 +20,6 @@ use delayd_ledger::Ledger;
 use delayd_outside::packaging::SourceKind;
 use delayd_outside::packaging::source::SourceBuilder;
 use delayd_core::ports::{ChannelKind, ObjectStore};
-use delayd_outside::bundles::BundleStore;
 
 #[derive(Serialize)]
 struct Finding {

@@ -23,7 +23,7 @@ use crate::config::{ConfigError, Settings};
 use crate::coordinator::messages::CommandKind;
 use crate::daemon::{Daemon, StartError, ledger_path};
 use delayd_core::clock::SystemClock;
-use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::error::{ErrorKind, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
 use delayd_ledger::{LedgerError, ensure_unused};
 use crate::replay::{ReplayError, ReplayOptions, ReplaySpan, keep_for_a_daemon, replay, report};

@@ -41,7 +41,7 @@ use delayd_judge::verification::VerificationPolicy;
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The process itself.
-    pub daemon: DaemonSettings, ExportSettings,
+    pub daemon: DaemonSettings,
     /// The status endpoint.
     pub http: HttpSettings,
     /// Where flight logs, reference data, datasets and bundles are kept.

@@ -11,7 +11,6 @@ use delayd_outside::cloud::ecr::EcrRegistrySettings;
 use delayd_outside::cloud::kubernetes::KubernetesSettings;
 use delayd_outside::cloud::kubernetes_trainer::KubernetesTrainerSettings;
 use delayd_outside::cloud::registry::OciRegistrySettings;
-use delayd_outside::cloud::s3::S3Settings;
 use delayd_outside::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
 use delayd_data::formats::{ColumnMapping, ParseLimits};
 use delayd_data::reference::ReferencePolicy;

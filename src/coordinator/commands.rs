@@ -186,8 +186,9 @@ impl CoordinatorStage {
         };
         let undoing = Undoing { cause: UndoCause::Rejected, why };
         self.context.env.ledger.begin_undo(cycle.id, undoing).await?;
-        let ended = self.drive(cycle.id).await?;
-        if ended.outcome == Some(CycleOutcome::Stuck) {
+        self.drive(cycle.id).await?;
+        let ended = self.context.env.ledger.cycle(cycle.id).await?;
+        if let Some(ended) = ended.filter(|ended| ended.outcome == Some(CycleOutcome::Stuck)) {
             let message = format!("{} is rejected, and taking it back is stuck: {}", cycle.model, ended.detail);
             return Err(StepFailure::new(ErrorKind::Internal, message));
         }

@@ -13,7 +13,7 @@ use super::messages::{Consider, Considered};
 use crate::supervision::ActorRef;
 use super::restored::verify_restored;
 use super::snapshot::{self, DRIFT_FINDING, LAST_HOLD, PERFORMANCE_FINDING};
-use crate::data::stage::DataStage;
+use crate::data::DataStage;
 use crate::deployment::RolledBack;
 use crate::deployment::messages::{FinishRollback, RollbackVerified};
 use delayd_core::error::ErrorKind;

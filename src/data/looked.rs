@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use delayd_data::ingest::{Ingested, ObjectNews, ObjectReport};
 use super::messages::FlightsIngested;
 use delayd_data::validation::{LeftOutSource, QuarantinedRow, quarantine_csv};
-use crate::data::stage::DataStage;
-use delayd_data::{FlightRecord, assemble};
+use crate::data::DataStage;
+use delayd_data::FlightRecord;
 use delayd_core::ids::Digest;
 use delayd_ledger::{FlightKey, IngestedObject, KnownOutcome, NewAlert, ObjectStatus, ObjectsLooked};
 use delayd_core::ports::Severity;
@@ -147,7 +147,7 @@ fn refusal_alert(object: &IngestedObject) -> Option<NewAlert> {
 
 fn known_outcomes(accepted: &[FlightRecord]) -> Vec<KnownOutcome> {
     let outcome = |record: &FlightRecord| {
-        let outcome = assemble::outcome(record)?;
+        let outcome = delayd_data::outcome(record)?;
         Some(KnownOutcome {
             flight: FlightKey {
                 carrier: record.carrier.clone(),

@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use delayd_core::ids::{CycleId, Digest};
-use delayd_core::failure::StepFailure;
 
 /// Fetch, parse and validate every flight log that is new.
 #[derive(Debug, Clone)]

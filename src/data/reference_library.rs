@@ -17,7 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use delayd_features::HolidayCalendar;
 use tokio::sync::Mutex;
 
-use delayd_data::error::DataError;
+use delayd_data::DataError;
 use delayd_data::holidays::extend_calendar;
 use delayd_data::reference::stored::{FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key};
 use delayd_data::reference::{Content, ParsedContent, ReferenceChanges, ReferenceData, refused};

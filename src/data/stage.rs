@@ -9,7 +9,7 @@ use chrono::{DateTime, Duration, Utc};
 
 use delayd_data::contract::Contract;
 use delayd_data::dataset::{BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset};
-use delayd_data::error::DataError;
+use delayd_data::DataError;
 use delayd_data::frozen::{freeze, frozen_inputs, load_frozen};
 use delayd_data::ingest::{IngestOptions, KnownObject, ingest_new};
 use delayd_data::reference::ReferenceData;
@@ -42,14 +42,14 @@ pub struct DataStage {
 }
 
 impl DataStage {
-    /// The stage, with its contract read; `sets` is shared with whoever trains here.
+    /// The stage, with its contract read.
     ///
     /// # Errors
     /// When the contract is malformed, or says of a column that features read that it is known too late.
-    pub fn new(env: Env, settings: Arc<Settings>, sets: TrainingSets) -> Result<Self, DataError> {
+    pub fn new(env: Env, settings: Arc<Settings>) -> Result<Self, DataError> {
         let contract = Contract::configured(&settings.ingestion.contract_path)?;
         let library = ReferenceLibrary::new(env.clone(), settings.clone(), ReferenceDocuments::default());
-        Ok(Self { env, settings, contract: Arc::new(contract), library, sets })
+        Ok(Self { env, settings, contract: Arc::new(contract), library, sets: TrainingSets::default() })
     }
 
     /// The same stage, with reference data that are fetched from documents.

@@ -2,9 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rollback::RolledBack;
 use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion};
-use delayd_core::failure::StepFailure;
 
 /// Roll the service to a model.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! What rolling out and rolling back do.
 
 use super::messages::{DeployModel, FinishRollback, ModelDeployed, ReconcileReplicas, RestoreRelease, RollBackToPrevious, RollbackVerified};
+use super::rollback::RolledBack;
 use crate::supervision::{Request, StageActor};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -334,8 +335,6 @@ mod tests {
             ledger: Ledger::open(&folder.join("ledger.sqlite")).unwrap(),
             weather: Arc::new(WeatherCsv::new(store.clone(), "weather/")),
             trainer: Arc::new(crate::testing::NoTrainer),
-                folder.join("runs"),
-            )),
             object_store: store,
             image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
             cluster: Arc::new(Meddled::default()),

@@ -1,12 +1,9 @@
 //! What the monitor is asked, and what it answers.
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use delayd_judge::monitoring::service::ServiceReport;
 use delayd_judge::decide::{DriftFinding, PerformanceFinding};
-use delayd_core::ids::ModelVersion;
-use delayd_core::failure::StepFailure;
 
 /// Look at the replicas and at what came of their predictions, and judge.
 #[derive(Debug, Clone)]

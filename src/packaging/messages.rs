@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use delayd_core::ids::{CycleId, Digest, ModelVersion};
 use delayd_core::ports::PushedImage;
-use delayd_core::failure::StepFailure;
 
 /// Build the inference service from its source.
 #[derive(Debug, Clone)]

@@ -1,9 +1,10 @@
 //! What building, packaging, pushing and withdrawing do.
 
-use super::messages::{, BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
+use super::messages::{BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
 use crate::supervision::{Request, StageActor};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::export::{self, ImageExport};
 use delayd_outside::packaging::source::{BuildControl, Builds, FinishedBuild, SourceBuilder, SourceError};

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_ledger::Cycle;
-use delayd_core::failure::StepFailure;
 use crate::training::messages::ModelTrained;
 
 /// Give a trained bundle its version and make it the candidate.

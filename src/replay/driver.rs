@@ -246,7 +246,7 @@ impl Driver {
 
     async fn await_cycle(&self, cycle: CycleId) -> Result<Cycle, ReplayError> {
         loop {
-            let found = self.daemon.env.ledger.cycle(cycle).await?;
+            let found = self.daemon.env.ledger.cycle(cycle).await.map_err(StepFailure::from)?;
             let found = found.ok_or_else(|| ReplayError::Report(format!("{cycle} vanished from the ledger")))?;
             if found.state != CycleState::Running {
                 return Ok(found);

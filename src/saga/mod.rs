@@ -20,9 +20,9 @@ use tracing::Instrument;
 
 use crate::env::Env;
 pub use delayd_core::failure::{StepFailure, run_blocking};
-use delayd_core::error::{ErrorKind, chain};
+use delayd_core::error::ErrorKind;
 use delayd_core::ids::CycleId;
-use delayd_ledger::{LedgerError, NewAlert, StepState};
+use delayd_ledger::{NewAlert, StepState};
 use delayd_core::ports::Severity;
 use crate::telemetry;
 

@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use delayd_core::ids::{CycleId, DecisionId, Digest, RunId};
-use delayd_core::failure::StepFailure;
 
 /// Tune and train a challenger.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use delayd_model::{Bundle, Predictor};
@@ -14,7 +14,7 @@ use delayd_model::{Bundle, Predictor};
 use delayd_training_job::holdout::{Part, part_of};
 use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
 use crate::config::Settings;
-use crate::data::stage::DataStage;
+use crate::data::DataStage;
 use delayd_data::{Example, TrainingSet};
 use crate::env::Env;
 use delayd_core::error::{ErrorKind, chain};

@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
-use delayd_core::failure::StepFailure;
 
 /// Judge a release that was just rolled out.
 #[derive(Debug, Clone)]

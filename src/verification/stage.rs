@@ -14,7 +14,7 @@ use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
 use delayd_judge::verification::verify::{VerificationInputs, VerificationReport, verify};
 use delayd_training_job::HoldoutSettings;
 use crate::config::Settings;
-use crate::data::stage::DataStage;
+use crate::data::DataStage;
 use delayd_data::Example;
 use crate::env::Env;
 use delayd_core::error::ErrorKind;

@@ -14,7 +14,7 @@ use delayd::packaging::messages::{BuildService, ModelPackaged, PackageModel, Pus
 use delayd_outside::packaging::oci::{Layout, Manifest};
 use delayd_outside::packaging::Builds;
 use delayd::packaging::PackagingActor;
-use delayd::packaging::stage::PackagingStage;
+use delayd::packaging::PackagingStage;
 use delayd_outside::bundles::BundleStore;
 use delayd_core::failure::StepFailure;
 use delayd::supervision::{Supervision, SupervisionPolicy};

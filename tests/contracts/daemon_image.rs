@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::training_program::training_program;
+
 /// Builds the image and pushes it, once for all tests of a build. `None` after saying
 /// what is missing.
 pub fn pushed(test: &str, registry: &str, service: &Path) -> Option<String> {
@@ -12,8 +14,12 @@ pub fn pushed(test: &str, registry: &str, service: &Path) -> Option<String> {
         return None;
     }
     let delayd = PathBuf::from(env!("CARGO_BIN_EXE_delayd"));
-    let build = fs::metadata(&delayd).unwrap();
-    let stamp = format!("{}-{:?}", build.len(), build.modified().unwrap());
+    let train = training_program().map_err(|missing| eprintln!("SKIPPED: {test}: {missing}")).ok()?;
+    let stamp = [&delayd, &train].map(|program| {
+        let build = fs::metadata(program).unwrap();
+        format!("{}-{:?}", build.len(), build.modified().unwrap())
+    });
+    let stamp = stamp.join("-");
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("daemon-image");
     fs::create_dir_all(&folder).unwrap();
     // Tests run side by side, each in a process of its own.
@@ -24,7 +30,7 @@ pub fn pushed(test: &str, registry: &str, service: &Path) -> Option<String> {
     let kept = kept.strip_prefix(&format!("{stamp} ")).map(str::to_owned);
     let digest = kept.unwrap_or_else(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/images/daemon");
-        let digest = run(Command::new(script).arg(&layout).arg(&delayd).arg(service));
+        let digest = run(Command::new(script).arg(&layout).arg(&delayd).arg(service).arg(&train));
         fs::write(&of_build, format!("{stamp} {digest}")).unwrap();
         digest
     });

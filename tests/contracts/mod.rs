@@ -14,5 +14,6 @@ pub mod process_pool;
 pub mod scripted_replica;
 pub mod surroundings;
 pub mod trainer;
+pub mod training_program;
 pub mod training_world;
 pub mod weather;

@@ -1,4 +1,5 @@
-//! Workers as processes of this machine: the cluster's part in tests that have none.
+//! Workers as processes that outlive whoever started them: the cluster's part in tests that have none. The daemon's own
+//! pool of processes is `delayd_outside::local::ProcessPool`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,6 +14,8 @@ use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::RunId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::training_program::training_program;
 
 /// What the pool remembers; clones share it, as daemons share a cluster.
 #[derive(Debug, Clone)]
@@ -86,15 +89,15 @@ impl ProcessPool {
     }
 }
 
-/// A command that runs `delayd` with nothing of this test's environment.
-pub fn delayd_command(config: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_delayd"));
+/// A command that runs `delayd-train` with nothing of this test's environment.
+pub fn worker_command() -> Command {
+    let mut command = Command::new(training_program().unwrap_or_else(|missing| panic!("{missing}")));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DELAYD_") {
             command.env_remove(&name);
         }
     }
-    command.arg("--config").arg(config).stdin(Stdio::null());
+    command.stdin(Stdio::null());
     command
 }
 
@@ -127,8 +130,9 @@ impl WorkerPool for ProcessPool {
         }
         let log = inner.logs.join(format!("{}-{}.log", worker.run, worker.part));
         let out = File::create(&log).unwrap();
-        let mut command = delayd_command(&inner.config);
-        command.args(["train-job", "--job", &document]).stdout(out.try_clone().unwrap()).stderr(out);
+        let mut command = worker_command();
+        command.arg("--config").arg(&inner.config).args(["--job", &document]);
+        command.stdout(out.try_clone().unwrap()).stderr(out);
         command.env("TMPDIR", &inner.scratch);
         let child = command.spawn().unwrap();
         inner.starts.push(worker.part.clone());

@@ -25,6 +25,8 @@ use delayd_features::{Airport, HolidayCalendar};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::training_program::training_program;
+
 const CARRIERS: [(&str, f32); 4] = [("AA", -0.5), ("B6", 0.6), ("DL", -0.9), ("UA", 0.1)];
 const ORIGINS: [&str; 3] = ["EWR", "JFK", "LGA"];
 const DESTS: [&str; 4] = ["BOS", "LAX", "MIA", "ORD"];
@@ -38,10 +40,12 @@ pub struct World {
     pub job: TrainingJob,
 }
 
-/// Workers record the commit that `delayd` was built of; trained in this process, the
-/// same bundle needs the same.
+/// Workers record the commit that `delayd-train` was built of; trained in this process,
+/// the same bundle needs the same.
 fn tell_the_programs_commit() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_delayd")).arg("--version").output().unwrap();
+    // Tests that start no worker need none.
+    let Ok(program) = training_program() else { return };
+    let output = std::process::Command::new(program).arg("--version").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let commit = text.split_once('(').and_then(|(_, rest)| rest.trim().strip_suffix(')'));
     delayd_core::build::tell_commit(commit.map(|commit| &*commit.to_owned().leak()));

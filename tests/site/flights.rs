@@ -4,9 +4,12 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The service binary and the data.
+use super::training_program::training_program;
+
+/// The programs that a daemon starts, and the data.
 pub struct Needs {
     pub service: PathBuf,
+    pub trainer: PathBuf,
     pub data: PathBuf,
 }
 
@@ -28,6 +31,7 @@ pub fn needs(test: &str) -> Option<Needs> {
         );
         return None;
     }
+    let trainer = training_program().map_err(|missing| eprintln!("SKIPPED: {test}: {missing}")).ok()?;
     if !["flights.csv", "flights.csv.zip"].iter().any(|name| data.join(name).is_file()) {
         eprintln!(
             "SKIPPED: {test}: no flights.csv or flights.csv.zip in {}; name the folder in DELAYD_DATA",
@@ -35,7 +39,7 @@ pub fn needs(test: &str) -> Option<Needs> {
         );
         return None;
     }
-    Some(Needs { service: service.canonicalize().unwrap(), data })
+    Some(Needs { service: service.canonicalize().unwrap(), trainer, data })
 }
 
 pub fn flights_text(data: &Path) -> Option<Box<dyn Read>> {

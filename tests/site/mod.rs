@@ -2,14 +2,17 @@
 //! the real inference service, real flights. Each test file uses its own part.
 //!
 //! Needs the service binary (`DELAYD_SERVE_BIN`, or `service/delayd-serve` beside
-//! `delayd`) and nycflights13 (`DELAYD_DATA`, or `.data/nycflights13`). Without them
-//! the tests say SKIPPED and pass.
+//! `delayd`), the training worker (`DELAYD_TRAIN_BIN`, or `delayd-train` beside it) and
+//! nycflights13 (`DELAYD_DATA`, or `.data/nycflights13`). Without them the tests say
+//! SKIPPED and pass.
 #![allow(
     dead_code,
     unused_imports,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    // Of `training_program`, in a test that uses `contracts` too.
+    clippy::duplicate_mod,
     missing_docs,
     unreachable_pub
 )]
@@ -18,6 +21,8 @@ mod daemon;
 mod dataless;
 mod flights;
 mod process;
+#[path = "../contracts/training_program.rs"]
+mod training_program;
 
 use std::time::Duration;
 

@@ -11,12 +11,15 @@ use serde_json::Value;
 
 use super::flights::delayd;
 
+/// What names the programs that a daemon starts.
+const PROGRAMS: [&str; 2] = ["DELAYD_SERVE_BIN", "DELAYD_TRAIN_BIN"];
+
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(delayd());
     command.args(arguments).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("DELAYD_") && text != "DELAYD_SERVE_BIN" {
+        if text.starts_with("DELAYD_") && !PROGRAMS.contains(&text.as_ref()) {
             command.env_remove(&name);
         }
     }

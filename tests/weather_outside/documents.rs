@@ -11,7 +11,7 @@ use delayd_outside::local::{FolderStore, WeatherCsv};
 use delayd::open;
 use delayd_core::secret::Secret;
 use delayd::config::Settings;
-use delayd::data::stage::DataStage;
+use delayd::data::DataStage;
 use delayd_data::TrainingSets;
 use delayd::env::Env;
 use delayd_core::clock::ReplayClock;

@@ -11,7 +11,7 @@ use delayd_data::contract::Contract;
 use delayd_data::dataset::{BuildContext, DatasetWindow, build_dataset, store_dataset};
 use delayd_data::formats::{ParseLimits, parquet};
 use delayd_data::sources::SourceVersion;
-use delayd::data::stage::DataStage;
+use delayd::data::DataStage;
 use delayd_data::{FlightRecord, TrainingSets};
 use delayd::env::Env;
 use delayd_core::error::ErrorKind;

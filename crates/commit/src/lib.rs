@@ -7,7 +7,7 @@
 
 mod git;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proc_macro::TokenStream;
 
@@ -16,9 +16,18 @@ use proc_macro::TokenStream;
 #[proc_macro]
 pub fn commit(_: TokenStream) -> TokenStream {
     let named = std::env::var("DELAYD_COMMIT").ok().filter(|commit| !commit.is_empty());
-    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".to_owned());
-    let found = git::state_of(Path::new(&root));
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".to_owned());
+    let found = git::state_of(&workspace_of(Path::new(&package)));
     expansion(named.as_deref(), &found).parse().unwrap_or_default()
+}
+
+/// The folder of the workspace that a package belongs to: the clone's `.git` lies there, not beside each package.
+fn workspace_of(package: &Path) -> PathBuf {
+    let is_workspace = |folder: &&Path| {
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+        manifest.lines().any(|line| line.trim_end() == "[workspace]")
+    };
+    package.ancestors().find(is_workspace).unwrap_or(package).to_owned()
 }
 
 /// The files are named, so that the compiler notes that the crate depends on them.
@@ -32,6 +41,18 @@ fn expansion(named: Option<&str>, found: &git::State) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_package_belongs_to_the_nearest_workspace_above_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, package) = (dir.path().join("clone"), dir.path().join("clone/crates/train"));
+        std::fs::create_dir_all(&package).unwrap();
+        std::fs::write(package.join("Cargo.toml"), "[package]\nname = \"train\"\n").unwrap();
+        assert_eq!(workspace_of(&package), package, "without a workspace it stands alone");
+        std::fs::write(root.join("Cargo.toml"), "[workspace]\nmembers = [\"crates/*\"]\n").unwrap();
+        assert_eq!(workspace_of(&package), root);
+        assert_eq!(workspace_of(&root), root);
+    }
 
     #[test]
     fn the_environment_is_believed_before_the_clone() {

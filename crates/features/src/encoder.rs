@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use crate::input::{CategoryInput, NumericInput};
 use crate::raw_inputs::{RawInputs, Tables};
 use crate::row::FlightRow;
-use crate::spec::{FeatureSpec, STANDARDISED_LIMIT, SpecError, input_named};
+use crate::error::SpecError;
+use crate::spec::{FeatureSpec, STANDARDISED_LIMIT, input_named};
 
 /// An encoded row.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,7 +14,7 @@ use crate::weather::severity;
 /// Airports and holidays, made ready for look-up.
 #[derive(Debug, Clone)]
 pub(crate) struct Tables {
-    airports: HashMap<String, (Airport, Tz)>,
+    pub(crate) airports: HashMap<String, (Airport, Tz)>,
     holidays: BTreeMap<NaiveDate, String>,
 }
 

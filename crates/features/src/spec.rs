@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::calendar::HolidayCalendar;
-pub use crate::error::SpecError;
+use crate::error::SpecError;
 use crate::raw_inputs::{RawInputs, Tables};
 use crate::input::{CategoryInput, KnownWhen, NumericInput, Transform};
 use crate::row::{Airport, FlightRow};

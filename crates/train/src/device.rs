@@ -1,7 +1,7 @@
 //! Where the tensors live: CUDA where there is one, the CPU otherwise.
 //!
-//! Loading `libtorch_cuda.so` on hosts that have it is the daemon's business at
-//! start; here one only asks libtorch what it sees.
+//! Whoever starts the worker loads `libtorch_cuda.so` (`LD_PRELOAD`, see `systemd/examples/gpu.conf`);
+//! here libtorch is only asked what it sees.
 
 use tch::Device;
 

@@ -2,6 +2,7 @@
 
 use delayd_features::SpecError;
 use delayd_model::{BundleError, NetError};
+use delayd_training_job::TrainingControl;
 
 use delayd_core::error::ErrorKind;
 use delayd_training_job::params::ParameterFaults;
@@ -73,8 +74,8 @@ pub enum TrainingError {
     /// The weights cannot be read back.
     #[error("trained weights cannot be read by the plain forward pass")]
     Weights(#[from] NetError),
-    /// The weights cannot be written.
-    #[error("trained weights cannot be written as safetensors")]
+    /// The weights cannot be written, or those of a bundle not read.
+    #[error("weights cannot be written or read as safetensors")]
     Export(#[from] safetensors::SafeTensorError),
     /// The parameters or metrics cannot be written as JSON.
     #[error("training record cannot be written as JSON")]
@@ -143,6 +144,11 @@ impl From<TrainingError> for delayd_core::failure::StepFailure {
     fn from(error: TrainingError) -> Self {
         Self::of(error.kind(), &error)
     }
+}
+
+/// Ends a run that has to end: it was cancelled, or its time is up.
+pub(crate) fn stop_if_asked(control: &TrainingControl, epoch: usize) -> Result<(), TrainingError> {
+    if control.must_stop() { Err(TrainingError::Cancelled { epoch }) } else { Ok(()) }
 }
 
 /// Puts what was being done before libtorch's own words.

@@ -11,7 +11,7 @@ use tch::Tensor;
 
 use delayd_judge::evaluation::metrics::roc_auc;
 use delayd_training_job::control::TrainingControl;
-use crate::error::{TrainingError, WhileDoing};
+use crate::error::{TrainingError, WhileDoing, stop_if_asked};
 use crate::network::{Member, ensemble_logits};
 use crate::tensors::{EncodedRows, LabelledRows};
 use crate::weights::numeric_columns;
@@ -37,14 +37,14 @@ pub(crate) fn permutation_importance(
     let mut order: Vec<i64> = (0..sample.rows() as i64).collect();
     let mut losses = HashMap::new();
     for (index, feature) in spec.categories.iter().enumerate() {
-        control.check(0)?;
+        stop_if_asked(control, 0)?;
         order.shuffle(&mut random);
         let categories = shuffled(&sample.inputs.categories, index, 1, &order)?;
         let inputs = EncodedRows { categories, ..sample.inputs.share() };
         losses.insert(feature.input.name().to_owned(), (whole - auc(&inputs)?).max(0.0));
     }
     for (index, column, indicator) in numeric_columns(spec, 0) {
-        control.check(0)?;
+        stop_if_asked(control, 0)?;
         order.shuffle(&mut random);
         let numerics = shuffled(&sample.inputs.numerics, column, 1 + usize::from(indicator.is_some()), &order)?;
         let inputs = EncodedRows { numerics, ..sample.inputs.share() };

@@ -1,5 +1,5 @@
-//! One training job, from a dataset's examples to a bundle in a folder: the same for
-//! a thread of the daemon and for a worker on another machine.
+//! One training job, from a dataset's examples to a bundle in a folder: the same on
+//! whichever machine the worker runs.
 
 use std::path::Path;
 

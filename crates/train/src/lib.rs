@@ -9,6 +9,7 @@ mod bundle_writer;
 pub mod calibrate;
 pub mod device;
 pub mod error;
+pub mod forward;
 mod importance;
 mod input;
 pub mod job;

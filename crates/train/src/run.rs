@@ -1,23 +1,21 @@
 //! One training run from examples to a bundle: split, fit features, encode, search,
 //! fit, calibrate, choose the threshold, measure importance, pack, check.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use delayd_features::{Airport, Encoder, FeatureSpec, FitOptions, FlightRow, HolidayCalendar};
+use delayd_features::{Encoder, FeatureSpec, FlightRow};
 use delayd_model::{Architecture, Bundle, Calibration};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::Device;
 
-use delayd_data::Example;
 use delayd_judge::evaluation::metrics::Metrics;
 use crate::bundle_writer::{self, Parts};
 use crate::calibrate::choose_threshold;
 use delayd_training_job::control::{Progress, TrainingControl};
 use crate::device;
-use crate::error::TrainingError;
+use crate::error::{TrainingError, stop_if_asked};
 pub use crate::input::TrainingInput;
 use crate::importance::permutation_importance;
 use crate::network::{Member, ensemble_logits};
@@ -64,7 +62,7 @@ impl Prepared {
         let spec = fit_spec(input, &split)?;
         let encoder = Encoder::new(spec)?;
         let sets = encode(input, &split, &encoder, parameters, device)?;
-        control.check(0)?;
+        stop_if_asked(control, 0)?;
         Ok(Self { split, encoder, sets, device, device_name })
     }
 }

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use delayd_core::error::chain;
 use delayd_training_job::control::{Progress, TrainingControl};
-use crate::error::TrainingError;
+use crate::error::{TrainingError, stop_if_asked};
 use delayd_training_job::params::{CheckedParameters, TrainingParameters};
 use crate::threads;
 use crate::trainer::{Start, TrainingSets, fit_members};
@@ -111,7 +111,7 @@ fn run_trial(
         cancel: std::sync::Arc::clone(&control.cancel),
     };
     let fit = || {
-        control.check(0)?;
+        stop_if_asked(&control, 0)?;
         let shape = architecture(&run);
         let mut random = ChaCha8Rng::seed_from_u64(derived_seed(run.seed, "weights", 0));
         let positives = sets.train.labels.iter().filter(|label| **label).count();

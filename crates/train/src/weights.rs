@@ -1,5 +1,5 @@
 //! The weights of one member outside libtorch: drawn at random, taken over from an
-//! earlier model, or written as safetensors.
+//! earlier model, or written and read as safetensors.
 //!
 //! All randomness comes from the run's own generator, never from libtorch's global
 //! one, so that members and trials can run side by side and still come out the same.
@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use delayd_judge::evaluation::robustness::standard_normal;
 use crate::error::TrainingError;
 
 /// Standard deviation of a fresh embedding.
@@ -74,6 +75,21 @@ pub(crate) fn to_safetensors(members: &[MemberWeights]) -> Result<Vec<u8>, Train
         .map(|(name, shape, bytes)| TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view)))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(safetensors::serialize(views, None)?)
+}
+
+/// The members of a bundle's network as they are.
+pub(crate) fn of_bundle(bundle: &Bundle) -> Result<Vec<MemberWeights>, TrainingError> {
+    let architecture = &bundle.model.architecture;
+    let file = SafeTensors::deserialize(&bundle.weights)?;
+    let member = |member: usize| -> Result<MemberWeights, TrainingError> {
+        let read = |(name, shape): (String, Vec<usize>)| -> Result<(String, RawTensor), TrainingError> {
+            let view = file.tensor(&format!("member.{member}.{name}"))?;
+            let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            Ok((name, RawTensor { shape, values }))
+        };
+        member_tensors(architecture).into_iter().map(read).collect()
+    };
+    (0..architecture.members).map(member).collect()
 }
 
 /// Why an earlier model's weights were not taken over.

@@ -1,5 +1,5 @@
 //! A worker: one piece of a training job, done wherever the object store can be
-//! reached. `delayd train-job` is its command.
+//! reached. `delayd-train` is its program.
 //!
 //! The worker reads its document, the dataset, what was frozen with it and the live
 //! bundle from the object store, checks every digest, and writes what came of it
@@ -113,7 +113,7 @@ impl Computation {
         let failed = |error: &TrainingError| PortError::new(error.kind(), action.as_str(), chain(error));
         let (sender, receiver) = tokio::sync::oneshot::channel();
         run_on_thread(
-            "train-job",
+            "training",
             move || self.compute(&control),
             move |result| {
                 // The receiver is gone only when the process is ending.

@@ -1,6 +1,5 @@
 //! Commands: what an administrator may ask of the loop.
 
-use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;

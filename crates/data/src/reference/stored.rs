@@ -16,13 +16,13 @@ use delayd_core::ports::{ObjectMeta, ObjectStore, Validators};
 
 /// What is known of a fetched copy, kept beside it as `<key>.fetched.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FetchedCopy {
+pub struct FetchedCopy {
     /// The digest of the copy's bytes.
-    pub(super) sha256: Digest,
+    pub sha256: Digest,
     /// What names this version to the server.
-    pub(super) validators: Validators,
+    pub validators: Validators,
     /// When it was fetched.
-    pub(super) fetched_at: DateTime<Utc>,
+    pub fetched_at: DateTime<Utc>,
 }
 
 fn note_key(key: &str) -> String {
@@ -30,17 +30,17 @@ fn note_key(key: &str) -> String {
 }
 
 /// Where a version's own copy lies.
-pub(super) fn version_key(kind: ReferenceKind, digest: &Digest) -> String {
+pub fn version_key(kind: ReferenceKind, digest: &Digest) -> String {
     format!("reference/versions/{kind}/{}", digest.hex())
 }
 
 /// What the store's listing tells of one object; `None` where it is not there.
-pub(super) async fn stored_meta(store: &dyn ObjectStore, key: &str) -> Result<Option<ObjectMeta>, PortError> {
+pub async fn stored_meta(store: &dyn ObjectStore, key: &str) -> Result<Option<ObjectMeta>, PortError> {
     Ok(store.list(key).await?.into_iter().find(|object| object.key == key))
 }
 
 /// An object; `None` where it is not there.
-pub(super) async fn get_if_there(store: &dyn ObjectStore, key: &str) -> Result<Option<Bytes>, PortError> {
+pub async fn get_if_there(store: &dyn ObjectStore, key: &str) -> Result<Option<Bytes>, PortError> {
     match store.get(key).await {
         Ok(body) => Ok(Some(body)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -50,7 +50,7 @@ pub(super) async fn get_if_there(store: &dyn ObjectStore, key: &str) -> Result<O
 
 /// The note beside a copy. One that cannot be read counts as none: the document
 /// is then fetched whole.
-pub(super) async fn note_of(store: &dyn ObjectStore, key: &str) -> Result<Option<FetchedCopy>, PortError> {
+pub async fn note_of(store: &dyn ObjectStore, key: &str) -> Result<Option<FetchedCopy>, PortError> {
     let note = note_key(key);
     let Some(body) = get_if_there(store, &note).await? else { return Ok(None) };
     let read = serde_json::from_slice(&body);
@@ -62,7 +62,7 @@ pub(super) async fn note_of(store: &dyn ObjectStore, key: &str) -> Result<Option
 
 /// Writes the copy first and its note second: a crash in between only makes the
 /// next fetch a whole one.
-pub(super) async fn store_copy(
+pub async fn store_copy(
     store: &dyn ObjectStore,
     key: &str,
     body: Bytes,
@@ -75,7 +75,7 @@ pub(super) async fn store_copy(
 }
 
 /// Reads content on the blocking pool: a list of all the world's airports is long.
-pub(super) async fn parsed(
+pub async fn parsed(
     kind: ReferenceKind,
     key: &str,
     body: Bytes,

@@ -2,14 +2,13 @@
 
 use delayd_features::{FlightRow, NumericInput};
 use delayd_model::Predictor;
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::inputs::{is_operations, is_weather};
 use crate::evaluation::metrics::{log_loss, roc_auc};
 use crate::evaluation::score::score_rows;
-use crate::evaluation::robustness::standard_normal;
 
 /// What is wrong with the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

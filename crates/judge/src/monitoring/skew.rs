@@ -2,6 +2,8 @@
 //! are distributed otherwise than in the reference (prediction skew), or the
 //! service scores a row otherwise than training does (train/serve skew).
 
+use chrono::{DateTime, Utc};
+use delayd_core::ids::ModelVersion;
 use delayd_model::DriftReference;
 use serde::{Deserialize, Serialize};
 

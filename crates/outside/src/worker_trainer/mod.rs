@@ -1,5 +1,5 @@
-//! Trains in workers on other machines. It hands out pieces of the job by documents
-//! in the object store, reads what came of them there, and takes the search's
+//! Trains in workers: processes beside the daemon, or Jobs of a cluster. It hands out
+//! pieces of the job by documents in the object store, reads what came of them there, and takes the search's
 //! decisions by the same functions as training on a thread does. Who runs the
 //! workers is a [`WorkerPool`]'s business.
 //!

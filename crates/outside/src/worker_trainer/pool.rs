@@ -51,7 +51,7 @@ pub enum WorkerState {
     Failed(PortError),
 }
 
-/// Runs `delayd train-job` somewhere.
+/// Runs `delayd-train` somewhere.
 ///
 /// Contract: `start` of a worker that runs or succeeded changes nothing, one that
 /// failed, or did other work under the same name, is replaced; `stop` and `forget` of

@@ -36,7 +36,7 @@ impl Builds {
     }
 
     /// A build begins; it counts as running until the answer is dropped.
-    pub(in crate::packaging) fn begin(&self) -> BuildControl {
+    pub fn begin(&self) -> BuildControl {
         *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         BuildControl { cancelled: Arc::default(), begun: Some(Arc::new(Begun(self.clone()))) }
     }
@@ -73,13 +73,13 @@ impl BuildControl {
     }
 
     /// Ends the build when the answer is dropped: nobody waits for it any more.
-    pub(in crate::packaging) fn cancel_on_drop(&self) -> CancelOnDrop {
+    pub fn cancel_on_drop(&self) -> CancelOnDrop {
         CancelOnDrop(Arc::clone(&self.cancelled))
     }
 }
 
 /// See [`BuildControl::cancel_on_drop`]. It does not count as running.
-pub(in crate::packaging) struct CancelOnDrop(Arc<AtomicBool>);
+pub struct CancelOnDrop(Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
