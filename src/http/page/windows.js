@@ -2,7 +2,6 @@
 // what is asked of them.
 
 import * as api from "./api.js";
-import { modelMarks } from "./charts/line.js";
 import { utcDay } from "./format.js";
 
 /** More looks than this are not told apart on any screen. */
@@ -58,55 +57,34 @@ function withSkill(baseline) {
   return { ...baseline, log_loss_skill: 1 + baseline.log_loss / average };
 }
 
+/** A value of each look as a line. `told` is what a point says besides: without it, the model. */
+export function seriesOf(rows, name, pick, { look, told = (row) => ({ text: row.model }) } = {}) {
+  const points = rows.map((row) => ({ at: row.at, value: pick(row), ...told(row) }));
+  return { name, look, points: points.filter((point) => Number.isFinite(point.value)) };
+}
+
 /** The realised values of a metric, with their interval where one was told. */
 export function realisedSeries(rows, metric) {
-  return {
-    name: "Realised",
-    look: 0,
-    points: rows
-      .filter((row) => Number.isFinite(row.metrics?.[metric]))
-      .map((row) => ({
-        at: row.at,
-        value: row.metrics[metric],
-        low: row.intervals[`${metric}_interval`]?.low,
-        high: row.intervals[`${metric}_interval`]?.high,
-        text: row.model,
-      })),
-  };
+  const told = ({ model, intervals }) => ({
+    low: intervals[`${metric}_interval`]?.low,
+    high: intervals[`${metric}_interval`]?.high,
+    text: model,
+  });
+  const judged = rows.filter((row) => row.metrics);
+  return seriesOf(judged, "Realised", (row) => row.metrics[metric], { look: 0, told });
 }
 
 /** What the model's own validation promised. */
 export function promisedSeries(rows, metric) {
-  return {
-    name: "Promised by validation",
-    look: 1,
-    points: rows
-      .filter((row) => Number.isFinite(row.baseline?.[metric]))
-      .map((row) => ({ at: row.at, value: row.baseline[metric] })),
-  };
+  return seriesOf(rows, "Promised by validation", (row) => row.baseline?.[metric], { look: 1, told: nothing });
 }
 
 /** What is expected until outcomes are known, from the scores alone. */
 export function estimatedSeries(rows, metric) {
-  return {
-    name: "Estimated from scores",
-    look: 2,
-    points: rows
-      .filter((row) => Number.isFinite(row.estimated?.[metric]))
-      .map((row) => ({ at: row.at, value: row.estimated[metric] })),
-  };
+  return seriesOf(rows, "Estimated from scores", (row) => row.estimated?.[metric], { look: 2, told: nothing });
 }
 
-export function seriesOf(rows, name, pick) {
-  return {
-    name,
-    points: rows
-      .map((row) => ({ at: row.at, value: pick(row), text: row.model }))
-      .filter((point) => Number.isFinite(point.value)),
-  };
-}
-
-export const marksOf = (rows) => modelMarks(rows);
+const nothing = () => ({});
 
 /** Requests in the hours that errors are judged over. */
 export function requestsOf({ errors }) {

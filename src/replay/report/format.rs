@@ -63,11 +63,6 @@ pub(super) fn minute(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M").to_string()
 }
 
-/// `v3` for `model_v3`, where there is little room.
-pub(super) fn short_version(model: delayd_core::ids::ModelVersion) -> String {
-    format!("v{}", model.0)
-}
-
 /// An outcome as people say it, here as on the page and in `delayd cycles`: `kept_live` as `kept live model`.
 pub(in crate::replay) fn words(name: &str) -> String {
     match name {

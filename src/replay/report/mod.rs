@@ -21,7 +21,7 @@ mod verdict;
 mod write;
 
 pub use compute::{ComputeError, Computed, ReplayPrediction, Thresholds, compute};
-pub use html::{render_html, write_html};
+pub use html::write_html;
 pub use model::{
     Cycle, DatasetInfo, DifferenceInterval, DriftAlarm, FeatureDrift, LiveModel, PooledMetrics, Reliability,
     ReliabilityBin, Report, Simulated, Week, WeekMetrics,

@@ -1,24 +1,28 @@
 // Drift by feature over time: a strip per feature, a cell per report. A sign in
-// the cell says what its colour says. One stop for the keyboard: up and down
-// choose the feature, left and right the report.
+// the cell says what its colour says; a triangle above the cells is an alarm. One
+// stop for the keyboard: up and down choose the feature, left and right the report.
 
 import { h, s, responsive } from "../dom.js";
-import { number, utcDay } from "../format.js";
-import { linear } from "./scale.js";
+import { capital, number, utcDay } from "../format.js";
+import { linear, timeTicks } from "./scale.js";
 
-/** Steps of excess PSI, the usual ones: under 0.1 little, over 0.25 much. */
-const STEPS = [0.02, 0.05, 0.1, 0.25];
+/** What a cell shows. Steps of excess PSI, the usual ones: under 0.1 little, over 0.25 much. */
+const EXCESS_PSI = {
+  name: "excess PSI",
+  of: (signal) => signal.excess_psi,
+  steps: [0.02, 0.05, 0.1, 0.25],
+  signs: ["● over its threshold", "▲ drifted"],
+};
 const ROW = 22;
-
-export function heatLevel(psi) {
-  return STEPS.filter((step) => psi >= step).length;
-}
+/** Above the cells, where there are alarms. */
+const ALARMS = 17;
 
 /**
- * `reports` oldest first, each `{ id, at, model, signals: Map(name -> { excess_psi, exceeded, drifted }) }`;
- * `names` in the order of the rows. `choose(name, index)` hears the selection.
+ * `reports` oldest first, each `{ at, model, signals: Map(name -> { exceeded?, drifted? }), alarm? }`,
+ * `measure` what of a signal is shown, `dated` whether round dates stand below; `names` in the order of the rows.
+ * `choose(name, index)` hears the selection.
  */
-export function heatStrips({ reports, names, importance, chosen, choose }) {
+export function heatStrips({ reports, names, importance, chosen, choose, measure = EXCESS_PSI, dated = false }) {
   let { name, index } = chosen;
   const rows = names.map((feature) =>
     h(
@@ -35,21 +39,28 @@ export function heatStrips({ reports, names, importance, chosen, choose }) {
     ),
   );
   const strips = responsive((width) => picture(width), "strips");
+  const top = reports.some((report) => report.alarm) ? ALARMS : 0;
+  const height = top + ROW * names.length;
   let cells = null;
+  let frame = null;
   const picture = (width) => {
     const across = linear([0, reports.length], [0, width]);
     const cell = Math.max(1, width / reports.length - (width / reports.length > 5 ? 1 : 0));
     cells = s("svg", {
       width,
-      height: ROW * names.length,
-      viewBox: `0 0 ${width} ${ROW * names.length}`,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
       "aria-hidden": "true",
       class: "heat",
     });
     names.forEach((feature, row) => {
-      reports.forEach((report, column) => cells.append(cellOf(report, feature, across.at(column), row * ROW, cell)));
+      const y = top + row * ROW;
+      reports.forEach((report, column) =>
+        cells.append(cellOf(report, feature, measure, { x: across.at(column), y, width: cell })),
+      );
     });
     reports.forEach((report, column) => {
+      if (report.alarm) cells.append(alarmAt(across.at(column) + cell / 2, Math.min(5, cell), report.alarm));
       if (column > 0 && report.model !== reports[column - 1].model) {
         cells.append(
           s(
@@ -58,34 +69,28 @@ export function heatStrips({ reports, names, importance, chosen, choose }) {
               class: "model-change",
               x1: across.at(column) - 0.5,
               x2: across.at(column) - 0.5,
-              y1: 0,
-              y2: ROW * names.length,
+              y1: top,
+              y2: height,
             },
             s("title", {}, report.model),
           ),
         );
       }
     });
-    cells.append(s("rect", { class: "chosen", rx: 3 }));
+    frame = s("rect", { class: "chosen", rx: 3, width: Math.max(5, cell + 2), height: ROW - 1 });
+    cells.append(frame);
     cells.addEventListener("click", (event) => {
       const box = cells.getBoundingClientRect();
       const column = Math.floor(across.invert(event.clientX - box.left));
-      const row = Math.floor((event.clientY - box.top) / ROW);
+      const row = Math.floor((event.clientY - box.top - top) / ROW);
       if (names[row] !== undefined && reports[column]) select(names[row], column, false);
     });
-    mark(across, cell);
+    mark();
     return cells;
   };
-  const mark = (across, cell) => {
-    const frame = cells?.querySelector(".chosen");
-    if (!frame) return;
-    const width = cells.viewBox.baseVal.width;
-    const scale = across ?? linear([0, reports.length], [0, width]);
-    const size = cell ?? width / reports.length;
-    frame.setAttribute("x", scale.at(index) - 1);
-    frame.setAttribute("y", names.indexOf(name) * ROW);
-    frame.setAttribute("width", Math.max(5, size + 2));
-    frame.setAttribute("height", ROW - 1);
+  const mark = () => {
+    frame?.setAttribute("x", (index * cells.viewBox.baseVal.width) / reports.length - 1);
+    frame?.setAttribute("y", top + names.indexOf(name) * ROW);
   };
   const select = (feature, column, focus) => {
     name = feature;
@@ -101,7 +106,12 @@ export function heatStrips({ reports, names, importance, chosen, choose }) {
   };
   const list = h(
     "div",
-    { class: "features", role: "listbox", "aria-label": "Features; left and right arrows choose the report" },
+    {
+      class: "features",
+      role: "listbox",
+      "aria-label": "Features; left and right arrows choose the report",
+      style: { "padding-top": `${top}px` },
+    },
     rows,
   );
   list.addEventListener("keydown", (event) => {
@@ -127,8 +137,8 @@ export function heatStrips({ reports, names, importance, chosen, choose }) {
     "div",
     { class: "heat-map" },
     list,
-    h("div", { class: "strip-side" }, strips, timeLine(reports)),
-    heatLegend(),
+    h("div", { class: "strip-side" }, strips, dated ? dates(reports) : ends(reports)),
+    heatLegend(measure),
   );
 }
 
@@ -143,11 +153,11 @@ function featureName(feature) {
   );
 }
 
-function cellOf(report, feature, x, y, width) {
+function cellOf(report, feature, measure, { x, y, width }) {
   const signal = report.signals.get(feature);
   if (!signal) return s("rect", { class: "cell none", x, y: y + 1, width, height: ROW - 3 });
-  const psi = signal.excess_psi;
-  const text = `${feature}, ${utcDay(report.at)}, ${report.model}: excess PSI ${number(psi, 3)}${signal.drifted ? ", drifted" : signal.exceeded ? ", over its threshold" : ""}`;
+  const value = measure.of(signal);
+  const text = `${feature}, ${utcDay(report.at)}, ${report.model}: ${measure.name} ${number(value, 3)}${signal.drifted ? ", drifted" : signal.exceeded ? ", over its threshold" : ""}`;
   const middle = x + width / 2;
   const sign = signal.drifted
     ? s("path", { class: "sign", d: `M${middle - 3.5} ${y + 14}h7l-3.5-7z` })
@@ -158,17 +168,31 @@ function cellOf(report, feature, x, y, width) {
     "g",
     {},
     s("title", {}, text),
-    s("rect", { class: `cell h${heatLevel(psi)}`, x, y: y + 1, width, height: ROW - 3 }),
+    s("rect", { class: `cell h${measure.steps.filter((step) => value >= step).length}`, x, y: y + 1, width, height: ROW - 3 }),
     width >= 5 ? sign : null,
   );
 }
 
-function timeLine(reports) {
+function alarmAt(x, half, text) {
+  return s("path", { class: "alarm", d: `M${x - half} 3h${2 * half}l${-half} 9z` }, s("title", {}, text));
+}
+
+/** Round dates below the columns in which they fall. */
+function dates(reports) {
+  const [first, last] = [reports[0].at, reports.at(-1).at];
+  const label = ({ at, text }) => {
+    const column = reports.findIndex((report) => report.at >= at);
+    return h("span", { style: { left: `${(100 * column) / reports.length}%` } }, text);
+  };
+  return responsive((width) => h("div", { class: "dates" }, timeTicks(first, last, width / 40).map(label)));
+}
+
+function ends(reports) {
   if (reports.length === 0) return null;
   return h("div", { class: "ends" }, h("span", {}, utcDay(reports[0].at)), h("span", {}, utcDay(reports.at(-1).at)));
 }
 
-function heatLegend() {
+function heatLegend({ name, steps, signs }) {
   const entry = (level, text) =>
     h(
       "span",
@@ -183,12 +207,11 @@ function heatLegend() {
   return h(
     "p",
     { class: "legend heat-legend" },
-    h("span", { class: "entry" }, "Excess PSI:"),
-    entry(0, `under ${STEPS[0]}`),
-    STEPS.map((step, place) =>
-      entry(place + 1, place + 1 < STEPS.length ? `${step} to ${STEPS[place + 1]}` : `${step} and more`),
+    h("span", { class: "entry" }, `${capital(name)}:`),
+    entry(0, `under ${steps[0]}`),
+    steps.map((step, place) =>
+      entry(place + 1, place + 1 < steps.length ? `${step} to ${steps[place + 1]}` : `${step} and more`),
     ),
-    h("span", { class: "entry" }, "● over its threshold"),
-    h("span", { class: "entry" }, "▲ drifted"),
+    signs.map((sign) => h("span", { class: "entry" }, sign)),
   );
 }

@@ -13,9 +13,12 @@ const LEAST_LEFT = 52;
 const DIGIT = 7;
 
 /**
- * `series` are `{ name, look?, points: [{ at, value, low?, high? }] }`, `look` the
- * number of its colour and dashes where charts are to agree on it, times in
- * milliseconds; `marks` are `{ at, text }`; `limits` are `{ value, text }`.
+ * `series` are `{ name, look?, columns?, below?, points: [{ at, value, low?, high? }] }`:
+ * `look` the number of its colour and dashes where charts are to agree on it, `columns`
+ * how wide its columns are in time where it is drawn as such (`below` their look under
+ * zero), times in milliseconds; a point without a value is a gap in the line. `marks`
+ * are `{ at, text }`, `shaded` whether every other stretch between them is; `limits`
+ * are `{ value, text }`. `x` is `{ name?, text?, ticks?, range? }`.
  */
 export function lineChart({
   name,
@@ -23,6 +26,7 @@ export function lineChart({
   format,
   series,
   marks = [],
+  shaded = false,
   limits = [],
   height = 220,
   zero = false,
@@ -47,13 +51,15 @@ export function lineChart({
     format,
     series,
     marks,
+    shaded,
     limits,
     height,
     moments,
     range,
     xText,
-    xTicks: x?.ticks,
+    xTicks: x?.ticks ?? timeTicks,
     xName: x?.name ?? "Time (UTC)",
+    xRange: x?.range ?? [moments[0], moments.at(-1)],
   };
   return h(
     "figure",
@@ -66,7 +72,8 @@ export function lineChart({
   );
 }
 
-function legend(series) {
+/** The names of series, with their colours and dashes. */
+export function legend(series) {
   return h(
     "figcaption",
     { class: "legend" },
@@ -80,7 +87,7 @@ function legend(series) {
           s("line", { class: "line", x1: 0, y1: 5, x2: 24, y2: 5 }),
         ),
         one.name,
-        one.points.some((point) => Number.isFinite(point.low)) ? " (band: interval)" : "",
+        one.points?.some((point) => Number.isFinite(point.low)) ? " (band: interval)" : "",
       ),
     ),
   );
@@ -88,18 +95,18 @@ function legend(series) {
 
 function drawn(chart, width) {
   const { height, moments, range, series, marks, limits } = chart;
-  const low = moments[0];
-  const high = moments.at(-1);
+  const [low, high] = chart.xRange;
   const labels = valueLabels(chart);
   const left = Math.max(LEAST_LEFT, ...labels.map(({ text }) => DIGIT * text.length + 10));
   const across = linear(low === high ? [low - 1, high + 1] : [low, high], [left, width - MARGIN.right]);
   const up = linear(range, [height - MARGIN.bottom, MARGIN.top]);
   const inside = marks.filter((mark) => mark.at >= low && mark.at <= high);
-  const summary = `${chart.name}, ${chart.axis}, ${chart.xText(low)} to ${chart.xText(high)}. Arrow keys read single values; the table below has all.`;
+  const summary = `${chart.name}, ${chart.axis}, ${chart.xText(moments[0])} to ${chart.xText(moments.at(-1))}. Arrow keys read single values; the table below has all.`;
   const cursor = s("g", { class: "cursor", visibility: "hidden" });
   const picture = s(
     "svg",
     { class: "lines", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary },
+    chart.shaded ? shades(inside, across, { height }) : null,
     axes(chart, labels, { across, up, left, width }),
     versionMarks(inside, across, { left, height, width }),
     limits.map((limit) => limitLine(limit, up, { left, width })),
@@ -128,7 +135,7 @@ function valueLabels({ height, range, format }) {
 
 function axes(chart, labels, { across, up, left, width }) {
   const { height } = chart;
-  const times = (chart.xTicks ?? timeTicks)(across.low, across.high, Math.max(3, Math.floor(width / 110)));
+  const times = chart.xTicks(across.low, across.high, Math.max(3, Math.floor(width / 110)));
   return s(
     "g",
     { class: "axes" },
@@ -163,6 +170,18 @@ function timeLabel(x, y, width, text) {
   return s("text", { x: atEdge ? width - 1 : x, y, class: atEdge ? "end" : "centre" }, text);
 }
 
+/** Every other stretch between marks, for the eye. */
+function shades(marks, across, { height }) {
+  return marks.map((mark, index) => {
+    const x = across.at(mark.at);
+    const width = across.at(marks[index + 1]?.at ?? across.high) - x;
+    const y = MARGIN.top - 16;
+    return index % 2 === 0
+      ? s("rect", { class: "shade", x, width, y, height: height - MARGIN.bottom - y })
+      : null;
+  });
+}
+
 /** A dashed line where another model went live; its number where there is room. */
 function versionMarks(marks, across, { left, height, width }) {
   let free = left;
@@ -192,6 +211,7 @@ function limitLine(limit, up, { left, width }) {
 }
 
 function seriesOf(one, index, across, up) {
+  if (one.columns) return columnsOf(one, index, across, up);
   const points = one.points.filter((point) => Number.isFinite(point.value));
   const banded = points.filter((point) => Number.isFinite(point.low) && Number.isFinite(point.high));
   const at = (point, value) => `${across.at(point.at).toFixed(1)},${up.at(value).toFixed(1)}`;
@@ -206,11 +226,46 @@ function seriesOf(one, index, across, up) {
     "g",
     { class: `series s${one.look ?? index}` },
     band ? s("polygon", { class: "band", points: band }) : null,
-    s("polyline", { class: "line", points: points.map((point) => at(point, point.value)).join(" ") }),
+    stretches(one.points).map((stretch) =>
+      s("polyline", { class: "line", points: stretch.map((point) => at(point, point.value)).join(" ") }),
+    ),
     points.length <= 40
       ? points.map((point) => s("circle", { class: "dot", cx: across.at(point.at), cy: up.at(point.value), r: 2.6 }))
       : null,
   );
+}
+
+/** Points that follow each other; one without a value ends a stretch. */
+function stretches(points) {
+  const found = [[]];
+  for (const point of points) {
+    if (Number.isFinite(point.value)) found.at(-1).push(point);
+    else found.push([]);
+  }
+  return found.filter((stretch) => stretch.length > 0);
+}
+
+/** A column from zero for each value. */
+function columnsOf(one, index, across, up) {
+  const width = across.at(across.low + one.columns) - across.at(across.low);
+  const zero = up.at(0);
+  const look = one.look ?? index;
+  return one.points
+    .filter((point) => Number.isFinite(point.value))
+    .map((point) => {
+      const y = up.at(point.value);
+      return s(
+        "g",
+        { class: `series s${point.value < 0 ? (one.below ?? look) : look}` },
+        s("rect", {
+          class: "column",
+          x: across.at(point.at) - width / 2,
+          width,
+          y: Math.min(y, zero),
+          height: Math.abs(y - zero),
+        }),
+      );
+    });
 }
 
 /** Moves the cursor to the moment nearest to the pointer, or by arrow keys. */

@@ -80,5 +80,7 @@ export function extent(values, { zero = false, least = 0 } = {}) {
   const air = Math.max((high - low) * 0.08, (least - (high - low)) / 2, 1e-9);
   low -= air;
   high += air;
-  return zero ? [Math.min(0, low < 0 && Math.min(...finite) >= 0 ? 0 : low), high] : [low, high];
+  if (!zero) return [low, high];
+  // Zero is an end of the scale, unless there are values on both sides of it.
+  return [Math.min(...finite) >= 0 ? 0 : low, Math.max(...finite) <= 0 ? 0 : high];
 }

@@ -2,7 +2,7 @@
 // is the loop, how does the live model do.
 
 import * as api from "../api.js";
-import { lineChart } from "../charts/line.js";
+import { lineChart, modelMarks } from "../charts/line.js";
 import { loopPicture, progressBar } from "../charts/loop.js";
 import { shareOf, wallOf } from "../charts/steps.js";
 import { buttons } from "../commands.js";
@@ -11,7 +11,7 @@ import { ago, duration, number } from "../format.js";
 import { badge, empty, link, linked, panel } from "../parts.js";
 import { aliased, pause, state } from "../store.js";
 import { table } from "../table.js";
-import { looks, marksOf, realisedSeries, span } from "../windows.js";
+import { looks, realisedSeries, span } from "../windows.js";
 import { attention } from "./attention.js";
 import { health } from "./health.js";
 import { reasonText } from "./reason.js";
@@ -131,7 +131,7 @@ function endText(cycle) {
 }
 
 function realised(seen) {
-  const marks = marksOf(seen.rows);
+  const marks = modelMarks(seen.rows);
   const auc = realisedSeries(seen.rows, "auc");
   const content =
     auc.points.length > 0

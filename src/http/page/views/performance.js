@@ -1,6 +1,6 @@
 // How the live model did: on flights that have landed, and as a service.
 
-import { lineChart } from "../charts/line.js";
+import { lineChart, modelMarks } from "../charts/line.js";
 import { h } from "../dom.js";
 import { counted, number, percent, significant, words } from "../format.js";
 import { badge, empty, notice, panel } from "../parts.js";
@@ -8,7 +8,6 @@ import { table } from "../table.js";
 import {
   estimatedSeries,
   looks,
-  marksOf,
   promisedSeries,
   realisedSeries,
   requestsOf,
@@ -48,7 +47,7 @@ export const performance = {
           "It looks at the replicas at intervals, once a model is live. Choose a longer time, or wait for the next look.",
         ),
       ];
-    const marks = marksOf(rows);
+    const marks = modelMarks(rows);
     const chart = (name, axis, format, series, more = {}) =>
       panel(
         name,

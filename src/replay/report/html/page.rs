@@ -1,67 +1,84 @@
 //! The page from top to bottom.
 
-use super::{cycles, drift, escaped, over_time, reliability};
+use super::markup::{chart, escaped, nothing};
+use super::{bundle, cycles, drift};
 use crate::replay::report::format::{count, day, duration, metric, minute, signed};
 use crate::replay::report::model::{PooledMetrics, Report};
 use crate::replay::report::verdict::verdict;
 
-const STYLE: &str = include_str!("style.css");
-
-pub(super) fn render(report: &Report) -> String {
+pub(super) fn render(report: &Report) -> Result<String, serde_json::Error> {
     let verdict = verdict(report);
-    let title = escaped(&format!("{}: {}", report.dataset.name, verdict.headline));
-    format!(
+    let (style, script) = (bundle::style(), bundle::script());
+    // No text within the data may end its element.
+    let data = serde_json::to_string(report)?.replace('<', "\\u003c");
+    Ok(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><title>{title}</title><style>{STYLE}</style></head><body>\n\
-         <header><p class=\"kicker\">delayd replay · {} · {} to {}</p><h1>{}</h1><p class=\"standfirst\">{}</p></header>\n<main>\n\
-         {}{}{}{}{}{}{}{}</main>\n</body></html>\n",
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><title>{}</title><style>{style}</style></head><body>\n\
+         <main>\n<header><p class=\"kicker\">delayd replay · {} · {} to {}</p><h1>{}</h1><p class=\"standfirst\">{}</p></header>\n\
+         <noscript><p class=\"note\">The charts need JavaScript; the text and the tables of models, cycles and alarms do not.</p></noscript>\n\
+         {}</main>\n<script type=\"application/json\" id=\"report\">{data}</script>\n<script>{script}</script></body></html>\n",
+        bundle::policy(&script, &style),
+        escaped(&format!("{}: {}", report.dataset.name, verdict.headline)),
         escaped(&report.dataset.name),
         day(report.simulated.from.date_naive()),
         day(report.simulated.until.date_naive()),
         escaped(&verdict.headline),
         escaped(&verdict.sentence),
-        section("In numbers", &format!("{}{}", cards(report), facts(report))),
-        section("Week by week", &over_time::charts(report)),
-        section("Drift", &drift::chart(report)),
+        sections(report),
+    ))
+}
+
+fn sections(report: &Report) -> String {
+    let judged = |name| if report.over_time.is_empty() { nothing("No flight with an outcome.") } else { chart(name) };
+    [
+        section("In numbers", &format!("{}{}", scores(report), facts(report))),
+        section("Week by week", &judged("weeks")),
+        section("Drift", &drift::heat_map(report)),
         section("Alarms", &drift::alarms(report)),
-        section("Calibration", &reliability::chart(report)),
+        section("Calibration", &judged("reliability")),
         section("Models", &cycles::models(report)),
-        section("Cycles", &format!("{}{}", cycles::table(report), cycles::timings(report))),
+        section("Cycles", &cycles::cycles(report)),
         section("How it was measured", &method(report)),
-    )
+    ]
+    .concat()
 }
 
 fn section(title: &str, body: &str) -> String {
     format!("<section><h2>{title}</h2>{body}</section>\n")
 }
 
-struct Card {
+struct Score {
     name: &'static str,
     gloss: &'static str,
     higher_is_better: bool,
     of: fn(&PooledMetrics) -> Option<f64>,
 }
 
-const CARDS: [Card; 6] = [
-    Card { name: "ROC-AUC", gloss: "0.5 is guessing", higher_is_better: true, of: |m| m.roc_auc },
-    Card { name: "PR-AUC", gloss: "average precision", higher_is_better: true, of: |m| m.pr_auc },
-    Card { name: "Log-loss", gloss: "nats; lower is better", higher_is_better: false, of: |m| m.log_loss },
-    Card { name: "Calibration error", gloss: "lower is better", higher_is_better: false, of: |m| m.ece },
-    Card { name: "Recall", gloss: "delays that were called", higher_is_better: true, of: |m| judged(m, m.recall) },
-    Card { name: "Precision", gloss: "calls that were delays", higher_is_better: true, of: |m| judged(m, m.precision) },
+const SCORES: [Score; 6] = [
+    Score { name: "ROC-AUC", gloss: "0.5 is guessing", higher_is_better: true, of: |m| m.roc_auc },
+    Score { name: "PR-AUC", gloss: "average precision", higher_is_better: true, of: |m| m.pr_auc },
+    Score { name: "Log-loss", gloss: "nats; lower is better", higher_is_better: false, of: |m| m.log_loss },
+    Score { name: "Calibration error", gloss: "lower is better", higher_is_better: false, of: |m| m.ece },
+    Score { name: "Recall", gloss: "delays that were called", higher_is_better: true, of: |m| judged(m, m.recall) },
+    Score {
+        name: "Precision",
+        gloss: "calls that were delays",
+        higher_is_better: true,
+        of: |m| judged(m, m.precision),
+    },
 ];
 
 fn judged(metrics: &PooledMetrics, value: f64) -> Option<f64> {
     (metrics.rows > 0).then_some(value)
 }
 
-fn cards(report: &Report) -> String {
-    let card = |card: &Card| {
-        let [live, frozen, lookup] = [&report.live_loop, &report.frozen, &report.lookup].map(|m| (card.of)(m));
+fn scores(report: &Report) -> String {
+    let score = |score: &Score| {
+        let [live, frozen, lookup] = [&report.live_loop, &report.frozen, &report.lookup].map(|m| (score.of)(m));
         let change = live.zip(frozen).map_or_else(String::new, |(live, frozen)| {
-            let class = match ((live - frozen).abs() < 0.0005, (live > frozen) == card.higher_is_better) {
+            let class = match ((live - frozen).abs() < 0.0005, (live > frozen) == score.higher_is_better) {
                 (true, _) => "same",
                 (false, true) => "better",
                 (false, false) => "worse",
@@ -73,16 +90,16 @@ fn cards(report: &Report) -> String {
             .replace("same than", "same as")
         });
         format!(
-            "<div class=\"card\"><h3>{}</h3><p class=\"gloss\">{}</p><p class=\"value\">{}</p><p>{change}</p><dl>\
+            "<div class=\"score\"><h3>{}</h3><p class=\"gloss\">{}</p><p class=\"value\">{}</p><p>{change}</p><dl>\
              <dt><i class=\"dash frozen\"></i>frozen</dt><dd>{}</dd><dt><i class=\"dash lookup\"></i>lookup</dt><dd>{}</dd></dl></div>",
-            card.name,
-            card.gloss,
+            score.name,
+            score.gloss,
             metric(live),
             metric(frozen),
             metric(lookup)
         )
     };
-    format!("<div class=\"cards\">{}</div>", CARDS.iter().map(card).collect::<String>())
+    format!("<div class=\"scores\">{}</div>", SCORES.iter().map(score).collect::<String>())
 }
 
 fn facts(report: &Report) -> String {
@@ -105,9 +122,11 @@ fn facts(report: &Report) -> String {
         ("Alarm to live", median(report.drift_to_live_secs.values())),
         ("Wall time", duration(report.wall_secs)),
     ];
-    let items: String =
-        facts.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
-    format!("<dl class=\"facts\">{items}</dl>")
+    let items: String = facts
+        .iter()
+        .map(|(name, value)| format!("<div class=\"figure\"><dt>{name}</dt><dd>{value}</dd></div>"))
+        .collect();
+    format!("<dl class=\"figures\">{items}</dl>")
 }
 
 fn median<'a>(secs: impl Iterator<Item = &'a f64>) -> String {
