@@ -53,7 +53,7 @@ test: setup-test service ## every test, with the real parts they need
 	fi
 
 # What needs a cluster; the other tests leave it out by saying SKIPPED.
-CLUSTER_TESTS := --test cluster_kubernetes --test trainer_kubernetes --test loop_on_kubernetes --test daemon_as_pod
+CLUSTER_TESTS := --test kubernetes
 
 test-cluster: setup-test service ## the tests that need a Kubernetes (KUBECONFIG) and a registry (DELAYD_TEST_REGISTRY)
 	@if [ -z "$${KUBECONFIG:-}" ] || [ -z "$${DELAYD_TEST_REGISTRY:-}" ]; then \

@@ -15,12 +15,12 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use chrono::{DateTime, Duration, TimeZone, Utc};
 use delayd_data::{Example, OperationsIndex, TimeZones, airports, assemble, formats, weather};
+use delayd_features::{Airport, FitOptions, FlightRow, HolidayCalendar};
 use delayd_judge::evaluation::Metrics;
 use delayd_judge::evaluation::score::score_rows;
-use delayd_training_job::{TrainingControl, TrainingParameters};
-use delayd_train::{TrainingInput, train};
-use delayd_features::{Airport, FitOptions, FlightRow, HolidayCalendar};
 use delayd_model::{Bundle, Predictor};
+use delayd_train::{TrainingInput, train};
+use delayd_training_job::{TrainingControl, TrainingParameters};
 use std::collections::BTreeMap;
 
 struct World {
@@ -40,14 +40,15 @@ fn read(folder: &Path, stem: &str) -> Result<(String, Bytes)> {
 
 fn load(folder: &Path) -> Result<World> {
     let began = Instant::now();
+    let limits = formats::ParseLimits::default();
     let (key, body) = read(folder, "airports")?;
-    let (mut airports, _) = airports::parse_airports(&key, &body, &BTreeMap::new())?;
+    let (mut airports, _) = airports::parse_airports(&key, &body, &BTreeMap::new(), &limits)?;
     airports::supplement(&mut airports);
     let zones = TimeZones::of(&airports)?;
     let (key, body) = read(folder, "weather")?;
-    let (observations, _) = weather::parse_weather_csv(&key, &body)?;
+    let (observations, _) = weather::parse_weather_csv(&key, &body, &limits)?;
     let (key, body) = read(folder, "flights")?;
-    let parsed = formats::parse_flights(&key, &body, &zones, None, &formats::ParseLimits::default())?;
+    let parsed = formats::parse_flights(&key, &body, &zones, None, &limits)?;
     let flights: Vec<_> = parsed.flights.into_iter().map(|(_, flight)| flight).collect();
     let operations = OperationsIndex::new(&flights, &airports)?;
     let weather = weather::WeatherHistory::new(&observations);

@@ -10,43 +10,45 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use crate::open;
 use crate::config::{ClusterKind, ConfigError, Settings};
 use crate::coordinator::cycle::CycleContext;
 use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
 use crate::coordinator::stages::Stages;
 use crate::coordinator::{CoordinatorActor, CoordinatorStage};
-use crate::data::messages::IngestFlights;
 use crate::data::DataActor;
 use crate::data::DataStage;
-use delayd_data::ObjectReader;
+use crate::data::messages::IngestFlights;
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
-use delayd_core::clock::Clock;
 use crate::env::Env;
-use delayd_core::error::{ErrorKind, PortError, chain};
-use delayd_ledger::Ledger;
-use crate::monitoring::messages::{Observe, Observed};
-use delayd_outside::service::scrape::Scraper;
 use crate::monitoring::MonitorActor;
 use crate::monitoring::MonitorStage;
+use crate::monitoring::messages::{Observe, Observed};
 use crate::notification::messages::DeliverAlerts;
 use crate::notification::{NotifierActor, NotifierStage};
-use delayd_outside::packaging::{Builds, SourceKind};
+use crate::open;
 use crate::packaging::PackagingActor;
 use crate::packaging::PackagingStage;
-use delayd_outside::bundles::BundleStore;
 use crate::registry::RegistryActor;
 use crate::registry::RegistryStage;
-use delayd_core::own_folder;
 use crate::retention::{Removed, Retention};
-use delayd_core::failure::StepFailure;
 use crate::saga::StepObserver;
-use crate::supervision::{ActorRef, ActorStatus, GivenUp, StageActor, SupervisedActor, Supervision, SupervisionPolicy, Turns};
-use crate::training::{RunningRuns, TrainingStage};
+use crate::supervision::{
+    ActorRef, ActorStatus, GivenUp, StageActor, SupervisedActor, Supervision, SupervisionPolicy, Turns,
+};
 use crate::training::TrainingActor;
+use crate::training::{RunningRuns, TrainingStage};
 use crate::verification::VerificationActor;
 use crate::verification::VerificationStage;
+use delayd_core::clock::Clock;
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::failure::StepFailure;
+use delayd_core::own_folder;
+use delayd_data::ObjectReader;
+use delayd_ledger::Ledger;
+use delayd_outside::bundles::BundleStore;
+use delayd_outside::packaging::{Builds, SourceKind};
+use delayd_outside::service::scrape::Scraper;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -366,15 +368,14 @@ pub fn ledger_path(state_dir: &Path) -> PathBuf {
 fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binary: &Path) -> Result<Env, StartError> {
     let failed = |what: &str, error: PortError| StartError { what: what.to_owned(), cause: chain(&error) };
     let object_store = open::object_store(settings).map_err(|error| failed("object store", error))?;
-    let reader = ObjectReader::new(settings.ingestion.limits, &settings.daemon.state_dir);
+    let reader = ObjectReader::new(settings.ingestion.limits, ledger.path().and_then(Path::parent));
     let weather = open::weather(settings, object_store.clone(), clock.clone(), reader)
         .map_err(|error| failed("weather", error))?;
     Ok(Env {
         clock,
         ledger,
         weather,
-        trainer: open::trainer(settings, object_store.clone())
-            .map_err(|error| failed("trainer", error))?,
+        trainer: open::trainer(settings, object_store.clone()).map_err(|error| failed("trainer", error))?,
         image_registry: open::image_registry(settings).map_err(|error| failed("image registry", error))?,
         cluster: open::cluster(settings, service_binary).map_err(|error| failed("cluster", error))?,
         notifier: open::notifier(settings).map_err(|error| failed("notification", error))?,

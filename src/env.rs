@@ -5,8 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 pub use delayd_core::clock::{Clock, ReplayClock, SystemClock};
-use delayd_ledger::Ledger;
 use delayd_core::ports::{Cluster, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use delayd_ledger::Ledger;
 use delayd_training_job::Trainer;
 
 /// Everything outside that a stage may use.

@@ -3,10 +3,10 @@
 //! again, alone. `docs/architecture.md` is the map.
 
 pub mod cli;
-pub mod data;
 pub mod config;
 pub mod coordinator;
 pub mod daemon;
+pub mod data;
 pub mod deployment;
 pub mod env;
 pub mod http;
@@ -21,7 +21,7 @@ pub mod saga;
 pub mod service_manager;
 pub mod supervision;
 pub mod telemetry;
-pub mod training;
-pub mod verification;
 #[cfg(test)]
 mod testing;
+pub mod training;
+pub mod verification;

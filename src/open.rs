@@ -6,31 +6,37 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::{BuilderKind, ClusterKind, RegistryKind, Settings, TrainerKind, WeatherKind};
+use crate::data::ReferenceDocuments;
+use delayd_core::clock::Clock;
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ports::{ChannelKind, Cluster, DocumentSource, ImageRegistry, Notifier, ObjectStore, WeatherSource};
+use delayd_core::secret::Secret;
+use delayd_data::ObjectReader;
+use delayd_data::reference::AirportTable;
 use delayd_outside::Channels;
 use delayd_outside::cloud::ecr::EcrRegistry;
 use delayd_outside::cloud::kubernetes::{KubernetesCluster, KubernetesClusterConfig};
 use delayd_outside::cloud::kubernetes_trainer;
 use delayd_outside::cloud::registry::OciRegistry;
 use delayd_outside::cloud::{DockerEngine, HttpDocument, MailNotifier, OpenMeteo, SlackNotifier, WebhookNotifier};
-use delayd_outside::local::{LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ProcessPool, WeatherCsv};
+use delayd_outside::local::{
+    LogNotifier, OciBuilder, OciLayoutRegistry, ProcessCluster, ProcessClusterConfig, ProcessPool, WeatherCsv,
+};
+use delayd_outside::packaging::ImageBuilder;
+use delayd_outside::templates::Templates;
 use delayd_outside::worker_trainer::{WaitPolicy, WorkerTrainer};
 use delayd_outside::wrap::Retrying;
-use crate::config::{BuilderKind, ClusterKind, RegistryKind, Settings, TrainerKind, WeatherKind};
-use delayd_core::secret::Secret;
-use crate::data::ReferenceDocuments;
-use delayd_data::ObjectReader;
-use delayd_data::reference::AirportTable;
-use delayd_core::clock::Clock;
-use delayd_core::error::{ErrorKind, PortError};
-use delayd_outside::templates::Templates;
-use delayd_core::ports::{ChannelKind, Cluster, DocumentSource, ImageRegistry, Notifier, ObjectStore, WeatherSource};
-use delayd_outside::packaging::ImageBuilder;
 use delayd_training_job::Trainer;
 
 /// How a worker of this machine is waited for: it starts at once, and does a whole job, the search too, since a second
 /// one beside it would only share its cores.
-const LOCAL_WAIT: WaitPolicy =
-    WaitPolicy { split_search: false, parallel_trials: 1, poll: Duration::from_millis(250), start_deadline: Duration::from_secs(60) };
+const LOCAL_WAIT: WaitPolicy = WaitPolicy {
+    split_search: false,
+    parallel_trials: 1,
+    poll: Duration::from_millis(250),
+    start_deadline: Duration::from_secs(60),
+};
 
 /// A folder as configured, or its place in the state directory.
 #[must_use]
@@ -125,7 +131,8 @@ pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, Por
 fn training_program(settings: &Settings) -> Result<PathBuf, PortError> {
     let own = std::env::current_exe().map_err(|error| PortError::io("looking for the training worker", error))?;
     let beside = own.with_file_name("delayd-train");
-    let named = [settings.trainer.program.clone(), std::env::var_os("DELAYD_TRAIN_BIN").map(PathBuf::from).unwrap_or_default()];
+    let named =
+        [settings.trainer.program.clone(), std::env::var_os("DELAYD_TRAIN_BIN").map(PathBuf::from).unwrap_or_default()];
     // Where it is nowhere, starting it says so and what to do.
     Ok(named.into_iter().find(|path| !path.as_os_str().is_empty()).unwrap_or(beside))
 }

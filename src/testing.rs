@@ -10,15 +10,18 @@ use chrono::{DateTime, Utc};
 use delayd_model::Bundle;
 use serde_json::json;
 
-use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
-use delayd_core::clock::Clock;
 use crate::env::Env;
-use delayd_core::ids::{Digest, ModelVersion, RunId};
-use delayd_training_job::{Trainer, TrainingControl, TrainingJob, TrainingResult};
-use delayd_ledger::{CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, ObjectsLooked, Run, RunState};
-use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
+use delayd_core::clock::Clock;
 use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::{Digest, ModelVersion, RunId};
+use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
+use delayd_ledger::{
+    CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, ObjectsLooked, Run,
+    RunState,
+};
 use delayd_outside::bundles::BundleStore;
+use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use delayd_training_job::{Trainer, TrainingControl, TrainingJob, TrainingResult};
 
 /// A cluster whose replicas are what the test says.
 #[derive(Debug, Default)]

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use delayd_data::{Example, OperationsIndex, TimeZones, airports, assemble, formats, weather};
-use delayd_training_job::params::DevicePreference;
-use delayd_train::{TrainedModel, TrainingInput, train};
-use delayd_training_job::{TrainingControl, TrainingParameters};
 use delayd_features::{Airport, Encoded, FitOptions, HolidayCalendar};
 use delayd_model::Predictor;
+use delayd_train::{TrainedModel, TrainingInput, train};
+use delayd_training_job::params::DevicePreference;
+use delayd_training_job::{TrainingControl, TrainingParameters};
 
 use crate::table::Figures;
 use crate::timing::median;

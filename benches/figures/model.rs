@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use delayd_judge::evaluation::latency;
-use delayd_train::TrainedModel;
 use delayd_features::FlightRow;
+use delayd_judge::evaluation::latency;
 use delayd_model::{Bundle, Predictor};
+use delayd_train::TrainedModel;
 
 use crate::table::Figures;
 

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use delayd_data::Example;
-use delayd_outside::service::FlightQuestion;
 use delayd_features::Encoded;
 use delayd_model::PredictScratch;
+use delayd_outside::service::FlightQuestion;
 use serde::Serialize;
 
 use crate::load::{CONNECTIONS, Connection, LOAD_SECONDS, Pace, closed_loop, http_post, open_loop};

@@ -8,7 +8,9 @@ use chrono::NaiveDate;
 use clap::{Args, Parser, Subcommand};
 
 use super::alerts::period;
-use delayd_core::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, InvalidId, ModelVersion, RunId, SilenceId};
+use delayd_core::ids::{
+    AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, InvalidId, ModelVersion, RunId, SilenceId,
+};
 use delayd_ledger::ObjectStatus;
 
 /// What scripts can tell from how a command ends.

@@ -8,19 +8,19 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::commands::CliError;
-use delayd_outside::cloud::OpenMeteo;
-use crate::open;
 use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
 use crate::daemon::{ledger_path, needs_service_binary, service_binary};
-use delayd_data::contract::Contract;
+use crate::http::certificate_expires_at;
+use crate::open;
 use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::ports::{ChannelKind, ObjectStore};
 use delayd_data::ObjectReader;
-use crate::http::certificate_expires_at;
+use delayd_data::contract::Contract;
 use delayd_ledger::Ledger;
+use delayd_outside::cloud::OpenMeteo;
 use delayd_outside::packaging::SourceKind;
 use delayd_outside::packaging::source::SourceBuilder;
-use delayd_core::ports::{ChannelKind, ObjectStore};
 
 #[derive(Serialize)]
 struct Finding {

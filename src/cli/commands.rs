@@ -22,14 +22,14 @@ use super::watch;
 use crate::config::{ConfigError, Settings};
 use crate::coordinator::messages::CommandKind;
 use crate::daemon::{Daemon, StartError, ledger_path};
-use delayd_core::clock::SystemClock;
-use delayd_core::error::{ErrorKind, chain};
 use crate::http::{Listeners, Metrics, openapi_document};
-use delayd_ledger::{LedgerError, ensure_unused};
-use delayd_core::own_folder;
 use crate::replay::{ReplayError, ReplayOptions, ReplaySpan, keep_for_a_daemon, replay, report};
 use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
 use crate::telemetry;
+use delayd_core::clock::SystemClock;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::own_folder;
+use delayd_ledger::{LedgerError, ensure_unused};
 
 /// Why a command failed. The exit status follows from it.
 #[derive(Debug, thiserror::Error)]

@@ -11,12 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::endpoint::Endpoint;
 use crate::daemon::Daemon;
-use delayd_core::error::chain;
 use crate::http::{Listeners, Metrics};
-use delayd_core::ids::{CycleId, ModelVersion};
 use crate::replay::ReplayDisplay;
-use delayd_core::failure::StepFailure;
 use crate::saga::StepObserver;
+use delayd_core::error::chain;
+use delayd_core::failure::StepFailure;
+use delayd_core::ids::{CycleId, ModelVersion};
 
 /// Shows a replay on standard error.
 pub(super) struct TerminalDisplay {

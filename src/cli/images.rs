@@ -3,8 +3,8 @@
 use super::commands::CliError;
 use super::show::Shown;
 use super::source::Source;
-use delayd_core::ids::ModelVersion;
 use crate::packaging::export::ImageExport;
+use delayd_core::ids::ModelVersion;
 
 /// For whom the image is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

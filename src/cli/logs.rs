@@ -9,9 +9,9 @@ use super::commands::CliError;
 use super::show::{Shown, page};
 use super::source::Source;
 use crate::config::Settings;
+use crate::telemetry::cycle_log_path;
 use delayd_core::ids::CycleId;
 use delayd_outside::packaging::source::build_log_path;
-use crate::telemetry::cycle_log_path;
 
 /// What a cycle logged.
 pub(super) async fn cycle_log(

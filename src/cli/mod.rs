@@ -19,7 +19,5 @@ mod sources_again;
 mod validate;
 mod watch;
 
-pub use args::{
-    AlertsArgs, Cli, Command, ConnectArgs, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs,
-};
+pub use args::{AlertsArgs, Cli, Command, ConnectArgs, ReasonArgs, ReplayArgs, RetryWhich, SilenceArgs, SilencesArgs};
 pub use commands::{CliError, run};

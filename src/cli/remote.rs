@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 use super::args::{ConnectArgs, ReasonArgs};
 use super::commands::CliError;
 use super::show::Shown;
-use delayd_core::secret::Secret;
 use crate::config::Settings;
 use crate::coordinator::messages::{CommandAnswered, CommandKind};
-use delayd_core::error::chain;
 use crate::http::{CommandBody, Listed};
+use delayd_core::error::chain;
+use delayd_core::secret::Secret;
 use delayd_ledger::Page;
 
 /// A command may take this long: a rollback replaces every replica.

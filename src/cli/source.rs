@@ -9,10 +9,13 @@ use super::remote::Remote;
 use crate::config::Settings;
 use crate::daemon::ledger_path;
 use crate::http::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
-use delayd_core::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, ModelVersion, RunId};
-use delayd_ledger::{AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, IngestedObject, Ledger, Lineage, MetricsWindow, Model, ObjectStatus, OutboxAlert, Page, Run, Silence};
 use crate::packaging::export::ImageExport;
 use crate::replay::ReplaySpan;
+use delayd_core::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, ModelVersion, RunId};
+use delayd_ledger::{
+    AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, IngestedObject, Ledger, Lineage,
+    MetricsWindow, Model, ObjectStatus, OutboxAlert, Page, Run, Silence,
+};
 
 /// Where reading commands read.
 pub(super) enum Source {

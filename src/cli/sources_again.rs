@@ -9,15 +9,15 @@ use super::commands::CliError;
 use super::show::{Shown, dataset_named};
 use super::source::Source;
 use super::validate::stored_airports;
-use crate::open;
 use crate::config::Settings;
+use crate::open;
+use delayd_core::error::{PortError, chain};
+use delayd_core::ids::Digest;
+use delayd_core::ports::ObjectStore;
 use delayd_data::DataError;
 use delayd_data::contract::Contract;
 use delayd_data::dataset::{BuildContext, rebuild_dataset, verify_dataset};
 use delayd_data::frozen::{frozen_inputs, load_frozen};
-use delayd_core::error::{PortError, chain};
-use delayd_core::ids::Digest;
-use delayd_core::ports::ObjectStore;
 
 /// The store, or the data in it, fails.
 fn failed(error: &DataError) -> CliError {

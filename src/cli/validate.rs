@@ -12,17 +12,17 @@ use serde::Serialize;
 use super::commands::CliError;
 use super::show::{Shown, report_text};
 use super::sources_again::store_failed;
-use crate::open;
 use crate::config::Settings;
-use delayd_data::airports::parse_airports;
-use delayd_data::contract::{Contract, UnknownColumns};
-use delayd_data::formats::parse_flights;
-use delayd_data::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
-use delayd_data::{DataError, TimeZones};
+use crate::open;
 use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::error::chain;
 use delayd_core::ports::ObjectStore;
+use delayd_data::airports::parse_airports;
+use delayd_data::contract::{Contract, UnknownColumns};
 use delayd_data::formats::ParseLimits;
+use delayd_data::formats::parse_flights;
+use delayd_data::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use delayd_data::{DataError, TimeZones};
 
 /// Rows that are shown of those that would be set aside.
 const SHOWN_ROWS: usize = 5;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use delayd_http_limits::Limits;
 use serde::{Deserialize, Serialize};
 
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::fault::Fault;
 use delayd_core::secret::Secret;
-use delayd_core::error::{ErrorKind, PortError};
 
 /// A token has at least as many characters: shorter ones are guessed by machines.
 const TOKEN_CHARACTERS: usize = 16;

@@ -20,21 +20,21 @@ use serde::{Deserialize, Serialize};
 pub use faults::Fault;
 pub use http::{HttpSettings, Role, TokenSettings};
 pub use sections::{
-    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, ExportSettings, 
-    IngestionSettings, PackagingSettings, RegistryKind,
-    RegistrySettings, TrainerKind, TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
+    ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, ExportSettings,
+    IngestionSettings, PackagingSettings, RegistryKind, RegistrySettings, TrainerKind, TrainerSettings, TuningSettings,
+    WeatherKind, WeatherSettings,
 };
 
-use delayd_judge::decide::RetrainPolicy;
-use delayd_training_job::TrainingPolicy;
-use delayd_judge::evaluation::gate::GatePolicy;
 pub use crate::notification::NotificationSettings;
-pub use retention::RetentionPolicy;
+use delayd_judge::decide::RetrainPolicy;
+use delayd_judge::evaluation::gate::GatePolicy;
 pub use delayd_judge::monitoring::MonitoringSettings;
+use delayd_judge::verification::VerificationPolicy;
 pub use delayd_outside::object_store::{ObjectStoreKind, ObjectStoreSettings};
 pub use delayd_training_job::HoldoutSettings;
 use delayd_training_job::TrainingParameters;
-use delayd_judge::verification::VerificationPolicy;
+use delayd_training_job::TrainingPolicy;
+pub use retention::RetentionPolicy;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

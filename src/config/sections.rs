@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::saga::RetryPolicy;
 use delayd_core::secret::Secret;
+use delayd_data::formats::{ColumnMapping, ParseLimits};
+use delayd_data::reference::ReferencePolicy;
 use delayd_outside::cloud::ecr::EcrRegistrySettings;
 use delayd_outside::cloud::kubernetes::KubernetesSettings;
 use delayd_outside::cloud::kubernetes_trainer::KubernetesTrainerSettings;
 use delayd_outside::cloud::registry::OciRegistrySettings;
 use delayd_outside::cloud::{DockerEngineSettings, HttpDocumentSettings, OpenMeteoSettings};
-use delayd_data::formats::{ColumnMapping, ParseLimits};
-use delayd_data::reference::ReferencePolicy;
 use delayd_outside::packaging::SourceSettings;
-use crate::saga::RetryPolicy;
 use delayd_training_job::TuningParameters;
 
 /// `[daemon]`: the process itself.

@@ -4,18 +4,18 @@
 
 use chrono::{DateTime, Utc};
 
-use delayd_judge::decide::OperatorWord;
-use delayd_judge::governor::standing;
 use super::messages::{CommandAnswered, CommandKind, Consider, OperatorCommand};
 use super::snapshot::{self, BREAKER_RESET, PAUSED};
 use super::stage::CoordinatorStage;
 use crate::deployment::messages::RollBackToPrevious;
-use delayd_core::error::{ErrorKind, chain};
-use delayd_core::ids::CycleId;
-use delayd_ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, CycleState, UndoCause, Undoing};
-use delayd_core::failure::StepFailure;
 use crate::telemetry;
 use crate::training::messages::CancelRun;
+use delayd_core::error::{ErrorKind, chain};
+use delayd_core::failure::StepFailure;
+use delayd_core::ids::CycleId;
+use delayd_judge::decide::OperatorWord;
+use delayd_judge::governor::standing;
+use delayd_ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, CycleState, UndoCause, Undoing};
 
 /// What a command answers, and the cycle that has to be driven for it.
 type Obeyed = (CommandAnswered, Option<CycleId>);

@@ -19,20 +19,19 @@ use crate::coordinator::stages::Stages;
 use crate::data::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
 use crate::deployment::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use crate::env::Env;
-use delayd_core::error::ErrorKind;
-use delayd_core::ids::ModelVersion;
-use delayd_ledger::{Cycle, CycleOutcome, UndoCause, Undoing};
-use delayd_outside::packaging::SourceKind;
 use crate::packaging::messages::{
     BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
 };
 use crate::registry::messages::{ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
 use crate::saga::steps::{APPROVE, BUILD, DATASET, DEPLOY, GATE, INGEST, PACKAGE, PUSH, REGISTER, TRAIN, VERIFY};
 use crate::saga::{Saga, StepObserver};
-use delayd_core::failure::StepFailure;
 use crate::training::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
-
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::StepFailure;
+use delayd_core::ids::ModelVersion;
+use delayd_ledger::{Cycle, CycleOutcome, UndoCause, Undoing};
+use delayd_outside::packaging::SourceKind;
 
 /// How a cycle ended, or that it waits for a person.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,7 +177,9 @@ async fn forward(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<C
         .await?;
     let verified: DeploymentVerified = saga
         .step(VERIFY, || async {
-            let answer: DeploymentVerified = stages.verification.ask(VerifyDeployment {
+            let answer: DeploymentVerified = stages
+                .verification
+                .ask(VerifyDeployment {
                     deployment: deployed.deployment,
                     model: registered.version,
                     bundle: registered.bundle.clone(),
@@ -244,7 +245,8 @@ async fn undo(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<Undo
         }
     };
     keep_first(
-        saga.undo(APPROVE, || stages.registry.ask(crate::registry::messages::DemoteModel { version: cycle.model })).await,
+        saga.undo(APPROVE, || stages.registry.ask(crate::registry::messages::DemoteModel { version: cycle.model }))
+            .await,
     );
     let restore = || async {
         let to = stages.deployment.ask(RestoreRelease { failed: cycle.deployment }).await?;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use delayd_judge::decide::{DriftFinding, OperatorWord, PerformanceFinding};
 use delayd_core::ids::{CycleId, DecisionId, ModelVersion};
+use delayd_judge::decide::{DriftFinding, OperatorWord, PerformanceFinding};
 
 /// Weigh whether to start a cycle. A wake-up: what it carries is also in the ledger.
 #[derive(Debug, Clone, Default)]

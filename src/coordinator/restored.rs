@@ -4,12 +4,12 @@
 //! is told at once, and keeps serving.
 
 use super::cycle::CycleContext;
-use delayd_core::error::ErrorKind;
-use delayd_core::ids::DeploymentId;
-use delayd_ledger::{Cycle, Deployment, LedgerError, Model, NewAlert};
-use delayd_core::ports::Severity;
-use delayd_core::failure::StepFailure;
 use crate::verification::messages::VerifyDeployment;
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::StepFailure;
+use delayd_core::ids::DeploymentId;
+use delayd_core::ports::Severity;
+use delayd_ledger::{Cycle, Deployment, LedgerError, Model, NewAlert};
 
 /// What came of it.
 pub(super) struct RestoredVerified {

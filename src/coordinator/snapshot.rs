@@ -4,12 +4,14 @@ use chrono::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use delayd_judge::decide::{DataFreshness, DriftFinding, LiveModel, OperatorWord, PerformanceFinding, Snapshot, Trigger};
-use delayd_judge::governor::{self, GovernorState, PastCycle};
 use crate::env::Env;
-use delayd_core::ids::CycleId;
-use delayd_ledger::{self as ledger, Alias, Cycle, CycleReason, CycleState, Page};
 use delayd_core::failure::StepFailure;
+use delayd_core::ids::CycleId;
+use delayd_judge::decide::{
+    DataFreshness, DriftFinding, LiveModel, OperatorWord, PerformanceFinding, Snapshot, Trigger,
+};
+use delayd_judge::governor::{self, GovernorState, PastCycle};
+use delayd_ledger::{self as ledger, Alias, Cycle, CycleReason, CycleState, Page};
 
 /// Names under which the coordinator keeps what it must not forget.
 pub(super) const PAUSED: &str = "paused";

@@ -6,22 +6,22 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
-use super::cycle::{self, CycleContext, CycleEnd};
-use delayd_judge::decide::{Action, Decision, Snapshot, decide};
 use super::actor::CoordinatorActor;
+use super::cycle::{self, CycleContext, CycleEnd};
 use super::messages::{Consider, Considered};
-use crate::supervision::ActorRef;
 use super::restored::verify_restored;
 use super::snapshot::{self, DRIFT_FINDING, LAST_HOLD, PERFORMANCE_FINDING};
 use crate::data::DataStage;
 use crate::deployment::RolledBack;
 use crate::deployment::messages::{FinishRollback, RollbackVerified};
-use delayd_core::error::ErrorKind;
-use delayd_core::ids::{CycleId, DecisionId};
-use delayd_ledger::{Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
-use delayd_core::ports::Severity;
-use delayd_core::failure::StepFailure;
+use crate::supervision::ActorRef;
 use crate::telemetry;
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::StepFailure;
+use delayd_core::ids::{CycleId, DecisionId};
+use delayd_core::ports::Severity;
+use delayd_judge::decide::{Action, Decision, Snapshot, decide};
+use delayd_ledger::{Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
 
 /// The coordinator's work, apart from its actor.
 #[derive(Clone)]

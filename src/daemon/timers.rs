@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::Daemon;
-use delayd_core::error::chain;
-use delayd_ledger::{Alias, NewAlert};
 use crate::monitoring::messages::CollectDraining;
-use delayd_core::ports::Severity;
-use delayd_core::failure::StepFailure;
 use crate::supervision::ActorState;
+use delayd_core::error::chain;
+use delayd_core::failure::StepFailure;
+use delayd_core::ports::Severity;
+use delayd_ledger::{Alias, NewAlert};
 
 /// A timer that fails this often in a row is told of.
 const TOLD_FAILURES: u32 = 3;

@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use delayd_data::ingest::{Ingested, ObjectNews, ObjectReport};
-use delayd_data::ingest::listed_digest;
 use super::messages::FlightsIngested;
-use delayd_data::validation::{LeftOutSource, QuarantinedRow, quarantine_csv};
 use crate::data::DataStage;
-use delayd_data::FlightRecord;
-use delayd_core::ids::Digest;
-use delayd_ledger::{FlightKey, IngestedObject, KnownOutcome, NewAlert, ObjectStatus, ObjectsLooked};
-use delayd_core::ports::Severity;
 use delayd_core::failure::StepFailure;
+use delayd_core::ids::Digest;
+use delayd_core::ports::Severity;
+use delayd_data::FlightRecord;
+use delayd_data::ingest::listed_digest;
+use delayd_data::ingest::{Ingested, ObjectNews, ObjectReport};
+use delayd_data::validation::{LeftOutSource, QuarantinedRow, quarantine_csv};
+use delayd_ledger::{FlightKey, IngestedObject, KnownOutcome, NewAlert, ObjectStatus, ObjectsLooked};
 
 impl DataStage {
     /// Quarantine first, so that the records can name it; then the ledger: objects

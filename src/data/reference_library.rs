@@ -10,6 +10,7 @@
 //! It deliberately merges nothing: what is not in the newest version is gone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,19 +18,21 @@ use chrono::{DateTime, TimeDelta, Utc};
 use delayd_features::HolidayCalendar;
 use tokio::sync::Mutex;
 
-use delayd_data::DataError;
-use delayd_data::holidays::extend_calendar;
-use delayd_data::reference::stored::{FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key};
-use delayd_data::reference::{Content, ParsedContent, ReferenceChanges, ReferenceData, refused};
-use delayd_data::ObjectReader;
 use crate::config::Settings;
 use crate::env::Env;
 use delayd_core::error::{ErrorKind, chain};
+use delayd_core::failure::StepFailure;
 use delayd_core::ids::Digest;
-use delayd_ledger::{NewAlert, NewReferenceVersion, ReferenceOrigin};
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::{DocumentSource, FetchedDocument, ObjectMeta, ObjectStore, Severity, Validators};
-use delayd_core::failure::StepFailure;
+use delayd_data::DataError;
+use delayd_data::ObjectReader;
+use delayd_data::holidays::extend_calendar;
+use delayd_data::reference::stored::{
+    FetchedCopy, get_if_there, note_of, parsed, store_copy, stored_meta, version_key,
+};
+use delayd_data::reference::{Content, ParsedContent, ReferenceChanges, ReferenceData, refused};
+use delayd_ledger::{NewAlert, NewReferenceVersion, ReferenceOrigin};
 
 /// Where the copy of the holidays' URL lies when no key is configured.
 const HOLIDAYS_COPY: &str = "reference/holidays.ics";
@@ -87,7 +90,7 @@ impl ReferenceLibrary {
     /// A library over the environment's object store.
     #[must_use]
     pub fn new(env: Env, settings: Arc<Settings>, documents: ReferenceDocuments) -> Self {
-        let reader = ObjectReader::new(settings.ingestion.limits, &settings.daemon.state_dir);
+        let reader = ObjectReader::new(settings.ingestion.limits, env.ledger.path().and_then(Path::parent));
         Self { env, settings, documents, reader, shelf: Arc::default() }
     }
 
@@ -314,11 +317,7 @@ enum Copy {
     There(Bytes, Option<FetchedCopy>),
 }
 
-async fn get_copy(
-    store: &dyn ObjectStore,
-    key: &str,
-    only_whether_it_is_there: bool,
-) -> Result<Copy, StepFailure> {
+async fn get_copy(store: &dyn ObjectStore, key: &str, only_whether_it_is_there: bool) -> Result<Copy, StepFailure> {
     if only_whether_it_is_there && stored_meta(store, key).await?.is_some() {
         return Ok(Copy::NotWanted);
     }

@@ -3,30 +3,35 @@
 use super::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
 use crate::supervision::{Request, StageActor};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 
-use delayd_data::contract::Contract;
-use delayd_data::dataset::{BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset};
+use super::reference_library::{ReferenceDocuments, ReferenceLibrary};
+use crate::config::Settings;
+use crate::env::Env;
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::Digest;
+use delayd_core::ports::{Severity, WeatherObservation};
 use delayd_data::DataError;
+use delayd_data::ObjectReader;
+use delayd_data::contract::Contract;
+use delayd_data::dataset::{
+    BuildContext, BuiltDataset, DatasetManifest, DatasetWindow, build_dataset, load_dataset, store_dataset,
+};
 use delayd_data::frozen::{freeze, frozen_inputs, load_frozen};
 use delayd_data::ingest::{IngestOptions, KnownObject, ingest_new};
 use delayd_data::reference::ReferenceData;
-use super::reference_library::{ReferenceDocuments, ReferenceLibrary};
 use delayd_data::sources::{SourceVersion, keep_earlier_copies};
 use delayd_data::training_sets::{Timing, TrainingSet, TrainingSets, assemble_examples, load_training_set};
 use delayd_data::validation::ValidationReport;
 use delayd_data::weather_coverage::{CoverageWindow, WeatherCoverage};
 use delayd_data::{Example, FlightRecord};
-use delayd_data::ObjectReader;
-use crate::config::Settings;
-use crate::env::Env;
-use delayd_core::error::ErrorKind;
-use delayd_core::ids::Digest;
-use delayd_ledger::{self as ledger, DatasetWeather, IngestedObject, NewAlert, ObjectRef, ObjectStatus, Page, RefusedDataset};
-use delayd_core::ports::{Severity, WeatherObservation};
-use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_ledger::{
+    self as ledger, DatasetWeather, IngestedObject, NewAlert, ObjectRef, ObjectStatus, Page, RefusedDataset,
+};
 
 /// The stage's actor.
 pub type DataActor = StageActor<DataStage>;
@@ -51,7 +56,7 @@ impl DataStage {
     pub fn new(env: Env, settings: Arc<Settings>) -> Result<Self, DataError> {
         let contract = Contract::configured(&settings.ingestion.contract_path)?;
         let library = ReferenceLibrary::new(env.clone(), settings.clone(), ReferenceDocuments::default());
-        let reader = ObjectReader::new(settings.ingestion.limits, &settings.daemon.state_dir);
+        let reader = ObjectReader::new(settings.ingestion.limits, env.ledger.path().and_then(Path::parent));
         Ok(Self { env, settings, contract: Arc::new(contract), library, reader, sets: TrainingSets::default() })
     }
 

@@ -10,11 +10,11 @@ use super::messages::RollBackToPrevious;
 use super::serving;
 use super::stage::DeploymentStage;
 use delayd_core::error::ErrorKind;
+use delayd_core::failure::StepFailure;
 use delayd_core::ids::{DeploymentId, ModelVersion};
+use delayd_core::ports::Severity;
 use delayd_ledger::tx::{deployments_of, enqueue_alert, rollback_alias, set_deployment_state, set_setting};
 use delayd_ledger::{Alias, DeploymentState, NewAlert};
-use delayd_core::ports::Severity;
-use delayd_core::failure::StepFailure;
 
 /// The name under which the ledger keeps a rollback that is not finished.
 pub(super) const ROLLBACK: &str = "rollback";

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::rollback::ROLLBACK;
 use crate::env::Env;
+use delayd_core::failure::StepFailure;
 use delayd_core::ids::ModelVersion;
+use delayd_core::ports::Release;
 use delayd_ledger::tx::{alias, approved_deployment_of, model, open_cycle, setting};
 use delayd_ledger::{Alias, LedgerError, Model};
-use delayd_core::ports::Release;
-use delayd_core::failure::StepFailure;
 
 /// The live model, and whether the cluster serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -1,6 +1,8 @@
 //! What rolling out and rolling back do.
 
-use super::messages::{DeployModel, FinishRollback, ModelDeployed, ReconcileReplicas, RestoreRelease, RollBackToPrevious, RollbackVerified};
+use super::messages::{
+    DeployModel, FinishRollback, ModelDeployed, ReconcileReplicas, RestoreRelease, RollBackToPrevious, RollbackVerified,
+};
 use super::rollback::RolledBack;
 use crate::supervision::{Request, StageActor};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,11 +14,11 @@ use super::serving;
 use crate::config::Settings;
 use crate::env::Env;
 use delayd_core::error::ErrorKind;
-use delayd_core::ids::{DeploymentId, Digest};
-use delayd_ledger::{Alias, Deployment, DeploymentState, NewAlert};
-use delayd_core::ports::{Release, Severity};
-use delayd_outside::bundles::BundleStore;
 use delayd_core::failure::StepFailure;
+use delayd_core::ids::{DeploymentId, Digest};
+use delayd_core::ports::{Release, Severity};
+use delayd_ledger::{Alias, Deployment, DeploymentState, NewAlert};
+use delayd_outside::bundles::BundleStore;
 
 /// The stage's actor.
 pub type DeploymentActor = StageActor<DeploymentStage>;
@@ -276,12 +278,12 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
     use delayd_core::clock::SystemClock;
-    use delayd_core::ids::ModelVersion;
-    use delayd_ledger::{Ledger, Page};
-    use delayd_core::ports::{Cluster, ObjectStore, Replica, RolloutProgress};
     use delayd_core::error::PortError;
+    use delayd_core::ids::ModelVersion;
+    use delayd_core::ports::{Cluster, ObjectStore, Replica, RolloutProgress};
+    use delayd_ledger::{Ledger, Page};
+    use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
 
     /// A cluster in which somebody changes the same thing again and again, and whose
     /// only replica dies between any two looks.

@@ -5,14 +5,17 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::config::IngestionSettings;
-use delayd_judge::decide::OperatorWord;
 use crate::deployment::LiveService;
-use delayd_core::ids::{CycleId, DeploymentId, TraceId};
-use delayd_ledger::{Alias, AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, ObjectStatus, Page, ReferenceVersion, RefusedDataset, Run, Step, VerificationRecord};
-use delayd_core::ports::ReferenceKind;
-use delayd_core::ports::Replica;
 use crate::replay::ReplaySpan;
 use crate::supervision::ActorStatus;
+use delayd_core::ids::{CycleId, DeploymentId, TraceId};
+use delayd_core::ports::ReferenceKind;
+use delayd_core::ports::Replica;
+use delayd_judge::decide::OperatorWord;
+use delayd_ledger::{
+    Alias, AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, ObjectStatus,
+    Page, ReferenceVersion, RefusedDataset, Run, Step, VerificationRecord,
+};
 
 /// A part of a list, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -8,8 +8,8 @@ use delayd_http_limits::arrived_late;
 use serde::Serialize;
 
 use delayd_core::error::ErrorKind;
-use delayd_ledger::LedgerError;
 use delayd_core::failure::StepFailure;
+use delayd_ledger::LedgerError;
 
 /// The media type of problems.
 pub(super) const PROBLEM: &str = "application/problem+json";

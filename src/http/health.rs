@@ -8,8 +8,8 @@ use tokio::sync::Mutex;
 
 use super::server::ApiState;
 use crate::env::Env;
-use delayd_core::ports::ReplicaState;
 use crate::supervision::ActorState;
+use delayd_core::ports::ReplicaState;
 
 /// What is known of the service is told again for so long: anybody may ask `/readyz`, as often as they like.
 const SERVICE_KNOWN_FOR: Duration = Duration::from_secs(5);

@@ -4,8 +4,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use delayd_judge::monitoring::drift::{DriftReport, DriftStatus, FeatureDrift, SignalKind};
 use delayd_core::ids::{DriftReportId, ModelVersion};
+use delayd_judge::monitoring::drift::{DriftReport, DriftStatus, FeatureDrift, SignalKind};
 use delayd_ledger::DriftRecord;
 
 /// One evaluation in short.

@@ -10,9 +10,9 @@ use delayd_model::admin::{ReplicaPhase, ReplicaReport};
 use super::memory::Memory;
 use super::messages::Collected;
 use super::stage::MonitorStage;
-use delayd_ledger::{FlightKey, ServedPrediction};
-use delayd_core::ports::{Replica, ReplicaState};
 use delayd_core::failure::StepFailure;
+use delayd_core::ports::{Replica, ReplicaState};
+use delayd_ledger::{FlightKey, ServedPrediction};
 
 /// What came of asking some replicas.
 #[derive(Debug, Default)]
@@ -81,7 +81,9 @@ impl MonitorStage {
             }
             match memory.book.absorb(&restamped(report, now, &process, &mut memory.first_seen)) {
                 Ok(absorbed) => fetched.rows += absorbed.rows,
-                Err(error) => tracing::error!(error = %delayd_core::error::chain(&error), "a replica's counts were left out"),
+                Err(error) => {
+                    tracing::error!(error = %delayd_core::error::chain(&error), "a replica's counts were left out")
+                }
             }
         }
         let predictions = self.fetch_predictions(replicas, &processes, memory).await?;

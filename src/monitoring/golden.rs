@@ -6,14 +6,14 @@ use chrono::{DateTime, Duration, Utc};
 use delayd_model::{Bundle, GoldenRow};
 
 use super::memory::Memory;
-use delayd_judge::monitoring::skew::TrainServeLook;
-use delayd_judge::monitoring::skew::{ScoredTwice, train_serve_skew};
 use super::stage::MonitorStage;
 use delayd_core::error::ErrorKind;
-use delayd_core::ids::ModelVersion;
-use delayd_ledger::NewAlert;
-use delayd_core::ports::{Replica, ReplicaState, Severity};
 use delayd_core::failure::StepFailure;
+use delayd_core::ids::ModelVersion;
+use delayd_core::ports::{Replica, ReplicaState, Severity};
+use delayd_judge::monitoring::skew::TrainServeLook;
+use delayd_judge::monitoring::skew::{ScoredTwice, train_serve_skew};
+use delayd_ledger::NewAlert;
 use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
 
 /// How long a check is good for.

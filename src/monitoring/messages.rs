@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use delayd_judge::monitoring::service::ServiceReport;
 use delayd_judge::decide::{DriftFinding, PerformanceFinding};
+use delayd_judge::monitoring::service::ServiceReport;
 
 /// Look at the replicas and at what came of their predictions, and judge.
 #[derive(Debug, Clone)]

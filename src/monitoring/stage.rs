@@ -13,22 +13,24 @@ use chrono::{DateTime, Duration, Utc};
 use delayd_model::Bundle;
 use tokio::sync::Mutex;
 
-use delayd_judge::monitoring::drift::{self, DriftReport, DriftStatus};
 use super::memory::Memory;
-use delayd_judge::monitoring::performance::{self, PerformanceInputs, PerformanceReport, PerformanceStatus, ValidationBaseline};
-use delayd_judge::monitoring::realised::MaturedPrediction;
-use delayd_outside::service::scrape::Scraper;
-use delayd_judge::monitoring::service::{self, ServiceInputs, ServiceReport};
 use crate::config::Settings;
-use delayd_judge::decide::{DriftFinding, PerformanceFinding};
 use crate::env::Env;
 use delayd_core::error::ErrorKind;
-use delayd_judge::evaluation::Metrics;
-use delayd_core::ids::ModelVersion;
-use delayd_ledger::{Alias, DriftRecord, MetricsWindow, NewAlert};
-use delayd_core::ports::{Replica, ReplicaState, Severity};
-use delayd_outside::bundles::BundleStore;
 use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::ModelVersion;
+use delayd_core::ports::{Replica, ReplicaState, Severity};
+use delayd_judge::decide::{DriftFinding, PerformanceFinding};
+use delayd_judge::evaluation::Metrics;
+use delayd_judge::monitoring::drift::{self, DriftReport, DriftStatus};
+use delayd_judge::monitoring::performance::{
+    self, PerformanceInputs, PerformanceReport, PerformanceStatus, ValidationBaseline,
+};
+use delayd_judge::monitoring::realised::MaturedPrediction;
+use delayd_judge::monitoring::service::{self, ServiceInputs, ServiceReport};
+use delayd_ledger::{Alias, DriftRecord, MetricsWindow, NewAlert};
+use delayd_outside::bundles::BundleStore;
+use delayd_outside::service::scrape::Scraper;
 
 /// Name under which the monitor keeps its memory in the ledger.
 const MEMORY: &str = "monitor";

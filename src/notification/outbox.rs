@@ -21,8 +21,8 @@ use super::policy::{AfterFailure, DeliveryPolicy, Failure, after_failure, is_ref
 use super::route::{UNDELIVERABLE, endpoints_of};
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::AlertId;
-use delayd_ledger::{AlertDelivery, FailedAttempt, Ledger, LedgerError, NewAlert, ToldMessage, tx};
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
+use delayd_ledger::{AlertDelivery, FailedAttempt, Ledger, LedgerError, NewAlert, ToldMessage, tx};
 
 /// What one round did, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::policy::DeliveryPolicy;
 use super::quiet::QuietHours;
 use super::route::Route;
-use delayd_outside::cloud::{MailSettings, SlackSettings, WebhookSettings};
 use delayd_core::fault::Fault;
 use delayd_core::ports::ChannelKind;
+use delayd_outside::cloud::{MailSettings, SlackSettings, WebhookSettings};
 
 /// `[notification]`: who is told of alerts, when, and how patiently.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Delivering alerts, apart from the actor.
 
-use super::messages::{DeliverAlerts};
+use super::messages::DeliverAlerts;
 use crate::supervision::{Request, StageActor};
 use std::sync::Arc;
 

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::ExportSettings;
 use delayd_core::atomic_file::write_atomically;
 use delayd_core::ids::{Digest, ModelVersion};
-use delayd_ledger::{BuildRecord, ImageRecord, Ledger, LedgerError};
 use delayd_core::own_folder;
+use delayd_ledger::{BuildRecord, ImageRecord, Ledger, LedgerError};
 
 /// A pushed image, as other programs need it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]

@@ -1,24 +1,26 @@
 //! What building, packaging, pushing and withdrawing do.
 
-use super::messages::{BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
+use super::messages::{
+    BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
+};
 use crate::supervision::{Request, StageActor};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::export::{self, ImageExport};
+use crate::config::Settings;
+use crate::env::Env;
+use crate::saga::steps::BUILD;
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::{CycleId, Digest, ModelVersion};
+use delayd_core::ports::Severity;
+use delayd_ledger::{BuildRecord, ImageRecord, NewAlert};
+use delayd_outside::bundles::BundleStore;
+use delayd_outside::packaging::ImageBuilder;
 use delayd_outside::packaging::source::{BuildControl, Builds, FinishedBuild, SourceBuilder, SourceError};
 use delayd_outside::packaging::{PackageRequest, oci};
-use crate::config::Settings;
-use crate::saga::steps::BUILD;
-use crate::env::Env;
-use delayd_core::error::ErrorKind;
-use delayd_core::ids::{CycleId, Digest, ModelVersion};
-use delayd_ledger::{BuildRecord, ImageRecord, NewAlert};
-use delayd_outside::packaging::ImageBuilder;
-use delayd_core::ports::Severity;
-use delayd_outside::bundles::BundleStore;
-use delayd_core::failure::{StepFailure, run_blocking};
 
 /// Longer than a build's own limit, `packaging.source.timeout_secs`, can be.
 const BUILD_DEADLINE: Duration = Duration::from_secs(7 * 3600);

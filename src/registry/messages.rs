@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::training::messages::ModelTrained;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_ledger::Cycle;
-use crate::training::messages::ModelTrained;
 
 /// Give a trained bundle its version and make it the candidate.
 #[derive(Debug, Clone)]

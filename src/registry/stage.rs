@@ -1,13 +1,13 @@
 //! What registering, promoting and withdrawing a model do.
 
 use super::messages::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
+use crate::env::Env;
 use crate::supervision::{Request, StageActor};
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_ledger::{Alias, DeploymentState, Model};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::bundles::{bundle_prefix, upload_bundle};
-use crate::env::Env;
-use delayd_core::error::ErrorKind;
-use delayd_ledger::{Alias, DeploymentState, Model};
-use delayd_core::failure::{StepFailure, run_blocking};
 
 /// The stage's actor.
 pub type RegistryActor = StageActor<RegistryStage>;

@@ -17,13 +17,13 @@ use super::world::{World, local_midnight};
 use crate::config::Settings;
 use crate::coordinator::messages::Consider;
 use crate::daemon::{Daemon, StartError};
-use delayd_data::{Example, TimeZones};
-use delayd_core::clock::{Clock, ReplayClock};
-use delayd_core::ids::{CycleId, ModelVersion};
-use delayd_ledger::{Cycle, CycleOutcome, CycleState};
-use delayd_core::failure::StepFailure;
 use crate::saga::StepObserver;
+use delayd_core::clock::{Clock, ReplayClock};
+use delayd_core::failure::StepFailure;
+use delayd_core::ids::{CycleId, ModelVersion};
 use delayd_core::own_folder;
+use delayd_data::{Example, TimeZones};
+use delayd_ledger::{Cycle, CycleOutcome, CycleState};
 
 /// Flights in one request, at most.
 const LARGEST_REQUEST: usize = 2000;

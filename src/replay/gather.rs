@@ -13,15 +13,15 @@ use super::report::{
     Simulated, StepSeconds, Thresholds, compute, write_html, write_json, write_predictions,
 };
 use crate::daemon::Daemon;
-use delayd_data::Example;
 use delayd_core::error::chain;
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::{CycleId, ModelVersion};
+use delayd_data::Example;
 use delayd_judge::evaluation::LookupTable;
 use delayd_judge::evaluation::report::threshold_for_alert_share;
 use delayd_judge::evaluation::score::score_rows;
-use delayd_core::ids::{CycleId, ModelVersion};
-use delayd_ledger::{self as ledger, Alias, CycleOutcome, CycleReason, Ledger, LedgerError, Page};
 use delayd_judge::monitoring::drift::{DriftReport, DriftStatus};
-use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_ledger::{self as ledger, Alias, CycleOutcome, CycleReason, Ledger, LedgerError, Page};
 
 /// One flight that was asked about.
 #[derive(Debug, Clone)]

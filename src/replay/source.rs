@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::config::Settings;
+use delayd_core::ids::Digest;
 use delayd_data::formats::{Container, parse_flights};
 use delayd_data::{DataError, FlightRecord, TimeZones, airports};
-use delayd_core::ids::Digest;
 
 /// Why a folder cannot be replayed.
 #[derive(Debug, thiserror::Error)]

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::ReplayError;
 use crate::daemon::ledger_path;
-use delayd_ledger::ensure_unused;
 use delayd_core::own_folder;
+use delayd_ledger::ensure_unused;
 
 /// Says whose the directory is.
 const MARK: &str = ".replay";

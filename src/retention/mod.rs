@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::Settings;
 use crate::env::Env;
 use delayd_core::error::ErrorKind;
+use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{ModelVersion, RunId};
 use delayd_ledger::Alias;
-use delayd_core::failure::{StepFailure, run_blocking};
 
 /// Name under which the ledger keeps what was removed.
 pub(crate) const SETTING: &str = "retention";

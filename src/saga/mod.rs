@@ -19,12 +19,12 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument;
 
 use crate::env::Env;
-pub use delayd_core::failure::{StepFailure, run_blocking};
-use delayd_core::error::ErrorKind;
-use delayd_core::ids::CycleId;
-use delayd_ledger::{NewAlert, StepState};
-use delayd_core::ports::Severity;
 use crate::telemetry;
+use delayd_core::error::ErrorKind;
+pub use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::CycleId;
+use delayd_core::ports::Severity;
+use delayd_ledger::{NewAlert, StepState};
 
 /// One step of a cycle: its place in the list and its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,4 +27,3 @@ pub use stage_actor::{Request, StageActor};
 pub use status::{ActorState, ActorStatus};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
 pub use turns::Turns;
-

@@ -11,24 +11,24 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use delayd_model::{Bundle, Predictor};
 
-use delayd_training_job::holdout::{Part, part_of};
-use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
 use crate::config::Settings;
 use crate::data::DataStage;
-use delayd_data::{Example, TrainingSet};
 use crate::env::Env;
 use delayd_core::error::{ErrorKind, chain};
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::{Digest, ModelVersion, RunId};
+use delayd_data::{Example, TrainingSet};
 use delayd_judge::evaluation::latency::LatencyReport;
 use delayd_judge::evaluation::report::block_of;
 use delayd_judge::evaluation::robustness::robustness;
 use delayd_judge::evaluation::score::score_rows;
 use delayd_judge::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compare, latency};
-use delayd_core::ids::{Digest, ModelVersion, RunId};
 use delayd_ledger::{Alias, NewDecision, Run, RunState};
-use delayd_training_job::{BundlePlace, TrainingJob, TrainingResult};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::bundles::download_bundle;
-use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_training_job::holdout::{Part, part_of};
+use delayd_training_job::{BundlePlace, TrainingJob, TrainingResult};
+use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
 
 /// The runs under way, each with what stops it. Clones share it, so that an actor that
 /// was restarted can still stop what the one before it began.

@@ -10,20 +10,20 @@ use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
-use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
-use delayd_judge::verification::verify::{VerificationInputs, VerificationReport, verify};
-use delayd_training_job::HoldoutSettings;
 use crate::config::Settings;
 use crate::data::DataStage;
-use delayd_data::Example;
 use crate::env::Env;
 use delayd_core::error::ErrorKind;
-use delayd_ledger::{DeploymentState, VerificationRecord};
-use delayd_outside::service::scrape::Scraper;
+use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ports::ReplicaState;
+use delayd_data::Example;
+use delayd_judge::verification::verify::{VerificationInputs, VerificationReport, verify};
+use delayd_ledger::{DeploymentState, VerificationRecord};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::service::FlightQuestion;
-use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
+use delayd_outside::service::scrape::Scraper;
+use delayd_training_job::HoldoutSettings;
 use delayd_training_job::holdout::{Part, part_of};
 
 /// The stage's actor.

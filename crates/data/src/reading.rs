@@ -64,10 +64,10 @@ fn decide(note: Option<&Note>, digest: &Digest) -> Step {
 }
 
 impl ObjectReader {
-    /// A reader whose notes lie in the state directory.
+    /// A reader whose notes lie in a folder under this one, beside the ledger; none are written where there is none.
     #[must_use]
-    pub fn new(limits: ParseLimits, state_dir: &Path) -> Self {
-        Self { limits, notes: Some(state_dir.join(FOLDER)) }
+    pub fn new(limits: ParseLimits, beside: Option<&Path>) -> Self {
+        Self { limits, notes: beside.map(|folder| folder.join(FOLDER)) }
     }
 
     /// A reader without notes, for programs that end after it.

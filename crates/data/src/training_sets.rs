@@ -14,9 +14,9 @@ use super::frozen::{FrozenInputs, load_frozen};
 use super::reference::ReferenceData;
 use super::weather::WeatherHistory;
 use super::{Example, FlightRecord, OperationsIndex, assemble};
+use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectStore, WeatherObservation};
-use delayd_core::failure::{StepFailure, run_blocking};
 
 /// Examples of one dataset, kept while a cycle needs them.
 #[derive(Debug)]

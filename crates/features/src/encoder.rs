@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
+use crate::error::SpecError;
 use crate::input::{CategoryInput, NumericInput};
 use crate::raw_inputs::{RawInputs, Tables};
 use crate::row::FlightRow;
-use crate::error::SpecError;
 use crate::spec::{FeatureSpec, STANDARDISED_LIMIT, input_named};
 
 /// An encoded row.

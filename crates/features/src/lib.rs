@@ -26,3 +26,6 @@ pub use raw_inputs::RawInputs;
 pub use row::{Airport, FlightRow, great_circle_miles};
 pub use spec::{CategoryFeature, FeatureSpec, FitOptions, NumericFeature, SpecDifference};
 pub use weather::severity;
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use crate::calendar::HolidayCalendar;
 use crate::error::SpecError;
-use crate::raw_inputs::{RawInputs, Tables};
 use crate::input::{CategoryInput, KnownWhen, NumericInput, Transform};
+use crate::raw_inputs::{RawInputs, Tables};
 use crate::row::{Airport, FlightRow};
 
 /// One encoded category: its vocabulary, in index order from 1. Index 0 is the

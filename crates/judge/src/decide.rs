@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::governor::{GovernorPolicy, GovernorState, Permit, permit};
-use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
 use crate::monitoring::drift::DriftStatus;
 use crate::monitoring::performance::PerformanceStatus;
+use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
 
 /// What can ask for a cycle, most pressing first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

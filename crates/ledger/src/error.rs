@@ -192,4 +192,3 @@ impl From<LedgerError> for delayd_core::failure::StepFailure {
         Self::of(error.kind(), &error)
     }
 }
-

@@ -16,7 +16,7 @@ mod golden;
 mod net;
 mod predictor;
 mod reference;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use bundle::{Bundle, BundleError, FileEntry, Manifest, ModelFile};
@@ -25,3 +25,6 @@ pub use golden::{GoldenError, GoldenRow};
 pub use net::{Architecture, DelayNet, NetError, Scratch};
 pub use predictor::{PredictScratch, Prediction, Predictor};
 pub use reference::{CategoryReference, DriftReference, NumericReference, Sketch, SketchCounter, SketchError};
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::join_all;
 
+use delayd_core::error::PortError;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
-use delayd_core::error::PortError;
 
 /// The channels that are switched on.
 #[derive(Debug, Default, Clone)]

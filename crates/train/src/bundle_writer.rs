@@ -14,16 +14,16 @@ use rayon::prelude::*;
 use serde_json::json;
 use tch::Device;
 
-use delayd_judge::evaluation::inputs::{is_operations, is_weather};
-use delayd_judge::evaluation::metrics::Metrics;
-use delayd_training_job::control::EpochRecord;
 use crate::error::TrainingError;
-use crate::network::{Member, ensemble_logits};
-use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
 use crate::input::TrainingInput;
+use crate::network::{Member, ensemble_logits};
 use crate::split::Split;
 use crate::tensors::{EncodedRows, evenly_spaced};
 use crate::weights::{MemberWeights, to_safetensors};
+use delayd_judge::evaluation::inputs::{is_operations, is_weather};
+use delayd_judge::evaluation::metrics::Metrics;
+use delayd_training_job::control::EpochRecord;
+use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
 
 /// Rows of the drift reference, at most.
 const REFERENCE_ROWS: usize = 30_000;

@@ -9,12 +9,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tch::Tensor;
 
-use delayd_judge::evaluation::metrics::roc_auc;
-use delayd_training_job::control::TrainingControl;
 use crate::error::{TrainingError, WhileDoing, stop_if_asked};
 use crate::network::{Member, ensemble_logits};
 use crate::tensors::{EncodedRows, LabelledRows};
 use crate::weights::numeric_columns;
+use delayd_judge::evaluation::metrics::roc_auc;
+use delayd_training_job::control::TrainingControl;
 
 /// Rows it is measured on, at most.
 const ROWS: usize = 3000;

@@ -7,16 +7,16 @@ use chrono::{DateTime, Utc};
 use delayd_features::FitOptions;
 use delayd_model::{Bundle, Predictor};
 
-use delayd_training_job::holdout::{Part, part_of};
-use super::run::{TrainedModel, TrainingInput, train, train_trial};
-use delayd_training_job::tune::{TrialRecord, TrialTask};
-use delayd_training_job::{TrainingControl, TuningParameters};
 use super::TrainingError;
-use delayd_training_job::sample_weights::sample_weights;
+use super::run::{TrainedModel, TrainingInput, train, train_trial};
+use delayd_core::ids::Digest;
 use delayd_data::{Example, TrainingSet};
 use delayd_judge::evaluation::{EvaluationOptions, LookupTable, Majority, evaluate};
-use delayd_core::ids::Digest;
 use delayd_training_job::TrainingJob;
+use delayd_training_job::holdout::{Part, part_of};
+use delayd_training_job::sample_weights::sample_weights;
+use delayd_training_job::tune::{TrialRecord, TrialTask};
+use delayd_training_job::{TrainingControl, TuningParameters};
 
 /// A bundle in a folder.
 #[derive(Debug)]

@@ -19,7 +19,6 @@ pub mod run;
 pub mod schedule;
 pub mod split;
 mod tensors;
-pub mod thread_trainer;
 mod threads;
 mod trainer;
 mod trial;

@@ -1,8 +1,8 @@
 //! `delayd-train`: one piece of a training job. The daemon starts it as a process beside itself, a Kubernetes Job as a
 //! pod; it needs the object store and nothing else: no ledger, no cluster.
 
-use std::io::{BufRead as _, Read as _};
 use std::io::Write as _;
+use std::io::{BufRead as _, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -84,12 +84,10 @@ fn main() -> ExitCode {
         Err(error) => Err(PortError::io("starting the worker", error)),
     };
     match done {
-        Ok(text) => {
-            match writeln!(std::io::stdout(), "{text}") {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            }
-        }
+        Ok(text) => match writeln!(std::io::stdout(), "{text}") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
         Err(error) => {
             eprintln!("delayd-train: {}", chain(&error));
             ExitCode::from(exit_status(error.kind()))
@@ -158,9 +156,10 @@ fn configured(file: Option<&std::path::Path>) -> Result<WorkerSettings, PortErro
             .map_err(|error| PortError::io(format!("reading configuration file {}", path.display()), error))?;
         figment = figment.merge(Toml::string(&text));
     }
-    figment.merge(Env::prefixed("DELAYD__").split("__")).extract().map_err(|error| {
-        PortError::new(ErrorKind::Invalid, "reading the configuration", error.to_string())
-    })
+    figment
+        .merge(Env::prefixed("DELAYD__").split("__"))
+        .extract()
+        .map_err(|error| PortError::new(ErrorKind::Invalid, "reading the configuration", error.to_string()))
 }
 
 /// Settings as the daemon gives them. When standard input ends, the daemon is gone and the work stops.
@@ -169,8 +168,9 @@ fn given(cancel: Arc<AtomicBool>) -> Result<WorkerSettings, PortError> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| PortError::io(action, error))?;
     // What is wrong is not told: the line holds secrets.
-    let settings = serde_json::from_str(&line)
-        .map_err(|_| PortError::new(ErrorKind::Invalid, action, "expected one line of JSON, as the daemon writes it"))?;
+    let settings = serde_json::from_str(&line).map_err(|_| {
+        PortError::new(ErrorKind::Invalid, action, "expected one line of JSON, as the daemon writes it")
+    })?;
     std::thread::spawn(move || {
         let mut rest = Vec::new();
         // An error is an end too.

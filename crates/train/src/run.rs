@@ -10,26 +10,26 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::Device;
 
-use delayd_judge::evaluation::metrics::Metrics;
 use crate::bundle_writer::{self, Parts};
 use crate::calibrate::choose_threshold;
-use delayd_training_job::control::{Progress, TrainingControl};
 use crate::device;
 use crate::error::{TrainingError, stop_if_asked};
-pub use crate::input::TrainingInput;
 use crate::importance::permutation_importance;
-use crate::network::{Member, ensemble_logits};
-use delayd_training_job::params::{CheckedParameters, TrainingParameters};
-use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
+pub use crate::input::TrainingInput;
 use crate::libraries::library_versions;
+use crate::network::{Member, ensemble_logits};
 use crate::split::{Split, age_weights, is_delayed, positive_weight, split};
 use crate::tensors::{EncodedRows, LabelledRows};
 use crate::threads;
 use crate::trainer::{FittedMember, Start, TrainingSets, fit_members};
-use delayd_training_job::tune::derived_seed;
 use crate::trial::{self, TrialRunner, log_odds};
-use delayd_training_job::tune::{TrialRecord, TrialTask, TuningParameters};
 use crate::weights::{MemberWeights, fresh, warm};
+use delayd_judge::evaluation::metrics::Metrics;
+use delayd_training_job::control::{Progress, TrainingControl};
+use delayd_training_job::params::{CheckedParameters, TrainingParameters};
+use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
+use delayd_training_job::tune::derived_seed;
+use delayd_training_job::tune::{TrialRecord, TrialTask, TuningParameters};
 
 /// What a run brings.
 #[derive(Debug, Clone)]

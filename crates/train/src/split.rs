@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Duration, Utc};
 
-use delayd_data::Example;
 use crate::error::TrainingError;
+use delayd_data::Example;
 use delayd_training_job::params::{ClassWeighting, TrainingParameters, ValidationTail};
 
 /// The rows of a run, as indexes into its examples, in time order.

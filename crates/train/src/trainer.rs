@@ -14,17 +14,17 @@ use rand_chacha::ChaCha8Rng;
 use tch::nn::{Adam, AdamW, Optimizer, OptimizerConfig};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use delayd_judge::evaluation::metrics;
-use delayd_training_job::control::{EpochRecord, Progress, TrainingControl};
-use delayd_training_job::tune::derived_seed;
 use crate::error::{TrainingError, WhileDoing, stop_if_asked};
 use crate::network::{Masks, Member};
-use delayd_training_job::params::{OptimizerKind, TrainingParameters};
 use crate::schedule;
 use crate::split::positive_weight;
 use crate::tensors::LabelledRows;
 use crate::threads;
 use crate::weights::MemberWeights;
+use delayd_judge::evaluation::metrics;
+use delayd_training_job::control::{EpochRecord, Progress, TrainingControl};
+use delayd_training_job::params::{OptimizerKind, TrainingParameters};
+use delayd_training_job::tune::derived_seed;
 
 /// Rows to learn from and rows to judge by.
 #[derive(Debug)]
@@ -195,7 +195,7 @@ impl MemberRun<'_> {
         let order = Tensor::f_from_slice(&order).and_then(|t| t.f_to_device(self.sets.device())).while_doing(doing)?;
         let mut total = Tensor::f_zeros([1], (Kind::Double, self.sets.device())).while_doing(doing)?;
         for batch in 0..steps.batches {
-            stop_if_asked(&self.control, epoch)?;
+            stop_if_asked(self.control, epoch)?;
             // Batches of equal size: a tiny last one would pull the weights about.
             let bounds = |n: usize| (n * train.rows() / steps.batches) as i64;
             let (start, end) = (bounds(batch), bounds(batch + 1));

@@ -8,15 +8,15 @@ use delayd_model::Architecture;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use delayd_core::error::chain;
-use delayd_training_job::control::{Progress, TrainingControl};
 use crate::error::{TrainingError, stop_if_asked};
-use delayd_training_job::params::{CheckedParameters, TrainingParameters};
 use crate::threads;
 use crate::trainer::{Start, TrainingSets, fit_members};
+use crate::weights::fresh;
+use delayd_core::error::chain;
+use delayd_training_job::control::{Progress, TrainingControl};
+use delayd_training_job::params::{CheckedParameters, TrainingParameters};
 use delayd_training_job::tune::derived_seed;
 use delayd_training_job::tune::{Search, TrialOutcome, TrialRecord, TrialTask, TuningParameters, TuningReport};
-use crate::weights::fresh;
 
 /// What trials learn from, and how long they may take.
 pub(crate) struct TrialRunner<'a> {

@@ -13,8 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use delayd_judge::evaluation::robustness::standard_normal;
 use crate::error::TrainingError;
+use delayd_judge::evaluation::robustness::standard_normal;
 
 /// Standard deviation of a fresh embedding.
 const EMBEDDING_STD: f32 = 0.1;

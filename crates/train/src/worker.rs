@@ -17,11 +17,13 @@ use tokio::sync::watch;
 
 use super::job::JobInputs;
 use super::{TrainingError, run_on_thread};
-use delayd_data::training_sets::{TrainingSet, load_training_set};
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::ObjectStore;
+use delayd_data::training_sets::{TrainingSet, load_training_set};
 use delayd_outside::bundles::{bundle_prefix, download_bundle, upload_bundle};
-use delayd_training_job::documents::{FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, json, put_json};
+use delayd_training_job::documents::{
+    FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, json, put_json,
+};
 use delayd_training_job::{Progress, TrainingControl, TrainingJob, TuningParameters};
 
 /// News of a run are written no more often than this.

@@ -15,12 +15,12 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::ids::{Digest, RunId};
-use delayd_core::ports::ObjectStore;
 use crate::job::TrainingJob;
 use crate::tune::{TrialRecord, TrialTask};
 use crate::{Progress, TrainingParameters, TrainingReport, TuningReport};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::{Digest, RunId};
+use delayd_core::ports::ObjectStore;
 
 const ROOT: &str = "training-jobs/";
 const DOCUMENT: &str = "job.json";

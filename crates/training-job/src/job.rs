@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use delayd_data::frozen::FrozenInputs;
-use delayd_data::training_sets::Timing;
+use super::{HoldoutSettings, TrainingControl, TrainingParameters, TrainingPolicy, TrainingReport, TuningParameters};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{CycleId, Digest, RunId, TraceId};
-use super::{HoldoutSettings, TrainingControl, TrainingParameters, TrainingPolicy, TrainingReport, TuningParameters};
+use delayd_data::frozen::FrozenInputs;
+use delayd_data::training_sets::Timing;
 
 /// Everything that defines a training run. It names its inputs by digest and holds
 /// no data, so that it can be stored, compared and sent.

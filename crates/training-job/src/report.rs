@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 use delayd_model::{Architecture, Calibration};
 use serde::{Deserialize, Serialize};
 
-use delayd_judge::evaluation::metrics::Metrics;
 use crate::control::EpochRecord;
 use crate::params::TrainingParameters;
 use crate::tune::TuningReport;
+use delayd_judge::evaluation::metrics::Metrics;
 
 /// The threshold and what it does on the rows it was chosen on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

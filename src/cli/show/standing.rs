@@ -4,7 +4,9 @@ use super::cycles::outcome;
 use super::words::{sentence, words};
 use crate::http::CycleDocument;
 use delayd_core::ids::{DeploymentId, ModelVersion};
-use delayd_ledger::{Alias, AliasRecord, Cycle, CycleOutcome, CycleState, Deployment, DeploymentState, Model, StepState};
+use delayd_ledger::{
+    Alias, AliasRecord, Cycle, CycleOutcome, CycleState, Deployment, DeploymentState, Model, StepState,
+};
 
 /// The release that serves: of those approved, the newest.
 pub(super) fn serving(newest_first: &[Deployment]) -> Option<DeploymentId> {

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::limits::Limits;
 use crate::config::{HttpSettings, Role};
-use delayd_core::error::chain;
 use crate::http::error::Problem;
+use delayd_core::error::chain;
 
 /// How somebody reached the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -171,9 +171,9 @@ fn user_name(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use delayd_core::secret::Secret;
     use crate::config::TokenSettings;
     use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+    use delayd_core::secret::Secret;
 
     const TOKEN: &str = "a-token-of-forty-characters-or-thereabout";
 

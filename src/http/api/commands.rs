@@ -1,6 +1,5 @@
 //! Commands: what an administrator may ask of the loop.
 
-
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
@@ -13,7 +12,6 @@ use crate::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand
 use crate::http::access::{Session, Via};
 use crate::http::error::{Problem, unread_body};
 use crate::http::server::ApiState;
-
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(web::resource("/{command:retrain|cancel|rollback|approve|reject|pause|resume}").post(command));

@@ -5,12 +5,12 @@ use actix_web::{HttpResponse, web};
 
 use super::cycles::Lines;
 use super::parsed;
-use delayd_core::error::ErrorKind;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use delayd_core::ids::CycleId;
-use delayd_core::failure::{StepFailure, run_blocking};
 use crate::telemetry::cycle_log_path;
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::CycleId;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(web::resource("/cycles/{id}/log").get(cycle_log));

@@ -5,14 +5,14 @@ use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
 use super::{Listing, parsed};
-use delayd_core::error::ErrorKind;
 use crate::http::documents::{CycleDocument, Listed};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{CycleId, DecisionId};
 use delayd_ledger::{Cycle, Decision};
 use delayd_outside::packaging::source::build_log_path;
-use delayd_core::failure::{StepFailure, run_blocking};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config

@@ -12,10 +12,10 @@ use futures::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use delayd_core::error::chain;
 use crate::http::access::Session;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
+use delayd_core::error::chain;
 use delayd_ledger::{Event, Ledger, LedgerError};
 
 /// Streams that are open at a time.

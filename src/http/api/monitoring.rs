@@ -6,14 +6,14 @@ use chrono::{DateTime, Duration, Utc};
 use serde::Deserialize;
 
 use super::{Listing, parsed};
-use delayd_core::error::ErrorKind;
 use crate::http::documents::{Listed, ReferenceDocument};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
+use crate::monitoring::drift_brief::DriftBrief;
+use delayd_core::error::ErrorKind;
+use delayd_core::failure::StepFailure;
 use delayd_core::ids::DriftReportId;
 use delayd_ledger::{DriftRecord, MetricsWindow};
-use crate::monitoring::drift_brief::DriftBrief;
-use delayd_core::failure::StepFailure;
 
 /// As far back as `/monitoring` looks, in days.
 const LONGEST_LOOK_DAYS: u32 = 400;

@@ -7,9 +7,9 @@ use super::{Listing, parsed};
 use crate::http::documents::{DeploymentDocument, Listed};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
+use crate::packaging::export::ImageExport;
 use delayd_core::ids::{DeploymentId, ModelVersion};
 use delayd_ledger::{Deployment, ImageRecord, VerificationRecord};
-use crate::packaging::export::ImageExport;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config

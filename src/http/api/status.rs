@@ -6,13 +6,13 @@ use super::Listing;
 use crate::config::Role;
 use crate::coordinator::paused;
 use crate::deployment::live_service;
-use delayd_core::error::chain;
 use crate::http::access::Session;
 use crate::http::documents::{Listed, StatusDocument};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use delayd_ledger::{AuditRecord, Page};
 use crate::replay::ReplaySpan;
+use delayd_core::error::chain;
+use delayd_ledger::{AuditRecord, Page};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config

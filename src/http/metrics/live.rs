@@ -8,8 +8,8 @@ use super::catalogue as names;
 use super::page::Page;
 use crate::deployment::LiveService;
 use crate::http::tls::ServedCertificate;
-use delayd_core::ports::{Replica, ReplicaState};
 use crate::supervision::{ActorState, ActorStatus};
+use delayd_core::ports::{Replica, ReplicaState};
 
 const REPLICA_STATES: [(&str, ReplicaState); 4] = [
     ("starting", ReplicaState::Starting),

@@ -27,14 +27,14 @@ use super::error::Problem;
 use super::server::ApiState;
 use super::tls::ServedCertificate;
 use crate::config::Settings;
-use delayd_judge::governor::GovernorPolicy;
 use crate::deployment::live_service;
 use crate::env::Env;
-use delayd_core::ids::CycleId;
-use delayd_core::failure::{StepFailure, run_blocking};
 use crate::saga::StepObserver;
 use crate::supervision::Supervision;
 use counted::Counted;
+use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::ids::CycleId;
+use delayd_judge::governor::GovernorPolicy;
 use page::Page;
 
 pub use requests::count_requests;
@@ -112,7 +112,8 @@ impl Metrics {
             live::served(&mut page, live_service(env).await?.as_ref());
             Ok(page)
         };
-        let io = |error: std::io::Error| StepFailure::new(delayd_core::error::ErrorKind::of_io(&error), error.to_string());
+        let io =
+            |error: std::io::Error| StepFailure::new(delayd_core::error::ErrorKind::of_io(&error), error.to_string());
         let files = async { run_blocking(move || live::files(&state_dir)).await?.map_err(io) };
         let process = async { run_blocking(live::process).await?.map_err(io) };
         let certificate = async {

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use delayd_core::ports::{Replica, ReplicaState};
 use delayd_core::failure::StepFailure;
+use delayd_core::ports::{Replica, ReplicaState};
 
 /// One group of targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,13 +4,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
+use crate::supervision::SupervisionPolicy;
 use delayd_core::clock::SystemClock;
 use delayd_core::error::ErrorKind;
-use delayd_ledger::Ledger;
-use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
 use delayd_core::error::PortError;
-use crate::supervision::SupervisionPolicy;
+use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
+use delayd_ledger::Ledger;
+use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
 
 /// A cluster that nobody reaches.
 #[derive(Debug)]

@@ -6,11 +6,11 @@ use delayd_model::admin::{LatencyHistogram, ReplicaPhase, ReplicaReport, Request
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::testing::{FixedCluster, env, live_model};
 use delayd_core::clock::ReplayClock;
 use delayd_core::ids::DeploymentId;
 use delayd_ledger::{FlightKey, KnownOutcome, Page, ServedPrediction};
 use delayd_outside::service::scrape::ScrapePolicy;
-use crate::testing::{FixedCluster, env, live_model};
 
 const MODEL: ModelVersion = ModelVersion(1);
 

@@ -92,8 +92,8 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use delayd_core::error::chain;
     use crate::replay::report::fixture;
+    use delayd_core::error::chain;
 
     #[test]
     fn the_json_reads_back_as_the_same_report_and_has_the_documented_keys() {

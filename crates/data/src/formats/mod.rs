@@ -28,8 +28,8 @@ use super::error::DataError;
 use super::flight::FlightRecord;
 use super::local_time::TimeZones;
 use super::validation::QuarantinedRow;
-use delayd_core::fault::Fault;
 use convert::Converter;
+use delayd_core::fault::Fault;
 use rows::Rows;
 
 /// Columns of an object, at most: BTS's files have 110.

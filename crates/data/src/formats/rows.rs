@@ -7,9 +7,9 @@ use polars::prelude::{AnyValue, DataFrame};
 
 use super::ParseLimits;
 use crate::error::DataError;
-use crate::formats::parquet_rows::ParquetRows;
 use crate::formats::MAX_COLUMNS;
 use crate::formats::MAX_NAME_BYTES;
+use crate::formats::parquet_rows::ParquetRows;
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 use crate::airports::{AirportChanges, parse_airports};
+use crate::formats::ParseLimits;
 use crate::holidays::{parse_events_csv, parse_icalendar};
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::Severity;
-use crate::formats::ParseLimits;
 
 /// Codes or days that an alert names, at most; all are in the ledger.
 const NAMED_IN_ALERTS: usize = 20;

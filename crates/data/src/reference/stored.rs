@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::content::{Content, ParsedContent};
 use crate::DataError;
+use crate::ObjectReader;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::{ObjectMeta, ObjectStore, Validators};
-use crate::ObjectReader;
 
 /// What is known of a fetched copy, kept beside it as `<key>.fetched.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,12 +63,7 @@ pub async fn note_of(store: &dyn ObjectStore, key: &str) -> Result<Option<Fetche
 
 /// Writes the copy first and its note second: a crash in between only makes the
 /// next fetch a whole one.
-pub async fn store_copy(
-    store: &dyn ObjectStore,
-    key: &str,
-    body: Bytes,
-    note: &FetchedCopy,
-) -> Result<(), DataError> {
+pub async fn store_copy(store: &dyn ObjectStore, key: &str, body: Bytes, note: &FetchedCopy) -> Result<(), DataError> {
     let json = serde_json::to_vec(note).map_err(|error| DataError::Internal(format!("note of {key}: {error}")))?;
     store.put(key, body).await?;
     store.put(&note_key(key), Bytes::from(json)).await?;

@@ -9,9 +9,9 @@ use tokio::sync::Mutex;
 use super::content::Content;
 use super::stored::{parsed, stored_meta};
 use crate::DataError;
+use crate::ObjectReader;
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::{ObjectMeta, ObjectStore};
-use crate::ObjectReader;
 
 /// Airports by IATA code.
 type Airports = BTreeMap<String, Airport>;

@@ -120,8 +120,8 @@ impl LookupTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use delayd_data::Outcome;
     use chrono::{DateTime, Duration, Utc};
+    use delayd_data::Outcome;
 
     fn example(carrier: &str, departure: &str, delayed: bool) -> Example {
         let departure: DateTime<Utc> = departure.parse().unwrap();

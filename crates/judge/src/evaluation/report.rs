@@ -5,7 +5,6 @@ use delayd_features::FlightRow;
 use delayd_model::Predictor;
 use serde::{Deserialize, Serialize};
 
-use delayd_data::Example;
 use crate::evaluation::baselines::{LookupTable, Majority};
 use crate::evaluation::intervals::{BlockBootstrap, Interval, delong, percentile_interval, wilson};
 use crate::evaluation::latency::{self, LatencyReport};
@@ -13,6 +12,7 @@ use crate::evaluation::metrics::{Metrics, Ranked, log_loss};
 use crate::evaluation::robustness::{PerturbedMetrics, robustness};
 use crate::evaluation::score::score_rows;
 use crate::evaluation::slices::{SliceMetrics, by_slice};
+use delayd_data::Example;
 
 /// How much effort goes into an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,10 +9,10 @@ use delayd_model::admin::ReplicaReport;
 use serde::{Deserialize, Serialize};
 
 use super::measurement::Measurement;
-use crate::verification::measurement::ProbeResult;
-use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use crate::monitoring::skew::{ScoredTwice, SkewPolicy, score_skew, train_serve_skew};
 use crate::monitoring::stats::{Interval, normal_quantile, wilson};
+use crate::verification::measurement::ProbeResult;
+use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Replica, ReplicaState};
 
 /// What a deployment has to meet.

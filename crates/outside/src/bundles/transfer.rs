@@ -8,8 +8,8 @@ use delayd_model::Bundle;
 
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::Digest;
-use delayd_core::ports::ObjectStore;
 use delayd_core::own_folder;
+use delayd_core::ports::ObjectStore;
 
 const MANIFEST: &str = "manifest.json";
 

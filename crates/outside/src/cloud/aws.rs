@@ -25,9 +25,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 pub(super) use self::failure::port_error;
-use delayd_core::secret::Secret;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::http_client::HttpClientSettings;
+use delayd_core::secret::Secret;
 
 /// Who asks, and from where; the part of a service's settings that all have.
 #[derive(Debug, Clone, Copy)]

@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use delayd_core::error::{ErrorKind, PortError, chain};
+use crate::packaging::ImageBuilder;
 use crate::packaging::docker_context::{self, DockerContext};
 use crate::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive};
-use crate::packaging::ImageBuilder;
+use delayd_core::error::{ErrorKind, PortError, chain};
 
 /// Where the engine listens unless something else is said (dockerd's default).
 const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";

@@ -12,12 +12,12 @@ use reqwest::header::{ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_M
 use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use delayd_core::http_client::read_limited;
-use delayd_core::fault::Fault;
-use delayd_core::secret::Secret;
 use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::fault::Fault;
+use delayd_core::http_client::read_limited;
 use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
 use delayd_core::ports::{DocumentSource, FetchedDocument, Validators};
+use delayd_core::secret::Secret;
 
 /// The longest refusal that is read, in bytes.
 const LONGEST_REFUSAL: usize = 64 * 1024;

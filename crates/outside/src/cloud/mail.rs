@@ -19,8 +19,8 @@ use tokio::sync::Mutex;
 use super::mail_message::{MailHeaders, mail};
 use super::mail_session::{Deadline, SessionError, connect, tls_parameters};
 pub use super::mail_settings::{MailSettings, MailTls};
-use delayd_core::error::{ErrorKind, PortError};
 use crate::templates::Templates;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
 
 /// A connection that was not used for this long is not used again: servers drop

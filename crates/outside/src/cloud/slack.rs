@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::slack_message::{SlackMessage, plain_payload};
-use delayd_core::fault::Fault;
-use delayd_core::secret::Secret;
-use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
 use crate::templates::Templates;
-use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::fault::Fault;
 use delayd_core::http_client::read_beginning;
+use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+use delayd_core::secret::Secret;
 
 const TELLING: &str = "telling Slack";
 const ASKING: &str = "asking Slack";

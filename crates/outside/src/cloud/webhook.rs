@@ -11,13 +11,13 @@ use serde_json::json;
 use sha2::Sha256;
 
 use super::slack::secret_url;
-use delayd_core::fault::Fault;
-use delayd_core::secret::Secret;
-use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
 use crate::templates::Templates;
-use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::fault::Fault;
 use delayd_core::http_client::read_beginning;
+use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+use delayd_core::secret::Secret;
 
 const TELLING: &str = "telling the webhook";
 const ASKING: &str = "asking the webhook";

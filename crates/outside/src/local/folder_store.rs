@@ -12,9 +12,9 @@ use chrono::{DateTime, Utc};
 
 use delayd_core::atomic_file::{StagedFile, remove_abandoned};
 use delayd_core::error::ErrorKind;
-use delayd_core::ports::{ObjectMeta, ObjectStore, check_key, check_prefix};
 use delayd_core::error::PortError;
 use delayd_core::own_folder;
+use delayd_core::ports::{ObjectMeta, ObjectStore, check_key, check_prefix};
 
 /// Where objects are written before they get their name. On the same file
 /// system as the objects, and no key leads there.

@@ -3,8 +3,8 @@
 
 use async_trait::async_trait;
 
-use delayd_core::ports::{Alert, ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 use delayd_core::error::PortError;
+use delayd_core::ports::{Alert, ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 
 /// One log event per alert, at the level of its severity.
 #[derive(Debug, Default, Clone, Copy)]

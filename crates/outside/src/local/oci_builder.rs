@@ -3,10 +3,10 @@
 
 use async_trait::async_trait;
 
-use delayd_core::error::chain;
-use crate::packaging::{PackageRequest, PackagedImage, package};
 use crate::packaging::ImageBuilder;
+use crate::packaging::{PackageRequest, PackagedImage, package};
 use delayd_core::error::PortError;
+use delayd_core::error::chain;
 
 /// Builds images by itself.
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use delayd_core::atomic_file::{StagedFile, remove_abandoned, write_atomically};
-use delayd_core::ids::Digest;
-use delayd_core::own_folder;
 use crate::packaging::oci::{Descriptor, LAYOUT_FILE, Layout, Manifest, REF_NAME, copy_hashing};
 use crate::packaging::{PackagingError, check_repository};
-use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
+use delayd_core::atomic_file::{StagedFile, remove_abandoned, write_atomically};
 use delayd_core::error::PortError;
+use delayd_core::ids::Digest;
+use delayd_core::own_folder;
+use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
 
 /// Images as OCI layout folders under one root.
 #[derive(Debug, Clone)]

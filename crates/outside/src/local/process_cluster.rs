@@ -28,8 +28,8 @@ use socket2::{Domain, Socket, Type};
 use self::public_port::PublicAnswers;
 use self::state::{ClusterState, Phase, ReplicaRecord};
 use delayd_core::error::ErrorKind;
-use delayd_core::ports::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 use delayd_core::error::PortError;
+use delayd_core::ports::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 
 /// A replica that has not answered a probe by then counts as silent.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);

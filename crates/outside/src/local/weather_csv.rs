@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 
-use delayd_data::weather::parse_weather_csv;
 use delayd_core::error::{PortError, chain};
+use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectMeta, ObjectStore, WeatherObservation, WeatherSource};
 use delayd_data::DataError;
 use delayd_data::ObjectReader;
-use delayd_core::ids::Digest;
+use delayd_data::weather::parse_weather_csv;
 
 /// Answers from every weather file under a prefix.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ impl WeatherCsv {
             reader.read(&key, &digest, |limits| parse_weather_csv(&key, &body, limits)).flatten()
         });
         let parsed = parsed.await;
-        let parsed =
-            parsed.map_err(|error| PortError::new(delayd_core::error::ErrorKind::Internal, action(), error.to_string()))?;
+        let parsed = parsed
+            .map_err(|error| PortError::new(delayd_core::error::ErrorKind::Internal, action(), error.to_string()))?;
         let (observations, report) = parsed.map_err(|error| PortError::new(error.kind(), action(), chain(&error)))?;
         if report.rejected_count > 0 || !report.implausible.is_empty() {
             tracing::warn!(

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use delayd_core::error::PortError;
 use crate::packaging::{PackageRequest, PackagedImage};
+use delayd_core::error::PortError;
 
 /// A builder of images.
 ///

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use delayd_judge::verification::measurement::{ProbeAnswer, ProbeResult};
 use delayd_core::error::chain;
 use delayd_core::http_client::{read_limited, transport_error};
+use delayd_judge::verification::measurement::{ProbeAnswer, ProbeResult};
 
 /// The longest answer that is read, in bytes.
 const MOST_ANSWER_BYTES: usize = 1 << 20;
@@ -76,8 +76,10 @@ struct PredictedFlight {
 /// When the HTTP client cannot be set up, as with a malformed header.
 pub async fn replay(base_url: &str, rows: &[ProbeRow], policy: &ProbePolicy) -> Result<ProbeResult, reqwest::Error> {
     // The service is addressed directly: a proxy of the environment is for the world outside.
-    let client =
-        delayd_core::http_client::client_builder().timeout(Duration::from_millis(policy.timeout_ms)).no_proxy().build()?;
+    let client = delayd_core::http_client::client_builder()
+        .timeout(Duration::from_millis(policy.timeout_ms))
+        .no_proxy()
+        .build()?;
     let url = format!("{}/predict", base_url.trim_end_matches('/'));
     let started = Instant::now();
     let deadline = Duration::from_secs(policy.deadline_secs);

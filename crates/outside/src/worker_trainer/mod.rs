@@ -18,10 +18,12 @@ pub use pool::{Worker, WorkerPool, WorkerState};
 
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::RunId;
-use delayd_training_job::{BundlePlace, Trainer, TrainingJob, TrainingResult};
 use delayd_core::ports::ObjectStore;
+use delayd_training_job::documents::{
+    FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, put_json, run_prefix,
+};
 use delayd_training_job::tune::{Search, TrialOutcome, TrialRecord, TrialTask};
-use delayd_training_job::documents::{FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, put_json, run_prefix};
+use delayd_training_job::{BundlePlace, Trainer, TrainingJob, TrainingResult};
 use delayd_training_job::{CheckedParameters, Progress, TrainingControl, TuningReport};
 
 /// Looks in a row that may fail because something outside is away; the saga waits

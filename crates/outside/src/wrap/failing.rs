@@ -11,9 +11,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use delayd_core::error::ErrorKind;
-use delayd_core::ids::Digest;
-use delayd_core::ports::{Cluster, Endpoint, ImageRegistry, Notice, Notifier, ObjectMeta, ObjectStore, PushedImage, Release, Replica, RolloutProgress, Undelivered};
 use delayd_core::error::PortError;
+use delayd_core::ids::Digest;
+use delayd_core::ports::{
+    Cluster, Endpoint, ImageRegistry, Notice, Notifier, ObjectMeta, ObjectStore, PushedImage, Release, Replica,
+    RolloutProgress, Undelivered,
+};
 
 /// Which calls fail. Clones share the plan, so that a test keeps one in hand.
 #[derive(Debug, Clone, Default)]

@@ -18,9 +18,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use delayd_core::error::ErrorKind;
+use delayd_core::error::PortError;
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ImageRegistry, ObjectMeta, ObjectStore, PushedImage};
-use delayd_core::error::PortError;
 
 /// How often and how fast to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

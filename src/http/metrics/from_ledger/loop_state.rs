@@ -4,15 +4,15 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{by_name, document, moment, number, put_counts};
-use crate::saga::steps::STEPS;
-use delayd_judge::governor::{GovernorPolicy, GovernorState, standing};
 use crate::coordinator::past_cycle;
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::counted::seconds;
 use crate::http::metrics::page::Page;
+use crate::saga::steps::STEPS;
+use delayd_core::ports::ChannelKind;
+use delayd_judge::governor::{GovernorPolicy, GovernorState, standing};
 use delayd_ledger::tx::cycles_page;
 use delayd_ledger::{CycleState, Page as LedgerPage};
-use delayd_core::ports::ChannelKind;
 
 const REASONS: [&str; 5] = ["bootstrap", "drift", "performance", "scheduled", "manual"];
 const OUTCOMES: [&str; 6] = ["deployed", "kept_live", "failed", "cancelled", "rolled_back", "stuck"];

@@ -100,7 +100,7 @@ fn nobody_stumbles_in_the_light_the_dark_or_on_a_phone() {
     const TEST: &str = "nobody_stumbles_in_the_light_the_dark_or_on_a_phone";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.html");
-    let faults = include_str!("../../../../tests/browser/accessibility.js");
+    let faults = include_str!("../../../../tests/page/browser/accessibility.js");
     let tell = format!(
         "<script>setTimeout(() => {{ const told = (() => {{ {faults} }})(); \
          document.body.replaceChildren(...told.map((fault) => `FAULT ${{fault}}\\n`)) }}, 1000)</script></body>"

@@ -8,8 +8,8 @@ use crate::cloud::aws::{AwsAccess, is_base_url};
 use crate::cloud::registry::UploadSettings;
 use crate::cloud::registry::settings::{Faults, is_host, repository_or_nothing};
 use delayd_core::fault::Fault;
-use delayd_core::secret::Secret;
 use delayd_core::http_client::HttpClientSettings;
+use delayd_core::secret::Secret;
 
 /// `[registry.ecr]`: a private registry of Amazon ECR.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -43,9 +43,9 @@ use self::manifest::ApiVersions;
 use self::owner::Owner;
 use self::proxy::LoopbackProxy;
 pub use self::settings::{Access, KubernetesSettings, ServiceObject};
+use delayd_core::error::PortError;
 use delayd_core::http_client::transport_error;
 use delayd_core::ports::{Cluster, Release, Replica, RolloutProgress};
-use delayd_core::error::PortError;
 
 /// How the service runs on Kubernetes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::OnceCell;
 
+use delayd_core::atomic_file::write_atomically;
 use delayd_core::error::ErrorKind;
 use delayd_core::error::PortError;
-use delayd_core::atomic_file::write_atomically;
 
 const FILE: &str = "kubernetes-owner";
 

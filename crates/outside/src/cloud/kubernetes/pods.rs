@@ -10,8 +10,8 @@ use super::diagnosis::{condition_holds, of_pod};
 use super::manifest::{DEPLOYMENT_LABEL, MODEL_LABEL};
 use delayd_core::error::ErrorKind;
 use delayd_core::error::PortError;
-use delayd_core::ports::{Replica, ReplicaState};
 use delayd_core::http_client::read_limited;
+use delayd_core::ports::{Replica, ReplicaState};
 
 /// How long a pod may take to tell its memory; without it the answer is unknown.
 const MEMORY_DEADLINE: Duration = Duration::from_secs(2);

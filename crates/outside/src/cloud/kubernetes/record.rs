@@ -14,8 +14,8 @@ use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use super::KubernetesCluster;
 use super::manifest::{FIELD_MANAGER, MANAGED_BY_LABEL, Manifest, OWNER_ANNOTATION, RELEASE_ANNOTATION, SERVICE_LABEL};
 use delayd_core::error::ErrorKind;
-use delayd_core::ids::DeploymentId;
 use delayd_core::error::PortError;
+use delayd_core::ids::DeploymentId;
 use delayd_core::ports::Release;
 
 /// Tells the two sorts of ConfigMaps apart.

@@ -13,8 +13,8 @@ use super::manifest::Manifest;
 use super::record::{Record, release_of};
 use super::rollout::{Failure, Planned};
 use super::settings::ServiceObject;
-use delayd_core::error::{ErrorKind, chain};
 use delayd_core::error::PortError;
+use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::Release;
 
 /// Differences told of one object.

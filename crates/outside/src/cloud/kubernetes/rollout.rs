@@ -15,8 +15,8 @@ use super::record::Record;
 use super::settings::ServiceObject;
 use super::standing::Standing;
 use super::templates::{self, Surroundings};
-use delayd_core::error::{ErrorKind, chain};
 use delayd_core::error::PortError;
+use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::{Release, RolloutProgress};
 
 type Progress<'a> = &'a (dyn Fn(RolloutProgress) + Send + Sync);

@@ -15,10 +15,10 @@ use super::manifest::DEPLOYMENT_LABEL;
 use super::pods::is_serving;
 use super::rollout::Failure;
 use super::standing::name;
-use delayd_core::error::{ErrorKind, chain};
 use delayd_core::error::PortError;
-use delayd_core::ports::Release;
+use delayd_core::error::{ErrorKind, chain};
 use delayd_core::http_client::read_beginning;
+use delayd_core::ports::Release;
 
 /// Endpoints reach every node within seconds; a rollout that became ready at the
 /// last moment gets this long for it.

@@ -13,8 +13,8 @@ use super::manifest::{
     ApiVersions, DEPLOYMENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, Manifest, SERVICE_LABEL,
 };
 use super::settings::{KubernetesSettings, ServiceObject};
-use delayd_core::error::{ErrorKind, chain};
 use delayd_core::error::PortError;
+use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::Release;
 
 /// Port of the container for clients; the image's command says so.

@@ -11,8 +11,8 @@ use super::pace::Pacer;
 use super::plan::{Endpoint, Request};
 use super::settings::OpenMeteoSettings;
 use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::http_client::{kind_of_status, retry_after, transport_error};
 use delayd_core::http_client::read_limited;
+use delayd_core::http_client::{kind_of_status, retry_after, transport_error};
 
 /// The longest answer in bytes for one place and day: 24 hours of nine numbers of
 /// at most 20 characters, their moments and names, with room to spare.

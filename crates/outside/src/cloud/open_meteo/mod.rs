@@ -31,11 +31,11 @@ use self::answer::Hour;
 use self::cache::{Cache, CachedDay, Month, MonthKey, merged};
 use self::client::ApiClient;
 use self::plan::{Endpoint, Missing, Place, Request, days_between, requests};
-use delayd_data::reference::AirportTable;
-use delayd_data::weather::drop_implausible;
 use delayd_core::clock::Clock;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::{ObjectStore, WeatherAnswer, WeatherObservation, WeatherSource};
+use delayd_data::reference::AirportTable;
+use delayd_data::weather::drop_implausible;
 
 /// A place that every weather API knows, for asking whether one answers: New
 /// York's Kennedy airport.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use delayd_core::fault::Fault;
-use delayd_core::secret::Secret;
 use delayd_core::http_client::HttpClientSettings;
+use delayd_core::secret::Secret;
 
 /// How a weather API in Open-Meteo's format is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use delayd_core::secret::Secret;
 use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::secret::Secret;
 
 /// A user and a password.
 #[derive(Clone, PartialEq, Eq)]

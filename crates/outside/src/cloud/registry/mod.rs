@@ -28,11 +28,11 @@ use self::client::{Call, RegistryClient};
 use self::login::{ConfiguredLogin, LoginSource};
 use self::tags::{EMPTY_BLOB, Tags};
 use self::upload::{Blob, Content, PUSH, Sent, Uploads};
+use crate::packaging::oci::{Descriptor, Layout, Manifest, copy_hashing};
+use crate::packaging::{PackagingError, check_repository};
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ids::Digest;
-use crate::packaging::oci::{Descriptor, Layout, Manifest, copy_hashing};
-use crate::packaging::{PackagingError, check_repository};
 use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
 
 /// Where images go and how they are called there.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::packaging::check_repository;
 use crate::wrap::RetryPolicy;
 use delayd_core::fault::Fault;
-use delayd_core::secret::Secret;
 use delayd_core::http_client::HttpClientSettings;
-use crate::packaging::check_repository;
+use delayd_core::secret::Secret;
 
 /// `[registry.oci]`: any registry that speaks the OCI distribution protocol.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -128,13 +128,7 @@ impl<'a> Faults<'a> {
         Self { section, found: Vec::new() }
     }
 
-    pub(in crate::cloud) fn check(
-        &mut self,
-        holds: bool,
-        key: &str,
-        found: impl std::fmt::Display,
-        expected: &str,
-    ) {
+    pub(in crate::cloud) fn check(&mut self, holds: bool, key: &str, found: impl std::fmt::Display, expected: &str) {
         if !holds {
             let key = format!("{}.{key}", self.section);
             let found = found.to_string();

@@ -12,9 +12,9 @@ use reqwest::{Method, StatusCode};
 use super::answer::Answer;
 use super::authorization::Scope;
 use super::client::{Call, RegistryClient};
+use crate::packaging::oci::{INDEX_TYPE, MANIFEST_TYPE};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
-use crate::packaging::oci::{INDEX_TYPE, MANIFEST_TYPE};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// Every kind of manifest that a tag may point at.

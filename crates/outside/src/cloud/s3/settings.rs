@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::wrap::RetryPolicy;
-use delayd_core::secret::Secret;
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ports::check_key;
+use delayd_core::secret::Secret;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::SourceError;
+use crate::packaging::oci::copy_hashing;
 use delayd_core::atomic_file::write_atomically;
 use delayd_core::ids::Digest;
-use crate::packaging::oci::copy_hashing;
 
 const BINARY: &str = "delayd-serve";
 const RECORD: &str = "build.json";

@@ -12,9 +12,9 @@ use super::control::BuildControl;
 use super::error::SourceError;
 use super::process::{Ended, Program, run};
 use super::settings::SourceSettings;
+use crate::packaging::service_binary;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::Digest;
-use crate::packaging::service_binary;
 
 /// News reach the journal no more often than this.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);

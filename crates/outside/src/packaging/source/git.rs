@@ -83,7 +83,10 @@ impl<'a> Repository<'a> {
 
     /// Throws the mirror away: everything in it can be fetched again.
     pub(super) fn forget(&self, why: &SourceError) -> Result<(), SourceError> {
-        tracing::warn!(error = delayd_core::error::chain(why), "the mirror of the service's repository is fetched anew");
+        tracing::warn!(
+            error = delayd_core::error::chain(why),
+            "the mirror of the service's repository is fetched anew"
+        );
         remove(&self.mirror)
     }
 

@@ -311,7 +311,7 @@ mod tests {
             builder.probe_in(&shared).unwrap_err(),
         ];
         for error in refused {
-            let told = crate::error::chain(&error);
+            let told = delayd_core::error::chain(&error);
             assert_eq!(error.kind(), ErrorKind::Denied, "{told}");
             assert!(told.contains(&shared.display().to_string()) && told.contains("daemon.state_dir"), "{told}");
         }

@@ -1,0 +1,205 @@
+//! What every trainer must do.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use delayd_core::error::ErrorKind;
+use delayd_core::ids::{Digest, RunId};
+use delayd_core::ports::ObjectStore;
+use delayd_data::dataset::load_manifest;
+use delayd_model::Bundle;
+use delayd_outside::bundles::{bundle_prefix, download_bundle, upload_bundle};
+use delayd_training_job::report::StartedFrom;
+use delayd_training_job::tune::{TrialOutcome, TrialRecord};
+use delayd_training_job::{BundlePlace, Trainer, TrainingJob, TrainingResult};
+use delayd_training_job::{Progress, TrainingControl, TrainingParameters};
+
+use super::training_world::{World, damage, endless, quick_search};
+
+/// A generous bound for anything that is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Makes the trainer under test; another one each time, over the same world.
+pub type Make<'a> = &'a (dyn Fn() -> Box<dyn Trainer> + Sync);
+
+/// Runs every part of the contract.
+pub async fn keeps_the_whole_contract(world: &World, make: Make<'_>) {
+    let plain = the_same_job_gives_the_same_bundle(world, make).await;
+    a_search_gives_the_records_of_a_thread(world, make).await;
+    the_live_bundle_warms_the_start(world, make, &plain).await;
+    what_is_missing_or_damaged_is_told_by_its_kind(world, make).await;
+    a_cancelled_run_ends_and_leaves_nothing_running(world, make).await;
+    forgetting_removes_what_was_kept(world, make).await;
+}
+
+/// Trains, and sees to it that the bundle is where and what the result says.
+pub async fn trained(world: &World, trainer: &dyn Trainer, job: &TrainingJob) -> TrainingResult {
+    let result = trainer.train(job, &TrainingControl::default()).await.unwrap_or_else(|error| panic!("{error}"));
+    let bundle = bundle_of(world, &result).await;
+    assert_eq!(bundle.metrics, result.metrics);
+    assert!((0.0..=1.0).contains(&result.roc_auc), "{}", result.roc_auc);
+    result
+}
+
+async fn bundle_of(world: &World, result: &TrainingResult) -> Bundle {
+    match &result.place {
+        BundlePlace::Folder(folder) => {
+            let (bundle, found) = Bundle::read_from(folder).unwrap();
+            assert_eq!(found, result.bundle.as_str());
+            bundle
+        }
+        BundlePlace::Store(prefix) => {
+            let dir = world.place.path().join("fetched");
+            download_bundle(world.store.as_ref(), prefix, &result.bundle, &dir).await.unwrap()
+        }
+    }
+}
+
+async fn by_thread(world: &World, job: &TrainingJob) -> TrainingResult {
+    trained(world, &world.process_trainer(), job).await
+}
+
+async fn the_same_job_gives_the_same_bundle(world: &World, make: Make<'_>) -> TrainingResult {
+    let first = trained(world, make().as_ref(), &world.job).await;
+    let again = trained(world, make().as_ref(), &world.job).await;
+    assert_eq!(again.bundle, first.bundle);
+    let here = by_thread(world, &world.job).await;
+    assert_eq!((here.bundle, here.metrics, here.roc_auc), (first.bundle.clone(), first.metrics.clone(), first.roc_auc));
+    // A run of the same name and other work: an earlier ledger's perhaps.
+    let parameters = TrainingParameters { seed: 99, ..world.job.parameters.clone() };
+    let other = trained(world, make().as_ref(), &TrainingJob { parameters, ..world.job.clone() }).await;
+    assert_ne!(other.bundle, first.bundle, "another job's work was taken for its own");
+    first
+}
+
+/// Trials without what depends on the machine.
+fn untimed(records: &[TrialRecord]) -> Vec<TrialRecord> {
+    records.iter().map(|record| TrialRecord { seconds: 0.0, ..record.clone() }).collect()
+}
+
+async fn a_search_gives_the_records_of_a_thread(world: &World, make: Make<'_>) {
+    let job = TrainingJob { tuning: Some(quick_search()), ..world.job.clone() };
+    let (here, there) = (by_thread(world, &job).await, trained(world, make().as_ref(), &job).await);
+    let (here_search, there_search) = (here.report.tuning.unwrap(), there.report.tuning.unwrap());
+    assert_eq!(untimed(&there_search.trials), untimed(&here_search.trials));
+    assert_eq!(there_search.best_trial, here_search.best_trial);
+    assert_eq!(there_search.trials.len(), 7, "five short runs, two longer ones: {:?}", there_search.trials);
+    let finished = |record: &TrialRecord| matches!(record.outcome, TrialOutcome::Finished { .. });
+    assert!(there_search.trials.iter().all(finished), "{:?}", there_search.trials);
+    assert_eq!(there.bundle, here.bundle);
+    assert_eq!(there.report.record, here.report.record);
+}
+
+async fn the_live_bundle_warms_the_start(world: &World, make: Make<'_>, live: &TrainingResult) {
+    let store = world.store.as_ref();
+    let dir = world.place.path().join("live");
+    match &live.place {
+        BundlePlace::Folder(_) => {
+            let again = by_thread(world, &world.job).await;
+            let BundlePlace::Folder(folder) = again.place else { panic!("a thread's bundle is in a folder") };
+            upload_bundle(store, &folder, &bundle_prefix(&live.bundle)).await.unwrap();
+        }
+        BundlePlace::Store(prefix) => {
+            download_bundle(store, prefix, &live.bundle, &dir).await.unwrap();
+            upload_bundle(store, &dir, &bundle_prefix(&live.bundle)).await.unwrap();
+        }
+    }
+    let parameters = TrainingParameters { warm_start: true, warm_start_max_epochs: 1, ..world.job.parameters.clone() };
+    let job = TrainingJob { live: Some(live.bundle.clone()), parameters, ..world.job.clone() };
+    let (here, there) = (by_thread(world, &job).await, trained(world, make().as_ref(), &job).await);
+    assert_eq!(there.report.record.started_from, StartedFrom::EarlierWeights);
+    assert_eq!(there.bundle, here.bundle);
+    assert_ne!(there.bundle, live.bundle);
+}
+
+/// The error of a job that cannot succeed.
+async fn refused(make: Make<'_>, job: &TrainingJob) -> delayd_core::error::PortError {
+    match make().train(job, &TrainingControl::default()).await {
+        Ok(result) => panic!("it was trained: {}", result.bundle),
+        Err(error) => error,
+    }
+}
+
+async fn what_is_missing_or_damaged_is_told_by_its_kind(world: &World, make: Make<'_>) {
+    let job = |change: &dyn Fn(&mut TrainingJob)| {
+        let mut job = TrainingJob { run: RunId(8), ..world.job.clone() };
+        change(&mut job);
+        job
+    };
+    let nowhere = Digest::of(b"nowhere");
+    let error = refused(make, &job(&|job| job.dataset = nowhere.clone())).await;
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains(nowhere.hex()), "{error}");
+
+    let error = refused(make, &job(&|job| job.live = Some(nowhere.clone()))).await;
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(error.to_string().contains(nowhere.hex()), "{error}");
+
+    let error = refused(make, &job(&|job| job.parameters.min_rows = 1_000_000)).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(error.to_string().contains("min_rows"), "{error}");
+
+    let error = refused(make, &job(&|job| job.parameters.hidden = 0)).await;
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+
+    let store = world.store.as_ref();
+    assert!(load_manifest(store, &world.job.dataset).await.is_ok());
+    let flights = format!("datasets/{}/flights.parquet", world.job.dataset.hex());
+    for key in [flights.as_str(), &world.job.inputs.weather.key, &world.job.inputs.reference.key] {
+        let whole = damage(store, key).await;
+        // Another cycle, so that no trainer has done this job before.
+        let error = refused(make, &job(&|job| job.parameters.seed = 5)).await;
+        store.put(key, whole).await.unwrap();
+        let fine = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid);
+        assert!(fine && error.to_string().contains(&world.job.dataset.hex()[..12]), "{key}: {error}");
+    }
+    // What failed while something was damaged succeeds afterwards.
+    trained(world, make().as_ref(), &job(&|job| job.parameters.seed = 5)).await;
+}
+
+async fn a_cancelled_run_ends_and_leaves_nothing_running(world: &World, make: Make<'_>) {
+    let news: Arc<Mutex<Vec<Progress>>> = Arc::default();
+    let heard = news.clone();
+    let cancel = Arc::new(AtomicBool::new(false));
+    let control = TrainingControl::new(cancel.clone(), move |progress| heard.lock().unwrap().push(progress.clone()));
+    let trainer = make();
+    let job = TrainingJob { run: RunId(9), ..endless(&world.job) };
+    let cancelling = async {
+        let at_work = || news.lock().unwrap().iter().any(|news| !matches!(news, Progress::Waiting { .. }));
+        let began = Instant::now();
+        while !at_work() {
+            assert!(began.elapsed() < PATIENCE, "no news of the run: {:?}", news.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cancel.store(true, Ordering::Relaxed);
+        Instant::now()
+    };
+    let (ended, cancelled) = tokio::join!(trainer.train(&job, &control), cancelling);
+    let error = ended.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+    assert!(cancelled.elapsed() < PATIENCE);
+}
+
+async fn forgetting_removes_what_was_kept(world: &World, make: Make<'_>) {
+    let trainer = make();
+    let result = trained(world, trainer.as_ref(), &world.job).await;
+    for run in [7, 8, 9, 7, 12_345] {
+        trainer.forget(RunId(run)).await.unwrap();
+    }
+    let left = world.store.list("training-jobs/").await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    if let BundlePlace::Folder(folder) = &result.place {
+        assert!(folder.is_dir(), "the bundle was handed over and is not the trainer's any more");
+    }
+    // And it can be trained again.
+    assert_eq!(trained(world, trainer.as_ref(), &world.job).await.bundle, result.bundle);
+    trainer.forget(world.job.run).await.unwrap();
+    assert!(!trainer.probe().await.unwrap().is_empty());
+}
+
+/// Something that is no document of a worker.
+pub fn nonsense() -> Bytes {
+    Bytes::from_static(b"{\"format\": 1, \"job\": \"the cat ate it\"}")
+}
