@@ -2,48 +2,15 @@
 //! that lists every alternative and why it was not taken; it is stored with the
 //! snapshot it was taken from, and `delayd why` shows both.
 
-use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use super::governor::Trigger;
 use super::governor::{GovernorPolicy, GovernorState, Permit, permit};
 use crate::monitoring::drift::DriftStatus;
 use crate::monitoring::performance::PerformanceStatus;
 use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
-
-/// What can ask for a cycle, most pressing first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Trigger {
-    /// Nothing is live yet.
-    FirstModel,
-    /// Somebody asked.
-    Operator,
-    /// The live model has become worse.
-    Performance,
-    /// The data have moved.
-    Drift,
-    /// The live model is old.
-    Schedule,
-}
-
-impl Trigger {
-    /// All of them, in the order in which they are considered.
-    pub const ALL: [Self; 5] = [Self::FirstModel, Self::Operator, Self::Performance, Self::Drift, Self::Schedule];
-}
-
-impl fmt::Display for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::FirstModel => "first model",
-            Self::Operator => "operator",
-            Self::Performance => "performance",
-            Self::Drift => "drift",
-            Self::Schedule => "schedule",
-        })
-    }
-}
 
 /// The live model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,11 +4,45 @@
 //! The governor has no memory of its own: it is computed from the past cycles in
 //! the ledger, so a restart of the daemon can neither forget nor double it.
 
+use std::fmt;
+
 use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::decide::Trigger;
 use delayd_core::ids::CycleId;
+
+/// What can ask for a cycle, most pressing first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// Nothing is live yet.
+    FirstModel,
+    /// Somebody asked.
+    Operator,
+    /// The live model has become worse.
+    Performance,
+    /// The data have moved.
+    Drift,
+    /// The live model is old.
+    Schedule,
+}
+
+impl Trigger {
+    /// All of them, in the order in which they are considered.
+    pub const ALL: [Self; 5] = [Self::FirstModel, Self::Operator, Self::Performance, Self::Drift, Self::Schedule];
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FirstModel => "first model",
+            Self::Operator => "operator",
+            Self::Performance => "performance",
+            Self::Drift => "drift",
+            Self::Schedule => "schedule",
+        })
+    }
+}
 
 /// How often the loop may retrain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

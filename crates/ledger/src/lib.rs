@@ -10,6 +10,7 @@
 //! (only their digests and keys), and it never reads a clock: every moment is
 //! given by the caller.
 
+mod alerts;
 mod audit;
 mod backup;
 mod builds;
@@ -18,7 +19,6 @@ mod connection;
 mod cycles;
 mod datasets;
 mod decisions;
-mod deliveries;
 mod deployments;
 mod drift;
 mod error;
@@ -30,17 +30,18 @@ mod lineage_text;
 mod migrations;
 mod models;
 mod objects;
-mod outbox;
 mod predictions;
 mod query;
 mod reference;
 mod restore;
 mod runs;
 mod settings;
-mod silences;
 mod steps;
 mod usage;
 
+pub use alerts::deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, ToldMessage, UndeliveredCount};
+pub use alerts::outbox::{NewAlert, OutboxAlert, OutboxState};
+pub use alerts::silences::{NewSilence, Silence};
 pub use audit::{AuditEntry, AuditRecord};
 pub use backup::{RecoveredTable, RecoveryReport, recover_copy};
 pub use builds::BuildRecord;
@@ -49,7 +50,6 @@ pub use connection::Ledger;
 pub use cycles::{CancelRequest, Cycle, CycleOutcome, CycleReason, CycleState, UndoCause, Undoing};
 pub use datasets::{Dataset, DatasetVersion, ObjectRef, RefusedDataset};
 pub use decisions::{Decision, NewDecision};
-pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, ToldMessage, UndeliveredCount};
 pub use deployments::{Deployment, DeploymentState, VerificationRecord};
 pub use drift::{DriftRecord, MetricsWindow};
 pub use error::{LedgerError, Refusal, refuse};
@@ -59,19 +59,26 @@ pub use images::ImageRecord;
 pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
 pub use models::{Alias, AliasMove, AliasRecord, Model};
 pub use objects::{IngestedObject, ObjectStatus, ObjectsLooked};
-pub use outbox::{NewAlert, OutboxAlert, OutboxState};
 pub use predictions::{FlightKey, KnownOutcome, ScoredOutcome, ServedPrediction};
 pub use query::{Page, SequenceName};
 pub use reference::{DatasetWeather, NewReferenceVersion, ReferenceKind, ReferenceOrigin, ReferenceVersion};
 pub use restore::{CheckedBackup, Restored, check_backup};
 pub use runs::{Run, RunState};
-pub use silences::{NewSilence, Silence};
 pub use steps::{Step, StepState};
 pub use usage::{AccessCounts, LedgerUsage};
 
 /// The functions behind the methods, for use inside [`Ledger::transact`] where
 /// several must be stored together or not at all.
 pub mod tx {
+    pub use super::alerts::deliveries::{
+        claim as claim_message, delivered as message_delivered, due as due_deliveries, failed as message_failed,
+        hold_off as hold_off_deliveries, of_message as deliveries_of_message, told_since, wait as let_deliveries_wait,
+        withdraw as withdraw_deliveries,
+    };
+    pub use super::alerts::outbox::{
+        enqueue as enqueue_alert, retry as retry_alert, route as route_alert, unrouted as unrouted_alerts,
+    };
+    pub use super::alerts::silences::apply as apply_silences;
     pub use super::audit::record as record_audit;
     pub use super::builds::save as save_build;
     pub use super::cycles::{
@@ -80,11 +87,6 @@ pub mod tx {
     };
     pub use super::datasets::insert as insert_dataset;
     pub use super::decisions::insert as insert_decision;
-    pub use super::deliveries::{
-        claim as claim_message, delivered as message_delivered, due as due_deliveries, failed as message_failed,
-        hold_off as hold_off_deliveries, of_message as deliveries_of_message, told_since, wait as let_deliveries_wait,
-        withdraw as withdraw_deliveries,
-    };
     pub use super::deployments::{
         approved_of as approved_deployment_of, get as deployment, insert as insert_deployment, insert_verification,
         of_model as deployments_of, set_state as set_deployment_state,
@@ -93,13 +95,9 @@ pub mod tx {
     pub use super::images::{save as save_image, withdraw as withdraw_images};
     pub use super::models::{alias, get as model, promote, register as register_model, rollback_alias, set_candidate};
     pub use super::objects::record_object;
-    pub use super::outbox::{
-        enqueue as enqueue_alert, retry as retry_alert, route as route_alert, unrouted as unrouted_alerts,
-    };
     pub use super::query::mint;
     pub use super::runs::save as save_run;
     pub use super::settings::{get as setting, set as set_setting};
-    pub use super::silences::apply as apply_silences;
     pub use super::steps::{
         done as step_done, failed as step_failed, progress as step_progress, skipped as step_skipped,
         started as step_started, stuck as step_stuck, undo_failed as step_undo_failed, undone as step_undone,

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
+use super::alerts::outbox::{self, NewAlert};
 use super::columns::{At, Count, Json, text_enum};
-use super::outbox::{self, NewAlert};
 use super::query::{self, Page};
 use super::{Ledger, LedgerError};
 use delayd_core::ids::Digest;

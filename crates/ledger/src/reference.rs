@@ -5,9 +5,9 @@ use rusqlite::{Connection, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::alerts::outbox::{self, NewAlert};
 use super::columns::{At, Count, Json, text_enum};
 use super::datasets::DatasetVersion;
-use super::outbox::{self, NewAlert};
 use super::query::{self, Page};
 use super::{Ledger, LedgerError};
 use delayd_core::ids::Digest;

@@ -11,7 +11,6 @@ use delayd_http_limits::arrived_late;
 use futures_core::Stream;
 
 use crate::error::ApiError;
-use crate::state::Replica;
 
 /// Memory for the bodies of all requests together. Without a bound, clients that send most
 /// of a large body and then wait would hold a body's limit for every connection.
@@ -64,11 +63,12 @@ impl Drop for Body<'_> {
     }
 }
 
-/// The whole body of a JSON request, within the replica's limits.
+/// The whole body of a JSON request, of at most so many bytes, in the memory that all share.
 pub(crate) async fn json_body<'a>(
     request: &HttpRequest,
     mut payload: web::Payload,
-    replica: &'a Replica,
+    limit_bytes: usize,
+    memory: &'a BodyMemory,
 ) -> Result<Body<'a>, ApiError> {
     let text = |name| request.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
@@ -80,12 +80,11 @@ pub(crate) async fn json_body<'a>(
             return Err(ApiError::UnsupportedMedia(content));
         }
     }
-    let limit_bytes = replica.max_body_bytes;
     let announced = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit_bytes) {
         return Err(ApiError::TooLarge { limit_bytes });
     }
-    let mut body = Body { bytes: web::BytesMut::new(), memory: &replica.body_memory };
+    let mut body = Body { bytes: web::BytesMut::new(), memory };
     while let Some(chunk) = poll_fn(|context| Pin::new(&mut payload).poll_next(context)).await {
         let chunk = chunk.map_err(|error| match arrived_late(request) {
             Some(allowed) => ApiError::TooSlow { allowed },

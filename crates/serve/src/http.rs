@@ -18,11 +18,9 @@ use crate::counters::{Counters, Gauge, Route};
 use crate::error::ApiError;
 use crate::predict::{PredictResponse, predict};
 use crate::request::read_flights;
+use crate::routes::{get, is_probe, post};
 use crate::state::Worker;
 use crate::{docs, inference_protocol, metrics, trace};
-
-/// A request with this header, of any value, is answered but not counted as traffic.
-pub(crate) const PROBE_HEADER: &str = "x-delayd-probe";
 
 /// Every route of a listener.
 pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
@@ -42,29 +40,6 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
             .service(post("/admin/v1/collected", collected));
     }
     config.default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::NotFound) }));
-}
-
-pub(crate) fn get<F, Args>(path: &str, handler: F) -> actix_web::Resource
-where
-    F: actix_web::Handler<Args>,
-    Args: actix_web::FromRequest + 'static,
-    F::Output: actix_web::Responder + 'static,
-    F: Clone,
-{
-    web::resource(path).route(web::get().to(handler.clone())).route(web::head().to(handler)).default_service(web::to(
-        || async { Err::<HttpResponse, _>(ApiError::MethodNotAllowed { allowed: "GET, HEAD" }) },
-    ))
-}
-
-pub(crate) fn post<F, Args>(path: &str, handler: F) -> actix_web::Resource
-where
-    F: actix_web::Handler<Args>,
-    Args: actix_web::FromRequest + 'static,
-    F::Output: actix_web::Responder + 'static,
-{
-    web::resource(path)
-        .route(web::post().to(handler))
-        .default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::MethodNotAllowed { allowed: "POST" }) }))
 }
 
 /// Counts and times one request.
@@ -90,11 +65,6 @@ pub(crate) async fn track<B>(
         trace.log(route, status, secs, is_probe(request));
     }
     Ok(response)
-}
-
-/// Whether the answer should leave no trace in what is watched for drift.
-pub(crate) fn is_probe(request: &HttpRequest) -> bool {
-    request.headers().contains_key(PROBE_HEADER)
 }
 
 /// A JSON answer, written without the detour of an intermediate value.
@@ -138,7 +108,7 @@ async fn predict_flights(
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     let replica = &worker.replica;
-    let body = json_body(&request, payload, replica).await?;
+    let body = json_body(&request, payload, replica.max_body_bytes, &replica.body_memory).await?;
     let flights = read_flights(&body, replica.max_batch)?;
     let predictions = predict(&worker, &flights, is_probe(&request)).await;
     json_answer(&PredictResponse {

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::body::json_body;
 use crate::error::{ApiError, Faults, Place, Violation};
 use crate::flight::{FIELDS, Flight, FlightDraft, Scalar};
-use crate::http::{get, is_probe, post};
 use crate::predict::{PredictedFlight, predict};
+use crate::routes::{get, is_probe, post};
 use crate::state::{Replica, Worker};
 
 /// The model's name in paths.
@@ -154,7 +154,7 @@ async fn infer(
 ) -> Result<HttpResponse, ProtocolError> {
     let replica = &worker.replica;
     check_path(&request, replica)?;
-    let body = json_body(&request, payload, replica).await?;
+    let body = json_body(&request, payload, replica.max_body_bytes, &replica.body_memory).await?;
     let asked: InferRequest = serde_json::from_slice(&body)
         .map_err(|error| ProtocolError::bad_request(format!("not an inference request: {error}")))?;
     let outputs = wanted_outputs(&asked)?;

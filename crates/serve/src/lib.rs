@@ -26,6 +26,7 @@ mod options;
 mod predict;
 mod request;
 mod ring;
+mod routes;
 mod server;
 mod state;
 mod trace;

@@ -196,6 +196,12 @@ pub struct TestCertificates {
     server_key_der: Vec<u8>,
 }
 
+impl Default for TestCertificates {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl TestCertificates {
     pub fn new() -> Self {
         let ca_key = rcgen::KeyPair::generate().unwrap();

@@ -5,10 +5,11 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::columns::At;
+use super::deliveries;
 use super::outbox::settle;
-use super::query::{self, Page};
-use super::{AuditEntry, Ledger, LedgerError, audit, deliveries, refuse};
+use crate::columns::At;
+use crate::query::{self, Page};
+use crate::{AuditEntry, Ledger, LedgerError, audit, refuse};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{AlertId, SilenceId};
 

@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::columns::{At, Count, text_enum};
 use super::deliveries::{self, Delivery};
-use super::query::{self, Page};
 use super::silences;
-use super::{AuditEntry, Ledger, LedgerError, audit, refuse};
+use crate::columns::{At, Count, text_enum};
+use crate::query::{self, Page};
+use crate::{AuditEntry, Ledger, LedgerError, audit, refuse};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{AlertId, SilenceId};
 use delayd_core::ports::{Alert, Endpoint, Severity};

@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::columns::{At, Count, text_enum};
 use super::outbox::{alert_from_row, settle, unroute};
-use super::query;
-use super::{Ledger, LedgerError};
+use crate::columns::{At, Count, text_enum};
+use crate::query;
+use crate::{Ledger, LedgerError};
 use delayd_core::ids::AlertId;
 use delayd_core::ports::{Alert, ChannelKind, Endpoint};
 
