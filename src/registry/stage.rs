@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::supervision::{Request, StageActor};
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
-use delayd_ledger::{Alias, DeploymentState, Model};
+use delayd_ledger::{Alias, DeploymentState, Model, tx};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::bundles::{bundle_prefix, upload_bundle};
 
@@ -66,9 +66,12 @@ impl RegistryStage {
             return Err(StepFailure::new(ErrorKind::Invalid, message));
         }
         let now = self.env.now();
-        self.env.ledger.promote(message.version, now).await?;
-        self.env.ledger.set_deployment_state(message.deployment, DeploymentState::Approved, now).await?;
-        Ok(())
+        let PromoteModel { version, deployment } = message;
+        let promoted = self.env.ledger.transact_durably("promoting a model with its release", move |transaction| {
+            tx::promote(transaction, version, now)?;
+            tx::set_deployment_state(transaction, deployment, DeploymentState::Approved, now)
+        });
+        Ok(promoted.await?)
     }
 
     pub(super) async fn demote(&self, message: DemoteModel) -> Result<(), StepFailure> {

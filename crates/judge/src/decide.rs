@@ -2,7 +2,6 @@
 //! that lists every alternative and why it was not taken; it is stored with the
 //! snapshot it was taken from, and `delayd why` shows both.
 
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 

@@ -94,7 +94,7 @@ impl Ledger {
     /// # Errors
     /// SQLite failed.
     pub async fn begin_audit(&self, entry: AuditEntry) -> Result<u64, LedgerError> {
-        self.transact("noting what an administrator asks for", move |tx| begin(tx, &entry)).await
+        self.transact_durably("noting what an administrator asks for", move |tx| begin(tx, &entry)).await
     }
 
     /// Notes what came of an entry, and what it was about.
@@ -108,7 +108,7 @@ impl Ledger {
         outcome: impl Into<String>,
     ) -> Result<(), LedgerError> {
         let (subject, outcome) = (subject.into(), outcome.into());
-        self.transact("noting what came of a command", move |tx| end(tx, id, &subject, &outcome)).await
+        self.transact_durably("noting what came of a command", move |tx| end(tx, id, &subject, &outcome)).await
     }
 
     /// Who did what, newest first.

@@ -139,6 +139,22 @@ impl Ledger {
         self.writes.count(begun, answer)
     }
 
+    /// [`Ledger::transact`] that answers only when what it stored is on the disk: for decisions, approvals, the audit and
+    /// which model is live. A commit of those that a power cut took away would be forgotten; a step's would be repeated.
+    ///
+    /// # Errors
+    /// As for [`Ledger::transact`].
+    pub async fn transact_durably<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let begun = Instant::now();
+        let answer = self.writer(what)?.call(what, move |connection| durably(connection, what, f)).await;
+        self.tell_commit(&answer);
+        self.writes.count(begun, answer)
+    }
+
     /// [`Ledger::transact`] for threads that may block: training, the command line, tests.
     ///
     /// # Errors
@@ -211,6 +227,20 @@ fn in_transaction<T>(
     Ok(answer)
 }
 
+/// [`in_transaction`], with the log of the commit synced before it answers. SQLite takes the setting between
+/// transactions only.
+fn durably<T>(
+    connection: &mut Connection,
+    what: &'static str,
+    f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,
+) -> Result<T, LedgerError> {
+    let failed = |e| LedgerError::statement(what, e);
+    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    let answer = in_transaction(connection, what, f);
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
+    answer
+}
+
 /// Runs `f` in a reading transaction, so that several queries see one state.
 fn in_snapshot<T>(
     connection: &mut Connection,
@@ -233,7 +263,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Answers the mode that is now in force, hence a query. NORMAL under WAL can
     // lose the last commits at a power cut, never the file's consistency; the
-    // saga repeats such steps.
+    // saga repeats such steps, and what nobody would repeat is stored by `transact_durably`.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

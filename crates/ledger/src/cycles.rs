@@ -347,7 +347,7 @@ impl Ledger {
     /// # Errors
     /// Another cycle is open (`Conflict`), or SQLite failed.
     pub async fn begin_cycle(&self, reason: CycleReason, at: DateTime<Utc>) -> Result<Cycle, LedgerError> {
-        self.transact("beginning a cycle", move |tx| begin(tx, &reason, at)).await
+        self.transact_durably("beginning a cycle", move |tx| begin(tx, &reason, at)).await
     }
 
     /// Moves an open cycle between running and waiting.
@@ -364,7 +364,7 @@ impl Ledger {
     /// It does not wait (`Conflict`), or SQLite failed.
     pub async fn approve_cycle(&self, id: CycleId, by: impl Into<String>) -> Result<(), LedgerError> {
         let by = by.into();
-        self.transact("noting an approval", move |tx| approve(tx, id, &by)).await
+        self.transact_durably("noting an approval", move |tx| approve(tx, id, &by)).await
     }
 
     /// Notes why an open cycle is being undone; the reason that it has already stays.
@@ -372,7 +372,7 @@ impl Ledger {
     /// # Errors
     /// It is unknown or finished; it is to be rejected and does not wait; or SQLite failed.
     pub async fn begin_undo(&self, id: CycleId, undoing: Undoing) -> Result<(), LedgerError> {
-        self.transact("noting that a cycle is undone", move |tx| begin_undo(tx, id, &undoing)).await
+        self.transact_durably("noting that a cycle is undone", move |tx| begin_undo(tx, id, &undoing)).await
     }
 
     /// Notes who wants a running cycle to stop.
@@ -380,7 +380,7 @@ impl Ledger {
     /// # Errors
     /// It does not run or is being undone (`Conflict`), or SQLite failed.
     pub async fn request_cancel(&self, id: CycleId, request: CancelRequest) -> Result<(), LedgerError> {
-        self.transact("noting that a cycle is to stop", move |tx| request_cancel(tx, id, &request)).await
+        self.transact_durably("noting that a cycle is to stop", move |tx| request_cancel(tx, id, &request)).await
     }
 
     /// Ends a cycle; the same end again changes nothing.
@@ -395,7 +395,7 @@ impl Ledger {
         at: DateTime<Utc>,
     ) -> Result<(), LedgerError> {
         let detail = detail.into();
-        self.transact("finishing a cycle", move |tx| finish(tx, id, outcome, &detail, at)).await
+        self.transact_durably("finishing a cycle", move |tx| finish(tx, id, outcome, &detail, at)).await
     }
 
     /// The cycle that is running or waiting, if any: what a start goes on with.

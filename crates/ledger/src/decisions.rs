@@ -121,7 +121,7 @@ impl Ledger {
     /// # Errors
     /// Its cycle is unknown, or SQLite failed.
     pub async fn insert_decision(&self, decision: Decision) -> Result<(), LedgerError> {
-        self.transact("noting a decision", move |tx| insert(tx, &decision)).await
+        self.transact_durably("noting a decision", move |tx| insert(tx, &decision)).await
     }
 
     /// Mints an id and notes the decision under it, together. Not for a step that
@@ -130,7 +130,7 @@ impl Ledger {
     /// # Errors
     /// Its cycle is unknown, or SQLite failed.
     pub async fn decide(&self, decision: NewDecision) -> Result<DecisionId, LedgerError> {
-        self.transact("noting a decision", move |tx| {
+        self.transact_durably("noting a decision", move |tx| {
             let decision = decision.with_id(query::mint(tx)?);
             insert(tx, &decision).map(|()| decision.id)
         })

@@ -308,7 +308,7 @@ impl Ledger {
     /// # Errors
     /// The model is unknown, or SQLite failed.
     pub async fn promote(&self, version: ModelVersion, at: DateTime<Utc>) -> Result<(), LedgerError> {
-        self.transact("promoting a model", move |tx| promote(tx, version, at)).await
+        self.transact_durably("promoting a model", move |tx| promote(tx, version, at)).await
     }
 
     /// Takes a live model back; answers which is live now. Safe to repeat.
@@ -320,6 +320,6 @@ impl Ledger {
         version: ModelVersion,
         at: DateTime<Utc>,
     ) -> Result<Option<ModelVersion>, LedgerError> {
-        self.transact("rolling back the alias live", move |tx| rollback_alias(tx, version, at)).await
+        self.transact_durably("rolling back the alias live", move |tx| rollback_alias(tx, version, at)).await
     }
 }
