@@ -90,7 +90,7 @@ pub struct TrainingResult {
 
 /// Somebody who tunes and trains.
 ///
-/// Contract (the suite in `tests/contracts/trainer.rs` runs it on every adapter):
+/// Contract (the suite in `crates/testkit/src/contracts/trainer.rs` runs it on every adapter):
 ///
 /// * The same job gives the same bundle digest wherever it runs on a CPU, by the
 ///   same build with the same number of threads, and the same trial records but for

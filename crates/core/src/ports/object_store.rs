@@ -22,7 +22,7 @@ pub struct ObjectMeta {
 
 /// A store of immutable objects. Keys never contain `..`, a leading `/` or an empty part.
 ///
-/// Contract (the suite in `tests/object_store_contract.rs` runs it on every adapter):
+/// Contract (the suite in `crates/testkit/src/contracts/object_store.rs` runs it on every adapter):
 /// a `put` is atomic and leaves either the old or the new object; `put_if_absent`
 /// answers `Conflict` when the key exists; `get` of a missing key is `NotFound`;
 /// `list` is sorted by key and never shows half-written objects.

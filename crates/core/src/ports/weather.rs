@@ -64,7 +64,7 @@ pub struct WeatherAnswer {
 
 /// Where observations come from.
 ///
-/// Contract (the suite in `tests/contracts/weather.rs` runs it on every adapter):
+/// Contract (the suite in `crates/testkit/src/contracts/weather.rs` runs it on every adapter):
 /// answers every observation with `from <= observed_at < until` at the airports
 /// asked for, sorted by airport and time, one per airport and moment; an airport
 /// it does not know is no error and has none; an outage is `Unavailable` or
