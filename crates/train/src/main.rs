@@ -198,3 +198,23 @@ async fn stop_signal() -> &'static str {
         _ = int.recv() => "SIGINT",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_workers_folder_is_new_and_its_own_whatever_lies_where_it_could_be_guessed() {
+        let parent = tempfile::tempdir().unwrap();
+        let guessed = parent.path().join(format!("delayd-train-{}", std::process::id()));
+        std::fs::create_dir(&guessed).unwrap();
+        let scratch = scratch(Some(parent.path().to_owned())).unwrap();
+        assert_ne!(scratch.path(), guessed);
+        assert_eq!(std::fs::metadata(scratch.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        scratch.close().unwrap();
+        let left: Vec<_> = std::fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [guessed]);
+    }
+}
