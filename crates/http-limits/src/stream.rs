@@ -138,7 +138,64 @@ impl<Io> Drop for LimitedStream<Io> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
     use super::*;
+    use crate::connections::{Client, Connections};
+    use crate::limits::Limits;
+
+    /// A stream with deadlines of 100 ms, and its client's end.
+    fn limited() -> (LimitedStream<DuplexStream>, DuplexStream, Connections) {
+        let allowed = Duration::from_millis(100);
+        let connections =
+            Connections::new(Limits { request_deadline: allowed, answer_deadline: allowed, ..Limits::default() });
+        let (ours, clients) = duplex(64);
+        let progress = Rc::new(RequestProgress::new(allowed, Instant::now()));
+        let slot = connections.admit(Client::Unknown).unwrap();
+        (LimitedStream::new(ours, slot, progress, true), clients, connections)
+    }
+
+    #[tokio::test]
+    async fn an_answer_fails_when_its_client_takes_none_of_it_and_not_while_it_reads() {
+        let (mut stream, mut client, connections) = limited();
+        let reading = async {
+            let mut taken = 0;
+            while taken < 640 {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                taken += client.read(&mut [0; 64]).await.unwrap();
+            }
+            client
+        };
+        // Longer than the deadline in all, but no piece of it waits so long.
+        let writing = async {
+            for _ in 0..10 {
+                stream.write_all(&[0; 64]).await.unwrap();
+            }
+        };
+        let (_client, ()) = tokio::join!(reading, writing);
+        let error = stream.write_all(&[0; 1000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(connections.closed(CloseReason::SlowAnswer), 1);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_answered_and_its_stream_ends() {
+        let (mut stream, mut client, connections) = limited();
+        client.write_all(b"GET / HTT").await.unwrap();
+        let mut read = Vec::new();
+        let reading = async {
+            stream.read_to_end(&mut read).await.unwrap();
+            drop(stream);
+        };
+        let mut answer = String::new();
+        tokio::join!(reading, async { client.read_to_string(&mut answer).await.unwrap() });
+        assert_eq!(read, b"GET / HTT");
+        // The pipe holds no more than that.
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        assert_eq!((connections.closed(CloseReason::SlowRequest), connections.open()), (1, 0));
+    }
 
     #[test]
     fn the_answer_to_a_late_head_is_whole() {

@@ -220,14 +220,15 @@ fn an_answer_that_is_not_taken_is_given_up() {
     let mut stream = replica.connect();
     stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     let request = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
-    let closed = "delayd_serve_connections_closed_total{listener=\"public\",reason=\"slow_answer\"}";
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(replica.metric("delayd_serve_connections "), 1.0);
     let begun = Instant::now();
-    while replica.metric(closed) == 0.0 && replica.metric("delayd_serve_connections ") > 0.0 {
+    // The kernel may find out first, by its own timeout, so that the count by reason is not always ours.
+    while replica.metric("delayd_serve_connections ") > 0.0 {
         // It fails once the replica reads no more, or has closed.
         let _ = stream.write_all(&request.repeat(200));
         assert!(begun.elapsed() < Duration::from_secs(20), "the connection is still open");
     }
-    assert_eq!(replica.metric("delayd_serve_connections "), 0.0);
 }
 
 #[test]
