@@ -137,21 +137,26 @@ fn training_program(settings: &Settings) -> Result<PathBuf, PortError> {
     Ok(named.into_iter().find(|path| !path.as_os_str().is_empty()).unwrap_or(beside))
 }
 
+/// The training workers of this machine; nothing is started or made yet.
+///
+/// # Errors
+/// When the settings cannot be told to them.
+pub fn training_processes(settings: &Settings) -> Result<ProcessPool, PortError> {
+    let (program, state_dir) = (training_program(settings)?, settings.daemon.state_dir.clone());
+    let object_store = settings.object_store.with_secrets().map_err(|error| {
+        PortError::new(ErrorKind::Internal, "telling the training worker its settings", error.to_string())
+    })?;
+    let known = serde_json::json!({ "object_store": object_store, "daemon": { "state_dir": state_dir } });
+    Ok(ProcessPool::new(program, &known, state_dir))
+}
+
 /// The trainer of `[trainer]`.
 ///
 /// # Errors
 /// When the settings name something unreadable.
 pub fn trainer(settings: &Settings, store: Arc<dyn ObjectStore>) -> Result<Arc<dyn Trainer>, PortError> {
     match settings.trainer.kind {
-        TrainerKind::Process => {
-            let (program, state_dir) = (training_program(settings)?, settings.daemon.state_dir.clone());
-            let object_store = settings.object_store.with_secrets().map_err(|error| {
-                PortError::new(ErrorKind::Internal, "telling the training worker its settings", error.to_string())
-            })?;
-            let known = serde_json::json!({ "object_store": object_store, "daemon": { "state_dir": state_dir } });
-            let pool = ProcessPool::new(program, &known, state_dir);
-            Ok(Arc::new(WorkerTrainer::new(store, pool, LOCAL_WAIT)))
-        }
+        TrainerKind::Process => Ok(Arc::new(WorkerTrainer::new(store, training_processes(settings)?, LOCAL_WAIT))),
         TrainerKind::KubernetesJob => {
             Ok(Arc::new(kubernetes_trainer::open(&settings.trainer.kubernetes, &settings.cluster.kubernetes, store)?))
         }

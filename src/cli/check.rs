@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::commands::CliError;
-use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, WeatherKind};
+use crate::config::{ClusterKind, ObjectStoreKind, RegistryKind, Settings, TrainerKind, WeatherKind};
 use crate::daemon::{ledger_path, needs_service_binary, service_binary};
 use crate::http::certificate_expires_at;
 use crate::open;
@@ -21,6 +21,7 @@ use delayd_ledger::Ledger;
 use delayd_outside::cloud::OpenMeteo;
 use delayd_outside::packaging::SourceKind;
 use delayd_outside::packaging::source::SourceBuilder;
+use delayd_outside::worker_trainer::WorkerPool as _;
 
 #[derive(Serialize)]
 struct Finding {
@@ -250,7 +251,14 @@ async fn flights(settings: &Settings, store: &dyn ObjectStore) -> Result<String,
 }
 
 async fn trainer(settings: &Settings) -> Finding {
-    probed("trainer", async { open::trainer(settings, open::object_store(settings)?)?.probe().await }).await
+    let probe = async {
+        match settings.trainer.kind {
+            // Without the store: opening a folder would make it.
+            TrainerKind::Process => open::training_processes(settings)?.probe().await,
+            TrainerKind::KubernetesJob => open::trainer(settings, open::object_store(settings)?)?.probe().await,
+        }
+    };
+    probed("trainer", probe).await
 }
 
 async fn registry(settings: &Settings) -> Finding {

@@ -49,7 +49,7 @@ struct Playground {
 impl Playground {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let binary = write_executable(folder.path(), "scripted_replica_process");
+        let binary = write_executable(folder.path(), "cluster_contract::scripted_replica_process");
         let config = ProcessClusterConfig {
             linger: Duration::ZERO,
             drain_timeout: Duration::from_secs(3),
