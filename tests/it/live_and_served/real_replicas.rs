@@ -12,23 +12,26 @@ use delayd::env::Env;
 use delayd_core::ids::{Digest, ModelVersion, RunId};
 use delayd_core::ports::Cluster;
 use delayd_ledger::{CycleOutcome, DeploymentState, StepState};
-use delayd_outside::bundles::BundleStore;
+use delayd_outside::bundles::{BundleStore, download_bundle};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
-use delayd_training_job::{BundlePlace, TrainingJob};
+use delayd_training_job::{BundlePlace, Trainer as _, TrainingJob};
 use delayd_training_job::{TrainingControl, TrainingParameters};
 
 use super::world::{
     Material, Place, alerts, assert_step, cycle_until, deployed, finished, in_system, live, start, state_of,
 };
-use delayd_testkit::contracts::training_world::job_in;
+use delayd_testkit::contracts::training_world::{job_in, process_trainer};
 
 /// A bundle of its own for each seed, at home among the daemon's bundles.
 async fn trained(env: &Env, place: &Path, job: &TrainingJob, seed: u64) -> Digest {
     let parameters = TrainingParameters { seed, ..job.parameters.clone() };
     let job = TrainingJob { parameters, run: RunId(100 + seed), ..job.clone() };
-    let result = env.trainer.train(&job, &TrainingControl::default()).await.unwrap();
-    let BundlePlace::Folder(folder) = &result.place else { panic!("{:?}", result.place) };
-    BundleStore::new(place.join("bundles")).take_in(&result.bundle, folder).unwrap();
+    let trainer = process_trainer(env.object_store.clone(), place.join("store"), place.join("training"));
+    let result = trainer.train(&job, &TrainingControl::default()).await.unwrap();
+    let BundlePlace::Store(prefix) = &result.place else { panic!("{:?}", result.place) };
+    let folder = place.join(format!("trained-{seed}"));
+    download_bundle(env.object_store.as_ref(), prefix, &result.bundle, &folder).await.unwrap();
+    BundleStore::new(place.join("bundles")).take_in(&result.bundle, &folder).unwrap();
     result.bundle
 }
 

@@ -52,16 +52,25 @@ impl World {
         self.place.path().join("store")
     }
 
-    /// The daemon's own trainer: one worker for the whole job. Another one each time: nothing is kept for the next.
+    /// The daemon's own trainer. Another one each time: nothing is kept for the next.
     pub fn process_trainer(&self) -> WorkerTrainer<ProcessPool> {
         let place = tempfile::Builder::new().prefix("process-").tempdir_in(self.place.path()).unwrap().keep();
-        let settings = ObjectStoreSettings { folder: self.store_dir(), ..ObjectStoreSettings::default() };
-        let known = serde_json::json!({ "object_store": settings.with_secrets().unwrap() });
-        let pool = ProcessPool::new(training_program().unwrap(), &known, place);
-        let (poll, start_deadline) = (std::time::Duration::from_millis(30), std::time::Duration::from_secs(60));
-        let policy = WaitPolicy { split_search: false, parallel_trials: 1, poll, start_deadline };
-        WorkerTrainer::new(self.store.clone(), pool, policy)
+        process_trainer(self.store.clone(), self.store_dir(), place)
     }
+}
+
+/// The daemon's own trainer, one worker for the whole job, over the folder store at `store_dir`.
+pub fn process_trainer(
+    store: Arc<dyn ObjectStore>,
+    store_dir: PathBuf,
+    state_dir: PathBuf,
+) -> WorkerTrainer<ProcessPool> {
+    let settings = ObjectStoreSettings { folder: store_dir, ..ObjectStoreSettings::default() };
+    let known = serde_json::json!({ "object_store": settings.with_secrets().unwrap() });
+    let pool = ProcessPool::new(training_program().unwrap(), &known, state_dir);
+    let (poll, start_deadline) = (std::time::Duration::from_millis(30), std::time::Duration::from_secs(60));
+    let policy = WaitPolicy { split_search: false, parallel_trials: 1, poll, start_deadline };
+    WorkerTrainer::new(store, pool, policy)
 }
 
 /// A short run without a search.
