@@ -1,19 +1,21 @@
 //! A cycle that somebody stops.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use delayd::config::ApprovalMode;
 use delayd::coordinator::messages::CommandKind;
+use delayd::env::Env;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::{ObjectStore, Severity};
-use delayd_ledger::{CancelRequest, CycleOutcome, CycleState, RunState, StepState};
+use delayd_ledger::{CancelRequest, CycleOutcome, CycleState, Ledger, RunState, StepState};
 
 use super::world::{
-    Material, Place, assert_step, command, cycle_until, deployed, finished, in_system, last_deed, live, step, told,
-    until,
+    Material, Place, assert_step, command, cycle_until, deployed, finished, in_system, last_deed, live, start, step,
+    told, until,
 };
-use delayd_testkit::contracts::training_world::{endless, job_in};
+use delayd_testkit::contracts::training_world::{endless, job_in, process_trainer};
 
 #[test]
 fn training_that_would_take_hours_stops_at_once_when_its_cycle_is_cancelled() {
@@ -27,8 +29,11 @@ fn training_that_would_take_hours_stops_at_once_when_its_cycle_is_cancelled() {
         place.settings.holdout = job.holdout.clone();
         let material = Material { bundle: Material::made_up(1).bundle, dataset: job.dataset.clone(), as_of: job.as_of };
         let made = cycle_until(&env.ledger, place.path(), material, "dataset").await;
+        let trainer = process_trainer(env.object_store.clone(), place.path().join("store"), place.path().to_owned());
         drop(env);
-        let daemon = place.start().await;
+        until("the ledger is free", || async { Ledger::open(&place.path().join("ledger.sqlite")).ok().map(drop) })
+            .await;
+        let daemon = start(&place.settings, Env { trainer: Arc::new(trainer), ..place.env() }).await;
         daemon.resume().await.unwrap();
         let (ledger, id) = (&daemon.env.ledger, made.cycle.id);
         until("the run has begun", || async {
