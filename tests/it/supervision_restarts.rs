@@ -80,6 +80,8 @@ struct Bench {
 
 /// Each actor made gets the next number, so that answers tell who gave them.
 fn bench() -> Bench {
+    // Without a backtrace: to find the names in a binary of this size takes longer than a hang may.
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let given_up = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&given_up);
     let supervision = Supervision::new(policy(), move |actor| heard.lock().unwrap().push(actor));
