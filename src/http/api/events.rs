@@ -19,9 +19,10 @@ use delayd_core::error::chain;
 use delayd_ledger::{Event, Ledger, LedgerError};
 
 /// Streams that are open at a time.
-const MOST_STREAMS: usize = 64;
-/// Streams of one caller: whoever opens many leaves half of them to others.
-const MOST_STREAMS_OF_ONE: usize = 32;
+const MOST_STREAMS: usize = 256;
+/// Streams of one caller: whoever opens many leaves half of them to others. A browser that went on to another page is
+/// noticed only at the next sign of life, so that somebody who turns pages quickly holds dozens.
+const MOST_STREAMS_OF_ONE: usize = 128;
 /// A comment is sent when nothing happened for so long, so that proxies keep the connection.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Events read at a time.
@@ -219,9 +220,9 @@ mod tests {
     fn one_caller_leaves_streams_to_others_and_closed_ones_are_free_again() {
         let streams = Streams::default();
         let caller = |name: &str| Caller { client: Client::Unknown, name: name.to_owned() };
-        let mut held: Vec<Place> = (0..32).map(|_| streams.take(caller("one")).unwrap()).collect();
+        let mut held: Vec<Place> = (0..MOST_STREAMS_OF_ONE).map(|_| streams.take(caller("one")).unwrap()).collect();
         assert_eq!(streams.take(caller("one")).unwrap_err().status, 503);
-        held.extend((0..32).map(|_| streams.take(caller("other")).unwrap()));
+        held.extend((0..MOST_STREAMS_OF_ONE).map(|_| streams.take(caller("other")).unwrap()));
         assert_eq!(streams.take(caller("third")).unwrap_err().status, 503, "there are as many as there may be");
         held.clear();
         assert!(streams.take(caller("one")).is_ok());
