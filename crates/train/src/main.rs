@@ -38,9 +38,13 @@ struct Arguments {
     #[arg(long, value_name = "KEY", required_unless_present = "probe")]
     job: Option<String>,
     /// The daemon's configuration, of which the object store is read; the environment replaces single keys.
-    #[arg(long, value_name = "FILE", env = "DELAYD_CONFIG", conflicts_with = "settings_from_stdin")]
+    #[arg(long, value_name = "FILE", env = "DELAYD_CONFIG")]
     config: Option<PathBuf>,
-    /// Read the settings as one line of JSON from standard input, and stop when it ends.
+    /// The state directory, as for the daemon: where the object store is a folder without a path, it lies there.
+    #[arg(long, value_name = "DIR", env = "DELAYD_STATE")]
+    state: Option<PathBuf>,
+    /// Read the settings as one line of JSON from standard input, and stop when it ends. They count whatever the daemon's
+    /// own environment, which a worker inherits, names besides.
     #[arg(long)]
     settings_from_stdin: bool,
     /// Folder for temporary files; the system's when left out.
@@ -122,8 +126,11 @@ async fn run(arguments: Arguments) -> Result<String, PortError> {
         .try_init();
     let job = arguments.job.unwrap_or_default();
     let cancel = Arc::new(AtomicBool::new(false));
-    let settings =
+    let mut settings =
         if arguments.settings_from_stdin { given(cancel.clone())? } else { configured(arguments.config.as_deref())? };
+    if let Some(state_dir) = arguments.state.filter(|_| !arguments.settings_from_stdin) {
+        settings.daemon.state_dir = state_dir;
+    }
     let store = settings.object_store.open(&settings.daemon.state_dir)?;
     let store: Arc<dyn ObjectStore> = Arc::new(Retrying::new(store, STORE_RETRY));
     let scratch = scratch(arguments.scratch)?;

@@ -79,3 +79,16 @@ fn settings_that_cannot_be_read_are_refused_and_not_repeated() {
     assert!(reason(&output).contains("standard input"), "{told}");
     assert!(!told.contains("4711") && !told.contains("m4rk3d"), "{told}");
 }
+
+#[test]
+fn what_the_daemon_gives_counts_whatever_the_environment_that_a_worker_inherits_names() {
+    let store = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.args(["--settings-from-stdin", "--job", DOCUMENT]).stdin(Stdio::piped());
+    command.env("DELAYD_CONFIG", "/nowhere/delayd.toml").env("DELAYD_STATE", "/nowhere/state");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(settings(store.path()).as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", reason(&output));
+    assert!(reason(&output).contains(store.path().to_str().unwrap()), "{}", reason(&output));
+}
