@@ -17,7 +17,7 @@ use crate::coordinator::stages::Stages;
 use crate::coordinator::{CoordinatorActor, CoordinatorStage};
 use crate::data::DataActor;
 use crate::data::DataStage;
-use crate::data::messages::IngestFlights;
+use crate::data::ingest::IngestFlights;
 use crate::deployment::messages::ReconcileReplicas;
 use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
 use crate::env::Env;
@@ -192,7 +192,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When the store or the ledger fails.
-    pub async fn ingest(&self) -> Result<crate::data::messages::FlightsIngested, StepFailure> {
+    pub async fn ingest(&self) -> Result<crate::data::ingest::FlightsIngested, StepFailure> {
         self.stages.data.ask(IngestFlights { at: self.env.now() }).await
     }
 

@@ -14,10 +14,11 @@ use crate::open;
 use delayd_core::error::{PortError, chain};
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
-use delayd_data::DataError;
 use delayd_data::contract::Contract;
-use delayd_data::dataset::{BuildContext, rebuild_dataset, verify_dataset};
+use delayd_data::dataset::{rebuild_dataset, verify_dataset};
 use delayd_data::frozen::{frozen_inputs, load_frozen};
+use delayd_data::parts::SourceJudge;
+use delayd_data::{DataError, ObjectReader};
 
 /// The store, or the data in it, fails.
 fn failed(error: &DataError) -> CliError {
@@ -48,13 +49,9 @@ pub(super) async fn rebuild(source: &Source, settings: &Settings, prefix: &str) 
     let ingestion = &settings.ingestion;
     let contract = Contract::configured(&ingestion.contract_path).map_err(|error| failed(&error))?;
     let airports = airports_of(settings, store.as_ref(), &version).await?;
-    let context = BuildContext {
-        contract: &contract,
-        airports: &airports,
-        mapping: ingestion.column_mapping.as_ref(),
-        limits: &ingestion.limits,
-    };
-    let rows = rebuild_dataset(store.as_ref(), &version, context).await.map_err(|error| failed(&error))?.len();
+    let (mapping, reader) = (ingestion.column_mapping.clone(), ObjectReader::within(ingestion.limits));
+    let judge = SourceJudge::new(contract, airports, mapping, reader).map_err(|error| failed(&error))?;
+    let rows = rebuild_dataset(store.as_ref(), &version, &judge).await.map_err(|error| failed(&error))?;
     let text = format!("{version} was made again from its flight logs: the same {rows} rows");
     Shown::new(&json!({ "version": version, "rows": rows }), text)
 }

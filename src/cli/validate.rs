@@ -16,13 +16,14 @@ use crate::config::Settings;
 use crate::open;
 use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::error::chain;
+use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
 use delayd_data::airports::parse_airports;
-use delayd_data::contract::{Contract, UnknownColumns};
+use delayd_data::contract::Contract;
 use delayd_data::formats::ParseLimits;
-use delayd_data::formats::parse_flights;
-use delayd_data::validation::{QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
-use delayd_data::{DataError, TimeZones};
+use delayd_data::parts::{JudgedSource, SourceJudge};
+use delayd_data::validation::{QuarantinedRow, ValidationReport};
+use delayd_data::{DataError, ObjectReader};
 
 /// Rows that are shown of those that would be set aside.
 const SHOWN_ROWS: usize = 5;
@@ -64,9 +65,10 @@ pub(super) async fn run(
             stored_airports(settings, store.as_ref()).await?
         }
     };
-    let zones = TimeZones::of(&airports).map_err(|error| usage(&error))?;
-    let judge = Judge { settings, contract: &contract, airports: &airports, zones: &zones, now: SystemClock.now() };
-    let judged = files.iter().map(|path| judge.file(path)).collect::<Result<Vec<Judged>, CliError>>()?;
+    let (mapping, reader) = (settings.ingestion.column_mapping.clone(), ObjectReader::within(*limits));
+    let judge = SourceJudge::new(contract, airports, mapping, reader).map_err(|error| usage(&error))?;
+    let now = SystemClock.now();
+    let judged = files.iter().map(|path| judged(&judge, path, now)).collect::<Result<Vec<Judged>, CliError>>()?;
     let text = judged.iter().map(told).collect::<Vec<_>>().join("\n\n");
     let text = Shown::new(&judged, text)?.render(json)?;
     match judged.iter().filter(|file| !file.taken).count() {
@@ -102,50 +104,26 @@ fn read(path: &Path, limits: &ParseLimits) -> Result<Result<Bytes, DataError>, C
     Ok(Ok(Bytes::from(std::fs::read(path).map_err(failed)?)))
 }
 
-struct Judge<'a> {
-    settings: &'a Settings,
-    contract: &'a Contract,
-    airports: &'a BTreeMap<String, Airport>,
-    zones: &'a TimeZones,
-    now: DateTime<Utc>,
-}
-
-impl Judge<'_> {
-    fn file(&self, path: &Path) -> Result<Judged, CliError> {
-        let ingestion = &self.settings.ingestion;
-        let (file, mapping, limits) =
-            (path.display().to_string(), ingestion.column_mapping.as_ref(), &ingestion.limits);
-        let read = read(path, limits)?;
-        let parsed = match read.and_then(|body| parse_flights(&file, &body, self.zones, mapping, limits)) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                let refused = vec![chain(&error)];
-                return Ok(Judged { file, taken: false, refused, layout: None, report: None, set_aside: Vec::new() });
+fn judged(judge: &SourceJudge, path: &Path, now: DateTime<Utc>) -> Result<Judged, CliError> {
+    let file = path.display().to_string();
+    let read = read(path, &judge.reader().limits)?;
+    Ok(match read.and_then(|body| judge.judge(&file, &Digest::of(&body), &body, now)) {
+        Ok(JudgedSource { layout, mut validated, refused, .. }) => {
+            validated.quarantined.truncate(SHOWN_ROWS);
+            Judged {
+                file,
+                taken: refused.is_empty(),
+                refused,
+                layout: Some(layout),
+                report: Some(validated.report),
+                set_aside: validated.quarantined,
             }
-        };
-        let records = parsed.flights.into_iter().map(|(line, record)| SourcedRecord { source: 0, line, record });
-        let input = ValidationInput {
-            sources: vec![file.clone()],
-            records: records.collect(),
-            unreadable: parsed.rejected.into_iter().map(|row| row.quarantined(&file)).collect(),
-            unreadable_count: parsed.rejected_count,
-            unused_columns: parsed.unused_columns.iter().cloned().collect(),
-        };
-        let mut validated = validate(input, self.contract, self.airports, self.now);
-        let mut refused = validated.report.failures.clone();
-        if self.contract.unknown_columns == UnknownColumns::Reject && !parsed.unused_columns.is_empty() {
-            refused.push(format!("unknown columns {}", validated.report.unused_columns.join(", ")));
         }
-        validated.quarantined.truncate(SHOWN_ROWS);
-        Ok(Judged {
-            file,
-            taken: refused.is_empty(),
-            refused,
-            layout: Some(parsed.layout),
-            report: Some(validated.report),
-            set_aside: validated.quarantined,
-        })
-    }
+        Err(error) => {
+            let refused = vec![chain(&error)];
+            Judged { file, taken: false, refused, layout: None, report: None, set_aside: Vec::new() }
+        }
+    })
 }
 
 fn told(judged: &Judged) -> String {

@@ -16,7 +16,8 @@ use tokio::sync::Mutex;
 use crate::config::{ApprovalMode, Settings};
 use crate::coordinator::restored::verify_restored;
 use crate::coordinator::stages::Stages;
-use crate::data::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
+use crate::data::dataset::{BuildDataset, DatasetBuilt};
+use crate::data::ingest::{FlightsIngested, IngestFlights};
 use crate::deployment::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use crate::env::Env;
 use crate::packaging::messages::{

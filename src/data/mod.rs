@@ -1,9 +1,8 @@
-//! The data stage: takes in new flight logs, keeps reference data up to date, freezes datasets.
+//! The data stage: takes in new flight logs, keeps reference data up to date, makes datasets.
 
-mod looked;
-pub mod messages;
+pub mod dataset;
+pub mod ingest;
 mod reference_library;
-mod stage;
 
+pub use ingest::{DataActor, DataStage};
 pub use reference_library::{ReferenceDocuments, ReferenceLibrary};
-pub use stage::{DataActor, DataStage};

@@ -235,11 +235,13 @@ async fn scored(
         let predictor = Predictor::from_bundle(&bundle).map_err(|error| ReplayError::Report(chain(&error)))?;
         let rows: Vec<&delayd_features::FlightRow> = asked.iter().map(|asked| &asked.example.row).collect();
         let frozen = score_rows(&predictor, &rows);
-        let lookup = LookupTable::fit(&set.examples, &set.reference.airports);
-        let history: Vec<f32> = set.examples.iter().map(|example| lookup.score(&example.row)).collect();
-        let late = set.examples.iter().filter(|example| example.outcome.is_some_and(|outcome| outcome.delayed)).count();
+        let failed = |error: delayd_data::DataError| ReplayError::Loop(error.into());
+        let examples = set.examples_that(|_| true).map_err(failed)?;
+        let lookup = LookupTable::fit(&examples, &set.reference.airports);
+        let history: Vec<f32> = examples.iter().map(|example| lookup.score(&example.row)).collect();
+        let late = examples.iter().filter(|example| example.outcome.is_some_and(|outcome| outcome.delayed)).count();
         // As many alerts as there are delays: the table has no threshold of its own.
-        let threshold = threshold_for_alert_share(&history, late as f64 / set.examples.len().max(1) as f64);
+        let threshold = threshold_for_alert_share(&history, late as f64 / examples.len().max(1) as f64);
         let predictions = asked
             .iter()
             .zip(frozen)

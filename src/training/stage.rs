@@ -17,7 +17,7 @@ use crate::env::Env;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{Digest, ModelVersion, RunId};
-use delayd_data::{Example, TrainingSet};
+use delayd_data::TrainingSet;
 use delayd_judge::evaluation::latency::LatencyReport;
 use delayd_judge::evaluation::report::block_of;
 use delayd_judge::evaluation::robustness::robustness;
@@ -343,7 +343,7 @@ struct LiveModel {
 
 /// One comparison, off the actor's thread.
 struct Comparison {
-    set: Arc<TrainingSet>,
+    set: TrainingSet,
     live: Option<LiveModel>,
     dir: PathBuf,
     challenger: Digest,
@@ -361,18 +361,22 @@ impl Comparison {
                 format!("the run's folder holds bundle {found}, not {}", self.challenger),
             ));
         }
-        let holdout = &self.settings.holdout;
-        let parts: Vec<(&Example, Part)> =
-            self.set.examples.iter().map(|example| (example, part_of(example, self.as_of, holdout))).collect();
-        let judged: Vec<(&Example, Part)> =
-            parts.iter().filter(|(_, part)| matches!(part, Part::Recent | Part::Seasonal)).copied().collect();
-        let learnt = parts.iter().filter(|(_, part)| *part == Part::Training).map(|(example, _)| *example);
+        let (holdout, airports) = (&self.settings.holdout, &self.set.reference.airports);
+        let (mut lookup, mut judged) = (LookupTable::empty(), Vec::new());
+        for stretch in self.set.examples()? {
+            for example in stretch? {
+                match part_of(&example, self.as_of, holdout) {
+                    Part::Training => lookup.count(&example, airports),
+                    part @ (Part::Recent | Part::Seasonal) => judged.push((example, part)),
+                    Part::Unknown => {}
+                }
+            }
+        }
         let rows = GateRows {
             labels: judged.iter().map(|(example, _)| example.outcome.is_some_and(|outcome| outcome.delayed)).collect(),
             blocks: judged.iter().map(|(example, _)| block_of(example.prediction_time, 24)).collect(),
             recent: judged.iter().map(|(_, part)| *part == Part::Recent).collect(),
         };
-        let lookup = LookupTable::fit(learnt, &self.set.reference.airports);
         let flights: Vec<&delayd_features::FlightRow> = judged.iter().map(|(example, _)| &example.row).collect();
         let lookup = Scored {
             name: "the lookup table".to_owned(),

@@ -142,7 +142,12 @@ impl VerificationStage {
         let bundle = bundle.clone();
         let seed = message.deployment.0;
         run_blocking(move || {
-            let (candidates, note) = choice.candidates(&set.examples);
+            // Those that were trained on are gone through only where the others do not suffice.
+            let mut examples = set.examples_that(|example| choice.is_held_out(example) || choice.is_recent(example))?;
+            if !choice.suffices(&examples) {
+                examples = set.examples_that(|_| true)?;
+            }
+            let (candidates, note) = choice.candidates(&examples);
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             let chosen = index::sample(&mut random, candidates.len(), needed.min(candidates.len()));
             let predictor =
@@ -184,14 +189,26 @@ struct Choice {
 }
 
 impl Choice {
+    fn is_held_out(&self, example: &Example) -> bool {
+        matches!(part_of(example, self.as_of, &self.holdout), Part::Recent | Part::Seasonal)
+    }
+
+    fn is_recent(&self, example: &Example) -> bool {
+        example.prediction_time >= self.from && example.prediction_time < self.as_of
+    }
+
+    /// Whether these, held out or recent all of them, are enough to draw from.
+    fn suffices(&self, examples: &[Example]) -> bool {
+        let count = |wanted: fn(&Self, &Example) -> bool| examples.iter().filter(|row| wanted(self, row)).count();
+        count(Self::is_held_out) >= self.needed || count(Self::is_recent) >= self.needed
+    }
+
     /// The rows to draw from, with a note of what they are: those held out of training where they suffice, of the
     /// reference's days if possible (other seasons score otherwise); else those of these days, else all.
     fn candidates<'a>(&self, examples: &'a [Example]) -> (Vec<&'a Example>, String) {
         let needed = self.needed;
-        let is_held_out =
-            |example: &&Example| matches!(part_of(example, self.as_of, &self.holdout), Part::Recent | Part::Seasonal);
-        let is_recent =
-            |example: &&Example| example.prediction_time >= self.from && example.prediction_time < self.as_of;
+        let is_held_out = |example: &&Example| self.is_held_out(example);
+        let is_recent = |example: &&Example| self.is_recent(example);
         let held_out: Vec<&Example> = examples.iter().filter(is_held_out).collect();
         let both: Vec<&Example> = held_out.iter().copied().filter(is_recent).collect();
         if both.len() >= needed {

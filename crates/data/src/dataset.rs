@@ -1,31 +1,28 @@
-//! Dataset versions: what exactly a model learnt from. A version is the digest of
-//! a manifest that names every source by digest, the contract, the window and the
-//! rows, so that the dataset can be rebuilt from its sources years later and
-//! anybody can tell whether it is the same.
+//! Dataset versions: what exactly a model is trained on. A version is the digest of a manifest that names every canonical
+//! part by digest, the contract and the window, so that anybody can tell years later whether it is the same. Making
+//! one reads what is known of the parts; only those are read that the window or the present moment cuts.
 //!
-//! In the object store: `datasets/<hex>/flights.parquet` and, written last,
-//! `datasets/<hex>/manifest.json`; a dataset without its manifest does not exist.
+//! In the object store: `datasets/<hex>/manifest.json`. Datasets of format 1 hold their flights themselves, in
+//! `datasets/<hex>/flights.parquet`; they are read like any other, and no longer written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use delayd_features::Airport;
 use serde::{Deserialize, Serialize};
-use sha2::Digest as _;
 
-use super::contract::{Contract, UnknownColumns};
+use super::contract::Contract;
+use super::dataset_rows::{DatasetRows, flights_in};
 use super::error::DataError;
-use super::flight::FlightRecord;
-use super::formats::{ColumnMapping, ParseLimits, parquet, parse_flights};
-use super::local_time::TimeZones;
+use super::flight::{FlightKey, FlightRecord};
+use super::parts::{Part, SourceJudge, Superseded, read_part};
 use super::sources::{SourceVersion, read_source};
-use super::validation::{LeftOutSource, QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use super::validation::{CONFLICTING, LeftOutSource, QuarantinedRow, ValidationReport, conflict};
 use delayd_core::error::chain;
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
 
-/// One object that a dataset was made of.
+/// One source that a dataset is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetSource {
@@ -33,8 +30,21 @@ pub struct DatasetSource {
     pub key: String,
     /// The digest of its bytes.
     pub sha256: Digest,
-    /// How many of its rows are in the dataset.
+    /// How many of its flights are in the dataset.
     pub rows_accepted: u64,
+    /// Its canonical part; none in format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<DatasetPart>,
+}
+
+/// A part of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetPart {
+    /// The digest of its bytes.
+    pub sha256: Digest,
+    /// First and last scheduled departure; none without flights.
+    pub span: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
 /// What a dataset is made of.
@@ -57,13 +67,20 @@ pub struct DatasetManifest {
     pub policy: String,
     /// How many flights.
     pub rows: u64,
-    /// Digest over the flights, independent of how they are stored.
-    pub rows_sha256: Digest,
+    /// First and last scheduled departure of its flights; not in format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// Airports that its sources' flights leave from; not in format 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
+    /// Format 1: the digest over the flights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_sha256: Option<Digest>,
 }
 
 impl DatasetManifest {
-    /// The format this build writes and reads.
-    pub const FORMAT: u32 = 1;
+    /// The format this build writes. It reads format 1 too.
+    pub const FORMAT: u32 = 2;
 
     /// The dataset's version: the digest of the manifest's JSON, whose fields have
     /// a fixed order.
@@ -77,46 +94,34 @@ impl DatasetManifest {
     fn json(&self) -> Result<Vec<u8>, DataError> {
         serde_json::to_vec(self).map_err(|error| DataError::Internal(format!("dataset manifest: {error}")))
     }
-}
 
-/// Digest over flights in their order.
-///
-/// # Errors
-/// When a flight cannot be written as JSON.
-pub fn rows_digest(records: &[FlightRecord]) -> Result<Digest, DataError> {
-    let mut hasher = sha2::Sha256::new();
-    for record in records {
-        let line = serde_json::to_vec(record).map_err(|error| DataError::Internal(format!("flight: {error}")))?;
-        hasher.update(&line);
-        hasher.update(b"\n");
+    /// A flight as the dataset has it; none where it lies outside.
+    pub(crate) fn flight(&self, flight: &FlightRecord) -> Option<FlightRecord> {
+        let inside = (self.window_from..self.window_until).contains(&flight.scheduled_departure);
+        inside.then(|| flight.known_at(self.as_of))
     }
-    let text = format!("sha256:{}", hex::encode(hasher.finalize()));
-    text.parse().map_err(|error| DataError::Internal(format!("digest: {error}")))
 }
 
-fn keys_of(version: &Digest) -> (String, String) {
-    let folder = format!("datasets/{}", version.hex());
-    (format!("{folder}/flights.parquet"), format!("{folder}/manifest.json"))
+fn manifest_key(version: &Digest) -> String {
+    format!("datasets/{}/manifest.json", version.hex())
+}
+
+/// Where a dataset of format 1 has its flights.
+pub(crate) fn flights_key(version: &Digest) -> String {
+    format!("datasets/{}/flights.parquet", version.hex())
+}
+
+pub(crate) fn differs(version: &Digest, differences: Vec<String>) -> DataError {
+    DataError::DatasetDiffers { dataset: version.to_string(), differences }
 }
 
 /// Stores a dataset; storing it again changes nothing.
 ///
 /// # Errors
-/// When the rows are not those of the manifest, or the store fails.
-pub async fn store_dataset(
-    store: &dyn ObjectStore,
-    manifest: &DatasetManifest,
-    records: &[FlightRecord],
-) -> Result<Digest, DataError> {
+/// When the store fails.
+pub async fn store_dataset(store: &dyn ObjectStore, manifest: &DatasetManifest) -> Result<Digest, DataError> {
     let version = manifest.version()?;
-    let found = rows_digest(records)?;
-    if found != manifest.rows_sha256 || records.len() as u64 != manifest.rows {
-        let difference = format!("{} rows with digest {found} are not those of the manifest", records.len());
-        return Err(DataError::DatasetDiffers { dataset: version.to_string(), differences: vec![difference] });
-    }
-    let (rows_key, manifest_key) = keys_of(&version);
-    store.put(&rows_key, Bytes::from(parquet::write_flights(records)?)).await?;
-    store.put(&manifest_key, Bytes::from(manifest.json()?)).await?;
+    store.put(&manifest_key(&version), Bytes::from(manifest.json()?)).await?;
     Ok(version)
 }
 
@@ -125,56 +130,19 @@ pub async fn store_dataset(
 /// # Errors
 /// When it is not there, cannot be read, or has another digest.
 pub async fn load_manifest(store: &dyn ObjectStore, version: &Digest) -> Result<DatasetManifest, DataError> {
-    let (_, key) = keys_of(version);
+    let key = manifest_key(version);
     let body = store.get(&key).await?;
-    let differs =
-        |difference: String| DataError::DatasetDiffers { dataset: version.to_string(), differences: vec![difference] };
     let found = Digest::of(&body);
     if found != *version {
-        return Err(differs(format!("{key} has the digest {found}; restore it from a backup")));
+        return Err(differs(version, vec![format!("{key} has the digest {found}; restore it from a backup")]));
     }
-    serde_json::from_slice(&body).map_err(|error| differs(format!("{key} is no manifest: {error}")))
-}
-
-/// Reads a stored dataset and checks its rows.
-///
-/// # Errors
-/// When something is not there, or differs from the manifest.
-pub async fn load_dataset(
-    store: &dyn ObjectStore,
-    version: &Digest,
-) -> Result<(DatasetManifest, Vec<FlightRecord>), DataError> {
-    let manifest = load_manifest(store, version).await?;
-    let (key, _) = keys_of(version);
-    let body = store.get(&key).await?;
-    let limits = ParseLimits::of_own(manifest.rows);
-    let parsed = parse_flights(&key, &body, &TimeZones::default(), None, &limits);
-    let parsed = parsed.map_err(|error| match error {
-        DataError::TooLarge { found, .. } => {
-            let difference = format!("{found}; the manifest says {}", manifest.rows);
-            DataError::DatasetDiffers { dataset: version.to_string(), differences: vec![difference] }
-        }
-        other => other,
-    })?;
-    let records: Vec<FlightRecord> = parsed.flights.into_iter().map(|(_, record)| record).collect();
-    let differences = rows_differences(&manifest, &records)?;
-    if differences.is_empty() {
-        Ok((manifest, records))
-    } else {
-        Err(DataError::DatasetDiffers { dataset: version.to_string(), differences })
+    let manifest: DatasetManifest = serde_json::from_slice(&body)
+        .map_err(|error| differs(version, vec![format!("{key} is not a manifest: {error}")]))?;
+    if (1..=DatasetManifest::FORMAT).contains(&manifest.format) {
+        return Ok(manifest);
     }
-}
-
-fn rows_differences(manifest: &DatasetManifest, records: &[FlightRecord]) -> Result<Vec<String>, DataError> {
-    let mut differences = Vec::new();
-    if records.len() as u64 != manifest.rows {
-        differences.push(format!("{} rows; the manifest says {}", records.len(), manifest.rows));
-    }
-    let found = rows_digest(records)?;
-    if found != manifest.rows_sha256 {
-        differences.push(format!("the rows have the digest {found}; the manifest says {}", manifest.rows_sha256));
-    }
-    Ok(differences)
+    let newest = DatasetManifest::FORMAT;
+    Err(differs(version, vec![format!("{key} has format {}; this build reads up to {newest}", manifest.format)]))
 }
 
 /// Whether a dataset is still what it was, and whether its sources are.
@@ -182,7 +150,7 @@ fn rows_differences(manifest: &DatasetManifest, records: &[FlightRecord]) -> Res
 pub struct DatasetVerification {
     /// The dataset.
     pub version: Digest,
-    /// What differs in the stored rows.
+    /// What differs in the stored flights.
     pub rows: Vec<String>,
     /// Which sources changed or are gone: it can be used, but not rebuilt.
     pub sources: Vec<String>,
@@ -202,33 +170,37 @@ impl DatasetVerification {
 /// When the store fails, or the manifest is gone or damaged.
 pub async fn verify_dataset(store: &dyn ObjectStore, version: &Digest) -> Result<DatasetVerification, DataError> {
     let manifest = load_manifest(store, version).await?;
-    let rows = match load_dataset(store, version).await {
-        Ok(_) => Vec::new(),
-        Err(DataError::DatasetDiffers { differences, .. }) => differences,
-        Err(error) if error.is_retryable() => return Err(error),
-        Err(error) => vec![error.to_string()],
-    };
+    let mut rows = Vec::new();
     let mut sources = Vec::new();
     for source in &manifest.sources {
+        if let Some(part) = &source.part {
+            match read_part(store, &source.sha256, &part.sha256).await {
+                Err(error) if error.is_retryable() => return Err(error),
+                read => rows.extend(read.err().map(|error| chain(&error))),
+            }
+        }
         let wanted = SourceVersion { key: source.key.clone(), sha256: source.sha256.clone() };
         if let Err(reason) = read_source(store, &wanted).await? {
             sources.push(format!("{} of {}: {reason}", source.key, source.sha256));
         }
     }
+    if let Some(wanted) = &manifest.rows_sha256 {
+        match store.get(&flights_key(version)).await {
+            Ok(body) => rows.extend(
+                flights_in(&flights_key(version), &body)
+                    .and_then(|flights| {
+                        super::dataset_rows::rows_digest(&flights).map(|found| {
+                            (found != *wanted)
+                                .then(|| format!("the rows have the digest {found}; the manifest says {wanted}"))
+                        })
+                    })
+                    .unwrap_or_else(|error| Some(chain(&error))),
+            ),
+            Err(error) if error.is_retryable() => return Err(error.into()),
+            Err(error) => rows.push(chain(&error)),
+        }
+    }
     Ok(DatasetVerification { version: version.clone(), rows, sources })
-}
-
-/// What making a dataset needs besides its sources.
-#[derive(Debug, Clone, Copy)]
-pub struct BuildContext<'a> {
-    /// The contract.
-    pub contract: &'a Contract,
-    /// Airports.
-    pub airports: &'a BTreeMap<String, Airport>,
-    /// The configured columns.
-    pub mapping: Option<&'a ColumnMapping>,
-    /// Bounds of reading.
-    pub limits: &'a ParseLimits,
 }
 
 /// Which flights a dataset shall hold.
@@ -249,126 +221,232 @@ pub struct DatasetWindow {
 pub struct BuiltDataset {
     /// Its manifest.
     pub manifest: DatasetManifest,
-    /// Its flights, sorted by key.
-    pub records: Vec<FlightRecord>,
-    /// Rows that were set aside.
+    /// Flights with a known outcome.
+    pub arrived: u64,
+    /// Rows that a newer source contradicts.
     pub quarantined: Vec<QuarantinedRow>,
     /// What the contract says.
     pub report: ValidationReport,
+    /// Parts of which more is known now.
+    pub counted: Vec<Part>,
 }
 
-/// Makes a dataset from flight logs, oldest first. Stores nothing.
-///
-/// A log that cannot be read any more is left out, and the report says so.
+/// Makes a dataset of parts, oldest first. Stores nothing. `left_out` are sources of which there is no part any more.
 ///
 /// # Errors
-/// When the store is away. Whether the rows may be learnt from is in the report's
-/// failures.
+/// When a part that has to be read is missing or damaged, or the store fails. Whether the rows may be trained on is
+/// in the report's failures.
 pub async fn build_dataset(
     store: &dyn ObjectStore,
-    wanted: &[SourceVersion],
+    parts: Vec<(String, Part)>,
+    left_out: Vec<LeftOutSource>,
     window: &DatasetWindow,
-    context: BuildContext<'_>,
+    contract: &Contract,
 ) -> Result<BuiltDataset, DataError> {
-    let zones = TimeZones::of(context.airports)?;
-    let mut input = ValidationInput::default();
-    let mut sources = Vec::with_capacity(wanted.len());
-    let mut left_out = Vec::new();
-    let mut unused = BTreeSet::new();
-    for source in wanted {
-        let SourceVersion { key, sha256 } = source.clone();
-        let parsed = match read_source(store, source).await? {
-            Ok(body) => {
-                parse_flights(&key, &body, &zones, context.mapping, context.limits).map_err(|error| chain(&error))
-            }
-            Err(reason) => Err(reason),
-        };
-        let parsed = match parsed {
-            Ok(parsed) => parsed,
-            Err(reason) => {
-                left_out.push(LeftOutSource { key, sha256, reason });
-                continue;
-            }
-        };
-        let index = sources.len();
-        input.sources.push(key.clone());
-        input.records.extend(parsed.flights.into_iter().map(|(line, record)| SourcedRecord {
-            source: index,
-            line,
-            record,
-        }));
-        input.unreadable_count += parsed.rejected_count;
-        input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(&key)));
-        if context.contract.unknown_columns == UnknownColumns::Flag {
-            unused.extend(parsed.unused_columns);
-        }
-        sources.push(DatasetSource { key, sha256, rows_accepted: 0 });
-    }
-    input.unused_columns = unused.into_iter().collect();
-    let mut validated = validate(input, context.contract, context.airports, window.as_of);
-    if let (true, Some(first)) = (sources.is_empty(), left_out.first()) {
-        let failure =
-            format!("none of the {} flight logs can be read any more; {}: {}", left_out.len(), first.key, first.reason);
-        validated.report.failures.push(failure);
-    }
-    validated.report.left_out = left_out;
-    let inside =
-        |record: &FlightRecord| record.scheduled_departure >= window.from && record.scheduled_departure < window.until;
-    let mut records = Vec::new();
-    for (record, source) in validated.accepted.iter().zip(&validated.accepted_sources) {
-        if inside(record) {
-            records.push(record.known_at(window.as_of));
-            if let Some(source) = sources.get_mut(*source) {
-                source.rows_accepted += 1;
-            }
-        }
-    }
-    let manifest = DatasetManifest {
+    let mut manifest = DatasetManifest {
         format: DatasetManifest::FORMAT,
-        sources,
-        contract: context.contract.digest()?,
+        sources: Vec::with_capacity(parts.len()),
+        contract: contract.digest()?,
         window_from: window.from,
         window_until: window.until,
         as_of: window.as_of,
         policy: window.policy.clone(),
-        rows: records.len() as u64,
-        rows_sha256: rows_digest(&records)?,
+        rows: 0,
+        span: None,
+        origins: parts
+            .iter()
+            .flat_map(|(_, part)| &part.origins)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .cloned()
+            .collect(),
+        rows_sha256: None,
     };
-    Ok(BuiltDataset { manifest, records, quarantined: validated.quarantined, report: validated.report })
+    let (mut report, presence) = ValidationReport::sum(parts.iter().map(|(_, part)| (&part.report, &part.presence)));
+    let (mut arrived, mut quarantined, mut counted) = (0, Vec::new(), Vec::new());
+    for (index, (key, part)) in parts.iter().enumerate() {
+        let newer: Vec<&(String, Part)> = parts.iter().skip(index + 1).filter(|(_, later)| part.meets(later)).collect();
+        let superseded = match superseded(store, key, part, &newer).await? {
+            Known::Already(superseded) => superseded,
+            Known::Counted(superseded) => {
+                counted.push(Part { superseded: Some(superseded.clone()), ..part.clone() });
+                superseded
+            }
+        };
+        let conflicting = superseded.conflicting.len() as u64;
+        report.accepted -= superseded.rows;
+        report.exact_duplicates += superseded.rows - conflicting;
+        report.conflicting_duplicates += conflicting;
+        report.quarantined += conflicting;
+        if conflicting > 0 {
+            *report.violations.entry(CONFLICTING.to_owned()).or_default() += conflicting;
+        }
+        let whole = part.settled_at <= window.as_of
+            && part.span.is_none_or(|(first, last)| window.from <= first && last < window.until);
+        let inside = if whole {
+            Inside { rows: part.rows - superseded.rows, arrived: part.arrived - superseded.arrived, span: part.span }
+        } else {
+            inside(store, part, &newer, &manifest).await?
+        };
+        quarantined.extend(superseded.conflicting);
+        arrived += inside.arrived;
+        manifest.rows += inside.rows;
+        if let Some((first, last)) = inside.span.filter(|_| inside.rows > 0) {
+            let spanned = manifest.span.map_or((first, last), |(from, until)| (from.min(first), until.max(last)));
+            manifest.span = Some(spanned);
+        }
+        manifest.sources.push(DatasetSource {
+            key: key.clone(),
+            sha256: part.source.clone(),
+            rows_accepted: inside.rows,
+            part: Some(DatasetPart { sha256: part.sha256.clone(), span: part.span }),
+        });
+    }
+    report.judge(&presence, contract);
+    if let (true, Some(first)) = (parts.is_empty(), left_out.first()) {
+        let count = left_out.len();
+        let failure = format!("none of the {count} flight logs can be read any more; {}: {}", first.key, first.reason);
+        report.failures.push(failure);
+    }
+    report.left_out = left_out;
+    Ok(BuiltDataset { manifest, arrived, quarantined, report, counted })
 }
 
-/// Makes a stored dataset again from its sources and checks that it is the same.
+/// What lies inside a dataset's window.
+struct Inside {
+    rows: u64,
+    arrived: u64,
+    span: Option<(DateTime<Utc>, DateTime<Utc>)>,
+}
+
+/// Counts the flights of a part that the window or the present moment cuts.
+async fn inside(
+    store: &dyn ObjectStore,
+    part: &Part,
+    newer: &[&(String, Part)],
+    manifest: &DatasetManifest,
+) -> Result<Inside, DataError> {
+    let again = flights_of(store, newer, part).await?;
+    let mut inside = Inside { rows: 0, arrived: 0, span: None };
+    let body = read_part(store, &part.source, &part.sha256).await?;
+    for (_, flight) in flights_in(&part.key(), &body)? {
+        let Some(flight) = manifest.flight(&flight).filter(|flight| !again.contains_key(&flight.key())) else {
+            continue;
+        };
+        let departure = flight.scheduled_departure;
+        inside.rows += 1;
+        inside.arrived += u64::from(flight.arrived_at.is_some());
+        inside.span = Some(inside.span.map_or((departure, departure), |(first, _)| (first, departure)));
+    }
+    Ok(inside)
+}
+
+/// What newer parts say again of a part.
+enum Known {
+    /// As it was counted before.
+    Already(Superseded),
+    /// Counted just now.
+    Counted(Superseded),
+}
+
+async fn superseded(
+    store: &dyn ObjectStore,
+    key: &str,
+    part: &Part,
+    newer: &[&(String, Part)],
+) -> Result<Known, DataError> {
+    if newer.is_empty() {
+        return Ok(Known::Already(Superseded::default()));
+    }
+    let by: Vec<Digest> = newer.iter().map(|(_, part)| part.sha256.clone()).collect();
+    if let Some(known) = part.superseded.as_ref().filter(|known| known.by == by) {
+        return Ok(Known::Already(known.clone()));
+    }
+    let again = flights_of(store, newer, part).await?;
+    let mut superseded = Superseded { by, ..Superseded::default() };
+    let body = read_part(store, &part.source, &part.sha256).await?;
+    for (line, flight) in flights_in(&part.key(), &body)? {
+        let Some((newer_key, newer_line, other)) = again.get(&flight.key()) else { continue };
+        superseded.rows += 1;
+        superseded.arrived += u64::from(flight.arrived_at.is_some());
+        if *other != flight {
+            let reasons = vec![conflict(&format!("{newer_key} line {newer_line}"))];
+            let row = QuarantinedRow { object: key.to_owned(), line, key: flight.key().to_string(), reasons };
+            superseded.conflicting.push(row);
+        }
+    }
+    Ok(Known::Counted(superseded))
+}
+
+/// The flights of some parts within the span of another one, by key with where they were read; the newest counts.
+async fn flights_of<'a>(
+    store: &dyn ObjectStore,
+    parts: &[&'a (String, Part)],
+    within: &Part,
+) -> Result<HashMap<FlightKey, (&'a str, u64, FlightRecord)>, DataError> {
+    let mut flights = HashMap::new();
+    let Some((first, last)) = within.span else { return Ok(flights) };
+    for (key, part) in parts {
+        let body = read_part(store, &part.source, &part.sha256).await?;
+        let found = flights_in(&part.key(), &body)?.into_iter();
+        let met = found.filter(|(_, flight)| (first..=last).contains(&flight.scheduled_departure));
+        flights.extend(met.map(|(line, flight)| (flight.key(), (key.as_str(), line, flight))));
+    }
+    Ok(flights)
+}
+
+/// Makes the parts of a stored dataset again from its sources and checks that they are the same. Answers its flights.
 ///
 /// # Errors
 /// When a source, the contract or the outcome differs; every difference is told.
-pub async fn rebuild_dataset(
-    store: &dyn ObjectStore,
-    version: &Digest,
-    context: BuildContext<'_>,
-) -> Result<Vec<FlightRecord>, DataError> {
+pub async fn rebuild_dataset(store: &dyn ObjectStore, version: &Digest, judge: &SourceJudge) -> Result<u64, DataError> {
     let old = load_manifest(store, version).await?;
-    let of = |source: &DatasetSource| SourceVersion { key: source.key.clone(), sha256: source.sha256.clone() };
-    let wanted: Vec<SourceVersion> = old.sources.iter().map(of).collect();
-    let window =
-        DatasetWindow { from: old.window_from, until: old.window_until, as_of: old.as_of, policy: old.policy.clone() };
-    let built = build_dataset(store, &wanted, &window, context).await?;
     let mut differences = Vec::new();
-    if built.manifest.contract != old.contract {
-        differences.push(format!("the contract is {}; it was {}", built.manifest.contract, old.contract));
+    let contract = judge.contract.digest()?;
+    if contract != old.contract {
+        differences.push(format!("the contract is {contract}; it was {}", old.contract));
     }
-    for lost in &built.report.left_out {
-        differences.push(format!("{} of {} cannot be read any more: {}", lost.key, lost.sha256, lost.reason));
+    let mut bodies = HashMap::new();
+    let mut again = DatasetManifest { sources: Vec::new(), ..old.clone() };
+    for source in &old.sources {
+        let wanted = SourceVersion { key: source.key.clone(), sha256: source.sha256.clone() };
+        let made = match read_source(store, &wanted).await? {
+            Ok(body) => judge
+                .judge(&source.key, &source.sha256, &body, old.as_of)
+                .and_then(|judged| judge.part(&source.sha256, &judged.validated))
+                .map_err(|error| chain(&error)),
+            Err(reason) => Err(reason),
+        };
+        let (part, body) = match made {
+            Ok(made) => made,
+            Err(reason) => {
+                differences.push(format!("{} of {} cannot be read any more: {reason}", source.key, source.sha256));
+                continue;
+            }
+        };
+        match &source.part {
+            Some(before) if before.sha256 != part.sha256 => {
+                differences
+                    .push(format!("{}: its flights are {}; they were {}", source.key, part.sha256, before.sha256));
+            }
+            Some(_) => {}
+            None => {
+                bodies.insert(part.sha256.clone(), body);
+            }
+        }
+        let part = Some(DatasetPart { sha256: part.sha256, span: part.span });
+        again.sources.push(DatasetSource { part, ..source.clone() });
     }
-    for new in &built.manifest.sources {
-        let before = old.sources.iter().find(|old| old.key == new.key && old.sha256 == new.sha256);
-        if let Some(before) = before.filter(|before| before.rows_accepted != new.rows_accepted) {
-            differences.push(format!("{}: {} rows; it was {}", new.key, new.rows_accepted, before.rows_accepted));
+    if let Some(wanted) = &old.rows_sha256 {
+        let fetch = move |source: &DatasetSource| {
+            let part = source.part.as_ref().and_then(|part| bodies.get(&part.sha256));
+            part.cloned().ok_or_else(|| DataError::Internal(format!("{}: it has no part", source.key)))
+        };
+        let flights = DatasetRows::of(again, Box::new(fetch)).collect::<Result<Vec<_>, _>>()?;
+        let found = super::dataset_rows::rows_digest_of(&flights)?;
+        if found != *wanted {
+            differences.push(format!("the rows have the digest {found}; the manifest says {wanted}"));
         }
     }
-    differences.extend(rows_differences(&old, &built.records)?);
-    if differences.is_empty() {
-        Ok(built.records)
-    } else {
-        Err(DataError::DatasetDiffers { dataset: version.to_string(), differences })
-    }
+    if differences.is_empty() { Ok(old.rows) } else { Err(differs(version, differences)) }
 }

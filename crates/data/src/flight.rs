@@ -70,6 +70,15 @@ impl FlightRecord {
         }
     }
 
+    /// By scheduled departure, then by the rest of the key: flights that compare equal are the same flight.
+    #[must_use]
+    pub fn in_time_order(&self, other: &Self) -> std::cmp::Ordering {
+        let of = |r: &Self| (r.scheduled_departure, r.flight_number);
+        of(self)
+            .cmp(&of(other))
+            .then_with(|| (&self.carrier, &self.origin, &self.dest).cmp(&(&other.carrier, &other.origin, &other.dest)))
+    }
+
     /// Departure delay in minutes, negative when early; `None` until it has left.
     #[must_use]
     pub fn departure_delay_minutes(&self) -> Option<f64> {

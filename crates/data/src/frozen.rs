@@ -178,7 +178,7 @@ fn read_weather(key: &str, body: &Bytes) -> Result<Vec<WeatherObservation>, Data
         advice: "Restore it from a backup",
     };
     let strange = |error: PolarsError| malformed(error.to_string());
-    let frame = read_frame(key, body)?;
+    let frame = read_frame(key, body, None)?;
     let airports = frame.column("airport").and_then(Column::str).map_err(strange)?;
     let times = frame.column("observed_at_us").and_then(Column::i64).map_err(strange)?;
     let mut observations = Vec::with_capacity(frame.height());

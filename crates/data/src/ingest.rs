@@ -1,26 +1,23 @@
 //! Taking in new flight logs: what lies under a prefix and was not seen in this
-//! form is fetched, parsed and judged. One bad object never stops the others,
-//! and nothing is remembered here: the caller keeps what was seen in the ledger.
+//! form is fetched, parsed and judged, each object by itself, and kept as a canonical part. One bad object never stops
+//! the others, and nothing is remembered here: the caller keeps what was seen in the ledger.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use delayd_features::Airport;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::contract::{Contract, UnknownColumns};
 use super::error::DataError;
 use super::flight::FlightRecord;
-use super::formats::{ColumnMapping, Container, ParseLimits, ParsedObject, parse_flights};
-use super::local_time::TimeZones;
-use super::reading::ObjectReader;
+use super::formats::{Container, ParseLimits};
+use super::parts::{JudgedSource, Part, SourceJudge, store_part};
 use super::sources::keep_copy;
-use super::validation::{QuarantinedRow, SourcedRecord, Validated, ValidationInput, ValidationReport, validate};
+use super::validation::QuarantinedRow;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectMeta, ObjectStore};
@@ -55,10 +52,6 @@ pub struct IngestOptions {
     pub max_attempts: u32,
     /// The pause before the second attempt; it doubles each time.
     pub retry_pause: Duration,
-    /// The configured columns.
-    pub mapping: Option<ColumnMapping>,
-    /// Reads an object, within bounds.
-    pub reader: ObjectReader,
 }
 
 impl Default for IngestOptions {
@@ -68,8 +61,6 @@ impl Default for IngestOptions {
             max_concurrent_fetches: 4,
             max_attempts: 5,
             retry_pause: Duration::from_millis(200),
-            mapping: None,
-            reader: ObjectReader::default(),
         }
     }
 }
@@ -120,149 +111,57 @@ pub struct ObjectReport {
     pub too_large: bool,
 }
 
-/// What became of a whole pass.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct IngestReport {
-    /// Objects listed under the prefix.
-    pub listed: u64,
-    /// Objects skipped because they were seen.
-    pub seen_before: u64,
-    /// Every object that was looked at, oldest first.
-    pub objects: Vec<ObjectReport>,
-    /// What the contract says of all rows together.
-    pub validation: ValidationReport,
-}
-
-/// The fruits of a pass.
+/// One object that was looked at, with what it brought.
 #[derive(Debug)]
-pub struct Ingested {
-    /// Accepted flights, sorted by key.
-    pub accepted: Vec<FlightRecord>,
-    /// Rows set aside.
-    pub quarantined: Vec<QuarantinedRow>,
-    /// What to remember: every object taken in, by key. Objects that failed for
-    /// good are among them, so that they are not tried until they change.
-    pub seen: BTreeMap<String, KnownObject>,
+pub struct TakenObject {
     /// What happened.
-    pub report: IngestReport,
+    pub report: ObjectReport,
+    /// What was made of it, where it was taken in.
+    pub part: Option<Part>,
+    /// Its accepted flights, in time order.
+    pub accepted: Vec<FlightRecord>,
+    /// Its rows that were set aside.
+    pub quarantined: Vec<QuarantinedRow>,
+    /// What to remember of it, so that it is not looked at until it changes; nothing where trying again may help.
+    pub seen: Option<KnownObject>,
 }
 
-/// Takes in what is new under the prefix.
+/// The objects under the prefix that were not seen in this form, oldest first.
 ///
 /// # Errors
-/// When the prefix cannot be listed or an airport's time zone is unknown; what
-/// goes wrong with single objects is in the report.
-pub async fn ingest_new(
+/// When the prefix cannot be listed.
+pub async fn new_objects(
     store: &Arc<dyn ObjectStore>,
     known: &BTreeMap<String, KnownObject>,
     options: &IngestOptions,
-    contract: &Contract,
-    airports: &BTreeMap<String, Airport>,
-    now: DateTime<Utc>,
-) -> Result<Ingested, DataError> {
-    let reader = Arc::new(Reader {
-        memory: Memory::of(&options.reader.limits),
-        zones: TimeZones::of(airports)?,
-        options: options.clone(),
-        contract: contract.clone(),
-        airports: airports.clone(),
-        now,
-    });
-    let limits = &options.reader.limits;
-    let listed = retrying(options, || store.list(&options.prefix)).await?;
-    let mut report = IngestReport { listed: listed.len() as u64, ..IngestReport::default() };
-    let newest_known = known.values().map(|object| object.meta.last_modified).max();
-    let mut fresh: Vec<ObjectMeta> = listed
-        .into_iter()
-        .filter(|meta| known.get(&meta.key).is_none_or(|seen| seen.meta != *meta || seen.may_fit(limits)))
-        .collect();
-    report.seen_before = report.listed - fresh.len() as u64;
+    limits: &ParseLimits,
+) -> Result<Vec<ObjectMeta>, DataError> {
+    let mut fresh = retrying(options, || store.list(&options.prefix)).await?;
+    fresh.retain(|meta| known.get(&meta.key).is_none_or(|seen| seen.meta != *meta || seen.may_fit(limits)));
     fresh.sort_by(|a, b| (a.last_modified, &a.key).cmp(&(b.last_modified, &b.key)));
-    let objects: Vec<(ObjectReport, Held)> = futures::stream::iter(fresh)
-        .map(|meta| {
-            let reader = Arc::clone(&reader);
+    Ok(fresh)
+}
+
+/// Takes in objects, in their order, several at a time. What is taken in is kept: its copy, and its canonical part.
+pub fn take_in<'a>(
+    store: &'a Arc<dyn ObjectStore>,
+    fresh: Vec<ObjectMeta>,
+    known: &'a BTreeMap<String, KnownObject>,
+    options: &'a IngestOptions,
+    judge: Arc<SourceJudge>,
+    now: DateTime<Utc>,
+) -> impl Stream<Item = TakenObject> + 'a {
+    let memory = Memory::of(&judge.reader().limits);
+    let taker = Arc::new(Taker { memory, options: options.clone(), judge, now });
+    let newest_known = known.values().map(|object| object.meta.last_modified).max();
+    futures::stream::iter(fresh)
+        .map(move |meta| {
+            let taker = Arc::clone(&taker);
             let before = known.get(&meta.key).cloned();
             let late = newest_known.is_some_and(|newest| meta.last_modified < newest);
-            async move { reader.take(store, meta, before, late).await }
+            async move { taker.take(store, meta, before, late).await }
         })
         .buffered(options.max_concurrent_fetches.max(1))
-        .collect()
-        .await;
-    Ok(conclude(objects, report, contract, airports, now, limits))
-}
-
-/// What an object held.
-enum Held {
-    /// Nothing that is new, or nothing that can be read.
-    Nothing,
-    /// Flights.
-    Flights(ParsedObject),
-    /// Too much that breaks the contract: only these rows are told.
-    Refused(Vec<QuarantinedRow>),
-}
-
-fn conclude(
-    objects: Vec<(ObjectReport, Held)>,
-    mut report: IngestReport,
-    contract: &Contract,
-    airports: &BTreeMap<String, Airport>,
-    now: DateTime<Utc>,
-    limits: &ParseLimits,
-) -> Ingested {
-    let mut input = ValidationInput::default();
-    let mut unused = BTreeSet::new();
-    let mut refused_rows = Vec::new();
-    for (index, (mut object, held)) in objects.into_iter().enumerate() {
-        let key = object.meta.key.clone();
-        match held {
-            Held::Nothing => {}
-            Held::Refused(rows) => refused_rows.extend(rows),
-            Held::Flights(parsed) => {
-                object.rows_quarantined = parsed.rejected_count - parsed.rejected.len() as u64;
-                input.unreadable.extend(parsed.rejected.into_iter().map(|row| row.quarantined(&key)));
-                input.unreadable_count += parsed.rejected_count;
-                let flights = parsed.flights.into_iter();
-                input.records.extend(flights.map(|(line, record)| SourcedRecord { source: index, line, record }));
-                if contract.unknown_columns == UnknownColumns::Flag {
-                    unused.extend(parsed.unused_columns.iter().cloned());
-                    object.unused_columns = parsed.unused_columns.into_iter().collect();
-                }
-            }
-        }
-        input.sources.push(key);
-        report.objects.push(object);
-    }
-    input.unused_columns = unused.into_iter().collect();
-    let mut validated = validate(input, contract, airports, now);
-    count_rows(&mut report.objects, &validated);
-    validated.quarantined.extend(refused_rows);
-    report.validation = validated.report;
-    let remembered = report.objects.iter().filter(|object| !object.retryable);
-    let seen = remembered
-        .filter_map(|object| {
-            let too_large_for = object.too_large.then_some(*limits);
-            let known = KnownObject { meta: object.meta.clone(), sha256: object.sha256.clone()?, too_large_for };
-            Some((object.meta.key.clone(), known))
-        })
-        .collect();
-    Ingested { accepted: validated.accepted, quarantined: validated.quarantined, seen, report }
-}
-
-/// Every row of an object that was taken in is accepted, set aside, or was there before.
-fn count_rows(objects: &mut [ObjectReport], validated: &Validated) {
-    let mut set_aside: BTreeMap<&str, u64> = BTreeMap::new();
-    for row in &validated.quarantined {
-        *set_aside.entry(row.object.as_str()).or_default() += 1;
-    }
-    for source in &validated.accepted_sources {
-        if let Some(object) = objects.get_mut(*source) {
-            object.rows_accepted += 1;
-        }
-    }
-    for object in objects.iter_mut().filter(|object| object.error.is_none()) {
-        object.rows_quarantined += set_aside.get(object.meta.key.as_str()).copied().unwrap_or(0);
-        object.rows_duplicate = object.rows.saturating_sub(object.rows_accepted + object.rows_quarantined);
-    }
 }
 
 /// Objects are fetched several at a time as long as their bytes together are within the bound of one.
@@ -292,16 +191,22 @@ impl Memory {
     }
 }
 
-struct Reader {
+struct Taker {
     memory: Memory,
-    zones: TimeZones,
     options: IngestOptions,
-    contract: Contract,
-    airports: BTreeMap<String, Airport>,
+    judge: Arc<SourceJudge>,
     now: DateTime<Utc>,
 }
 
-impl Reader {
+/// An object that was read.
+enum Read {
+    /// Its bytes are those that were seen.
+    Unchanged,
+    /// It was judged, and its part made, where it can be taken in.
+    Judged(Box<JudgedSource>, Option<(Part, Bytes)>),
+}
+
+impl Taker {
     /// Fetches one object and reads it off the async threads.
     async fn take(
         self: Arc<Self>,
@@ -309,8 +214,79 @@ impl Reader {
         meta: ObjectMeta,
         before: Option<KnownObject>,
         late: bool,
-    ) -> (ObjectReport, Held) {
-        let mut report = ObjectReport {
+    ) -> TakenObject {
+        let mut taken = TakenObject::of(meta);
+        let (key, size_bytes) = (taken.report.meta.key.clone(), taken.report.meta.size_bytes);
+        let limits = self.judge.reader().limits;
+        if let Err(error) = limits.check_stored(&key, size_bytes) {
+            taken.report.sha256 = Some(listed_digest(&taken.report.meta));
+            return taken.refused(chain(&error), true, limits);
+        }
+        let _room = self.memory.take(size_bytes).await;
+        let body = match retrying(&self.options, || store.get(&key)).await {
+            Ok(body) => body,
+            Err(error) => return taken.unread(&error),
+        };
+        let sha256 = Digest::of(&body);
+        let known = before.is_some();
+        let same = before.is_some_and(|seen| !seen.may_fit(&limits) && seen.sha256 == sha256);
+        let (taker, bytes, digest, name) = (Arc::clone(&self), body.clone(), sha256.clone(), key.clone());
+        let read = delayd_core::spans::spawn_blocking(move || taker.read(&name, &digest, &bytes, same)).await;
+        let read = match read {
+            Ok(read) => read,
+            Err(panicked) => {
+                taken.report.error = Some(format!("{key}: reading it failed inside: {panicked}"));
+                return taken;
+            }
+        };
+        if let Ok(Read::Judged(_, Some((part, bytes)))) = &read {
+            // Flights count only once their log cannot be lost any more.
+            let kept = retrying(&self.options, || async {
+                keep_copy(store.as_ref(), &sha256, body.clone()).await?;
+                store_part(store.as_ref(), part, bytes.clone()).await
+            });
+            if let Err(error) = kept.await {
+                return taken.unread(&error);
+            }
+        }
+        taken.report.news = Some(match &read {
+            Ok(Read::Unchanged) => ObjectNews::Unchanged,
+            _ if known => ObjectNews::Changed,
+            _ if late => ObjectNews::Late,
+            _ => ObjectNews::New,
+        });
+        taken.report.sha256 = Some(sha256);
+        match read {
+            Ok(Read::Unchanged) => taken.remembered(None),
+            Ok(Read::Judged(judged, part)) => taken.judged(*judged, part.map(|(part, _)| part)),
+            Err(error) if matches!(error, DataError::Port(_)) => {
+                taken.report.retryable = true;
+                taken.report.error = Some(chain(&error));
+                taken
+            }
+            Err(error) => {
+                let too_large = matches!(error, DataError::TooLarge { .. });
+                taken.refused(chain(&error), too_large, limits)
+            }
+        }
+    }
+
+    fn read(&self, key: &str, sha256: &Digest, body: &Bytes, same: bool) -> Result<Read, DataError> {
+        if same {
+            return Ok(Read::Unchanged);
+        }
+        let judged = self.judge.judge(key, sha256, body, self.now)?;
+        let part = match judged.refused.is_empty() {
+            true => Some(self.judge.part(sha256, &judged.validated)?),
+            false => None,
+        };
+        Ok(Read::Judged(Box::new(judged), part))
+    }
+}
+
+impl TakenObject {
+    fn of(meta: ObjectMeta) -> Self {
+        let report = ObjectReport {
             meta,
             news: None,
             sha256: None,
@@ -325,147 +301,51 @@ impl Reader {
             retryable: false,
             too_large: false,
         };
-        let size_bytes = report.meta.size_bytes;
-        if let Err(error) = self.options.reader.limits.check_stored(&report.meta.key, size_bytes) {
-            report.sha256 = Some(listed_digest(&report.meta));
-            (report.error, report.too_large) = (Some(chain(&error)), true);
-            return (report, Held::Nothing);
-        }
-        let _room = self.memory.take(size_bytes).await;
-        let body = match retrying(&self.options, || store.get(&report.meta.key)).await {
-            Ok(body) => body,
-            Err(error) => return (unread(report, &error), Held::Nothing),
-        };
-        let key = report.meta.key.clone();
-        let known = before.is_some();
-        let limits = &self.options.reader.limits;
-        let before = before.filter(|seen| !seen.may_fit(limits)).map(|seen| seen.sha256);
-        let (reader, bytes) = (Arc::clone(&self), body.clone());
-        let read = delayd_core::spans::spawn_blocking(move || reader.read(&key, &bytes, before.as_ref())).await;
-        let (digest, parsed) = match read {
-            Ok(read) => read,
-            Err(panicked) => {
-                report.error = Some(format!("{}: reading it failed inside: {panicked}", report.meta.key));
-                return (report, Held::Nothing);
-            }
-        };
-        if let Ok(Some(_)) = &parsed {
-            // Flights count only once their log cannot be lost any more.
-            let kept = retrying(&self.options, || keep_copy(store.as_ref(), &digest, body.clone())).await;
-            if let Err(error) = kept {
-                return (unread(report, &error), Held::Nothing);
-            }
-        }
-        report.news = Some(match &parsed {
-            Ok(None) => ObjectNews::Unchanged,
-            _ if known => ObjectNews::Changed,
-            _ if late => ObjectNews::Late,
-            _ => ObjectNews::New,
-        });
-        report.sha256 = Some(digest);
-        match parsed {
-            Ok(None) => (report, Held::Nothing),
-            Ok(Some(parsed)) => {
-                report.rows = parsed.flights.len() as u64 + parsed.rejected_count;
-                report.container = Some(parsed.container);
-                report.layout = Some(parsed.layout.clone());
-                (report, Held::Flights(parsed))
-            }
-            Err(refusal) => {
-                (report.retryable, report.too_large) = (refusal.retryable, refusal.too_large);
-                report.rows = refusal.rows;
-                report.rows_quarantined = refusal.quarantined_count;
-                report.error = Some(refusal.why);
-                (report, Held::Refused(refusal.quarantined))
-            }
-        }
+        Self { report, part: None, accepted: Vec::new(), quarantined: Vec::new(), seen: None }
     }
 
-    /// Digest and rows; no rows where the bytes are those that were seen.
-    fn read(
-        &self,
-        key: &str,
-        body: &Bytes,
-        before: Option<&Digest>,
-    ) -> (Digest, Result<Option<ParsedObject>, Refusal>) {
-        let digest = Digest::of(body);
-        if before == Some(&digest) {
-            return (digest, Ok(None));
-        }
-        let judged = self.options.reader.read(key, &digest, |limits| {
-            let parsed = parse_flights(key, body, &self.zones, self.options.mapping.as_ref(), limits)?;
-            self.judge_object(key, parsed)
-        });
-        let judged = judged.map_err(Refusal::from).flatten();
-        (digest, judged.map(Some))
+    fn remembered(mut self, too_large_for: Option<ParseLimits>) -> Self {
+        let meta = self.report.meta.clone();
+        self.seen = self.report.sha256.clone().map(|sha256| KnownObject { meta, sha256, too_large_for });
+        self
     }
 
-    /// Refuses an object as a whole: too many bad rows, or columns nobody knows.
-    fn judge_object(&self, key: &str, parsed: ParsedObject) -> Result<ParsedObject, Refusal> {
-        if self.contract.unknown_columns == UnknownColumns::Reject && !parsed.unused_columns.is_empty() {
-            let unknown = parsed.unused_columns.iter().cloned().collect::<Vec<_>>().join(", ");
-            return Err(
-                DataError::ContractBroken { failures: vec![format!("{key}: unknown columns {unknown}")] }.into()
-            );
-        }
-        let records = parsed.flights.iter();
-        let records = records.map(|(line, record)| SourcedRecord { source: 0, line: *line, record: record.clone() });
-        let input = ValidationInput {
-            sources: vec![key.to_owned()],
-            records: records.collect(),
-            unreadable_count: parsed.rejected_count,
-            ..ValidationInput::default()
-        };
-        let validated = validate(input, &self.contract, &self.airports, self.now);
-        let (report, mut quarantined) = (validated.report, validated.quarantined);
-        if report.failures.is_empty() {
-            return Ok(parsed);
-        }
-        let mut failures: Vec<String> = report.failures.iter().map(|failure| format!("{key}: {failure}")).collect();
-        failures.push(format!("violations: {:?}", report.violations));
-        if let Some(row) = parsed.rejected.first() {
-            failures.push(format!("first unreadable row: line {}: {}", row.line, row.reasons.join("; ")));
-        }
-        quarantined.extend(parsed.rejected.into_iter().map(|row| row.quarantined(key)));
-        let why = chain(&DataError::ContractBroken { failures });
-        let (rows, quarantined_count) = (report.rows, report.quarantined);
-        Err(Refusal { why, retryable: false, too_large: false, rows, quarantined_count, quarantined })
+    /// One that the store does not give, or whose copy it does not take.
+    fn unread(mut self, error: &PortError) -> Self {
+        self.report.retryable = error.is_retryable();
+        self.report.error = Some(format!("{}: {}", self.report.meta.key, chain(error)));
+        self
     }
-}
 
-/// Why an object is refused as a whole, with the rows that brought it to that.
-struct Refusal {
-    why: String,
-    retryable: bool,
-    too_large: bool,
-    rows: u64,
-    quarantined_count: u64,
-    quarantined: Vec<QuarantinedRow>,
-}
+    /// One that is not looked at again until it changes.
+    fn refused(mut self, why: String, too_large: bool, limits: ParseLimits) -> Self {
+        (self.report.error, self.report.too_large) = (Some(why), too_large);
+        self.remembered(too_large.then_some(limits))
+    }
 
-impl From<DataError> for Refusal {
-    fn from(error: DataError) -> Self {
-        Self {
-            why: chain(&error),
-            retryable: matches!(error, DataError::Port(_)),
-            too_large: matches!(error, DataError::TooLarge { .. }),
-            rows: 0,
-            quarantined_count: 0,
-            quarantined: Vec::new(),
+    fn judged(mut self, judged: JudgedSource, part: Option<Part>) -> Self {
+        let JudgedSource { container, layout, validated, refused } = judged;
+        let report = &mut self.report;
+        report.container = Some(container);
+        report.layout = Some(layout);
+        report.rows = validated.report.rows;
+        report.rows_quarantined = validated.report.quarantined;
+        report.unused_columns = validated.report.unused_columns;
+        self.quarantined = validated.quarantined;
+        if part.is_some() {
+            report.rows_accepted = validated.report.accepted;
+            report.rows_duplicate = validated.report.exact_duplicates;
+            (self.accepted, self.part) = (validated.accepted, part);
+        } else {
+            report.error = Some(chain(&DataError::ContractBroken { failures: refused }));
         }
+        self.remembered(None)
     }
 }
 
 /// What stands for the digest of an object whose bytes nobody read: another upload under its key is another version.
 pub fn listed_digest(meta: &ObjectMeta) -> Digest {
     Digest::of(format!("{}\n{}\n{}", meta.key, meta.size_bytes, meta.last_modified).as_bytes())
-}
-
-/// An object that the store does not give, or whose copy it does not take.
-fn unread(mut report: ObjectReport, error: &PortError) -> ObjectReport {
-    report.retryable = error.is_retryable();
-    report.error = Some(format!("{}: {}", report.meta.key, chain(error)));
-    report
 }
 
 /// Calls a port until it answers, fails for good, or was tried often enough.

@@ -5,8 +5,6 @@
 //! somebody overwrites with garbage takes nothing away. Copies are never changed, and
 //! nothing here removes one.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 
 use delayd_core::error::{ErrorKind, PortError, chain};
@@ -48,25 +46,6 @@ pub async fn keep_copy(store: &dyn ObjectStore, sha256: &Digest, body: Bytes) ->
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
         other => other,
     }
-}
-
-/// Keeps copies of what was taken in before there were copies, as long as the
-/// uploaded objects still are what they were.
-///
-/// # Errors
-/// When the store is away, or does not take a copy.
-pub async fn keep_earlier_copies(store: &dyn ObjectStore, sources: &[SourceVersion]) -> Result<(), PortError> {
-    let kept: BTreeSet<String> = store.list(PREFIX).await?.into_iter().map(|object| object.key).collect();
-    for source in sources.iter().filter(|source| !kept.contains(&copy_key(&source.sha256))) {
-        match store.get(&source.key).await {
-            Ok(body) if Digest::of(&body) == source.sha256 => keep_copy(store, &source.sha256, body).await?,
-            // What became of it is told by whoever reads it.
-            Ok(_) => {}
-            Err(error) if error.is_retryable() => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// The bytes of a flight log as it was taken in: its copy's, or, where none was kept,

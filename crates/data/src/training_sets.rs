@@ -2,35 +2,40 @@
 //! prediction times, read from the object store alone, so that every machine that
 //! can reach it assembles the same examples.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::runtime::Handle;
 
-use super::dataset::load_dataset;
+use super::assemble::Examples;
+use super::dataset::{DatasetManifest, load_manifest};
+use super::dataset_rows::DatasetRows;
 use super::error::DataError;
 use super::frozen::{FrozenInputs, load_frozen};
 use super::reference::ReferenceData;
 use super::weather::WeatherHistory;
-use super::{Example, FlightRecord, OperationsIndex, assemble};
-use delayd_core::failure::{StepFailure, run_blocking};
+use super::{Example, FlightRecord};
 use delayd_core::ids::Digest;
-use delayd_core::ports::{ObjectStore, WeatherObservation};
+use delayd_core::ports::ObjectStore;
 
-/// Examples of one dataset, kept while a cycle needs them.
-#[derive(Debug)]
+/// A dataset with what its flights are joined with. Clones share it. It holds no flights: they are read anew, a stretch
+/// at a time, by whoever goes through them.
+#[derive(Debug, Clone)]
 pub struct TrainingSet {
     /// The dataset.
     pub version: Digest,
-    /// Its flights with what was known at their prediction times.
-    pub examples: Vec<Example>,
     /// Airports and holidays.
-    pub reference: ReferenceData,
-    /// What the flights were joined with.
+    pub reference: Arc<ReferenceData>,
+    /// What the flights are joined with.
     pub inputs: FrozenInputs,
     /// When things were known.
     pub timing: Timing,
+    manifest: Arc<DatasetManifest>,
+    weather: Arc<WeatherHistory>,
+    store: Arc<dyn ObjectStore>,
+    runtime: Handle,
 }
 
 /// When things were known.
@@ -43,71 +48,84 @@ pub struct Timing {
     pub weather_delay_minutes: u32,
 }
 
-/// The last dataset that was read, for all who need it. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct TrainingSets(Arc<Mutex<Option<Arc<TrainingSet>>>>);
-
-impl TrainingSets {
-    /// The dataset as it was kept, or as `make` makes it; whoever asks meanwhile
-    /// waits for it.
-    ///
-    /// # Errors
-    /// What `make` fails with.
-    pub async fn get_or<F>(&self, version: &Digest, make: F) -> Result<Arc<TrainingSet>, StepFailure>
-    where
-        F: Future<Output = Result<TrainingSet, StepFailure>>,
-    {
-        let mut kept = self.0.lock().await;
-        if let Some(set) = kept.as_ref().filter(|set| set.version == *version) {
-            return Ok(set.clone());
-        }
-        // Two sets at once would double the memory.
-        *kept = None;
-        let set = Arc::new(make.await?);
-        *kept = Some(set.clone());
-        Ok(set)
-    }
-
-    /// Frees the memory.
-    pub async fn release(&self) {
-        *self.0.lock().await = None;
-    }
-}
-
-/// Reads a dataset with what was frozen beside it, and assembles it.
+/// The airports that a dataset's flights leave from, with first and last scheduled departure; none without flights. It
+/// blocks for a dataset of format 1.
 ///
 /// # Errors
-/// When something is missing or damaged, or an airport's time zone is unknown.
+/// When a dataset of format 1 is missing or damaged, or the store fails.
+pub fn surroundings(
+    store: Arc<dyn ObjectStore>,
+    runtime: Handle,
+    version: &Digest,
+    manifest: DatasetManifest,
+) -> Result<Option<(Vec<String>, DateTime<Utc>, DateTime<Utc>)>, DataError> {
+    if manifest.format > 1 {
+        return Ok(manifest.span.map(|(first, last)| (manifest.origins, first, last)));
+    }
+    let mut origins = BTreeSet::new();
+    let mut span: Option<(DateTime<Utc>, DateTime<Utc>)> = None;
+    for flight in DatasetRows::open(store, runtime, version, manifest)? {
+        let FlightRecord { origin, scheduled_departure: at, .. } = flight?;
+        origins.insert(origin);
+        span = Some(span.map_or((at, at), |(first, _)| (first, at)));
+    }
+    Ok(span.map(|(first, last)| (origins.into_iter().collect(), first, last)))
+}
+
+/// Reads a dataset's manifest and what was frozen beside it.
+///
+/// # Errors
+/// When something is missing or damaged, or the store fails.
 pub async fn load_training_set(
-    store: &dyn ObjectStore,
+    store: &Arc<dyn ObjectStore>,
     version: &Digest,
     inputs: &FrozenInputs,
     timing: Timing,
-) -> Result<TrainingSet, StepFailure> {
-    let (_, records) = load_dataset(store, version).await?;
-    let (weather, reference) = load_frozen(store, version, inputs).await?;
-    let examples = assemble_examples(records, weather, &reference, timing).await?;
-    Ok(TrainingSet { version: version.clone(), examples, reference, inputs: inputs.clone(), timing })
+) -> Result<TrainingSet, DataError> {
+    let manifest = load_manifest(store.as_ref(), version).await?;
+    let (mut weather, reference) = load_frozen(store.as_ref(), version, inputs).await?;
+    let delay = Duration::minutes(i64::from(timing.weather_delay_minutes));
+    weather.iter_mut().for_each(|observation| observation.observed_at += delay);
+    Ok(TrainingSet {
+        version: version.clone(),
+        reference: Arc::new(reference),
+        inputs: inputs.clone(),
+        timing,
+        manifest: Arc::new(manifest),
+        weather: Arc::new(WeatherHistory::new(&weather)),
+        store: store.clone(),
+        runtime: Handle::current(),
+    })
 }
 
-/// Joins flights with the weather and operations known at their prediction times,
-/// off the caller's thread.
-///
-/// # Errors
-/// When an airport's time zone is unknown.
-pub async fn assemble_examples(
-    records: Vec<FlightRecord>,
-    mut weather: Vec<WeatherObservation>,
-    reference: &ReferenceData,
-    timing: Timing,
-) -> Result<Vec<Example>, StepFailure> {
-    let delay = Duration::minutes(i64::from(timing.weather_delay_minutes));
-    let horizon = Duration::minutes(i64::from(timing.horizon_minutes));
-    let airports = reference.airports.clone();
-    let examples = run_blocking(move || -> Result<Vec<Example>, DataError> {
-        weather.iter_mut().for_each(|observation| observation.observed_at += delay);
-        let operations = OperationsIndex::new(&records, &airports)?;
-        Ok(assemble(&records, &operations, &WeatherHistory::new(&weather), horizon))
-    });
-    Ok(examples.await??)
+impl TrainingSet {
+    /// How many flights it has.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.manifest.rows
+    }
+
+    /// Its examples in time order, a stretch at a time; all flights of one departure time come together. It blocks: go
+    /// through them where blocking is allowed.
+    ///
+    /// # Errors
+    /// When an airport's time zone is unknown or the store fails; each stretch, when a part is missing or damaged.
+    pub fn examples(&self) -> Result<impl Iterator<Item = Result<Vec<Example>, DataError>>, DataError> {
+        let horizon = Duration::minutes(i64::from(self.timing.horizon_minutes));
+        let manifest = DatasetManifest::clone(&self.manifest);
+        let flights = DatasetRows::open(self.store.clone(), self.runtime.clone(), &self.version, manifest)?;
+        Examples::new(flights, &self.reference.airports, &self.weather, horizon)
+    }
+
+    /// Those of its examples that somebody wants, in time order. It blocks.
+    ///
+    /// # Errors
+    /// As for [`Self::examples`].
+    pub fn examples_that(&self, mut wanted: impl FnMut(&Example) -> bool) -> Result<Vec<Example>, DataError> {
+        let mut kept = Vec::new();
+        for stretch in self.examples()? {
+            kept.extend(stretch?.into_iter().filter(|example| wanted(example)));
+        }
+        Ok(kept)
+    }
 }

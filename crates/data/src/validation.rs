@@ -2,7 +2,7 @@
 //! why, and whether the dataset as a whole may be learnt from. Everything is
 //! counted; nothing stops at the first fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use delayd_features::{Airport, great_circle_miles};
@@ -10,21 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use delayd_features::KnownWhen;
 
-use super::contract::{Action, Contract, OutlierRule, Value, value};
+use super::contract::{Action, ColumnContract, Contract, OutlierRule, Value, value};
 use super::error::DataError;
 use super::flight::FlightRecord;
 use delayd_core::ids::Digest;
-
-/// A flight with where it was read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SourcedRecord {
-    /// Index of its object in the list of sources, which is sorted oldest first.
-    pub source: usize,
-    /// Its line there.
-    pub line: u64,
-    /// The flight.
-    pub record: FlightRecord,
-}
 
 /// A row that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,40 +70,80 @@ pub struct ValidationReport {
     pub failures: Vec<String>,
 }
 
+/// Values that are missing and values that are there, of one column.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Presence {
+    /// Rows without a value.
+    pub missing: u64,
+    /// Rows with one.
+    pub present: u64,
+}
+
+impl ValidationReport {
+    /// The counts of several sources that were judged by themselves; what they say together is for [`Self::judge`].
+    pub(crate) fn sum<'a>(
+        reports: impl IntoIterator<Item = (&'a Self, &'a BTreeMap<String, Presence>)>,
+    ) -> (Self, BTreeMap<String, Presence>) {
+        let mut all = Self::default();
+        let mut presence: BTreeMap<String, Presence> = BTreeMap::new();
+        let mut unused = BTreeSet::new();
+        let add = |counts: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>| {
+            more.iter().for_each(|(name, count)| *counts.entry(name.clone()).or_default() += count);
+        };
+        for (report, of_columns) in reports {
+            all.rows += report.rows;
+            all.accepted += report.accepted;
+            all.quarantined += report.quarantined;
+            all.exact_duplicates += report.exact_duplicates;
+            all.conflicting_duplicates += report.conflicting_duplicates;
+            add(&mut all.violations, &report.violations);
+            add(&mut all.outliers, &report.outliers);
+            unused.extend(report.unused_columns.iter().cloned());
+            for (name, counts) in of_columns {
+                let sum = presence.entry(name.clone()).or_default();
+                sum.missing += counts.missing;
+                sum.present += counts.present;
+            }
+        }
+        all.unused_columns = unused.into_iter().collect();
+        (all, presence)
+    }
+
+    /// Judges the shares of what is missing and of what was set aside.
+    pub(crate) fn judge(&mut self, presence: &BTreeMap<String, Presence>, contract: &Contract) {
+        self.failures.clear();
+        judge_missing(presence, contract, self);
+        judge_share(contract, self);
+    }
+}
+
 /// The outcome of a validation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Validated {
-    /// Flights that keep the contract, sorted by key.
+    /// Flights that keep the contract, in time order, each once.
     pub accepted: Vec<FlightRecord>,
-    /// For each accepted flight, the index of its source.
-    pub accepted_sources: Vec<usize>,
+    /// Their lines in the source.
+    pub lines: Vec<u64>,
     /// Rows set aside.
     pub quarantined: Vec<QuarantinedRow>,
     /// The counts.
     pub report: ValidationReport,
+    /// How complete each column is.
+    pub presence: BTreeMap<String, Presence>,
+    /// Airports of rows that were set aside.
+    pub airports: BTreeSet<String>,
+    /// The first moment at which a row that was set aside as of the future may be judged otherwise.
+    pub judge_again_at: Option<DateTime<Utc>>,
 }
 
-impl Validated {
-    /// Itself where the dataset as a whole may be used.
-    ///
-    /// # Errors
-    /// With every bound that was passed.
-    pub fn into_result(self) -> Result<Self, DataError> {
-        if self.report.failures.is_empty() {
-            Ok(self)
-        } else {
-            Err(DataError::ContractBroken { failures: self.report.failures })
-        }
-    }
-}
-
-/// What is to be judged.
+/// One source's rows, to be judged.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ValidationInput {
-    /// Names of the objects, oldest first.
-    pub sources: Vec<String>,
-    /// The flights read from them.
-    pub records: Vec<SourcedRecord>,
+    /// The object's name.
+    pub source: String,
+    /// Its flights with their lines.
+    pub flights: Vec<(u64, FlightRecord)>,
     /// Rows that could not be read as flights; perhaps only the first of them.
     pub unreadable: Vec<QuarantinedRow>,
     /// How many such rows there were.
@@ -123,7 +152,7 @@ pub struct ValidationInput {
     pub unused_columns: Vec<String>,
 }
 
-/// Judges flights; `now` bounds what can have happened.
+/// Judges the flights of one source; `now` bounds what can have happened.
 #[must_use]
 pub fn validate(
     input: ValidationInput,
@@ -131,33 +160,35 @@ pub fn validate(
     airports: &BTreeMap<String, Airport>,
     now: DateTime<Utc>,
 ) -> Validated {
-    let ValidationInput { sources, records, unreadable, unreadable_count, unused_columns } = input;
-    let rows = records.len() as u64 + unreadable_count;
+    let ValidationInput { source, flights, unreadable, unreadable_count, unused_columns } = input;
+    let rows = flights.len() as u64 + unreadable_count;
     let mut report = ValidationReport { rows, unused_columns, ..ValidationReport::default() };
     if unreadable_count > 0 {
         report.violations.insert("unreadable_row".into(), unreadable_count);
     }
-    judge_missing(&records, contract, &mut report);
-    let outlier_bounds = outlier_bounds(&records, contract);
-    let judge = Judge { contract, airports, now, outlier_bounds, sources: &sources };
+    let presence = presence(&flights, contract);
+    let outlier_bounds = outlier_bounds(&flights, contract);
+    let judge = Judge { contract, airports, now, outlier_bounds, source: &source };
     let unreadable_beyond = unreadable_count.saturating_sub(unreadable.len() as u64);
     let mut quarantined = unreadable;
-    let mut kept = Vec::with_capacity(records.len());
-    for sourced in records {
-        let reasons = judge.row(&sourced.record, &mut report);
+    let mut judge_again_at = None;
+    let mut airports_set_aside = BTreeSet::new();
+    let mut kept = Vec::with_capacity(flights.len());
+    for (line, flight) in flights {
+        let reasons = judge.row(&flight, &mut report);
         if reasons.is_empty() {
-            kept.push(sourced);
+            kept.push((line, flight));
         } else {
-            quarantined.push(judge.set_aside(&sourced, reasons));
+            judge_again_at = judge_again_at.into_iter().chain(judge.no_longer_future(&flight)).min();
+            quarantined.push(judge.set_aside(line, &flight, reasons));
+            airports_set_aside.extend([flight.origin, flight.dest]);
         }
     }
-    let kept = judge.deduplicate(kept, &mut quarantined, &mut report);
-    report.accepted = kept.len() as u64;
+    let (lines, accepted) = judge.deduplicate(kept, &mut quarantined, &mut report);
+    report.accepted = accepted.len() as u64;
     report.quarantined = quarantined.len() as u64 + unreadable_beyond;
-    judge_share(contract, &mut report);
-    let accepted_sources = kept.iter().map(|sourced| sourced.source).collect();
-    let accepted = kept.into_iter().map(|sourced| sourced.record).collect();
-    Validated { accepted, accepted_sources, quarantined, report }
+    report.judge(&presence, contract);
+    Validated { accepted, lines, quarantined, report, presence, airports: airports_set_aside, judge_again_at }
 }
 
 fn judge_share(contract: &Contract, report: &mut ValidationReport) {
@@ -178,7 +209,7 @@ struct Judge<'a> {
     airports: &'a BTreeMap<String, Airport>,
     now: DateTime<Utc>,
     outlier_bounds: Vec<(&'a str, f64, f64, Action)>,
-    sources: &'a [String],
+    source: &'a str,
 }
 
 /// Collects the reasons to set a row aside and counts what is only flagged.
@@ -316,56 +347,78 @@ impl Judge<'_> {
         }
     }
 
-    fn set_aside(&self, sourced: &SourcedRecord, reasons: Vec<String>) -> QuarantinedRow {
-        let object = self.sources.get(sourced.source).cloned().unwrap_or_default();
-        QuarantinedRow { object, line: sourced.line, key: sourced.record.key().to_string(), reasons }
+    /// When a flight that lies in the future now does so no longer.
+    fn no_longer_future(&self, flight: &FlightRecord) -> Option<DateTime<Utc>> {
+        let plannable_from = flight.scheduled_departure - TimeDelta::days(self.contract.rules.max_days_ahead);
+        let moments = [flight.departed_at, flight.arrived_at, Some(plannable_from)];
+        moments.into_iter().flatten().max().filter(|moment| *moment > self.now)
     }
 
-    /// One row per flight, sorted by key: identical rows are dropped, of different
-    /// ones the newest object's (its last line) is kept and the others set aside.
+    fn set_aside(&self, line: u64, flight: &FlightRecord, reasons: Vec<String>) -> QuarantinedRow {
+        QuarantinedRow { object: self.source.to_owned(), line, key: flight.key().to_string(), reasons }
+    }
+
+    /// One row per flight, in time order: identical rows are dropped, of different ones the last is kept and the
+    /// others are set aside.
     fn deduplicate(
         &self,
-        mut rows: Vec<SourcedRecord>,
+        mut rows: Vec<(u64, FlightRecord)>,
         quarantined: &mut Vec<QuarantinedRow>,
         report: &mut ValidationReport,
-    ) -> Vec<SourcedRecord> {
-        rows.sort_by(|a, b| by_key(&a.record, &b.record).then((b.source, b.line).cmp(&(a.source, a.line))));
-        let mut kept: Vec<SourcedRecord> = Vec::with_capacity(rows.len());
-        for row in rows {
-            match kept.last().filter(|last| by_key(&last.record, &row.record).is_eq()) {
-                None => kept.push(row),
-                Some(last) if last.record == row.record => report.exact_duplicates += 1,
-                Some(last) => {
+    ) -> (Vec<u64>, Vec<FlightRecord>) {
+        rows.sort_by(|(line_a, a), (line_b, b)| a.in_time_order(b).then(line_b.cmp(line_a)));
+        let mut kept: Vec<FlightRecord> = Vec::with_capacity(rows.len());
+        let mut lines: Vec<u64> = Vec::with_capacity(rows.len());
+        for (line, flight) in rows {
+            match kept.last().filter(|last| last.in_time_order(&flight).is_eq()) {
+                None => {
+                    kept.push(flight);
+                    lines.push(line);
+                }
+                Some(last) if *last == flight => report.exact_duplicates += 1,
+                Some(_) => {
                     report.conflicting_duplicates += 1;
-                    *report.violations.entry("conflicting_duplicate".into()).or_default() += 1;
-                    let newer = self.sources.get(last.source).map_or("", String::as_str);
-                    let reason =
-                        format!("conflicting_duplicate: {newer} line {} tells otherwise and is newer", last.line);
-                    quarantined.push(self.set_aside(&row, vec![reason]));
+                    *report.violations.entry(CONFLICTING.to_owned()).or_default() += 1;
+                    let newer = format!("{} line {}", self.source, lines.last().copied().unwrap_or_default());
+                    quarantined.push(self.set_aside(line, &flight, vec![conflict(&newer)]));
                 }
             }
         }
-        kept
+        (lines, kept)
     }
 }
 
-fn by_key(a: &FlightRecord, b: &FlightRecord) -> std::cmp::Ordering {
-    let of = |r: &FlightRecord| (r.scheduled_departure, r.flight_number);
-    of(a).cmp(&of(b)).then_with(|| (&a.carrier, &a.origin, &a.dest).cmp(&(&b.carrier, &b.origin, &b.dest)))
+/// The violation of a row that another, newer one contradicts.
+pub(crate) const CONFLICTING: &str = "conflicting_duplicate";
+
+/// Why a row is set aside that a newer one contradicts.
+pub(crate) fn conflict(newer: &str) -> String {
+    format!("{CONFLICTING}: {newer} differs and is newer")
 }
 
-fn judge_missing(records: &[SourcedRecord], contract: &Contract, report: &mut ValidationReport) {
-    for (name, column) in &contract.columns {
+fn presence(flights: &[(u64, FlightRecord)], contract: &Contract) -> BTreeMap<String, Presence> {
+    let of_column = |(name, column): (&String, &ColumnContract)| {
         // A cancelled or diverted flight has no outcome to miss: a blizzard is no fault of the data.
         let after_departure = column.known_when >= KnownWhen::Departure;
-        let expected = |row: &&SourcedRecord| !(after_departure && (row.record.cancelled || row.record.diverted));
-        let (mut present, mut missing) = (0_u64, 0_u64);
-        for row in records.iter().filter(expected) {
-            if value(&row.record, name) == Value::Missing { missing += 1 } else { present += 1 }
+        let expected = flights.iter().filter(|(_, flight)| !(after_departure && (flight.cancelled || flight.diverted)));
+        let mut presence = Presence::default();
+        for (_, flight) in expected {
+            let slot =
+                if value(flight, name) == Value::Missing { &mut presence.missing } else { &mut presence.present };
+            *slot += 1;
         }
+        (name.clone(), presence)
+    };
+    contract.columns.iter().map(of_column).collect()
+}
+
+fn judge_missing(presence: &BTreeMap<String, Presence>, contract: &Contract, report: &mut ValidationReport) {
+    let rows = report.rows - report.violations.get("unreadable_row").copied().unwrap_or(0);
+    for (name, column) in &contract.columns {
+        let Presence { missing, present } = presence.get(name).copied().unwrap_or_default();
         let share = missing as f64 / ((missing + present) as f64).max(1.0);
         report.missing_share.insert(name.clone(), share);
-        let judged = records.len() as u64 >= contract.min_rows_for_shares;
+        let judged = rows >= contract.min_rows_for_shares;
         if let Some(bound) = column.max_missing_share.filter(|bound| judged && share > *bound) {
             let (share, bound) = (share * 100.0, bound * 100.0);
             report
@@ -375,12 +428,12 @@ fn judge_missing(records: &[SourcedRecord], contract: &Contract, report: &mut Va
     }
 }
 
-fn outlier_bounds<'a>(records: &[SourcedRecord], contract: &'a Contract) -> Vec<(&'a str, f64, f64, Action)> {
+fn outlier_bounds<'a>(flights: &[(u64, FlightRecord)], contract: &'a Contract) -> Vec<(&'a str, f64, f64, Action)> {
     let mut bounds = Vec::new();
     for (name, column) in &contract.columns {
         let Some(rule) = column.outlier else { continue };
         let values = || {
-            let numbers = records.iter().filter_map(|row| match value(&row.record, name) {
+            let numbers = flights.iter().filter_map(|(_, flight)| match value(flight, name) {
                 Value::Number(number) => Some(number),
                 _ => None,
             });

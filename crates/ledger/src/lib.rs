@@ -30,6 +30,7 @@ mod lineage_text;
 mod migrations;
 mod models;
 mod objects;
+mod parts;
 mod predictions;
 mod query;
 mod reference;

@@ -10,6 +10,9 @@ use delayd_training_job::params::ParameterFaults;
 /// Why a training run ended without a model.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
+    /// The dataset cannot be read.
+    #[error(transparent)]
+    Data(#[from] delayd_data::DataError),
     /// The parameters cannot be used.
     #[error("training parameters cannot be used")]
     Parameters(#[from] ParameterFaults),
@@ -125,6 +128,7 @@ impl TrainingError {
             | Self::OneClass { .. }
             | Self::NotFinite { .. }
             | Self::Features(_) => ErrorKind::Invalid,
+            Self::Data(error) => error.kind(),
             Self::Cancelled { .. } => ErrorKind::Cancelled,
             Self::Device { .. } => ErrorKind::Unavailable,
             Self::Thread(source) => ErrorKind::of_io(source),

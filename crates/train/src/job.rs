@@ -41,10 +41,10 @@ pub struct JobInputs<'a> {
 }
 
 impl JobInputs<'_> {
-    fn part(&self, wanted: &[Part]) -> Vec<Example> {
-        let (job, examples) = (self.job, &self.set.examples);
-        let kept = examples.iter().filter(|example| wanted.contains(&part_of(example, job.as_of, &job.holdout)));
-        kept.cloned().collect()
+    fn part(&self, wanted: &[Part]) -> Result<Vec<Example>, TrainingError> {
+        let job = self.job;
+        let kept = self.set.examples_that(|example| wanted.contains(&part_of(example, job.as_of, &job.holdout)));
+        Ok(kept?)
     }
 
     fn with_input<T>(&self, learnt: &[Example], work: impl FnOnce(&TrainingInput<'_>) -> T) -> T {
@@ -69,11 +69,11 @@ impl JobInputs<'_> {
     /// When the rows do not suffice, libtorch fails, somebody cancelled, or the
     /// folder cannot be written.
     pub fn train_into(&self, dir: &Path, control: &TrainingControl) -> Result<FinishedJob, TrainingError> {
-        let learnt = self.part(&[Part::Training]);
+        let learnt = self.part(&[Part::Training])?;
         let checked = self.job.parameters.clone().check()?;
         let tuning = self.job.tuning.as_ref();
         let mut trained = self.with_input(&learnt, |input| train(input, &checked, tuning, control))?;
-        let judged = self.part(&[Part::Recent, Part::Seasonal]);
+        let judged = self.part(&[Part::Recent, Part::Seasonal])?;
         let roc_auc = self.evaluate(&mut trained, &learnt, &judged)?;
         let bundle = trained.bundle.write_to(dir)?;
         let bundle: Digest =
@@ -91,7 +91,7 @@ impl JobInputs<'_> {
         task: &TrialTask,
         control: &TrainingControl,
     ) -> Result<TrialRecord, TrainingError> {
-        let learnt = self.part(&[Part::Training]);
+        let learnt = self.part(&[Part::Training])?;
         let checked = self.job.parameters.clone().check()?;
         self.with_input(&learnt, |input| train_trial(input, &checked, tuning, task, control))
     }

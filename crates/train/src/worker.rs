@@ -74,8 +74,8 @@ async fn do_work(
     store.delete(&work.failure_key()).await?;
     let job = &document.job;
     tracing::info!(cycle.id = %job.cycle, run.id = %job.run, training.part = document.part.name(), "the work begins");
-    let set = load_training_set(store.as_ref(), &job.dataset, &job.inputs, job.timing).await;
-    let set = set.map_err(|failure| PortError::new(failure.kind, job.action(), failure.message))?;
+    let set = load_training_set(&store, &job.dataset, &job.inputs, job.timing).await;
+    let set = set.map_err(|error| PortError::new(error.kind(), job.action(), chain(&error)))?;
     let live = match &job.live {
         Some(digest) => {
             let dir = scratch.join("live");

@@ -9,15 +9,19 @@
 //! at the word "cancelled" before. Schedules are known ahead. So the same index,
 //! built from a year of finished flights, may be asked for any moment of that year.
 //!
-//! Per key the events lie sorted by time with running sums, so that a signal
-//! costs a few binary searches.
+//! The index lives with the flights: [`OperationsIndex::add`] takes them by scheduled departure,
+//! [`OperationsIndex::advance`] applies what became known, [`OperationsIndex::forget`] drops what no signal reaches
+//! any more. Building it over a history gives the same bits as feeding it flight by flight. Per key the events lie
+//! sorted by time with running sums, so that a signal costs a few binary searches.
 
+mod events;
 mod series;
 mod table;
 
 pub use table::{AGGREGATES, Aggregate, Key, Measure, Value, Window};
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use chrono::{DateTime, Timelike, Utc};
 use delayd_features::{Airport, FlightRow, NumericInput};
@@ -26,32 +30,16 @@ use rayon::prelude::*;
 use super::error::DataError;
 use super::flight::FlightRecord;
 use super::local_time::TimeZones;
+use events::{Cause, DUE, Events, FlightEvents, Pending};
 use series::{KeyHasher, Series};
 
 /// Seconds since 1970.
 type Moment = i64;
 
-/// A cancelled flight counts as given up this long after schedule.
-const GIVEN_UP_AFTER: Moment = 3 * 3600;
-/// A flight that has not left for a day is no longer waited for.
-const FORGOTTEN_AFTER: Moment = 24 * 3600;
-
-/// The sorted events that one line of the table needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Events {
-    /// At the scheduled departure.
-    Scheduled,
-    /// At the scheduled departure, with whether it was still there so many minutes later.
-    NotGone { after_minutes: i64 },
-    /// At the moment a flight is no longer overdue; the value is its scheduled time.
-    Removed,
-    /// At the moment the value is known.
-    Known(Value),
-    /// The same with decaying sums.
-    KnownDecayed { value: Value, days: u32 },
-}
-
 type KeyIndexes = HashMap<u128, u32, KeyHasher>;
+
+/// How far back the windows of [`AGGREGATES`] reach, in seconds, with a day to spare. Longer memories are running sums.
+const LONGEST_WINDOW: Moment = 31 * 24 * 3600;
 
 /// Answers for a flight and a moment what recent operations looked like.
 #[derive(Debug)]
@@ -60,14 +48,26 @@ pub struct OperationsIndex {
     regions: HashMap<String, u32>,
     zones: TimeZones,
     keys: BTreeMap<Key, KeyIndexes>,
-    series: HashMap<(Key, Events), Vec<Series>, KeyHasher>,
+    /// Every sort of event that the aggregates need of every key.
+    series: Vec<(Key, Events, Vec<Series>)>,
+    /// Where in `series` a pair lies.
+    places: HashMap<(Key, Events), usize, KeyHasher>,
     aggregates: Vec<Aggregate>,
+    /// What is to become known.
+    pending: BinaryHeap<Reverse<Pending>>,
     flights: usize,
 }
 
 impl OperationsIndex {
-    /// Builds the index over finished, running and merely scheduled flights, with
-    /// the signals of [`AGGREGATES`].
+    /// An index that knows of no flight, with the signals of [`AGGREGATES`].
+    ///
+    /// # Errors
+    /// When an airport's time zone is unknown.
+    pub fn empty(airports: &BTreeMap<String, Airport>) -> Result<Self, DataError> {
+        Self::with_aggregates(&[], airports, AGGREGATES)
+    }
+
+    /// An index over finished, running and merely scheduled flights, with all that became known of them.
     ///
     /// # Errors
     /// When an airport's time zone is unknown.
@@ -84,27 +84,80 @@ impl OperationsIndex {
         airports: &BTreeMap<String, Airport>,
         aggregates: &[Aggregate],
     ) -> Result<Self, DataError> {
-        let zones = TimeZones::of(airports)?;
-        let regions = airports.iter().map(|(code, airport)| (code.clone(), region(airport))).collect();
-        let mut names = HashMap::new();
-        for record in records {
-            for name in [&record.carrier, &record.origin, &record.dest] {
-                if !names.contains_key(name.as_str()) {
-                    names.insert(name.clone(), names.len() as u32 + 1);
-                }
+        let needed: BTreeSet<(Key, Events)> =
+            aggregates.iter().flat_map(|a| needed_events(a).into_iter().map(|events| (a.key, events))).collect();
+        let mut index = Self {
+            names: HashMap::new(),
+            regions: airports.iter().map(|(code, airport)| (code.clone(), region(airport))).collect(),
+            zones: TimeZones::of(airports)?,
+            keys: needed.iter().map(|(key, _)| (*key, KeyIndexes::default())).collect(),
+            places: needed.iter().copied().zip(0..).collect(),
+            series: needed.into_iter().map(|(key, events)| (key, events, Vec::new())).collect(),
+            aggregates: aggregates.to_vec(),
+            pending: BinaryHeap::new(),
+            flights: 0,
+        };
+        let mut by_departure: Vec<&FlightRecord> = records.iter().collect();
+        by_departure.sort_by_key(|record| record.scheduled_departure);
+        by_departure.into_iter().for_each(|record| index.add(record));
+        index.advance(DateTime::<Utc>::MAX_UTC);
+        Ok(index)
+    }
+
+    /// Takes a flight, scheduled not before those that were taken. Its schedule counts at once, what became of it
+    /// when [`Self::advance`] reaches the moment from which that was known.
+    pub fn add(&mut self, record: &FlightRecord) {
+        for name in [&record.carrier, &record.origin, &record.dest] {
+            if !self.names.contains_key(name.as_str()) {
+                self.names.insert(name.clone(), self.names.len() as u32 + 1);
             }
         }
-        let mut index = Self {
-            names,
-            regions,
-            zones,
-            keys: BTreeMap::new(),
-            series: HashMap::default(),
-            aggregates: aggregates.to_vec(),
-            flights: records.len(),
-        };
-        index.build(records);
-        Ok(index)
+        let FlightRecord { carrier, flight_number, origin, dest, scheduled_departure, .. } = record;
+        let parts = self.parts(carrier, *flight_number, origin, dest, *scheduled_departure);
+        let mut slots = [0; Key::ALL.len()];
+        for (key, indexes) in &mut self.keys {
+            let next = indexes.len() as u32;
+            slots[*key as usize] = *indexes.entry(parts.of(*key)).or_insert(next);
+        }
+        self.flights += 1;
+        let events = FlightEvents::of(record);
+        self.apply(&events, &slots, Cause::Scheduled);
+        self.pending.extend(events.pending(slots).map(Reverse));
+    }
+
+    /// Applies everything that was known by `until`.
+    pub fn advance(&mut self, until: DateTime<Utc>) {
+        let until = until.timestamp();
+        while self.pending.peek().is_some_and(|Reverse(next)| next.moment <= until) {
+            if let Some(Reverse(known)) = self.pending.pop() {
+                self.apply(&known.events, &known.slots, known.cause);
+            }
+        }
+    }
+
+    /// Drops what no question about `from` or later reaches.
+    pub fn forget(&mut self, from: DateTime<Utc>) {
+        let horizon = from.timestamp() - LONGEST_WINDOW;
+        self.series
+            .par_iter_mut()
+            .for_each(|(_, _, of_key)| of_key.iter_mut().for_each(|series| series.forget(horizon)));
+    }
+
+    /// Adds the events of one cause to the series of the flight's keys.
+    fn apply(&mut self, flight: &FlightEvents, slots: &[u32; Key::ALL.len()], cause: Cause) {
+        for (key, kind, of_key) in &mut self.series {
+            if kind.cause() != cause {
+                continue;
+            }
+            let Some((moment, value)) = flight.event(*kind) else { continue };
+            let slot = slots[*key as usize] as usize;
+            if slot >= of_key.len() {
+                of_key.resize_with(slot + 1, || Series::new(kind.decay_seconds()));
+            }
+            if let Some(series) = of_key.get_mut(slot) {
+                series.push(moment, value);
+            }
+        }
     }
 
     /// How many flights it holds.
@@ -157,41 +210,13 @@ impl OperationsIndex {
         }
     }
 
-    fn build(&mut self, records: &[FlightRecord]) {
-        let events: Vec<FlightEvents> = records.par_iter().map(FlightEvents::of).collect();
-        let parts: Vec<KeyParts> = records
-            .par_iter()
-            .map(|r| self.parts(&r.carrier, r.flight_number, &r.origin, &r.dest, r.scheduled_departure))
-            .collect();
-        let needed: BTreeSet<(Key, Events)> =
-            self.aggregates.iter().flat_map(|a| needed_events(a).into_iter().map(|events| (a.key, events))).collect();
-        let keys: BTreeSet<Key> = needed.iter().map(|(key, _)| *key).collect();
-        let slots: BTreeMap<Key, (KeyIndexes, Vec<u32>)> =
-            keys.into_par_iter().map(|key| (key, number_keys(key, &parts))).collect();
-        let kinds: BTreeSet<Events> = needed.iter().map(|(_, kind)| *kind).collect();
-        let sorted: BTreeMap<Events, Vec<(Moment, f64, u32)>> =
-            kinds.into_par_iter().map(|kind| (kind, sorted_events(kind, &events))).collect();
-        let needed: Vec<(Key, Events)> = needed.into_iter().collect();
-        self.series = needed
-            .into_par_iter()
-            .map(|(key, kind)| {
-                let (count, flights) = slots.get(&key).map_or((0, &[][..]), |(map, of)| (map.len(), of.as_slice()));
-                let mut series = vec![Series::new(decay_seconds(kind)); count];
-                for (moment, value, flight) in sorted.get(&kind).into_iter().flatten() {
-                    let slot = flights.get(*flight as usize).map_or(usize::MAX, |slot| *slot as usize);
-                    if let Some(series) = series.get_mut(slot) {
-                        series.push(*moment, *value);
-                    }
-                }
-                ((key, kind), series)
-            })
-            .collect();
-        self.keys = slots.into_iter().map(|(key, (indexes, _))| (key, indexes)).collect();
-    }
-
     fn series(&self, key: Key, events: Events, query: &Query) -> &Series {
         let slot = query.slots[key as usize];
-        slot.and_then(|slot| self.series.get(&(key, events))?.get(slot as usize)).unwrap_or(Series::empty())
+        let found = slot.and_then(|slot| {
+            let (_, _, of_key) = self.series.get(*self.places.get(&(key, events))?)?;
+            of_key.get(slot as usize)
+        });
+        found.unwrap_or(Series::empty())
     }
 
     fn evaluate(&self, aggregate: &Aggregate, query: &Query) -> f64 {
@@ -238,7 +263,7 @@ impl OperationsIndex {
         let series = self.series(key, events, query);
         let (sum, count) = match over {
             Window::Minutes(minutes) => series.between(query.at - minutes * 60, query.at),
-            Window::History => series.between(Moment::MIN, query.at),
+            Window::History => series.history(query.at),
             Window::Last(count) => series.last(count, query.at),
             Window::Decayed { .. } => series.decayed(query.at),
         };
@@ -247,15 +272,12 @@ impl OperationsIndex {
 
     /// Flights overdue at `at`, and the minutes for which they have been.
     fn overdue(&self, key: Key, at: Moment, query: &Query) -> (f64, f64) {
-        let (due_at, due) = self.series(key, Events::NotGone { after_minutes: DUE }, query).between(Moment::MIN, at);
-        let (gone_due_at, gone) = self.series(key, Events::Removed, query).between(Moment::MIN, at);
+        let (due_at, due) = self.series(key, Events::NotGone { after_minutes: DUE }, query).history(at);
+        let (gone_due_at, gone) = self.series(key, Events::Removed, query).history(at);
         let count = due - gone;
         (count, (count * at as f64 - (due_at - gone_due_at)) / 60.0)
     }
 }
-
-/// Stands for "the scheduled time itself" among the not-gone values.
-const DUE: i64 = -1;
 
 struct Query {
     slots: [Option<u32>; Key::ALL.len()],
@@ -308,68 +330,6 @@ fn region(airport: &Airport) -> u32 {
     1 + cell(airport.latitude_deg + 90.0, 6.0) * 128 + cell(airport.longitude_deg + 180.0, 8.0)
 }
 
-/// What a flight's life looked like from outside, in seconds and minutes.
-#[derive(Debug, Clone, Copy)]
-struct FlightEvents {
-    scheduled: Moment,
-    departed: Option<Moment>,
-    removed: Moment,
-    departure_delay: f64,
-    arrival: Option<(Moment, f64)>,
-}
-
-impl FlightEvents {
-    fn of(record: &FlightRecord) -> Self {
-        let scheduled = record.scheduled_departure.timestamp();
-        let departed = record.departed_at.map(|moment| moment.timestamp());
-        let given_up = scheduled + if record.cancelled { GIVEN_UP_AFTER } else { FORGOTTEN_AFTER };
-        let arrival = match (record.arrived_at, record.arrival_delay_minutes) {
-            (Some(arrived), Some(delay)) => Some((arrived.timestamp(), f64::from(delay))),
-            _ => None,
-        };
-        Self {
-            scheduled,
-            departed,
-            removed: departed.map_or(given_up, |moment| moment.max(scheduled).min(scheduled + FORGOTTEN_AFTER)),
-            departure_delay: departed.map_or(f64::NAN, |moment| (moment - scheduled) as f64 / 60.0),
-            arrival,
-        }
-    }
-
-    /// Whether it had not left so many minutes after schedule, seen at that
-    /// moment: one that leaves at that very minute counts as late by it, but one
-    /// that leaves exactly on schedule counts as on time.
-    fn not_gone(&self, after_minutes: i64) -> bool {
-        let bound = self.scheduled + after_minutes * 60;
-        self.departed.is_none_or(|moment| if after_minutes == 0 { moment > bound } else { moment >= bound })
-    }
-
-    fn event(&self, kind: Events) -> Option<(Moment, f64)> {
-        match kind {
-            Events::Scheduled => Some((self.scheduled, 0.0)),
-            Events::NotGone { after_minutes: DUE } => Some((self.scheduled, self.scheduled as f64)),
-            Events::NotGone { after_minutes } => {
-                Some((self.scheduled, f64::from(u8::from(self.not_gone(after_minutes)))))
-            }
-            Events::Removed => Some((self.removed, self.scheduled as f64)),
-            Events::Known(value) | Events::KnownDecayed { value, .. } => self.known(value),
-        }
-    }
-
-    fn known(&self, value: Value) -> Option<(Moment, f64)> {
-        let late = |delay: f64| f64::from(u8::from(delay >= 15.0));
-        let delay = self.departure_delay;
-        match value {
-            Value::DepartureDelay => self.departed.map(|at| (at, delay.clamp(-20.0, 240.0))),
-            Value::DepartureLate => self.departed.map(|at| (at, late(delay))),
-            Value::ArrivalDelay => self.arrival.map(|(at, arrival)| (at, arrival.clamp(-60.0, 240.0))),
-            Value::ArrivalLate => self.arrival.map(|(at, arrival)| (at, late(arrival))),
-            Value::EnrouteLoss if delay.is_nan() => None,
-            Value::EnrouteLoss => self.arrival.map(|(at, arrival)| (at, (arrival - delay).clamp(-60.0, 90.0))),
-        }
-    }
-}
-
 fn needed_events(aggregate: &Aggregate) -> Vec<Events> {
     let overdue = [Events::NotGone { after_minutes: DUE }, Events::Removed];
     match aggregate.measure {
@@ -381,35 +341,5 @@ fn needed_events(aggregate: &Aggregate) -> Vec<Events> {
         Measure::ScheduledAhead | Measure::ScheduledAround { .. } | Measure::ScheduledDayShare => {
             vec![Events::Scheduled]
         }
-    }
-}
-
-fn number_keys(key: Key, parts: &[KeyParts]) -> (KeyIndexes, Vec<u32>) {
-    let mut indexes = KeyIndexes::default();
-    let slots = parts
-        .iter()
-        .map(|parts| {
-            let next = indexes.len() as u32;
-            *indexes.entry(parts.of(key)).or_insert(next)
-        })
-        .collect();
-    (indexes, slots)
-}
-
-fn sorted_events(kind: Events, flights: &[FlightEvents]) -> Vec<(Moment, f64, u32)> {
-    let mut events: Vec<_> = flights
-        .iter()
-        .zip(0_u32..)
-        .filter_map(|(flight, number)| flight.event(kind).map(|(moment, value)| (moment, value, number)))
-        .collect();
-    // The value breaks ties, so that the sums do not depend on the order of the files.
-    events.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
-    events
-}
-
-fn decay_seconds(kind: Events) -> Option<f64> {
-    match kind {
-        Events::KnownDecayed { days, .. } => Some(f64::from(days) * 86_400.0),
-        _ => None,
     }
 }

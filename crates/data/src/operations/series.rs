@@ -5,7 +5,11 @@ use std::sync::LazyLock;
 
 use super::Moment;
 
-/// Times with running sums; with a time constant, sums that decay.
+/// Events before the horizon of [`Series::forget`] that are kept all the same: a signal may ask for the last 30.
+pub(super) const KEPT_EVENTS: usize = 31;
+
+/// Times with running sums; with a time constant, sums that decay. What no question reaches any more can be
+/// forgotten: the sums of the rest stay what they were, to the bit.
 #[derive(Debug, Clone)]
 pub(super) struct Series {
     times: Vec<Moment>,
@@ -13,11 +17,13 @@ pub(super) struct Series {
     /// Decayed number of events, only with a time constant.
     weights: Vec<f64>,
     decay_seconds: Option<f64>,
+    /// How many events were forgotten, and their sum.
+    forgotten: (usize, f64),
 }
 
 impl Series {
     pub(super) fn new(decay_seconds: Option<f64>) -> Self {
-        Self { times: Vec::new(), sums: Vec::new(), weights: Vec::new(), decay_seconds }
+        Self { times: Vec::new(), sums: Vec::new(), weights: Vec::new(), decay_seconds, forgotten: (0, 0.0) }
     }
 
     pub(super) fn empty() -> &'static Self {
@@ -25,8 +31,9 @@ impl Series {
         &EMPTY
     }
 
-    /// Adds an event that is not earlier than the last one.
+    /// Adds an event. One that comes late counts from the last event's moment.
     pub(super) fn push(&mut self, at: Moment, value: f64) {
+        let at = self.times.last().map_or(at, |last| at.max(*last));
         let last = self.sums.last().copied().unwrap_or(0.0);
         match self.decay_seconds {
             None => self.sums.push(last + value),
@@ -40,22 +47,50 @@ impl Series {
         self.times.push(at);
     }
 
-    /// How many events there are until `at`, inclusive.
+    /// Forgets events before `horizon`, but for the last [`KEPT_EVENTS`] of them. Only worth it, and only done, where
+    /// at least as many are forgotten as stay.
+    pub(super) fn forget(&mut self, horizon: Moment) {
+        let gone = self.times.partition_point(|moment| *moment < horizon).saturating_sub(KEPT_EVENTS);
+        if gone == 0 || gone * 2 < self.times.len() {
+            return;
+        }
+        self.forgotten = (self.forgotten.0 + gone, self.sums.get(gone - 1).copied().unwrap_or(0.0));
+        self.times.drain(..gone);
+        self.sums.drain(..gone);
+        self.weights.drain(..gone.min(self.weights.len()));
+        self.times.shrink_to(gone);
+        self.sums.shrink_to(gone);
+    }
+
+    /// How many of the events that are kept there are until `at`, inclusive.
     fn until(&self, at: Moment) -> usize {
         self.times.partition_point(|moment| *moment <= at)
     }
 
+    /// The sum of all events before this position.
+    fn sum_before(&self, position: usize) -> f64 {
+        match position.checked_sub(1) {
+            None => self.forgotten.1,
+            Some(last) => self.sums.get(last).copied().unwrap_or(0.0),
+        }
+    }
+
     fn sum_of(&self, from: usize, until: usize) -> (f64, f64) {
-        let before = |position: usize| position.checked_sub(1).and_then(|last| self.sums.get(last)).copied();
         if until <= from {
             return (0.0, 0.0);
         }
-        (before(until).unwrap_or(0.0) - before(from).unwrap_or(0.0), (until - from) as f64)
+        (self.sum_before(until) - self.sum_before(from), (until - from) as f64)
     }
 
     /// Sum and number of the events in `(after, until]`.
     pub(super) fn between(&self, after: Moment, until: Moment) -> (f64, f64) {
         self.sum_of(self.until(after), self.until(until))
+    }
+
+    /// Sum and number of all events until `until`, the forgotten ones included.
+    pub(super) fn history(&self, until: Moment) -> (f64, f64) {
+        let position = self.until(until);
+        (self.sum_before(position), (self.forgotten.0 + position) as f64)
     }
 
     /// Sum and number of the last `count` events until `at`.

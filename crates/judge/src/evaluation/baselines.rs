@@ -68,28 +68,33 @@ impl LookupTable {
     /// Flights added to a cell from the coarser rate.
     pub const STRENGTH: f64 = 50.0;
 
+    /// A table that has counted nothing yet.
+    #[must_use]
+    pub fn empty() -> Self {
+        let (all, cells, time_zones) = (Cell::default(), BTreeMap::new(), BTreeMap::new());
+        Self { strength: Self::STRENGTH, all, cells, time_zones }
+    }
+
     /// Counts the examples with an outcome.
     #[must_use]
     pub fn fit<'a>(examples: impl IntoIterator<Item = &'a Example>, airports: &BTreeMap<String, Airport>) -> Self {
-        let mut table = Self {
-            strength: Self::STRENGTH,
-            all: Cell::default(),
-            cells: BTreeMap::new(),
-            time_zones: BTreeMap::new(),
-        };
-        for example in examples {
-            let Some(outcome) = example.outcome else { continue };
-            let row = &example.row;
-            if !table.time_zones.contains_key(&row.origin) {
-                let zone = airports.get(&row.origin).map_or("UTC", |airport| airport.time_zone.as_str());
-                table.time_zones.insert(row.origin.clone(), zone.to_owned());
-            }
-            table.all.add(outcome.delayed);
-            for key in table.keys(row) {
-                table.cells.entry(key).or_default().add(outcome.delayed);
-            }
-        }
+        let mut table = Self::empty();
+        examples.into_iter().for_each(|example| table.count(example, airports));
         table
+    }
+
+    /// Counts an example, where it has an outcome.
+    pub fn count(&mut self, example: &Example, airports: &BTreeMap<String, Airport>) {
+        let Some(outcome) = example.outcome else { return };
+        let row = &example.row;
+        if !self.time_zones.contains_key(&row.origin) {
+            let zone = airports.get(&row.origin).map_or("UTC", |airport| airport.time_zone.as_str());
+            self.time_zones.insert(row.origin.clone(), zone.to_owned());
+        }
+        self.all.add(outcome.delayed);
+        for key in self.keys(row) {
+            self.cells.entry(key).or_default().add(outcome.delayed);
+        }
     }
 
     /// From the coarsest to the finest.
