@@ -6,27 +6,93 @@ use std::sync::Arc;
 
 use delayd::config::Settings;
 use delayd::daemon::{Daemon, ledger_path};
+use delayd::http::{Access, ApiState, Listeners, Metrics, Streams, serve};
 use delayd::packaging::export::ImageExport;
 use delayd::packaging::messages::{BuildService, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
 use delayd::packaging::{PackagingActor, PackagingStage};
 use delayd::saga::steps::BUILD;
 use delayd::supervision::{Supervision, SupervisionPolicy};
+use delayd_core::clock::SystemClock;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{Digest, ModelVersion};
 use delayd_ledger::{Cycle, CycleOutcome, CycleState, Ledger, LineageKind, StepState};
 use delayd_outside::bundles::BundleStore;
-use delayd_outside::packaging::Builds;
 use delayd_outside::packaging::oci::{Layout, Manifest};
+use delayd_outside::packaging::{Builds, SourceSettings};
 use delayd_testkit::ci;
 use delayd_testkit::ci::git_server::ServerProcess;
 use delayd_testkit::ci::{ServiceRepository, is_alive, makes_a_binary, private_folder, script_settings};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::layouts;
+use delayd_testkit::cycle_world::{Material, alerts, at, cycle_until, finished, step};
+use delayd_testkit::tools::{Silent, in_system, until};
 
-use crate::build_world::{
-    alerts, at, endpoint, finished, get, in_system, registered, resume, settings, start, step, until,
-};
+/// Settings of a daemon that tries again quickly and deploys nothing that runs.
+fn settings(place: &Path, source: SourceSettings) -> Settings {
+    let mut settings = Settings::default();
+    settings.daemon.state_dir = place.join("state");
+    settings.daemon.step_attempts = 2;
+    settings.daemon.step_retry_secs = 0.05;
+    settings.cluster.replicas = 1;
+    settings.cluster.ready_deadline_secs = 2;
+    settings.packaging.source = source;
+    settings.packaging.service_binary = place.join("at-hand");
+    layouts::write_static_binary(&settings.packaging.service_binary);
+    settings
+}
+
+/// Begins a cycle in a ledger of its own, and does everything up to the registration of its model: the cycle, its
+/// bundle and its dataset.
+async fn registered(settings: &Settings) -> (Cycle, Digest, Digest) {
+    let state = &settings.daemon.state_dir;
+    let folder = state.join("being-written");
+    let (bundle, dataset) = (layouts::write_bundle(&folder, b"model_v1"), Digest::of(b"manifest"));
+    let kept = BundleStore::new(state.join("bundles")).path_of(&bundle);
+    std::fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    std::fs::rename(&folder, &kept).unwrap();
+    let ledger = Ledger::open(&ledger_path(state)).unwrap();
+    let material = Material { bundle: bundle.clone(), dataset: dataset.clone(), as_of: at(0) };
+    (cycle_until(&ledger, state, material, "register").await.cycle, bundle, dataset)
+}
+
+fn start(settings: Settings) -> Daemon {
+    Daemon::start(settings, Arc::new(SystemClock), Arc::new(Silent), |_| ()).unwrap()
+}
+
+/// Has the daemon continue what is unfinished; its actors may only be starting.
+async fn resume(daemon: &Daemon) {
+    until("the daemon's actors run", || async { daemon.resume().await.ok() }).await;
+}
+
+/// The body of the alert with this title, if there is one.
+async fn alert(daemon: &Daemon, title: &str) -> Option<String> {
+    let all = alerts(&daemon.env.ledger).await;
+    all.into_iter().find(|(_, other, _)| other == title).map(|(.., body)| body)
+}
+
+/// The status endpoint of a daemon, and its address.
+fn endpoint(daemon: &Daemon) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/api/v1", listener.local_addr().unwrap());
+    let state = ApiState {
+        env: daemon.env.clone(),
+        settings: daemon.settings.clone(),
+        coordinator: daemon.coordinator.clone(),
+        supervision: daemon.supervision().clone(),
+        metrics: Metrics::new(&daemon.settings).unwrap(),
+        access: Arc::new(Access::new(daemon.settings.http.clone())),
+        streams: Streams::default(),
+    };
+    let mut listeners = Listeners { tcp: listener, tls: None, local: None };
+    actix_web::rt::spawn(serve(state, &mut listeners).unwrap());
+    url
+}
+
+async fn get(url: &str) -> (u16, String) {
+    let answer = crate::http_api::client().get(url).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
 
 #[test]
 fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
@@ -35,9 +101,7 @@ fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
         let script = "echo compiling\necho 'error: the encoder is not there' >&2\nexit 4\n";
         let (repository, commit) = ServiceRepository::script(&place.path().join("service"), script);
         let settings = settings(place.path(), script_settings(&repository.url()));
-        let state = settings.daemon.state_dir.clone();
-        std::fs::create_dir_all(&state).unwrap();
-        let (cycle, ..) = registered(&Ledger::open(&ledger_path(&state)).unwrap(), &state).await;
+        let (cycle, ..) = registered(&settings).await;
         let daemon = start(settings);
         resume(&daemon).await;
         let ended = finished(&daemon, cycle.id).await;
@@ -52,8 +116,7 @@ fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
         assert!(build.error.unwrap().contains("the encoder is not there"));
         assert_eq!(step(ledger, cycle.id, "register").await.unwrap().state, StepState::Undone);
         assert!(step(ledger, cycle.id, "package").await.is_none());
-        let told = alerts(&daemon).await;
-        let (_, body) = told.iter().find(|(title, _)| title == "cycle_1 failed and was undone").unwrap();
+        let body = alert(&daemon, "cycle_1 failed and was undone").await.unwrap();
         assert!(body.contains("error: the encoder is not there"), "{body}");
 
         let url = endpoint(&daemon);
@@ -80,24 +143,17 @@ fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
         let source = script_settings(&format!("git://{}/service", proxy.address()));
         let settings = settings(place.path(), source);
         let state = settings.daemon.state_dir.clone();
-        std::fs::create_dir_all(&state).unwrap();
-        let (cycle, ..) = registered(&Ledger::open(&ledger_path(&state)).unwrap(), &state).await;
+        let (cycle, ..) = registered(&settings).await;
         let daemon = start(settings);
         resume(&daemon).await;
-        until("the outage is told", || async {
-            alerts(&daemon).await.into_iter().find(|(title, _)| title == "cycle_1 waits at `build`")
-        })
-        .await;
+        until("the outage is told", || alert(&daemon, "cycle_1 waits at `build`")).await;
         proxy.set(Mood::Pass);
         let build = until("the build is done", || async {
             step(&daemon.env.ledger, cycle.id, "build").await.filter(|step| step.state == StepState::Done)
         })
         .await;
         assert!(build.attempt > 2, "{build:?}");
-        until("the end of the outage is told", || async {
-            alerts(&daemon).await.into_iter().find(|(title, _)| title == "cycle_1 goes on after `build`")
-        })
-        .await;
+        until("the end of the outage is told", || alert(&daemon, "cycle_1 goes on after `build`")).await;
         // What passes for a service here does not run, so the release is taken back, and the rest with it.
         let ended = finished(&daemon, cycle.id).await;
         assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
@@ -117,8 +173,7 @@ fn a_daemon_that_stops_ends_its_build_and_leaves_the_cycle_to_the_next_start() {
         let (repository, _) = ServiceRepository::script(&place.path().join("service"), &script);
         let settings = settings(place.path(), script_settings(&repository.url()));
         let state = settings.daemon.state_dir.clone();
-        std::fs::create_dir_all(&state).unwrap();
-        let (cycle, ..) = registered(&Ledger::open(&ledger_path(&state)).unwrap(), &state).await;
+        let (cycle, ..) = registered(&settings).await;
         let daemon = start(settings.clone());
         resume(&daemon).await;
         let pid = until("the build runs", || async {
@@ -173,9 +228,8 @@ fn a_cycle_that_an_older_daemon_packaged_goes_on_without_a_build() {
         let source = script_settings(&place.path().join("nowhere").display().to_string());
         let settings = settings(place.path(), source);
         let state = settings.daemon.state_dir.clone();
-        std::fs::create_dir_all(&state).unwrap();
+        let (cycle, ..) = registered(&settings).await;
         let ledger = Ledger::open(&ledger_path(&state)).unwrap();
-        let (cycle, ..) = registered(&ledger, &state).await;
         let (image, layout) = layouts::image(place.path(), cycle.model.0);
         let packaged = ModelPackaged { layout, digest: image.manifest, size_bytes: image.size_bytes };
         ledger.step_started(cycle.id, 60, "package", at(7)).await.unwrap();
@@ -228,8 +282,7 @@ impl Bench {
         let mut settings = settings(place.path(), script_settings(&repository.url()));
         change(&mut settings);
         let state = settings.daemon.state_dir.clone();
-        std::fs::create_dir_all(&state).unwrap();
-        let (cycle, bundle, dataset) = registered(&Ledger::open(&ledger_path(&state)).unwrap(), &state).await;
+        let (cycle, bundle, dataset) = registered(&settings).await;
         let daemon = start(settings.clone());
         let stage = PackagingStage {
             env: daemon.env.clone(),
@@ -358,8 +411,7 @@ fn an_export_that_cannot_be_written_is_told_and_holds_nothing_up() {
         .await;
         let packaged = bench.package(None).await.unwrap();
         bench.push(packaged).await;
-        let told = alerts(&bench.daemon).await;
-        let (_, body) = told.iter().find(|(title, _)| title == "the image of model_v1 could not be exported").unwrap();
+        let body = alert(&bench.daemon, "the image of model_v1 could not be exported").await.unwrap();
         assert!(body.contains("no/such/folder/image.env") && body.contains("delayd image"), "{body}");
         assert!(bench.state().join("image.json").exists(), "the file that can be written is written");
     });

@@ -1,14 +1,15 @@
 //! The command line as the API's client.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use delayd_core::ids::Digest;
 use delayd_ledger::{CycleReason, CycleState, IngestedObject, ObjectStatus, ObjectsLooked};
+use delayd_testkit::records;
 use delayd_testkit::site::{command, ended, text};
+use delayd_testkit::tools::gzip;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -181,24 +182,15 @@ fn an_empty_site_says_what_is_missing_before_and_after_the_start() {
 #[tokio::test]
 async fn refused_logs_are_listed_with_why_and_where_their_rows_are() {
     let mut daemon = prepared("");
-    let object = |key: &str, status: ObjectStatus, error: Option<&str>| IngestedObject {
-        key: key.into(),
-        digest: Digest::of(key.as_bytes()),
-        size_bytes: 10,
-        rows_accepted: 0,
-        rows_quarantined: 7,
-        rows_duplicate: 2,
+    let good = records::object("flights/good.csv", chrono::DateTime::UNIX_EPOCH);
+    let bad = IngestedObject {
+        status: ObjectStatus::Rejected,
+        error: Some("too many rows break the contract".to_owned()),
         unused_columns: vec!["mood".into()],
         quarantine_key: Some("quarantine/a.csv".into()),
-        status,
-        error: error.map(str::to_owned),
-        ingested_at: "2013-03-01T12:00:00Z".parse().unwrap(),
-        resolved_at: None,
+        ..records::object("flights/bad.csv", chrono::DateTime::UNIX_EPOCH)
     };
-    let objects = vec![
-        object("flights/good.csv", ObjectStatus::Ingested, None),
-        object("flights/bad.csv", ObjectStatus::Rejected, Some("too many rows break the contract")),
-    ];
+    let objects = vec![good, bad];
     let ledger = daemon.ledger();
     ledger.record_objects(ObjectsLooked { objects, ..ObjectsLooked::default() }).await.unwrap();
     drop(ledger);
@@ -254,12 +246,6 @@ fn a_log_is_judged_before_it_is_uploaded() {
 // ----------------------------------------------------------------
 // `delayd` says what is wrong with its configuration, its data and its ledger:
 // one line, with the place in it, and nothing stored is changed.
-
-fn gzip(body: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(body).unwrap();
-    encoder.finish().unwrap()
-}
 
 const AIRPORTS: &str = "faa,name,lat,lon,alt,tz,dst,tzone
 EWR,Newark Liberty Intl,40.6925,-74.168667,18,-5,A,America/New_York

@@ -1,15 +1,15 @@
 //! The status endpoint as programs and administrators meet it: a running daemon,
 //! asked over TCP, TLS and its local socket.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use delayd_core::ports::Severity;
-use delayd_ledger::NewAlert;
+use delayd_testkit::records;
 use delayd_testkit::site::{DatalessDaemon, Needs, Running, Site, needs, text};
+use delayd_testkit::tools::free_address;
 use futures::StreamExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -58,13 +58,7 @@ async fn lists_are_paged_and_tell_where_they_end() {
     let mut daemon = prepared("");
     let ledger = daemon.ledger();
     for number in 0..5 {
-        let alert = NewAlert {
-            at: moment(),
-            severity: Severity::Info,
-            dedup_key: format!("test/{number}"),
-            title: format!("number {number}"),
-            body: String::new(),
-        };
+        let alert = records::alert(&format!("number {number}"), Severity::Info, moment());
         ledger.enqueue_alert(alert).await.unwrap();
     }
     drop(ledger);
@@ -77,7 +71,7 @@ async fn lists_are_paged_and_tell_where_they_end() {
         seen.extend(page["items"].as_array().unwrap().iter().map(|item| item["alert"]["title"].clone()));
         next = page["next_offset"].as_u64();
     }
-    assert_eq!(seen, ["number 4", "number 3", "number 2", "number 1", "number 0"]);
+    assert_eq!(seen, [4, 3, 2, 1, 0].map(|number| format!("title of number {number}")));
     for list in [
         "objects",
         "datasets",
@@ -206,7 +200,7 @@ fn schemathesis() -> Option<PathBuf> {
 /// A daemon whose loop has gone round once, so that there is a record of every sort, and its address.
 fn with_records(needs: &Needs) -> (Site, Running, String) {
     let site = Site::with_history(needs);
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free_address();
     let text = std::fs::read_to_string(site.config()).unwrap();
     let http = format!("listen = \"{address}\"\nrequests_per_second = 100000\nrequest_burst = 100000");
     std::fs::write(site.config(), text.replace("listen = \"127.0.0.1:0\"", &http)).unwrap();

@@ -1,6 +1,5 @@
 //! The OCI registry adapter against Debian's docker-registry: open, with password
 //! and TLS, and with a token server; and skopeo pulling back what was pushed.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::contracts;
 use delayd_testkit::registry_servers;

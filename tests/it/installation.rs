@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use delayd::config::Settings;
 use delayd_testkit::site::{command, ended, needs};
+use delayd_testkit::tools::{self, free_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -143,23 +144,6 @@ fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap())
 }
 
-fn get(address: &str, path: &str) -> String {
-    answer(TcpStream::connect(address).unwrap(), path)
-}
-
-fn answer(mut stream: TcpStream, path: &str) -> String {
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
-
-/// A port that nobody uses now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn the_service_manager_hears_readiness_where_the_loop_is_beats_and_the_end() {
     let manager = Manager::new();
@@ -170,8 +154,8 @@ fn the_service_manager_hears_readiness_where_the_loop_is_beats_and_the_end() {
     let mut child = Ending(command.stderr(Stdio::null()).spawn().unwrap());
 
     manager.until("READY=1\n");
-    let health = get(&listen, "/healthz");
-    assert!(health.starts_with("HTTP/1.1 200"), "ready means that it answers: {health}");
+    let health = tools::get(&listen, "/healthz").unwrap();
+    assert_eq!(health.0, 200, "ready means that it answers: {health:?}");
     manager.until("STATUS=no model is live yet; watching\n");
     manager.until("WATCHDOG=1\n");
 
@@ -218,9 +202,9 @@ fn the_status_endpoint_answers_on_the_socket_that_was_passed_also_who_came_befor
     let early = TcpStream::connect(&address).unwrap();
     let (config, state) = configuration(folder.path(), &own);
     let mut child = activated(&config, &state, passed);
-    let answered = answer(early, "/api/v1/status");
-    assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
-    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
+    let answered = tools::answer_on(early, "GET /api/v1/status HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    assert_eq!(tools::status_and_body(&answered).unwrap().0, 200, "{answered}");
+    assert_eq!(tools::get(&address, "/readyz").unwrap().0, 200);
     assert!(TcpStream::connect(&own).is_err(), "the configured address is not used then");
     kill(pid(&child), Signal::SIGTERM).unwrap();
     assert!(ended(&mut child, LIMIT).expect("it stops").success());

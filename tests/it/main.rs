@@ -3,13 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "modules of one binary")]
 
-mod build_world;
 mod ci_builders;
 mod ci_cycle;
 mod ci_source;
 mod cluster_contract;
 mod command_line;
-mod cycle_world;
 mod data_bounds;
 mod data_formats;
 mod data_ingest;

@@ -2,8 +2,6 @@
 //! API, against a running daemon.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +16,9 @@ use delayd_outside::Channels;
 use delayd_outside::local::LogNotifier;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::receiver::{Receiver, url_at};
+use delayd_testkit::records;
 use delayd_testkit::site::{DatalessDaemon, text};
+use delayd_testkit::tools;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,12 +31,9 @@ fn daemon(sections: &str) -> DatalessDaemon {
 
 /// The body of what the daemon's endpoint answers.
 fn get(daemon: &DatalessDaemon, path: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(daemon.address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    let (status, body) = tools::get(daemon.address, path).unwrap();
+    assert_eq!(status, 200, "{path}: {body}");
+    body
 }
 
 /// Waits for an alert whose key begins so to be in a state; answers its id.
@@ -56,17 +53,10 @@ const SLACK: &str = "[notification]\nchannels = [\"log\", \"slack\"]\nattempts =
 
 fn enqueue(state: &Path, key: &str) {
     let ledger = Ledger::open(&state.join("ledger.sqlite")).unwrap();
-    let id = ledger.transact_blocking("telling", {
-        let alert = NewAlert {
-            at: "2013-07-01T12:00:00Z".parse().unwrap(),
-            severity: Severity::Warning,
-            dedup_key: key.to_owned(),
-            title: "Drift: model_v1 sees other data".into(),
-            body: "wind_speed".into(),
-        };
-        move |tx| delayd_ledger::tx::enqueue_alert(tx, &alert)
-    });
-    id.unwrap();
+    let at = "2013-07-01T12:00:00Z".parse().unwrap();
+    let (title, body) = ("Drift: model_v1 sees other data".to_owned(), "wind_speed".to_owned());
+    let alert = NewAlert { title, body, ..records::alert(key, Severity::Warning, at) };
+    ledger.transact_blocking("telling", move |tx| delayd_ledger::tx::enqueue_alert(tx, &alert)).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,7 +124,7 @@ async fn a_check_tells_of_every_channel_and_template() {
 fn check(receiver: &Receiver) {
     let templates = TempDir::new().unwrap();
     fs::write(templates.path().join("mail.txt"), "{{ alerts.titel }}").unwrap();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = tools::free_address();
     let daemon = daemon(&format!(
         "[notification]\nchannels = [\"log\", \"slack\", \"mail\"]\ntemplates_dir = \"{}\"\n\
          [notification.slack]\nwebhook_url = \"{}\"\n\
@@ -176,8 +166,7 @@ fn at(secs: i64) -> DateTime<Utc> {
 }
 
 async fn enqueue_stuck(ledger: &Ledger, key: &str) {
-    let (severity, title, body) = (Severity::Critical, format!("{key} is stuck"), "An undo did not finish.".to_owned());
-    let alert = NewAlert { at: at(0), severity, dedup_key: format!("cycle/{key}"), title, body };
+    let alert = records::alert(&format!("cycle/{key}"), Severity::Critical, at(0));
     ledger.enqueue_alert(alert).await.unwrap();
 }
 

@@ -12,17 +12,17 @@ use delayd::notification::{DeliveryPolicy, Outbox};
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::{ChannelKind, Notifier, Severity, Undelivered};
 use delayd_core::secret::Secret;
-use delayd_ledger::{Ledger, NewAlert, Page};
+use delayd_ledger::{Ledger, Page};
 use delayd_outside::Channels;
 use delayd_outside::cloud::{MailSettings, SlackSettings, WebhookNotifier, WebhookSettings};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::receiver::{Receiver, url_at};
+use delayd_testkit::records;
+use delayd_testkit::tools::CapturedLog;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::notification_world::{
-    CapturedLog, Exim, Flag, PASSWORD, group, mail_by, mail_to, notice, slack_at, templates,
-};
+use crate::notification_world::{Exim, Flag, PASSWORD, group, mail_by, mail_to, notice, slack_at, templates};
 
 /// Sends one mail to `ops`.
 async fn send(settings: &MailSettings) -> Result<(), Undelivered> {
@@ -283,8 +283,7 @@ async fn no_secret_reaches_a_log_an_error_the_ledger_or_an_answer() {
         to_slack.set(mood);
         to_mail.set(if mood == Mood::Pass { mood } else { Mood::CutAfter(200) });
         let now: DateTime<Utc> = DateTime::UNIX_EPOCH + chrono::Duration::hours(round as i64);
-        let (dedup_key, title, body) = (format!("drift/{round}"), "t".to_owned(), "b".to_owned());
-        let alert = NewAlert { at: now, severity: Severity::Critical, dedup_key, title, body };
+        let alert = records::alert(&format!("drift/{round}"), Severity::Critical, now);
         ledger.enqueue_alert(alert).await.unwrap();
         outbox.deliver_due(&channels, now).await.unwrap();
         match channels.probe().await {

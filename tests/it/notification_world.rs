@@ -3,12 +3,12 @@
 //! are files, make it misbehave.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use delayd_core::http_client::HttpClientSettings;
@@ -18,6 +18,7 @@ use delayd_core::secret::Secret;
 use delayd_outside::cloud::{MailNotifier, MailSettings, MailTls, SlackNotifier, SlackSettings};
 use delayd_outside::templates::Templates;
 use delayd_testkit::contracts::flaky_proxy::TestCertificates;
+use delayd_testkit::tools::free_address;
 use serde::Deserialize;
 
 pub const USER: &str = "delayd";
@@ -94,7 +95,7 @@ impl Exim {
     }
 
     fn try_start(&mut self) -> bool {
-        (self.smtp, self.smtps) = (free_port(), free_port());
+        (self.smtp, self.smtps) = (free_address(), free_address());
         self.restart()
     }
 
@@ -216,10 +217,6 @@ impl Drop for Exim {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Root gives way to Exim's own user; anybody else stays who they are.
@@ -401,36 +398,4 @@ pub fn slack_at(url: &str, ca_path: &Path) -> SlackNotifier {
 pub fn mail_by(settings: &MailSettings) -> MailNotifier {
     assert!(settings.faults().is_empty(), "{:?}", settings.faults());
     MailNotifier::new(settings, templates()).unwrap()
-}
-
-/// Everything that this process logs from now on, at the finest level. A subscriber
-/// of one thread would miss what another thread's test has met first.
-#[derive(Clone, Default)]
-pub struct CapturedLog(Arc<Mutex<Vec<u8>>>);
-
-impl CapturedLog {
-    pub fn begin() -> Self {
-        let captured = Self::default();
-        let writer = captured.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::set_global_default(subscriber).unwrap();
-        captured
-    }
-
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl Write for CapturedLog {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

@@ -14,11 +14,11 @@ use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{ObjectStore, Release, Severity};
 use delayd_ledger::{CancelRequest, CycleOutcome, CycleReason, CycleState, Ledger, Page, RunState, StepState};
 use delayd_testkit::contracts::training_world::{endless, job_in, process_trainer};
-
-use crate::cycle_world::{
-    Material, Place, alerts, assert_step, command, cycle_until, deployed, finished, in_system, last_deed, live, start,
-    step, told, until,
+use delayd_testkit::cycle_world::{
+    Material, Place, alerts, assert_step, at, command, cycle_until, deployed, finished, last_deed, live, start, step,
+    told,
 };
+use delayd_testkit::tools::{in_system, until};
 
 #[test]
 fn a_retrain_that_is_refused_does_not_begin_later_by_itself() {
@@ -80,11 +80,8 @@ fn a_resume_closes_an_open_breaker_without_a_pause() {
         let place = Place::new(ApprovalMode::Automatic);
         let ledger = place.env().ledger;
         for _ in 0..place.settings.retrain.governor.breaker_after {
-            let cycle = ledger.begin_cycle(CycleReason::Scheduled, crate::cycle_world::at(0)).await.unwrap();
-            ledger
-                .finish_cycle(cycle.id, CycleOutcome::KeptLive, "no better", crate::cycle_world::at(1))
-                .await
-                .unwrap();
+            let cycle = ledger.begin_cycle(CycleReason::Scheduled, at(0)).await.unwrap();
+            ledger.finish_cycle(cycle.id, CycleOutcome::KeptLive, "no better", at(1)).await.unwrap();
         }
         drop(ledger);
         let daemon = place.start().await;

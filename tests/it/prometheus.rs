@@ -7,8 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,23 +15,13 @@ use std::time::{Duration, Instant};
 use chrono::Timelike;
 use delayd::http::catalogue;
 use delayd_core::clock::{Clock, SystemClock};
+use delayd_testkit::ci::has;
 use delayd_testkit::site::{NEVER, QUICK, Running, Site, cluster_state, needs, tail};
+use delayd_testkit::tools::{free_port, get, post_json};
 use serde_json::{Value, json};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
-}
-
-fn there(test: &str, program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("SKIPPED: {test}: there is no `{program}`; `scripts/setup/packages test` installs it");
-    }
-    found
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn promtool(folder: &Path, arguments: &[&str], input: &str) {
@@ -47,22 +36,11 @@ fn promtool(folder: &Path, arguments: &[&str], input: &str) {
     assert!(arguments[1] != "metrics" || told.trim().is_empty(), "promtool {arguments:?}:\n{told}");
 }
 
-/// Status and body; HTTP/1.0, so that nothing comes in chunks.
-fn get(address: &str, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
-}
-
 // ---------------------------------------------------------------- what is shipped
 
 #[test]
 fn promtool_agrees_with_rules_configurations_and_the_tests_of_every_alert() {
-    if !there("promtool_agrees_with_rules_configurations_and_the_tests_of_every_alert", "promtool") {
+    if !has("promtool_agrees_with_rules_configurations_and_the_tests_of_every_alert", "promtool", "prometheus") {
         return;
     }
     let folder = repository().join("config/prometheus");
@@ -177,15 +155,8 @@ fn unlike_anything(site: &Site, flights: usize) {
             })
             .collect();
         let body = json!({ "flights": flights }).to_string();
-        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-        let head = format!(
-            "POST /predict HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.contains(" 200 "), "{answer}");
+        let (status, answer) = post_json(format!("127.0.0.1:{port}"), "/predict", &body).unwrap();
+        assert_eq!(status, 200, "{answer}");
     }
 }
 
@@ -218,7 +189,7 @@ fn assert_documented(what: &str, page: &str, documented: &BTreeMap<String, Strin
 fn prometheus_scrapes_daemon_and_replica_and_an_alert_fires_on_drift() {
     const TEST: &str = "prometheus_scrapes_daemon_and_replica_and_an_alert_fires_on_drift";
     let Some(needs) = needs(TEST) else { return };
-    if !there(TEST, "prometheus") || !there(TEST, "promtool") {
+    if !has(TEST, "prometheus", "prometheus") || !has(TEST, "promtool", "prometheus") {
         return;
     }
     let site = Site::with_history(&needs);
@@ -325,12 +296,8 @@ fn queries_are_answered(prometheus: &Prometheus) {
 // the code, rules and dashboard against the page, the run book against the rules.
 // Whether Prometheus itself agrees is tested above.
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
-}
-
 fn text(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The names in the first column of the page's tables.
@@ -379,7 +346,7 @@ fn the_page_of_metrics_says_what_the_code_does() {
     let (_, after) = rest.split_once(end).expect("the page's place for the tables has an end");
     let wanted = format!("{before}{begin}{}\n{end}{after}", catalogue::tables());
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(root().join("docs/metrics.md"), &wanted).unwrap();
+        fs::write(repository().join("docs/metrics.md"), &wanted).unwrap();
     } else {
         assert!(page == wanted, "docs/metrics.md is not what the code says; write it with UPDATE_DOCS=1");
     }

@@ -16,12 +16,12 @@ use delayd_ledger::{Alias, CycleOutcome, CycleState, DeploymentState, StepState,
 use delayd_outside::bundles::{BundleStore, download_bundle};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
 use delayd_testkit::contracts::training_world::{job_in, process_trainer};
-use delayd_training_job::{BundlePlace, Trainer as _, TrainingControl, TrainingJob, TrainingParameters};
-
-use crate::cycle_world::{
-    Made, Material, Place, alerts, assert_step, command, cycle_until, deployed, finished, in_system, last_deed, live,
-    start, state_of, step, told, until,
+use delayd_testkit::cycle_world::{
+    Made, Material, Place, alerts, assert_step, at, command, cycle_until, deployed, finished, last_deed, live, start,
+    state_of, step, told,
 };
+use delayd_testkit::tools::{in_system, until};
+use delayd_training_job::{BundlePlace, Trainer as _, TrainingControl, TrainingJob, TrainingParameters};
 
 /// Two models went live one after the other; the second one serves.
 async fn two_models(place: &Place) -> (Made, Made) {
@@ -211,7 +211,7 @@ fn a_release_that_was_taken_back_before_the_crash_is_not_deployed_by_the_next_st
         let id = second.cycle.id;
         let undoing = Undoing { cause: UndoCause::Failed, why: "p95_latency: over 50 ms".to_owned() };
         ledger.begin_undo(id, undoing).await.unwrap();
-        ledger.step_undone(id, 80, crate::cycle_world::at(9)).await.unwrap();
+        ledger.step_undone(id, 80, at(9)).await.unwrap();
         drop(ledger);
         place.cluster.serve(&first.release);
         let daemon = place.start().await;

@@ -333,7 +333,7 @@ impl Moto {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = delayd_testkit::tools::free_port();
         let process = tokio::process::Command::new(program)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .current_dir(folder.path())

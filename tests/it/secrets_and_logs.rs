@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -13,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use delayd_testkit::site;
 use delayd_testkit::site::{NEVER, QUICK, Running, Site, command, ended, needs, tail};
+use delayd_testkit::tools::{self, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -105,10 +104,6 @@ signing_key = "{MARK}-signing"
     )
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn assert_unmarked(what: &str, bytes: &[u8]) {
     let at = bytes.windows(MARK.len()).position(|window| window == MARK.as_bytes());
     if let Some(at) = at {
@@ -117,13 +112,9 @@ fn assert_unmarked(what: &str, bytes: &[u8]) {
     }
 }
 
-fn get(port: u16, path: &str) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    Some(answer)
+/// The whole answer, head and body.
+fn whole(port: u16, path: &str) -> Option<String> {
+    tools::exchange(("127.0.0.1", port), &format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"))
 }
 
 fn files_under(folder: &Path) -> Vec<PathBuf> {
@@ -169,14 +160,12 @@ fn no_secret_leaves_the_configuration() {
     let log = place.path().join("daemon.log");
     let mut daemon = Running::start(run(&["-vv", "run"]), &state, &log);
     let alerts = loop {
-        if let Some(alerts) =
-            get(port, "/api/v1/alerts").filter(|alerts| String::from_utf8_lossy(alerts).contains("keeps failing"))
-        {
+        if let Some(alerts) = whole(port, "/api/v1/alerts").filter(|alerts| alerts.contains("keeps failing")) {
             break alerts;
         }
         assert!(ended(&mut daemon.child, Duration::from_millis(300)).is_none(), "the daemon ended:\n{}", tail(&log));
     };
-    assert_unmarked("the alerts", &alerts);
+    assert_unmarked("the alerts", alerts.as_bytes());
     // A cycle has a log of its own, and meets every system that is away.
     let asked = run(&["retrain", "--why", "to see what its log tells"]).output().unwrap();
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
@@ -196,8 +185,8 @@ fn no_secret_leaves_the_configuration() {
         "/api/v1/cycles/cycle_1/log",
         "/readyz",
     ] {
-        let answer = get(port, path).unwrap_or_else(|| panic!("{path} was not answered:\n{}", tail(&log)));
-        assert_unmarked(path, &answer);
+        let answer = whole(port, path).unwrap_or_else(|| panic!("{path} was not answered:\n{}", tail(&log)));
+        assert_unmarked(path, answer.as_bytes());
     }
     let pid = daemon.child.id();
     assert_unmarked("the command line", &fs::read(format!("/proc/{pid}/cmdline")).unwrap());
@@ -222,21 +211,11 @@ fn no_secret_leaves_the_configuration() {
 const STEPS: [&str; 10] =
     ["ingest", "dataset", "train", "gate", "register", "package", "push", "deploy", "verify", "approve"];
 
-fn get_text(port: u16, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
-}
-
 #[test]
 fn every_line_of_a_cycle_carries_its_trace_wherever_it_was_written() {
     let Some(needs) = needs("every_line_of_a_cycle_carries_its_trace_wherever_it_was_written") else { return };
     let site = Site::with_history(&needs);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let config = format!("{QUICK}{NEVER}").replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
     fs::write(site.config(), config).unwrap();
     let mut daemon = site.start();
@@ -245,7 +224,7 @@ fn every_line_of_a_cycle_carries_its_trace_wherever_it_was_written() {
         fs::read_to_string(daemon_log(&site)).ok()?.contains("cycle finished").then_some(())
     });
 
-    let (status, cycle) = get_text(port, "/api/v1/cycles/cycle_1").unwrap();
+    let (status, cycle) = tools::get(("127.0.0.1", port), "/api/v1/cycles/cycle_1").unwrap();
     assert_eq!(status, 200, "{cycle}");
     let cycle: Value = serde_json::from_str(&cycle).unwrap();
     let trace = cycle["trace_id"].as_str().unwrap().to_owned();
@@ -317,12 +296,12 @@ fn the_cycle_has_its_own_log(site: &Site, port: u16, trace: &str) {
     for step in STEPS {
         assert!(text.contains(&format!(" {step}: step done")), "no end of `{step}` in {text}");
     }
-    let (status, whole) = get_text(port, "/api/v1/cycles/cycle_1/log").unwrap();
+    let (status, whole) = tools::get(("127.0.0.1", port), "/api/v1/cycles/cycle_1/log").unwrap();
     assert_eq!((status, whole.as_str()), (200, text.as_str()));
-    let (_, end) = get_text(port, "/api/v1/cycles/cycle_1/log?lines=3").unwrap();
+    let (_, end) = tools::get(("127.0.0.1", port), "/api/v1/cycles/cycle_1/log?lines=3").unwrap();
     assert_eq!(end.lines().count(), 3);
     assert!(text.ends_with(&end) && end.contains("cycle finished"), "{end}");
-    let (status, problem) = get_text(port, "/api/v1/cycles/cycle_9/log").unwrap();
+    let (status, problem) = tools::get(("127.0.0.1", port), "/api/v1/cycles/cycle_9/log").unwrap();
     assert_eq!(status, 404);
     assert!(problem.contains("cycle_9 has no log: it is not in the ledger"), "{problem}");
 }
@@ -383,7 +362,7 @@ fn under_systemd_lines_are_entries_of_the_journal_with_fields_and_priorities() {
     let service = place.path().join("delayd-serve");
     fs::create_dir_all(&journal).unwrap();
     fs::write(&service, "").unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     fs::write(&config, format!("{QUICK}{NEVER}").replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))).unwrap();
     let socket = UnixDatagram::bind(journal.join("socket")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();

@@ -18,6 +18,7 @@ use delayd_testkit::contracts::process_pool::{ProcessPool, worker_command};
 use delayd_testkit::contracts::trainer::{PATIENCE, keeps_the_whole_contract, nonsense, trained};
 use delayd_testkit::contracts::training_world::{World, endless, quick_search};
 use delayd_testkit::programs::training_program;
+use delayd_testkit::tools::until;
 use delayd_training_job::documents::{FailureDocument, Work, WorkDocument, WorkPart, WorkResult, get_json};
 use delayd_training_job::{Progress, Trainer, TrainingControl, TrainingJob, TrainingParameters};
 use nix::sys::signal::Signal;
@@ -76,15 +77,11 @@ async fn workers_that_outlive_the_daemon_keep_the_contract() {
 
 /// Waits until an object with this end is in the store.
 async fn appears(store: &dyn ObjectStore, prefix: &str, end: &str) -> String {
-    let began = Instant::now();
-    loop {
+    until(&format!("there is a {prefix}…{end}"), async || {
         let listed = store.list(prefix).await.unwrap();
-        if let Some(found) = listed.into_iter().find(|object| object.key.ends_with(end)) {
-            return found.key;
-        }
-        assert!(began.elapsed() < PATIENCE, "no {prefix}…{end}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        listed.into_iter().map(|object| object.key).find(|key| key.ends_with(end))
+    })
+    .await
 }
 
 /// Seconds of work, so that it can be interrupted, and the same result each time.

@@ -15,6 +15,7 @@ use delayd_model::admin::{LatencyHistogram, ReplicaPhase, ReplicaReport, Request
 use delayd_model::{DriftReference, Sketch};
 use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
 use delayd_outside::service::scrape::{ScrapePolicy, Scraper};
+use delayd_testkit::records;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn bundle() -> Digest {
@@ -27,14 +28,10 @@ fn reference() -> DriftReference {
 
 fn replica(n: u32) -> Replica {
     Replica {
-        name: format!("replica-{n}"),
         model: ModelVersion(2),
         deployment: DeploymentId(5),
-        state: ReplicaState::Ready,
-        admin_url: String::new(),
-        restarts: 0,
         memory_bytes: Some(20_000_000),
-        reason: None,
+        ..records::replica(&format!("replica-{n}"))
     }
 }
 
@@ -365,16 +362,7 @@ fn http(status: &str, body: &str) -> Option<String> {
 }
 
 fn replica_at(name: &str, admin_url: String) -> Replica {
-    Replica {
-        name: name.into(),
-        model: ModelVersion(1),
-        deployment: DeploymentId(1),
-        state: ReplicaState::Ready,
-        admin_url,
-        restarts: 0,
-        memory_bytes: None,
-        reason: None,
-    }
+    Replica { admin_url, ..records::replica(name) }
 }
 
 #[tokio::test]

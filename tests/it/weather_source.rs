@@ -1,7 +1,6 @@
 //! Both sources against the contract, and against each other.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use delayd_outside::wrap::{Failing, PlannedFailures};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::open_meteo_server::{Behaviour, Seen};
 use delayd_testkit::contracts::weather::{keeps_the_whole_contract, tells_an_outage};
+use delayd_testkit::tools::CapturedLog;
 
 use crate::weather_stage::{AIRPORTS, NOW, World, asked, codes, newest, settings, utc};
 
@@ -308,26 +308,12 @@ async fn what_was_known_of_a_day_is_not_lost_when_a_service_tells_less_of_it() {
 const KEY: &str = "k3y-of-a-customer-4711";
 const DAY: (&str, &str) = ("2013-07-01T00:00:00Z", "2013-07-02T00:00:00Z");
 
-/// Everything that is logged, of whatever level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(text)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_key_is_sent_and_is_in_no_error_log_or_debug_text() {
     let Some(world) = World::at("the_key_is_sent…", NOW).await else { return };
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    let log = CapturedLog::default();
+    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone());
+    let subscriber = lines.finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     world.server.behave(Behaviour { key: Some(KEY.into()), ..Behaviour::default() });
     let proxy = FlakyProxy::before(world.server.address()).await;
@@ -344,7 +330,7 @@ async fn the_key_is_sent_and_is_in_no_error_log_or_debug_text() {
     let mut section = Settings::default();
     section.weather.open_meteo = keyed;
     told.push_str(&section.to_toml().unwrap());
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = log.text();
     assert!(logged.contains("weather is asked again"), "{logged}");
     assert!(!told.contains(KEY), "{told}");
     assert!(!logged.contains(KEY), "{logged}");

@@ -9,12 +9,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use delayd::config::Settings;
 use delayd::data::DataStage;
 use delayd::env::Env;
-use delayd::saga::{Saga, StepName, StepObserver};
+use delayd::saga::{Saga, StepName};
 use delayd_core::clock::ReplayClock;
 use delayd_core::error::ErrorKind;
-use delayd_core::failure::StepFailure;
 use delayd_core::http_client::HttpClientSettings;
-use delayd_core::ids::{CycleId, Digest};
+use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectStore, Severity, WeatherObservation, WeatherSource};
 use delayd_data::FlightRecord;
 use delayd_data::contract::Contract;
@@ -23,12 +22,14 @@ use delayd_data::formats::{ParseLimits, parquet};
 use delayd_data::reference::AirportTable;
 use delayd_data::sources::SourceVersion;
 use delayd_features::NumericInput;
-use delayd_ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectStatus, ObjectsLooked, Page, StepState};
+use delayd_ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectsLooked, Page, StepState};
 use delayd_outside::cloud::{OpenMeteo, OpenMeteoSettings};
 use delayd_outside::local::FolderStore;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::open_meteo_server::{OpenMeteoServer, nycflights13};
 pub use delayd_testkit::contracts::weather::{AIRPORTS, codes, utc};
+use delayd_testkit::records;
+use delayd_testkit::tools::Silent;
 
 use crate::weather_documents::{alerts, env};
 
@@ -104,37 +105,16 @@ impl Home {
         assert_eq!(built.records.len(), 921);
         let version = store_dataset(self.world.store.as_ref(), &built.manifest, &built.records).await.unwrap();
         let ledger = &self.env.ledger;
-        let cycle = match ledger.cycles(Page::newest(1)).await.unwrap().first() {
-            Some(cycle) => cycle.id,
-            None => ledger.begin_cycle(CycleReason::Bootstrap, utc(CYCLE_AT)).await.unwrap().id,
+        let cycle = match ledger.cycles(Page::newest(1)).await.unwrap().pop() {
+            Some(cycle) => cycle,
+            None => ledger.begin_cycle(CycleReason::Bootstrap, utc(CYCLE_AT)).await.unwrap(),
         };
-        let digest = Digest::of(&body);
-        let object = IngestedObject {
-            key: key.into(),
-            digest: digest.clone(),
-            size_bytes: body.len() as u64,
-            rows_accepted: 1,
-            rows_quarantined: 0,
-            rows_duplicate: 0,
-            unused_columns: Vec::new(),
-            quarantine_key: None,
-            resolved_at: None,
-            status: ObjectStatus::Ingested,
-            error: None,
-            ingested_at: utc(CYCLE_AT),
-        };
+        let object = IngestedObject { digest: Digest::of(&body), ..records::object(key, utc(CYCLE_AT)) };
+        let sources = vec![ObjectRef { key: key.into(), digest: object.digest.clone() }];
         ledger.record_objects(ObjectsLooked { objects: vec![object], ..ObjectsLooked::default() }).await.unwrap();
-        let dataset = Dataset {
-            version: version.clone(),
-            cycle,
-            sources: vec![ObjectRef { key: key.into(), digest }],
-            manifest: serde_json::json!({}),
-            rows: 1,
-            from: window.from,
-            until: window.until,
-            validation: serde_json::json!({}),
-            created_at: utc(CYCLE_AT),
-        };
+        let (from, until) = (window.from, window.until);
+        let dataset = records::dataset(&cycle, version.clone(), utc(CYCLE_AT));
+        let dataset = Dataset { sources, from, until, ..dataset };
         ledger.insert_dataset(dataset).await.unwrap();
         version
     }
@@ -215,13 +195,6 @@ async fn weather_of_the_api_makes_the_same_examples_as_the_file() {
             assert!((a.is_nan() && b.is_nan()) || (a - b).abs() < 0.06, "{}: {a} and {b}", input.name());
         }
     }
-}
-
-struct Silent;
-
-impl StepObserver for Silent {
-    fn started(&self, _: CycleId, _: &str) {}
-    fn finished(&self, _: CycleId, _: &str, _: Duration, _: Option<&StepFailure>) {}
 }
 
 #[tokio::test]

@@ -7,9 +7,10 @@ use delayd_core::ports::Cluster;
 
 use crate::cluster::assert_tells;
 use delayd_testkit::cluster::{Gate, GateState};
-use delayd_testkit::cluster::{PATIENCE, Site, answering_model, capture_logs, until};
+use delayd_testkit::cluster::{Site, answering_model};
 use delayd_testkit::contracts::cluster::apply;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TestCertificates};
+use delayd_testkit::tools::{CapturedLog, PATIENCE, until_true};
 
 /// How long the API server is away; longer ones are for measuring.
 fn outage() -> Duration {
@@ -48,7 +49,7 @@ async fn while_the_api_server_is_away_the_service_serves_and_everything_goes_on_
         }
         gate.set(GateState::Open);
         let back = std::time::Instant::now();
-        until("it answers again", async || cluster.current().await.is_ok()).await;
+        until_true("it answers again", async || cluster.current().await.is_ok()).await;
         eprintln!("{state:?} for {:?}: it was used again after {:?}", outage(), back.elapsed());
         assert_eq!(cluster.current().await.unwrap().as_ref(), Some(&first));
     }
@@ -108,7 +109,7 @@ async fn credentials_that_are_refused_are_told_and_never_shown() {
     let Some(site) = Site::new("refused") else { return };
     let token = "not-a-token-but-secret";
     let kubeconfig = site.kubeconfig_with_token("wrong", token);
-    let written = capture_logs();
+    let written = CapturedLog::begin();
     let cluster = site.open_with(|settings| settings.kubeconfig = kubeconfig);
     let errors = [
         cluster.probe().await.map(|_| ()).unwrap_err(),

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::{Cluster, Release, ReplicaState};
 use delayd_outside::cloud::kubernetes::ServiceObject;
-use delayd_testkit::cluster::{PATIENCE, Site, answering_model, in_state, prediction, through_the_api_server, until};
+use delayd_testkit::cluster::{Site, answering_model, in_state, prediction, through_the_api_server};
 use delayd_testkit::contracts::cluster::{apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request};
+use delayd_testkit::tools::{PATIENCE, until_true};
 
 /// An error of this kind whose text holds all these parts.
 pub fn assert_tells(error: &PortError, kind: ErrorKind, parts: &[&str]) {
@@ -194,7 +195,7 @@ async fn pods_that_a_quota_forbids_are_told() {
     let cluster = site.open();
     apply(&cluster, &site.release(1).await).await.unwrap();
     site.kubectl(&["create", "quota", "small", "--hard=pods=2"]);
-    until("the quota counts", async || site.value("resourcequota/small", ".status.used.pods") == "2").await;
+    until_true("the quota counts", async || site.value("resourcequota/small", ".status.used.pods") == "2").await;
     let error = cluster.apply(&site.release(2).await, Duration::from_secs(5), &|_| ()).await.unwrap_err();
     assert_tells(&error, ErrorKind::Exhausted, &["cannot be made", "exceeded quota", "model_v1 still serves"]);
 }
@@ -233,7 +234,7 @@ async fn a_pod_that_is_killed_is_replaced_and_both_are_told() {
     let victim = ready(&cluster).await.remove(0);
     let killed = std::time::Instant::now();
     site.kubectl(&["delete", "pod", &victim.name, "--grace-period=0", "--force", "--wait=false"]);
-    until("another pod is ready", async || {
+    until_true("another pod is ready", async || {
         let now = ready(&cluster).await;
         now.len() == 2 && now.iter().all(|replica| replica.name != victim.name)
     })
@@ -269,7 +270,7 @@ async fn a_daemon_that_died_in_the_middle_of_a_rollout_is_followed_by_one_that_g
     assert!(interrupted.is_err());
     drop(cluster);
     let cluster = site.open();
-    until("it has become ready", async || {
+    until_true("it has become ready", async || {
         assert_eq!(cluster.reconcile().await.unwrap(), Vec::<String>::new());
         cluster.current().await.unwrap().as_ref() == Some(&third)
     })
@@ -287,7 +288,7 @@ async fn a_broken_rollout_that_nobody_goes_on_with_is_undone() {
     assert!(interrupted.is_err());
     drop(cluster);
     let cluster = site.open();
-    until("the broken pods are gone", async || {
+    until_true("the broken pods are gone", async || {
         cluster.reconcile().await.unwrap();
         let all = cluster.replicas().await.unwrap();
         all.len() == 2 && all.iter().all(|replica| replica.deployment == good.deployment)
@@ -332,7 +333,7 @@ async fn what_somebody_changes_or_deletes_is_noticed_told_and_put_right() {
     site.kubectl(&["delete", "deployment/delay-ml", "service/delay-ml", "configmap/delay-ml-delayd"]);
     let told = cluster.reconcile().await.unwrap().join("\n");
     assert!(told.contains("Deployment delay-ml was gone"), "{told}");
-    until("it serves again", async || {
+    until_true("it serves again", async || {
         assert_eq!(cluster.reconcile().await.unwrap(), Vec::<String>::new());
         ready(&cluster).await.len() == 2 && answering_model(&cluster).await == Ok("model_v1".to_owned())
     })

@@ -382,7 +382,7 @@ impl<'a> Daemon<'a> {
             fs::rename(data.join(file), target).unwrap();
         }
         fs::write(place.path().join("delayd.toml"), format!("{QUICK}{NEVER}")).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = delayd_testkit::tools::free_port();
         Self { namespace, place, port }
     }
 

@@ -2,7 +2,6 @@
 //! rights that are shipped and no more. Needs what `cluster::Site` needs, and skopeo;
 //! says SKIPPED without. Pods and this test share a folder store on the node, so the
 //! cluster must run on this machine.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code, reason = "the deployment's tests use the rest")]
 use delayd_testkit::cluster;
@@ -11,14 +10,15 @@ use delayd_testkit::contracts;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cluster::Site;
 use cluster::{Gate, GateState};
-use cluster::{Site, until};
 use contracts::trainer::{keeps_the_whole_contract, trained};
 use contracts::training_world::{World, endless, quick_search};
 use contracts::{daemon_image, training_world};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{Digest, RunId};
 use delayd_outside::cloud::kubernetes_trainer::{self, KubernetesTrainerSettings};
+use delayd_testkit::tools::until_true;
 use delayd_training_job::tune::TrialOutcome;
 use delayd_training_job::{Progress, TrainingControl, TrainingParameters};
 use delayd_training_job::{Trainer, TrainingJob};
@@ -202,7 +202,7 @@ async fn a_job_is_found_again_after_the_daemon_died_and_is_stopped_when_the_run_
     };
     let ready = async || field.site.value("job/delayd-run-5-training", ".status.active") == "1";
     let first = start(field.trainer());
-    until("the Job runs", ready).await;
+    until_true("the Job runs", ready).await;
     let uid = field.site.value("job/delayd-run-5-training", ".metadata.uid");
     first.abort();
     let second = start(field.trainer());
@@ -234,11 +234,14 @@ async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
     let job = TrainingJob { parameters, ..field.world.job.clone() };
     let trainer = field.trainer_via(&field.settings(), kubeconfig);
     let outage = async {
-        until("the Job runs", async || field.site.value("job/delayd-run-7-training", ".status.active") == "1").await;
+        until_true("the Job runs", async || field.site.value("job/delayd-run-7-training", ".status.active") == "1")
+            .await;
         gate.set(GateState::Shut);
         // Until the training is over: its result waits in the object store.
-        until("the pod has ended", async || field.site.value("job/delayd-run-7-training", ".status.succeeded") == "1")
-            .await;
+        until_true("the pod has ended", async || {
+            field.site.value("job/delayd-run-7-training", ".status.succeeded") == "1"
+        })
+        .await;
         gate.set(GateState::Open);
     };
     // As the saga does: an outage that outlasts the adapter's own patience is asked about again.

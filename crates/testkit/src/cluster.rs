@@ -7,13 +7,12 @@
 //! the static `delayd-serve` (`DELAYD_SERVE_BIN`). Without them the tests say
 //! SKIPPED and pass.
 
-use std::io;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
@@ -22,13 +21,9 @@ use delayd_outside::packaging::oci::{Layout, Manifest};
 use delayd_outside::packaging::{PackageRequest, PackagedImage, package};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::contracts::cluster::{LoadRequest, Releases};
 use crate::contracts::layouts;
-
-/// How long anything may take that ends well.
-pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A namespace and what reaches it.
 pub struct Site {
@@ -278,15 +273,6 @@ impl Drop for Site {
     }
 }
 
-/// Waits for a condition, far longer than it needs.
-pub async fn until<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition().await {
-        assert!(Instant::now() < deadline, "in vain waited until {what}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 /// A prediction that the tiny bundles answer.
 pub fn prediction() -> LoadRequest {
     let flight = serde_json::json!({
@@ -448,44 +434,4 @@ async fn carry(mut client: TcpStream, server: SocketAddr, mut state: watch::Rece
     if now == GateState::Silent {
         let _ = state.wait_for(|state| *state != GateState::Silent).await;
     }
-}
-
-// ----------------------------------------------------------------
-// Everything that is logged, at every level, in one text.
-
-#[derive(Clone, Default)]
-pub struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl Written {
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Written {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-/// From now on, for the whole process; one test of a file may do it.
-pub fn capture_logs() -> Written {
-    let written = Written::default();
-    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(written.clone());
-    // A second capture in one process would see nothing; the test's own check of its text tells.
-    let _ = lines.try_init();
-    written
 }

@@ -1,13 +1,14 @@
 //! A daemon's folder, with the ways to look into it from outside.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use delayd_ledger::Ledger;
+
+use crate::tools::{free_address, post_json};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -128,17 +129,7 @@ impl Site {
             "distance_miles": 1400.0, "context": {},
         }] })
         .to_string();
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        let request = format!(
-            "POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, answer))
+        post_json(("127.0.0.1", port), "/predict", &body)
     }
 
     pub fn assert_it_answers(&self, daemon: &Running) {
@@ -199,7 +190,7 @@ impl DatalessDaemon {
     /// daemon's folder in both.
     pub fn new(http: &str, sections: &str) -> Self {
         let place = TempDir::new().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let text =
             format!("[http]\nlisten = \"{address}\"\n{http}\n[packaging]\nservice_binary = \"/bin/true\"\n{sections}");
         let text = text.replace("{place}", place.path().to_str().unwrap());

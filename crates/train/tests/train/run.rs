@@ -1,9 +1,6 @@
 //! A whole training run on made-up flights: what it learns, that it repeats itself
 //! bit by bit, how it starts from an earlier model, and how it fails.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
-
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

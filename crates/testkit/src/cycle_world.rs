@@ -14,7 +14,6 @@ use delayd::deployment::messages::ModelDeployed;
 use delayd::env::Env;
 use delayd::packaging::messages::{ImagePushed, ModelPackaged};
 use delayd::registry::messages::ModelRegistered;
-use delayd::saga::StepObserver;
 use delayd::saga::steps::STEPS;
 use delayd::supervision::ActorState;
 use delayd::training::messages::{GateAnswered, ModelTrained};
@@ -25,25 +24,19 @@ use delayd_core::ids::{CycleId, DecisionId, DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, PushedImage, Release, Replica, RolloutProgress, Severity};
 use delayd_ledger::{
     Alias, AuditRecord, Cycle, CycleOutcome, CycleReason, CycleState, Dataset, Deployment, DeploymentState, Ledger,
-    Model, Page, Run, RunState, Step, StepState,
+    Page, Step, StepState,
 };
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::wrap::{Failing, PlannedFailures};
-use delayd_testkit::contracts::surroundings;
 use serde_json::{Value, json};
 
-pub(crate) const SOON: Duration = Duration::from_secs(120);
-
-struct Silent;
-
-impl StepObserver for Silent {
-    fn started(&self, _: CycleId, _: &str) {}
-    fn finished(&self, _: CycleId, _: &str, _: Duration, _: Option<&StepFailure>) {}
-}
+use crate::contracts::surroundings;
+use crate::records;
+use crate::tools::{Silent, until};
 
 /// A cluster that runs nothing and remembers what it was told to run.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct MemoryCluster(Arc<Mutex<Remembered>>);
+pub struct MemoryCluster(Arc<Mutex<Remembered>>);
 
 #[derive(Debug, Default)]
 struct Remembered {
@@ -57,21 +50,21 @@ impl MemoryCluster {
         self.0.lock().unwrap()
     }
 
-    pub(crate) fn serve(&self, release: &Release) {
+    pub fn serve(&self, release: &Release) {
         self.inner().current = Some(release.clone());
     }
 
-    pub(crate) fn serves(&self) -> Option<DeploymentId> {
+    pub fn serves(&self) -> Option<DeploymentId> {
         self.inner().current.as_ref().map(|release| release.deployment)
     }
 
     /// What was applied, in order.
-    pub(crate) fn applied(&self) -> Vec<DeploymentId> {
+    pub fn applied(&self) -> Vec<DeploymentId> {
         self.inner().applied.clone()
     }
 
     /// Lets the applying of this deployment take effect and never answer, as a daemon sees it that dies there.
-    pub(crate) fn hang_after(&self, deployment: Option<DeploymentId>) {
+    pub fn hang_after(&self, deployment: Option<DeploymentId>) {
         self.inner().hangs_after = deployment;
     }
 }
@@ -116,20 +109,20 @@ impl Cluster for MemoryCluster {
     }
 }
 
-pub(crate) fn at(secs: i64) -> DateTime<Utc> {
+pub fn at(secs: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_360_000_000 + secs, 0).unwrap()
 }
 
 /// A folder, what is outside, and how the daemon there is configured.
-pub(crate) struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
-    pub(crate) settings: Settings,
-    pub(crate) cluster: MemoryCluster,
-    pub(crate) failures: PlannedFailures,
+    pub settings: Settings,
+    pub cluster: MemoryCluster,
+    pub failures: PlannedFailures,
 }
 
 impl Place {
-    pub(crate) fn new(approval: ApprovalMode) -> Self {
+    pub fn new(approval: ApprovalMode) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.daemon.state_dir = folder.path().to_owned();
@@ -143,25 +136,25 @@ impl Place {
         Self { folder, settings, cluster, failures }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Clock, ledger and ports. The ledger is opened: only while no daemon has it.
-    pub(crate) fn env(&self) -> Env {
+    pub fn env(&self) -> Env {
         let cluster = Failing::new(self.cluster.clone(), self.failures.clone());
         Env { cluster: Arc::new(cluster), ..surroundings::env(self.path()) }
     }
 
     /// Starts a daemon, the first one or the next, and waits until its actors run.
-    pub(crate) async fn start(&self) -> Daemon {
+    pub async fn start(&self) -> Daemon {
         let ledger = self.path().join("ledger.sqlite");
         until("the ledger is free", || async { Ledger::open(&ledger).ok().map(drop) }).await;
         start(&self.settings, self.env()).await
     }
 }
 
-pub(crate) async fn start(settings: &Settings, env: Env) -> Daemon {
+pub async fn start(settings: &Settings, env: Env) -> Daemon {
     let settings = Arc::new(settings.clone());
     let daemon = Daemon::with_env(settings, env, PathBuf::new(), Arc::new(Silent), |_| ()).unwrap();
     until("the actors run", || async {
@@ -171,28 +164,12 @@ pub(crate) async fn start(settings: &Settings, env: Env) -> Daemon {
     daemon
 }
 
-/// Waits until `look` answers something; actors go on meanwhile.
-pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let begun = std::time::Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(begun.elapsed() < SOON, "waited {SOON:?} in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-pub(crate) fn in_system<T>(test: impl Future<Output = T>) -> T {
-    actix::System::new().block_on(test)
-}
-
-pub(crate) async fn command(daemon: &Daemon, command: CommandKind, why: &str) -> Result<CommandAnswered, StepFailure> {
+pub async fn command(daemon: &Daemon, command: CommandKind, why: &str) -> Result<CommandAnswered, StepFailure> {
     let asked = OperatorCommand { command, by: "alice".to_owned(), why: why.to_owned() };
     daemon.coordinator.ask(asked).await
 }
 
-pub(crate) async fn finished(daemon: &Daemon, cycle: CycleId) -> Cycle {
+pub async fn finished(daemon: &Daemon, cycle: CycleId) -> Cycle {
     until("the cycle is finished", || async {
         let found = daemon.env.ledger.cycle(cycle).await.unwrap().unwrap();
         (found.state == CycleState::Finished).then_some(found)
@@ -200,50 +177,50 @@ pub(crate) async fn finished(daemon: &Daemon, cycle: CycleId) -> Cycle {
     .await
 }
 
-pub(crate) async fn step(ledger: &Ledger, cycle: CycleId, name: &str) -> Option<Step> {
+pub async fn step(ledger: &Ledger, cycle: CycleId, name: &str) -> Option<Step> {
     ledger.steps_of(cycle).await.unwrap().into_iter().find(|step| step.name == name)
 }
 
-pub(crate) async fn live(ledger: &Ledger) -> Option<ModelVersion> {
+pub async fn live(ledger: &Ledger) -> Option<ModelVersion> {
     ledger.model_by_alias(Alias::Live).await.unwrap().map(|model| model.version)
 }
 
-pub(crate) async fn state_of(ledger: &Ledger, deployment: DeploymentId) -> DeploymentState {
+pub async fn state_of(ledger: &Ledger, deployment: DeploymentId) -> DeploymentState {
     ledger.deployment(deployment).await.unwrap().unwrap().state
 }
 
-pub(crate) async fn last_deed(ledger: &Ledger) -> AuditRecord {
+pub async fn last_deed(ledger: &Ledger) -> AuditRecord {
     ledger.audit(Page { offset: 0, limit: 1 }).await.unwrap().remove(0)
 }
 
 /// Severity, title and body of every alert.
-pub(crate) async fn alerts(ledger: &Ledger) -> Vec<(Severity, String, String)> {
+pub async fn alerts(ledger: &Ledger) -> Vec<(Severity, String, String)> {
     let alerts = ledger.alerts(Page { offset: 0, limit: 50 }).await.unwrap();
     alerts.into_iter().map(|told| (told.alert.severity, told.alert.title, told.alert.body)).collect()
 }
 
-pub(crate) async fn told(ledger: &Ledger, severity: Severity, title: &str) -> String {
+pub async fn told(ledger: &Ledger, severity: Severity, title: &str) -> String {
     let all = alerts(ledger).await;
     let found = all.iter().find(|(of, other, _)| *of == severity && other.contains(title));
     found.unwrap_or_else(|| panic!("no {severity} alert `{title}` among {all:?}")).2.clone()
 }
 
 /// A cycle with its model, and the release that it makes.
-pub(crate) struct Made {
-    pub(crate) cycle: Cycle,
-    pub(crate) release: Release,
+pub struct Made {
+    pub cycle: Cycle,
+    pub release: Release,
 }
 
 /// What a model is made of.
-pub(crate) struct Material {
-    pub(crate) bundle: Digest,
-    pub(crate) dataset: Digest,
-    pub(crate) as_of: DateTime<Utc>,
+pub struct Material {
+    pub bundle: Digest,
+    pub dataset: Digest,
+    pub as_of: DateTime<Utc>,
 }
 
 impl Material {
     /// Nothing that could be loaded.
-    pub(crate) fn made_up(number: i64) -> Self {
+    pub fn made_up(number: i64) -> Self {
         Self {
             bundle: Digest::of(format!("bundle {number}").as_bytes()),
             dataset: Digest::of(format!("dataset {number}").as_bytes()),
@@ -252,8 +229,12 @@ impl Material {
     }
 }
 
+fn position(name: &str) -> u32 {
+    STEPS.iter().find(|step| step.name == name).unwrap().position
+}
+
 /// Begins a cycle, and has everything done up to and with the step `last`.
-pub(crate) async fn cycle_until(ledger: &Ledger, state: &Path, material: Material, last: &str) -> Made {
+pub async fn cycle_until(ledger: &Ledger, state: &Path, material: Material, last: &str) -> Made {
     let Material { bundle, dataset, as_of } = material;
     let cycle = ledger.begin_cycle(CycleReason::Bootstrap, as_of).await.unwrap();
     let release = Release {
@@ -264,25 +245,24 @@ pub(crate) async fn cycle_until(ledger: &Ledger, state: &Path, material: Materia
         bundle_dir: BundleStore::new(state.join("bundles")).path_of(&bundle),
         replicas: 1,
     };
-    let end = STEPS.iter().find(|step| step.name == last).unwrap().position;
-    records(ledger, &cycle, &release, &dataset, end).await;
+    insert_records(ledger, &cycle, &release, &dataset, position(last)).await;
     for (name, output) in outputs(&cycle, &release, &dataset) {
-        let position = STEPS.iter().find(|step| step.name == name).unwrap().position;
-        if position <= end {
-            ledger.step_started(cycle.id, position, name, at(5)).await.unwrap();
-            ledger.step_done(cycle.id, position, output, at(6), 1).await.unwrap();
+        if position(name) <= position(last) {
+            ledger.step_started(cycle.id, position(name), name, at(5)).await.unwrap();
+            ledger.step_done(cycle.id, position(name), output, at(6), 1).await.unwrap();
         }
     }
     if last == "deploy" || last == "verify" {
         let previous = ledger.approved_deployment().await.unwrap().map(|before| before.id);
         let state = if last == "verify" { DeploymentState::Verified } else { DeploymentState::Applied };
-        insert_deployment(ledger, &cycle, &release, state, previous).await;
+        let record = records::deployment(release.clone(), state, at(6));
+        ledger.insert_deployment(Deployment { cycle: Some(cycle.id), previous, ..record }).await.unwrap();
     }
     Made { cycle, release }
 }
 
 /// A model that went live.
-pub(crate) async fn deployed(ledger: &Ledger, state: &Path, material: Material) -> Made {
+pub async fn deployed(ledger: &Ledger, state: &Path, material: Material) -> Made {
     let made = cycle_until(ledger, state, material, "verify").await;
     ledger.promote(made.cycle.model, at(7)).await.unwrap();
     ledger.set_deployment_state(made.release.deployment, DeploymentState::Approved, at(7)).await.unwrap();
@@ -290,75 +270,17 @@ pub(crate) async fn deployed(ledger: &Ledger, state: &Path, material: Material) 
     made
 }
 
-async fn insert_deployment(
-    ledger: &Ledger,
-    cycle: &Cycle,
-    release: &Release,
-    state: DeploymentState,
-    previous: Option<DeploymentId>,
-) {
-    let record = Deployment {
-        id: release.deployment,
-        cycle: Some(cycle.id),
-        model: release.model,
-        release: release.clone(),
-        state,
-        previous,
-        created_at: at(6),
-        changed_at: at(6),
-    };
-    ledger.insert_deployment(record).await.unwrap();
-}
-
 /// The rows that the steps up to position `end` leave.
-async fn records(ledger: &Ledger, cycle: &Cycle, release: &Release, dataset: &Digest, end: u32) {
-    let dataset = Dataset {
-        version: dataset.clone(),
-        cycle: cycle.id,
-        sources: Vec::new(),
-        manifest: json!({}),
-        rows: 1,
-        from: at(0),
-        until: at(86_400 * 7),
-        validation: json!({}),
-        created_at: at(1),
-    };
-    let model = Model {
-        version: cycle.model,
-        bundle: release.bundle.clone(),
-        bundle_key: format!("bundles/{}", cycle.model),
-        dataset: dataset.version.clone(),
-        run: cycle.run,
-        cycle: cycle.id,
-        reason: None,
-        parent: None,
-        metrics: json!({}),
-        registered_at: at(4),
-    };
-    let run = Run {
-        id: cycle.run,
-        cycle: cycle.id,
-        dataset: dataset.version.clone(),
-        parameters: json!({}),
-        seed: 1,
-        device: "cpu".to_owned(),
-        state: RunState::Succeeded,
-        epochs: json!([]),
-        trials: json!([]),
-        metrics: json!({}),
-        record: json!({"commit": "0123abc"}),
-        started_at: at(2),
-        finished_at: Some(at(3)),
-    };
-    ledger.insert_dataset(dataset).await.unwrap();
-    if end >= STEPS.iter().find(|step| step.name == "register").unwrap().position {
-        ledger.save_run(run).await.unwrap();
-        ledger.register_model(model).await.unwrap();
+async fn insert_records(ledger: &Ledger, cycle: &Cycle, release: &Release, dataset: &Digest, end: u32) {
+    let (from, until) = (at(0), at(86_400 * 7));
+    ledger.insert_dataset(Dataset { from, until, ..records::dataset(cycle, dataset.clone(), at(1)) }).await.unwrap();
+    if end >= position("register") {
+        ledger.save_run(records::run(cycle, dataset, at(3))).await.unwrap();
+        ledger.register_model(records::model(cycle, dataset, release.bundle.clone(), at(4))).await.unwrap();
     }
 }
 
 fn outputs(cycle: &Cycle, release: &Release, dataset: &Digest) -> Vec<(&'static str, Value)> {
-    let value = |value: Result<Value, serde_json::Error>| value.unwrap();
     let built = DatasetBuilt { version: dataset.clone(), rows: 1, labelled: 1, from: at(0), until: at(86_400 * 7) };
     let trained = ModelTrained {
         run: cycle.run,
@@ -372,14 +294,7 @@ fn outputs(cycle: &Cycle, release: &Release, dataset: &Digest) -> Vec<(&'static 
     let registered = ModelRegistered { version: cycle.model, bundle: release.bundle.clone() };
     let digest = Digest::of(release.image.as_bytes());
     let packaged = ModelPackaged { layout: PathBuf::from("/nowhere"), digest: digest.clone(), size_bytes: 1 };
-    let image = PushedImage {
-        reference: release.image.clone(),
-        tag: cycle.model.to_string(),
-        digest,
-        size_bytes: 1,
-        layers_pushed: 1,
-        layers_reused: 0,
-    };
+    let image = PushedImage { reference: release.image.clone(), digest, ..records::image(cycle.model) };
     let deployed = ModelDeployed {
         deployment: release.deployment,
         model: cycle.model,
@@ -388,20 +303,20 @@ fn outputs(cycle: &Cycle, release: &Release, dataset: &Digest) -> Vec<(&'static 
     };
     let verified = DeploymentVerified { passed: true, reason: "all checks passed".to_owned(), requests: 400 };
     vec![
-        ("ingest", value(serde_json::to_value(FlightsIngested::default()))),
-        ("dataset", value(serde_json::to_value(built))),
-        ("train", value(serde_json::to_value(trained))),
-        ("gate", value(serde_json::to_value(gate))),
-        ("register", value(serde_json::to_value(registered))),
-        ("package", value(serde_json::to_value(packaged))),
-        ("push", value(serde_json::to_value(ImagePushed { image }))),
-        ("deploy", value(serde_json::to_value(deployed))),
-        ("verify", value(serde_json::to_value(verified))),
+        ("ingest", json!(FlightsIngested::default())),
+        ("dataset", json!(built)),
+        ("train", json!(trained)),
+        ("gate", json!(gate)),
+        ("register", json!(registered)),
+        ("package", json!(packaged)),
+        ("push", json!(ImagePushed { image })),
+        ("deploy", json!(deployed)),
+        ("verify", json!(verified)),
     ]
 }
 
 /// Whether a step is as it is expected to be.
-pub(crate) async fn assert_step(ledger: &Ledger, cycle: CycleId, name: &str, state: StepState) {
+pub async fn assert_step(ledger: &Ledger, cycle: CycleId, name: &str, state: StepState) {
     let found = step(ledger, cycle, name).await;
     assert_eq!(found.as_ref().map(|step| step.state), Some(state), "{name}: {found:?}");
 }
