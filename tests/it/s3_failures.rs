@@ -144,7 +144,7 @@ async fn an_upload_cut_off_in_the_middle_leaves_no_object_and_goes_through_when_
 #[tokio::test]
 async fn a_slow_store_is_a_timeout_and_a_patient_client_waits_for_it() {
     let (_server, proxy, mut settings) = behind_a_proxy().await;
-    proxy.set(Mood::Slow(Duration::from_secs(4)));
+    proxy.set(Mood::Slow(Duration::from_secs(2)));
     settings.attempts = 2;
     settings.http.read_timeout_secs = 1;
     let error = S3Store::new(settings.clone()).get("small").await.unwrap_err();

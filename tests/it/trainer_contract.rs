@@ -1,7 +1,5 @@
-//! Every trainer that needs nothing but this machine, against the contract of the
-//! port: a thread of this test, to which all are compared; processes beside the
-//! daemon; workers that outlive it, as a cluster's do. The cluster itself is in
-//! `trainer_kubernetes.rs`.
+//! Every trainer that needs nothing but this machine, against the contract of the port: processes beside the daemon, and
+//! workers that outlive it, as a cluster's do. The cluster itself is in `tests/kubernetes/trainer.rs`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -16,8 +14,7 @@ use delayd_outside::local;
 use delayd_outside::worker_trainer::{WaitPolicy, WorkerTrainer};
 use delayd_testkit::contracts::process_pool::{ProcessPool, worker_command};
 use delayd_testkit::contracts::trainer::{PATIENCE, keeps_the_whole_contract, nonsense, trained};
-use delayd_testkit::contracts::training_world::{World, endless, quick_search};
-use delayd_testkit::programs::training_program;
+use delayd_testkit::contracts::training_world::{World, endless, process_trainer, quick_search};
 use delayd_testkit::tools::until;
 use delayd_training_job::documents::{FailureDocument, Work, WorkDocument, WorkPart, WorkResult, get_json};
 use delayd_training_job::{Progress, Trainer, TrainingControl, TrainingJob, TrainingParameters};
@@ -37,24 +34,9 @@ fn trainer(world: &World, pool: &ProcessPool) -> WorkerTrainer<ProcessPool> {
     WorkerTrainer::new(world.store.clone(), pool.clone(), policy)
 }
 
-#[tokio::test]
-async fn a_thread_keeps_the_contract() {
-    let world = World::new().await;
-    keeps_the_whole_contract(&world, &|| Box::new(world.process_trainer())).await;
-}
-
 /// As `[trainer] kind = "process"` has it.
 fn beside_the_daemon(world: &World) -> WorkerTrainer<local::ProcessPool> {
-    let program = training_program().unwrap_or_else(|missing| panic!("{missing}"));
-    let settings = serde_json::json!({ "object_store": { "folder": world.store_dir() } });
-    let pool = local::ProcessPool::new(program, &settings, world.place.path().join("state"));
-    let policy = WaitPolicy {
-        split_search: false,
-        parallel_trials: 1,
-        poll: Duration::from_millis(30),
-        start_deadline: PATIENCE,
-    };
-    WorkerTrainer::new(world.store.clone(), pool, policy)
+    process_trainer(world.store.clone(), world.store_dir(), world.place.path().join("state"))
 }
 
 #[tokio::test]

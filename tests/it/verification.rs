@@ -103,21 +103,9 @@ fn each_fault_fails_its_own_check() {
         (|_, a| a.latency_ms = 90.0, "p95_latency", "over 50 ms"),
         (|_, a| a.latency_ms *= 10.0, "p95_latency_against_baseline", "allows"),
         (|_, a| a.score = Some(0.03), "prediction_distribution", "PSI"),
+        (|n, a| a.score = if n == 3 { Some(f32::NAN) } else { a.score }, "prediction_distribution", "not between 0"),
         (
-            |n, a| {
-                if n == 3 {
-                    a.score = Some(f32::NAN)
-                }
-            },
-            "prediction_distribution",
-            "not between 0 and 1",
-        ),
-        (
-            |n, a| {
-                if n == 3 {
-                    a.model_version = Some("model_v1".into())
-                }
-            },
+            |n, a| a.model_version = Some(format!("model_v{}", 2 - u8::from(n == 3))),
             "served_model",
             "expected model_v2",
         ),
@@ -132,15 +120,8 @@ fn each_fault_fails_its_own_check() {
 
 #[test]
 fn a_row_scored_otherwise_than_by_the_bundles_own_code_fails() {
-    let report = judge(
-        Some(&probe(500, |n, a| {
-            if n == 7 {
-                a.expected_score = Some(0.99);
-            }
-        })),
-        &[replica(1), replica(2)],
-        None,
-    );
+    let probe = probe(500, |n, a| a.expected_score = if n == 7 { Some(0.99) } else { a.expected_score });
+    let report = judge(Some(&probe), &[replica(1), replica(2)], None);
     assert_eq!(failed(&report), ["score_agreement"]);
     assert!(report.reason.contains("flight 7"), "{}", report.reason);
 }

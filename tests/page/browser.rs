@@ -209,8 +209,12 @@ impl Browser {
         says
     }
 
-    /// Takes a picture of the whole view into the target directory.
-    pub async fn picture(&mut self, name: &str) -> PathBuf {
+    /// Takes a picture of the whole view into the target directory, where `DELAYD_TEST_PICTURES` is set: drawing some
+    /// sixty of them takes longer than all that the tests look at.
+    pub async fn picture(&mut self, name: &str) {
+        if std::env::var_os("DELAYD_TEST_PICTURES").is_none() {
+            return;
+        }
         let screen = self.screen;
         let height = self.script("return document.documentElement.scrollHeight").await.as_u64().unwrap();
         let height = u32::try_from(height).unwrap().clamp(screen.height, 6000);
@@ -221,9 +225,7 @@ impl Browser {
         self.look_at(screen).await;
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("page");
         std::fs::create_dir_all(&folder).unwrap();
-        let file = folder.join(format!("{name}-{}.png", screen.name));
-        std::fs::write(&file, bytes).unwrap();
-        file
+        std::fs::write(folder.join(format!("{name}-{}.png", screen.name)), bytes).unwrap();
     }
 
     /// What somebody with a screen reader, a keyboard or weak eyes would stumble over.
