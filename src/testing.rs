@@ -2,77 +2,21 @@
 //! own, and a model that is live in its ledger.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use delayd_model::Bundle;
-use serde_json::json;
-
-use crate::env::Env;
 use delayd_core::clock::Clock;
-use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::ids::{Digest, ModelVersion, RunId};
-use delayd_core::ports::{Cluster, ObjectStore, Release, Replica, RolloutProgress};
-use delayd_ledger::{
-    CycleOutcome, CycleReason, Dataset, IngestedObject, Ledger, Model, ObjectRef, ObjectStatus, ObjectsLooked, Run,
-    RunState,
-};
+use delayd_core::ids::{Digest, ModelVersion};
+use delayd_core::ports::{Cluster, ObjectStore};
+use delayd_ledger::{CycleOutcome, CycleReason, Dataset, Ledger, ObjectRef, ObjectsLooked};
+use delayd_model::Bundle;
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
-use delayd_training_job::{Trainer, TrainingControl, TrainingJob, TrainingResult};
+use delayd_testkit::records;
 
-/// A cluster whose replicas are what the test says.
-#[derive(Debug, Default)]
-pub(crate) struct FixedCluster(pub(crate) Mutex<Vec<Replica>>);
+pub(crate) use delayd_testkit::contracts::surroundings::{FixedCluster, NoTrainer};
 
-#[async_trait]
-impl Cluster for FixedCluster {
-    async fn apply(
-        &self,
-        _: &Release,
-        _: Duration,
-        _: &(dyn Fn(RolloutProgress) + Send + Sync),
-    ) -> Result<(), PortError> {
-        Ok(())
-    }
-    async fn current(&self) -> Result<Option<Release>, PortError> {
-        Ok(None)
-    }
-    async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
-        Ok(self.0.lock().unwrap().clone())
-    }
-    async fn reconcile(&self) -> Result<Vec<String>, PortError> {
-        Ok(Vec::new())
-    }
-    fn service_url(&self) -> String {
-        String::new()
-    }
-    async fn tear_down(&self) -> Result<(), PortError> {
-        Ok(())
-    }
-    async fn probe(&self) -> Result<String, PortError> {
-        Ok(String::new())
-    }
-}
-
-/// A trainer for tests in which nothing is trained.
-#[derive(Debug)]
-pub(crate) struct NoTrainer;
-
-#[async_trait]
-impl Trainer for NoTrainer {
-    async fn train(&self, job: &TrainingJob, _: &TrainingControl) -> Result<TrainingResult, PortError> {
-        Err(PortError::new(ErrorKind::Unavailable, job.action(), "nobody trains in this test"))
-    }
-    async fn forget(&self, _: RunId) -> Result<(), PortError> {
-        Ok(())
-    }
-    async fn probe(&self) -> Result<String, PortError> {
-        Ok(String::new())
-    }
-}
+use crate::env::Env;
 
 /// An environment whose files lie in a folder.
 pub(crate) fn env(folder: &Path, clock: Arc<dyn Clock>, cluster: Arc<dyn Cluster>) -> Env {
@@ -95,60 +39,13 @@ pub(crate) async fn live_model(folder: &Path, ledger: &Ledger, bundle: &Bundle, 
     let attempt = folder.join(format!("attempt-{}", cycle.id));
     let digest: Digest = bundle.write_to(&attempt).unwrap().parse().unwrap();
     BundleStore::new(folder.join("bundles")).take_in(&digest, &attempt).unwrap();
-    let source = ObjectRef { key: "flights/2013-01.csv".to_owned(), digest: Digest::of(b"csv") };
-    let object = IngestedObject {
-        key: source.key.clone(),
-        digest: source.digest.clone(),
-        size_bytes: 10,
-        rows_accepted: 9,
-        rows_quarantined: 1,
-        rows_duplicate: 0,
-        unused_columns: Vec::new(),
-        quarantine_key: None,
-        status: ObjectStatus::Ingested,
-        error: None,
-        ingested_at: at,
-        resolved_at: None,
-    };
+    let object = records::object("flights/2013-01.csv", at);
+    let source = ObjectRef { key: object.key.clone(), digest: object.digest.clone() };
     ledger.record_objects(ObjectsLooked { objects: vec![object], ..ObjectsLooked::default() }).await.unwrap();
-    let dataset = Dataset {
-        version: Digest::of(cycle.id.to_string().as_bytes()),
-        cycle: cycle.id,
-        sources: vec![source],
-        manifest: json!({}),
-        rows: 9,
-        from: at - chrono::Duration::days(30),
-        until: at,
-        validation: json!({}),
-        created_at: at,
-    };
-    let run = Run {
-        id: cycle.run,
-        cycle: cycle.id,
-        dataset: dataset.version.clone(),
-        parameters: json!({}),
-        seed: 1,
-        device: "cpu".to_owned(),
-        state: RunState::Succeeded,
-        epochs: json!([]),
-        trials: json!([]),
-        metrics: json!({}),
-        record: json!(null),
-        started_at: at,
-        finished_at: Some(at),
-    };
-    let model = Model {
-        version: cycle.model,
-        bundle: digest,
-        bundle_key: format!("bundles/{}", cycle.model),
-        dataset: dataset.version.clone(),
-        run: cycle.run,
-        cycle: cycle.id,
-        reason: None,
-        parent: None,
-        metrics: json!({}),
-        registered_at: at,
-    };
+    let version = Digest::of(cycle.id.to_string().as_bytes());
+    let dataset = Dataset { sources: vec![source], ..records::dataset(&cycle, version, at) };
+    let run = records::run(&cycle, &dataset.version, at);
+    let model = records::model(&cycle, &dataset.version, digest, at);
     ledger.insert_dataset(dataset).await.unwrap();
     ledger.save_run(run).await.unwrap();
     ledger.register_model(model).await.unwrap();

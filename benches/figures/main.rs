@@ -9,14 +9,9 @@
 #![allow(clippy::print_stdout, reason = "a report for the terminal")]
 
 mod daemon;
-mod flights;
-mod forward;
-mod load;
-mod machine;
 mod model;
 mod service;
 mod table;
-mod timing;
 
 use std::path::Path;
 
@@ -25,13 +20,13 @@ use delayd_data::Example;
 use delayd_features::FlightRow;
 use serde::Serialize;
 
-use crate::daemon::{binary_size, drift_check, idle_daemon, image_size, replay_figures, scrapes};
-use crate::flights::{World, feature_rows, load_world, train_model};
-use crate::forward::forward_passes;
-use crate::machine::{path_variable, processor, variable};
-use crate::model::{Model, load_model, prediction_latency};
+use crate::daemon::{
+    World, binary_size, drift_check, feature_rows, idle_daemon, image_size, load_world, replay_figures, scrapes,
+    train_model,
+};
+use crate::model::{Model, forward_passes, load_model, prediction_latency};
 use crate::service::{fastapi, service_load, start_up};
-use crate::table::{Figures, Row, table};
+use crate::table::{Figures, Row, path_variable, processor, table, variable};
 
 #[derive(Debug, Serialize)]
 struct Document {

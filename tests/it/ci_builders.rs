@@ -1,6 +1,5 @@
 //! Both image builders against the contract of their port; the Docker Engine is a
 //! real one that the test starts. What it exports is read, and images of both run.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::ci;
 use delayd_testkit::contracts;

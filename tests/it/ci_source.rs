@@ -1,5 +1,4 @@
 //! The service from its source: real repositories, real servers, real builds.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::ci;
 

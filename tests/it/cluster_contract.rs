@@ -2,7 +2,6 @@
 //! the local one. Most run with a scripted replica that misbehaves on demand;
 //! those that need the real `delayd-serve` take it from `DELAYD_SERVE_BIN` or from
 //! beside the test executables.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::contracts;
 
@@ -19,6 +18,7 @@ use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
+use delayd_testkit::tools::until_true;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -97,14 +97,6 @@ impl Drop for Playground {
                 let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
             }
         }
-    }
-}
-
-async fn until<F: AsyncFnMut() -> bool>(what: &str, mut condition: F) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition().await {
-        assert!(Instant::now() < deadline, "in vain waited until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -194,7 +186,7 @@ async fn a_killed_replica_is_restarted_at_once_and_when_it_dies_again_after_a_pa
     apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap();
     let victim = ready(&cluster).await.remove(0);
     kill(playground.pid_of(&victim), Signal::SIGKILL).unwrap();
-    until("the death is told", async || {
+    until_true("the death is told", async || {
         let replicas = cluster.replicas().await.unwrap();
         let dead = replicas.into_iter().find(|replica| replica.name == victim.name).unwrap();
         dead.state == ReplicaState::Failed && dead.reason.unwrap().contains("was killed by SIGKILL")
@@ -208,7 +200,7 @@ async fn a_killed_replica_is_restarted_at_once_and_when_it_dies_again_after_a_pa
     assert_ne!(replacement.name, victim.name);
 
     kill(playground.pid_of(replacement), Signal::SIGKILL).unwrap();
-    until("the second death is seen", async || ready(&cluster).await.len() == 1).await;
+    until_true("the second death is seen", async || ready(&cluster).await.len() == 1).await;
     cluster.reconcile().await.unwrap();
     assert_eq!(ready(&cluster).await.len(), 1, "its backoff is a minute");
     cluster.tear_down().await.unwrap();
@@ -233,7 +225,7 @@ async fn a_new_daemon_takes_over_running_replicas_and_their_port() {
 
     // An adopted replica that dies is noticed and replaced like any other.
     kill(playground.pid_of(&before[0]), Signal::SIGKILL).unwrap();
-    until("the death is seen", async || ready(&cluster).await.len() == 1).await;
+    until_true("the death is seen", async || ready(&cluster).await.len() == 1).await;
     cluster.reconcile().await.unwrap();
     assert_eq!(ready(&cluster).await.len(), 2);
     cluster.tear_down().await.unwrap();
@@ -274,7 +266,7 @@ async fn a_rollout_that_was_interrupted_is_undone_by_the_next_daemon() {
     let cluster = playground.open();
     assert_eq!(cluster.replicas().await.unwrap().len(), 3);
     cluster.reconcile().await.unwrap();
-    until("the stray replica is gone", async || {
+    until_true("the stray replica is gone", async || {
         cluster.reconcile().await.unwrap();
         cluster.replicas().await.unwrap().len() == 2
     })

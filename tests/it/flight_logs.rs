@@ -1,7 +1,5 @@
 //! Flight logs over months: refused, unreadable, overwritten, deleted. What the data
 //! stage records of them, whom it tells, and that a dataset is made all the same.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(unreachable_pub, dead_code, reason = "helpers are shared by inclusion")]
 
 use delayd_testkit::contracts;
 use delayd_testkit::data_support;

@@ -1,6 +1,5 @@
 //! Amazon ECR: its API is moto's server, the registry behind it docker-registry,
 //! which lets in nobody but who comes with ECR's login.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::contracts;
 use delayd_testkit::registry_servers;

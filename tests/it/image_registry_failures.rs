@@ -1,6 +1,5 @@
 //! The OCI registry adapter while the registry is down, slow, refusing, forgetful,
 //! cut off or an impostor; and that pushes go on from where they were.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::contracts;
 use delayd_testkit::registry_servers;

@@ -1,6 +1,5 @@
 //! The OCI registry adapter against Debian's docker-registry: open, with password
 //! and TLS, and with a token server; and skopeo pulling back what was pushed.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::contracts;
 use delayd_testkit::registry_servers;
@@ -312,7 +311,7 @@ async fn a_probe_tells_whether_the_registry_is_there_and_lets_us_in() {
 }
 
 /// Push times beside skopeo's, for `docs/outside/registry.md`:
-/// `cargo nextest run --release --test image_registry_oci --run-ignored only --no-capture`.
+/// `cargo nextest run --release --test it --run-ignored only image_registry_oci --no-capture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn push_times_beside_skopeos() {

@@ -1,18 +1,16 @@
 //! What the ledger's tables keep, refuse, and answer.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
-
 use chrono::{DateTime, Utc};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
-use delayd_core::ports::{PushedImage, Release, Severity};
+use delayd_core::ports::{PushedImage, Severity};
 use delayd_ledger::tx::{route_alert, unrouted_alerts};
 use delayd_ledger::{
     Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
-    IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus,
-    ObjectsLooked, Page, Run, RunState, ServedPrediction, StepState,
+    IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewDecision, ObjectRef, ObjectsLooked, Page, Run,
+    ServedPrediction, StepState,
 };
+use delayd_testkit::records;
 use serde_json::json;
 
 fn at(secs: i64) -> DateTime<Utc> {
@@ -24,59 +22,15 @@ fn looked(object: &IngestedObject) -> ObjectsLooked {
 }
 
 async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) -> Model {
-    let source = ObjectRef { key: "flights/2013-01.csv".into(), digest: Digest::of(b"csv") };
-    let object = IngestedObject {
-        key: source.key.clone(),
-        digest: source.digest.clone(),
-        size_bytes: 10,
-        rows_accepted: 9,
-        rows_quarantined: 1,
-        rows_duplicate: 0,
-        unused_columns: Vec::new(),
-        quarantine_key: None,
-        resolved_at: None,
-        status: ObjectStatus::Ingested,
-        error: None,
-        ingested_at: at(0),
-    };
-    let dataset = Dataset {
-        version: Digest::of(b"manifest"),
-        cycle: cycle.id,
-        sources: vec![source],
-        manifest: json!({"sources": 1}),
-        rows: 9,
-        from: at(0),
-        until: at(86_400 * 7),
-        validation: json!({}),
-        created_at: at(1),
-    };
-    let run = Run {
-        id: cycle.run,
-        cycle: cycle.id,
-        dataset: dataset.version.clone(),
-        parameters: json!({"lr": 0.001}),
-        seed: u64::MAX,
-        device: "cpu".into(),
-        state: RunState::Succeeded,
-        epochs: json!([]),
-        trials: json!([]),
-        metrics: json!({"auc": 0.75}),
-        record: json!({"commit": "0123abc"}),
-        started_at: at(2),
-        finished_at: Some(at(3)),
-    };
-    let model = Model {
-        version: cycle.model,
-        bundle: Digest::of(cycle.model.to_string().as_bytes()),
-        bundle_key: format!("bundles/{}", cycle.model),
-        dataset: dataset.version.clone(),
-        run: cycle.run,
-        cycle: cycle.id,
-        reason: None,
-        parent,
-        metrics: json!({"auc": 0.75}),
-        registered_at: at(4),
-    };
+    let object = records::object("flights/2013-01.csv", at(0));
+    let source = ObjectRef { key: object.key.clone(), digest: object.digest.clone() };
+    let (sources, manifest) = (vec![source], json!({"sources": 1}));
+    let dataset = Dataset { sources, manifest, ..records::dataset(cycle, Digest::of(b"manifest"), at(1)) };
+    let (parameters, metrics) = (json!({"lr": 0.001}), json!({"auc": 0.75}));
+    let run = records::run(cycle, &dataset.version, at(2));
+    let run = Run { parameters, seed: u64::MAX, metrics: metrics.clone(), finished_at: Some(at(3)), ..run };
+    let bundle = Digest::of(cycle.model.to_string().as_bytes());
+    let model = Model { parent, metrics, ..records::model(cycle, &dataset.version, bundle, at(4)) };
     // Everything twice: every insert is safe to repeat.
     for _ in 0..2 {
         ledger.record_objects(looked(&object)).await.unwrap();
@@ -199,32 +153,9 @@ async fn lineage_leads_from_sources_to_deployments() {
     let ledger = Ledger::in_memory().unwrap();
     let v1 = finished_cycle(&ledger, None).await;
     let v2 = finished_cycle(&ledger, Some(v1.version)).await;
-    let image = PushedImage {
-        reference: "oci:images@sha256:1".into(),
-        tag: "delay-ml:model_v2".into(),
-        digest: Digest::of(b"image"),
-        size_bytes: 7,
-        layers_pushed: 1,
-        layers_reused: 2,
-    };
-    let release = Release {
-        deployment: DeploymentId(2),
-        model: v2.version,
-        bundle: v2.bundle.clone(),
-        image: image.reference.clone(),
-        bundle_dir: "bundles/2".into(),
-        replicas: 2,
-    };
-    let deployment = Deployment {
-        id: DeploymentId(2),
-        cycle: Some(v2.cycle),
-        model: v2.version,
-        release,
-        state: DeploymentState::Applied,
-        previous: None,
-        created_at: at(20),
-        changed_at: at(20),
-    };
+    let image = PushedImage { tag: "delay-ml:model_v2".into(), ..records::image(v2.version) };
+    let deployment = records::deployment(records::release(&v2, &image), DeploymentState::Applied, at(20));
+    let deployment = Deployment { cycle: Some(v2.cycle), ..deployment };
     for _ in 0..2 {
         let record = ImageRecord { image: image.clone(), model: v2.version, pushed_at: at(19) };
         ledger.save_image(record).await.unwrap();
@@ -250,34 +181,10 @@ async fn the_image_of_a_model_that_was_rolled_back_is_not_the_one_told() {
     let v1 = finished_cycle(&ledger, None).await;
     let v2 = finished_cycle(&ledger, Some(v1.version)).await;
     for (model, secs) in [(&v1, 20), (&v2, 30)] {
-        let digest = Digest::of(model.version.to_string().as_bytes());
-        let image = PushedImage {
-            reference: format!("oci:images@{digest}"),
-            tag: model.version.to_string(),
-            digest,
-            size_bytes: 10,
-            layers_pushed: 1,
-            layers_reused: 3,
-        };
-        let release = Release {
-            deployment: DeploymentId(model.version.0),
-            model: model.version,
-            bundle: model.bundle.clone(),
-            image: image.reference.clone(),
-            bundle_dir: "bundles".into(),
-            replicas: 2,
-        };
+        let image = records::image(model.version);
+        let release = records::release(model, &image);
         ledger.save_image(ImageRecord { image, model: model.version, pushed_at: at(secs) }).await.unwrap();
-        let deployment = Deployment {
-            id: release.deployment,
-            cycle: None,
-            model: model.version,
-            release,
-            state: DeploymentState::Approved,
-            previous: None,
-            created_at: at(secs),
-            changed_at: at(secs),
-        };
+        let deployment = records::deployment(release, DeploymentState::Approved, at(secs));
         ledger.insert_deployment(deployment).await.unwrap();
     }
     let told = async || ledger.standing_image(None).await.unwrap().map(|record| record.model);
@@ -308,13 +215,7 @@ async fn a_decision_reads_back_with_everything_that_was_weighed() {
 #[tokio::test]
 async fn the_same_event_is_one_alert() {
     let ledger = Ledger::in_memory().unwrap();
-    let alert = NewAlert {
-        at: at(0),
-        severity: Severity::Warning,
-        dedup_key: "cycle_1/failed".into(),
-        title: "cycle_1 failed".into(),
-        body: "look".into(),
-    };
+    let alert = records::alert("cycle_1/failed", Severity::Warning, at(0));
     let id = ledger.enqueue_alert(alert.clone()).await.unwrap();
     let routed = ledger.alert(id).await.unwrap().unwrap().alert;
     ledger.transact("routing", move |tx| route_alert(tx, &routed, &[], at(1))).await.unwrap();

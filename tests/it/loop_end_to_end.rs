@@ -1,12 +1,11 @@
 //! The whole loop as an operator has it: the `delayd` binary as a process, the real
 //! inference service, real flights. What it needs is told in `site`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use delayd_testkit::site;
+use delayd_testkit::tools::gzip;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -366,10 +365,4 @@ fn a_cycle_completes_after_the_logs_it_learns_from_were_overwritten_and_deleted(
     assert!(ask(&["reference"]).contains("reference/versions/airports/"));
     assert!(ask(&["validate", more.to_str().unwrap()]).contains("would be taken"));
     drop(daemon);
-}
-
-fn gzip(body: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(body).unwrap();
-    encoder.finish().unwrap()
 }

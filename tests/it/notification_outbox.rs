@@ -1,9 +1,6 @@
 //! Alerts reach everybody they concern once, together where they belong together,
 //! not at night, or are given up in the open.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(unreachable_pub, reason = "helpers are shared by inclusion")]
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +17,7 @@ use delayd_core::ports::{ChannelKind, Endpoint, Notice, NoticeKind, Notifier, Se
 use delayd_ledger::{
     AuditEntry, DeliveryState, Ledger, NewAlert, NewSilence, OutboxAlert, OutboxState, Page, UndeliveredCount,
 };
+use delayd_testkit::records;
 
 fn at(secs: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_372_680_000 + secs, 0).unwrap()
@@ -81,7 +79,7 @@ impl Notifier for Scripted {
 }
 
 fn alert(key: &str, severity: Severity, secs: i64) -> NewAlert {
-    NewAlert { at: at(secs), severity, dedup_key: key.to_owned(), title: format!("title of {key}"), body: "b".into() }
+    records::alert(key, severity, at(secs))
 }
 
 async fn ledger_with(keys: &[&str]) -> Ledger {

@@ -2,15 +2,13 @@
 //!
 //! Pictures of every view are left in the target directory's `tmp/page`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
 #[allow(dead_code, unreachable_pub, reason = "shared by inclusion")]
 use delayd_testkit::receiver;
 use delayd_testkit::site;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::browser::{Browser, DESK, NIGHT, PHONE};
@@ -18,6 +16,8 @@ use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::Severity;
 use delayd_ledger::{MetricsWindow, NewAlert};
+use delayd_testkit::records;
+use delayd_testkit::tools::free_address;
 use fantoccini::key::Key;
 use receiver::Receiver;
 use rusqlite::OptionalExtension;
@@ -27,10 +27,6 @@ use site::{CYCLE_LIMIT, DatalessDaemon, NEVER, QUICK, Running, Site, needs, tail
 const TOKEN: &str = "a token that the test's operator has";
 
 /// An address that nobody listens at.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// `[http]` for whom this machine alone is a viewer and a token makes an operator.
 fn access(address: SocketAddr) -> (String, String) {
     let endpoint = format!("[http]\nlisten = \"{address}\"\nloopback_role = \"viewer\"\n");
@@ -319,13 +315,8 @@ fn daemon(sections: &str) -> DatalessDaemon {
 
 /// Puts an alert into the outbox of a daemon that has not begun.
 async fn tell(daemon: &DatalessDaemon, key: &str, title: &str, body: &str) {
-    let alert = NewAlert {
-        at: SystemClock.now(),
-        severity: Severity::Critical,
-        dedup_key: key.to_owned(),
-        title: title.to_owned(),
-        body: body.to_owned(),
-    };
+    let (title, body) = (title.to_owned(), body.to_owned());
+    let alert = NewAlert { title, body, ..records::alert(key, Severity::Critical, SystemClock.now()) };
     daemon.ledger().enqueue_alert(alert).await.unwrap();
 }
 

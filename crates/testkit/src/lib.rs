@@ -14,9 +14,12 @@
 pub mod ci;
 pub mod cluster;
 pub mod contracts;
+pub mod cycle_world;
 pub mod data_support;
 pub mod programs;
 pub mod receiver;
+pub mod records;
 pub mod registry_servers;
 pub mod s3_server;
 pub mod site;
+pub mod tools;

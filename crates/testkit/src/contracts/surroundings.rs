@@ -2,7 +2,7 @@
 //! runs nothing.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,12 +15,15 @@ use delayd_ledger::Ledger;
 use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
 use delayd_training_job::{Trainer, TrainingControl, TrainingJob, TrainingResult};
 
-/// A cluster that runs nothing and is content with everything.
-#[derive(Debug)]
-pub struct NoCluster;
+/// A cluster that runs nothing and is content with everything; its replicas and repairs are what the test says.
+#[derive(Debug, Default)]
+pub struct FixedCluster {
+    pub replicas: Mutex<Vec<Replica>>,
+    pub repairs: Vec<String>,
+}
 
 #[async_trait]
-impl Cluster for NoCluster {
+impl Cluster for FixedCluster {
     async fn apply(
         &self,
         _: &Release,
@@ -33,10 +36,10 @@ impl Cluster for NoCluster {
         Ok(None)
     }
     async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
-        Ok(Vec::new())
+        Ok(self.replicas.lock().unwrap().clone())
     }
     async fn reconcile(&self) -> Result<Vec<String>, PortError> {
-        Ok(Vec::new())
+        Ok(self.repairs.clone())
     }
     fn service_url(&self) -> String {
         String::new()
@@ -76,7 +79,7 @@ pub fn env(folder: &Path) -> Env {
         trainer: Arc::new(NoTrainer),
         object_store: store,
         image_registry: Arc::new(OciLayoutRegistry::open(&folder.join("images")).unwrap()),
-        cluster: Arc::new(NoCluster),
+        cluster: Arc::new(FixedCluster::default()),
         notifier: Arc::new(LogNotifier),
     }
 }
