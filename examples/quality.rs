@@ -14,7 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use chrono::{DateTime, Duration, TimeZone, Utc};
-use delayd_data::{Example, OperationsIndex, TimeZones, airports, assemble, formats, weather};
+use delayd_data::{Example, TimeZones, airports, assemble, formats, weather};
 use delayd_features::{Airport, FitOptions, FlightRow, HolidayCalendar};
 use delayd_judge::evaluation::Metrics;
 use delayd_judge::evaluation::score::score_rows;
@@ -50,9 +50,8 @@ fn load(folder: &Path) -> Result<World> {
     let (key, body) = read(folder, "flights")?;
     let parsed = formats::parse_flights(&key, &body, &zones, None, &limits)?;
     let flights: Vec<_> = parsed.flights.into_iter().map(|(_, flight)| flight).collect();
-    let operations = OperationsIndex::new(&flights, &airports)?;
     let weather = weather::WeatherHistory::new(&observations);
-    let examples = assemble(&flights, &operations, &weather, Duration::minutes(120));
+    let examples = assemble(&flights, &airports, &weather, Duration::minutes(120))?;
     println!("{} examples assembled in {:.0} s", examples.len(), began.elapsed().as_secs_f64());
     Ok(World { examples, airports })
 }

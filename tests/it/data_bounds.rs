@@ -10,10 +10,10 @@ use delayd_core::ports::ObjectStore;
 use delayd_data::contract::Contract;
 use delayd_data::formats::{ParseLimits, ParsedObject, parse_flights};
 use delayd_data::holidays::{parse_events_csv, parse_icalendar};
-use delayd_data::ingest::{IngestOptions, Ingested, KnownObject, ingest_new};
-use delayd_data::validation::{SourcedRecord, Validated, ValidationInput, quarantine_csv, validate};
+use delayd_data::ingest::KnownObject;
+use delayd_data::validation::{Validated, ValidationInput, quarantine_csv, validate};
 use delayd_data::{DataError, FlightRecord, ObjectReader, TimeZones};
-use delayd_testkit::data_support::{MemoryStore, airports, flight, utc};
+use delayd_testkit::data_support::{MemoryStore, Pass, airports, flight, judge_by, utc};
 
 const HEADER: &str = "carrier,flight_number,origin,dest,scheduled_departure,scheduled_arrival,distance_miles,departed_at,arrived_at,arrival_delay_minutes,cancelled,diverted\n";
 const ROW: &str = "UA,1545,EWR,IAH,2013-01-01T10:15:00Z,2013-01-01T14:19:00Z,1400,2013-01-01T10:17:00Z,2013-01-01T14:30:00Z,11,false,false\n";
@@ -179,25 +179,26 @@ async fn an_object_over_the_bound_is_not_fetched_and_is_taken_once_the_bound_is_
     store.write("flights/a.csv", format!("{HEADER}{}", ROW.repeat(100)), "2013-07-02T00:00:00Z");
     let small = ParseLimits { max_object_bytes: 1024, ..ParseLimits::default() };
     let refused = ingest(&store, &BTreeMap::new(), small).await;
-    assert_eq!((refused.accepted.len(), store.gets.load(Ordering::SeqCst)), (0, 0));
-    let error = refused.report.objects[0].error.as_deref().unwrap();
+    assert_eq!((refused.accepted(), store.gets.load(Ordering::SeqCst)), (0, 0));
+    let error = refused.objects[0].report.error.as_deref().unwrap();
     assert!(error.contains("flights/a.csv") && error.contains("max_object_bytes"), "{error}");
-    let again = ingest(&store, &refused.seen, small).await;
-    assert!(again.report.objects.is_empty(), "it is told once");
+    let seen = refused.seen(&BTreeMap::new());
+    let again = ingest(&store, &seen, small).await;
+    assert!(again.objects.is_empty(), "it is told once");
 
     let few = ParseLimits { max_rows: 10, ..ParseLimits::default() };
-    let refused = ingest(&store, &refused.seen, few).await;
-    assert!(refused.report.objects[0].error.as_deref().unwrap().contains("max_rows"));
-    assert!(ingest(&store, &refused.seen, few).await.report.objects.is_empty());
-    let taken = ingest(&store, &refused.seen, ParseLimits::default()).await;
-    assert_eq!((taken.report.objects[0].error.as_deref(), taken.report.objects[0].rows), (None, 100));
+    let refused = ingest(&store, &seen, few).await;
+    assert!(refused.objects[0].report.error.as_deref().unwrap().contains("max_rows"));
+    let seen = refused.seen(&BTreeMap::new());
+    assert!(ingest(&store, &seen, few).await.objects.is_empty());
+    let taken = ingest(&store, &seen, ParseLimits::default()).await;
+    assert_eq!((taken.objects[0].report.error.as_deref(), taken.objects[0].report.rows), (None, 100));
 }
 
-async fn ingest(store: &Arc<MemoryStore>, known: &BTreeMap<String, KnownObject>, limits: ParseLimits) -> Ingested {
+async fn ingest(store: &Arc<MemoryStore>, known: &BTreeMap<String, KnownObject>, limits: ParseLimits) -> Pass {
     let port: Arc<dyn ObjectStore> = store.clone();
-    let options = IngestOptions { reader: ObjectReader::within(limits), ..IngestOptions::default() };
-    let contract = Contract::built_in().unwrap();
-    ingest_new(&port, known, &options, &contract, &airports(), utc("2013-08-01T00:00:00Z")).await.unwrap()
+    let judge = judge_by(Contract::built_in().unwrap(), airports(), ObjectReader::within(limits));
+    Pass::over(&port, known, judge, "2013-08-01T00:00:00Z").await
 }
 
 // ----------------------------------------------------------------
@@ -353,10 +354,8 @@ fn varint(mut value: u64) -> Vec<u8> {
 // ----------------------------------------------------------------
 // The contract against good, bad and contradictory flights.
 
-fn judged(rows: Vec<(usize, FlightRecord)>) -> Validated {
-    let records =
-        rows.into_iter().zip(2..).map(|((source, record), line)| SourcedRecord { source, line, record }).collect();
-    let input = ValidationInput { sources: vec!["old.csv".into(), "new.csv".into()], records, ..Default::default() };
+fn judged(rows: Vec<FlightRecord>) -> Validated {
+    let input = ValidationInput { source: "old.csv".into(), flights: (2..).zip(rows).collect(), ..Default::default() };
     validate(input, &Contract::built_in().unwrap(), &airports(), utc("2013-08-01T00:00:00Z"))
 }
 
@@ -370,7 +369,7 @@ fn every_rule_that_a_row_breaks_is_told() {
     bad.dest = "XXX".into();
     bad.arrived_at = Some(bad.departed_at.unwrap());
     bad.distance_miles = Some(5.0);
-    let validated = judged(vec![(0, good(2)), (0, bad)]);
+    let validated = judged(vec![good(2), bad]);
     assert_eq!(validated.accepted.len(), 1);
     let reasons = validated.quarantined[0].reasons.join("\n");
     for part in ["flight_number.range", "unknown_airport: `XXX`", "arrival_not_after_departure", "distance_miles.range"]
@@ -382,15 +381,19 @@ fn every_rule_that_a_row_breaks_is_told() {
 }
 
 #[test]
-fn exact_duplicates_are_dropped_and_of_contradicting_ones_the_newer_object_wins() {
+fn exact_duplicates_are_dropped_and_of_contradicting_ones_the_later_wins() {
     let mut corrected = good(4);
     corrected.arrival_delay_minutes = Some(7);
-    let validated = judged(vec![(0, good(2)), (1, good(2)), (1, corrected.clone()), (0, good(4))]);
+    let validated = judged(vec![good(4), good(2), good(2), corrected.clone()]);
     assert_eq!(validated.report.exact_duplicates, 1);
     assert_eq!(validated.report.conflicting_duplicates, 1);
     assert_eq!(validated.accepted, vec![good(2), corrected]);
-    assert_eq!(validated.quarantined[0].object, "old.csv");
-    assert!(validated.quarantined[0].reasons[0].contains("new.csv line 4"), "{:?}", validated.quarantined);
+    assert_eq!((validated.quarantined[0].object.as_str(), validated.quarantined[0].line), ("old.csv", 2));
+    assert!(
+        validated.quarantined[0].reasons[0].contains("old.csv line 5 differs and is newer"),
+        "{:?}",
+        validated.quarantined
+    );
 }
 
 #[test]
@@ -398,7 +401,7 @@ fn a_flight_from_the_future_or_too_far_ahead_is_set_aside() {
     let future = flight(2, "LAX", "2013-09-01T12:00:00Z", 5, 3);
     let mut far = flight(4, "LAX", "2016-09-01T12:00:00Z", 5, 3);
     (far.departed_at, far.arrived_at, far.arrival_delay_minutes) = (None, None, None);
-    let validated = judged(vec![(0, future), (0, far)]);
+    let validated = judged(vec![future, far]);
     assert_eq!(validated.report.violations["outcome_in_the_future"], 2);
     assert_eq!(validated.report.violations["departure_too_far_ahead"], 1);
     assert!(validated.accepted.is_empty());
@@ -406,23 +409,23 @@ fn a_flight_from_the_future_or_too_far_ahead_is_set_aside() {
 
 #[test]
 fn too_many_bad_rows_or_missing_values_fail_the_dataset() {
-    let mut rows: Vec<_> = (1..=300).map(|number| (0, good(number))).collect();
-    assert!(judged(rows.clone()).into_result().is_ok());
-    for (_, record) in rows.iter_mut().take(60) {
+    let mut rows: Vec<_> = (1..=300).map(good).collect();
+    assert_eq!(judged(rows.clone()).report.failures, Vec::<String>::new());
+    for record in rows.iter_mut().take(60) {
         record.dest = "XXX".into();
         record.scheduled_arrival = None;
     }
-    let error = judged(rows).into_result().unwrap_err();
-    let DataError::ContractBroken { failures } = &error else { panic!("{error}") };
-    assert_eq!(failures.len(), 2, "{error}");
-    assert!(error.to_string().contains("scheduled_arrival") && error.to_string().contains("60 of 300"), "{error}");
+    let failures = judged(rows).report.failures;
+    assert_eq!(failures.len(), 2, "{failures:?}");
+    let text = failures.join("; ");
+    assert!(text.contains("scheduled_arrival") && text.contains("60 of 300"), "{text}");
 }
 
 #[test]
 fn outliers_and_inconsistent_delays_are_flagged_and_kept() {
-    let mut rows: Vec<_> = (1..=300).map(|number| (0, good(number))).collect();
-    rows[0].1.departed_at = rows[0].1.departed_at.map(|moment| moment + chrono::TimeDelta::minutes(300));
-    rows[1].1.arrival_delay_minutes = Some(90);
+    let mut rows: Vec<_> = (1..=300).map(good).collect();
+    rows[0].departed_at = rows[0].departed_at.map(|moment| moment + chrono::TimeDelta::minutes(300));
+    rows[1].arrival_delay_minutes = Some(90);
     let validated = judged(rows);
     assert_eq!(validated.accepted.len(), 300);
     assert_eq!(validated.report.outliers["departure_delay_minutes"], 1);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{NaiveDate, TimeDelta};
@@ -11,28 +10,50 @@ use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectStore, WeatherSource};
 use delayd_data::airports::{AirportChanges, parse_airports};
 use delayd_data::contract::Contract;
-use delayd_data::dataset::{self, BuildContext, DatasetWindow};
+use delayd_data::dataset::{self, BuiltDataset, DatasetWindow};
 use delayd_data::formats::{ParseLimits, parquet};
 use delayd_data::holidays::{extend_calendar, parse_events_csv, parse_icalendar};
-use delayd_data::ingest::{IngestOptions, Ingested, KnownObject, ObjectNews, ingest_new};
-use delayd_data::sources::{SourceVersion, copy_key};
+use delayd_data::ingest::{KnownObject, ObjectNews};
+use delayd_data::parts::{Part, store_part};
 use delayd_data::weather::{WeatherHistory, parse_weather_csv};
-use delayd_data::{OperationsIndex, assemble};
+use delayd_data::{DatasetRows, FlightRecord, assemble};
 use delayd_features::{HolidayCalendar, NumericInput};
 use delayd_outside::local::WeatherCsv;
-use delayd_testkit::data_support::{MemoryStore, airports, flight, utc};
+use delayd_testkit::data_support::{MemoryStore, Pass, airports, flight, judge, utc};
 
 fn day(day: u32, flights: u32) -> Vec<u8> {
     let rows: Vec<_> =
         (1..=flights).map(|number| flight(number, "LAX", &format!("2013-07-{day:02}T12:00:00Z"), 5, 3)).collect();
-    parquet::write_flights(&rows).unwrap()
+    parquet::write_flights(&rows, None).unwrap()
 }
 
-async fn ingest(store: &Arc<MemoryStore>, known: &BTreeMap<String, KnownObject>) -> Ingested {
+const NOW: &str = "2013-08-01T00:00:00Z";
+
+async fn ingest(store: &Arc<MemoryStore>, known: &BTreeMap<String, KnownObject>) -> Pass {
     let port: Arc<dyn ObjectStore> = store.clone();
-    let options = IngestOptions { retry_pause: Duration::from_millis(1), ..IngestOptions::default() };
-    let contract = Contract::built_in().unwrap();
-    ingest_new(&port, known, &options, &contract, &airports(), utc("2013-08-01T00:00:00Z")).await.unwrap()
+    Pass::over(&port, known, judge(), NOW).await
+}
+
+/// The parts of logs under these keys, each made again from its bytes.
+async fn parts_of(store: &MemoryStore, logs: &[(&str, Vec<u8>)]) -> Vec<(String, Part)> {
+    let mut parts = Vec::new();
+    for (key, body) in logs {
+        let body = Bytes::from(body.clone());
+        let sha256 = Digest::of(&body);
+        let judged = judge().judge(key, &sha256, &body, utc(NOW)).unwrap();
+        let (part, bytes) = judge().part(&sha256, &judged.validated).unwrap();
+        store_part(store, &part, bytes).await.unwrap();
+        parts.push(((*key).to_owned(), part));
+    }
+    parts
+}
+
+async fn rows_of(store: &Arc<MemoryStore>, version: &Digest) -> Vec<FlightRecord> {
+    let store: Arc<dyn ObjectStore> = store.clone();
+    let manifest = dataset::load_manifest(store.as_ref(), version).await.unwrap();
+    let (version, runtime) = (version.clone(), tokio::runtime::Handle::current());
+    let read = move || DatasetRows::open(store, runtime, &version, manifest)?.collect::<Result<Vec<_>, _>>();
+    tokio::task::spawn_blocking(read).await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -42,20 +63,22 @@ async fn only_what_is_new_late_or_changed_is_read() {
     store.write("flights/3.parquet", day(3, 3), "2013-07-04T00:00:00Z");
     store.write("other/x", "x", "2013-07-02T00:00:00Z");
     let first = ingest(&store, &BTreeMap::new()).await;
-    assert_eq!((first.accepted.len(), first.report.listed, first.seen.len()), (6, 2, 2));
+    let seen = first.seen(&BTreeMap::new());
+    assert_eq!((first.accepted(), first.objects.len(), seen.len()), (6, 2, 2));
     let gets = store.gets.load(Ordering::SeqCst);
-    let second = ingest(&store, &first.seen).await;
-    assert_eq!((second.accepted.len(), second.report.seen_before), (0, 2));
+    let second = ingest(&store, &seen).await;
+    assert_eq!((second.accepted(), second.objects.len()), (0, 0));
     assert_eq!(store.gets.load(Ordering::SeqCst), gets, "nothing was fetched again");
     store.write("flights/1.parquet", day(1, 4), "2013-07-05T00:00:00Z");
     store.write("flights/2.parquet", day(2, 3), "2013-07-03T00:00:00Z");
     store.write("flights/3.parquet", day(3, 3), "2013-07-06T00:00:00Z");
-    let third = ingest(&store, &first.seen).await;
-    let news: BTreeMap<_, _> = third.report.objects.iter().map(|o| (o.meta.key.as_str(), o.news.unwrap())).collect();
+    let third = ingest(&store, &seen).await;
+    let news: BTreeMap<_, _> =
+        third.objects.iter().map(|o| (o.report.meta.key.as_str(), o.report.news.unwrap())).collect();
     assert_eq!(news["flights/1.parquet"], ObjectNews::Changed);
     assert_eq!(news["flights/2.parquet"], ObjectNews::Late);
     assert_eq!(news["flights/3.parquet"], ObjectNews::Unchanged);
-    assert_eq!(third.accepted.len(), 7);
+    assert_eq!(third.accepted(), 7);
 }
 
 #[tokio::test]
@@ -65,12 +88,12 @@ async fn one_bad_object_does_not_stop_the_others_and_is_not_tried_until_it_chang
     store.write("flights/empty.csv", "", "2013-07-02T00:00:00Z");
     store.write("flights/good.parquet", day(1, 3), "2013-07-02T00:00:00Z");
     let pass = ingest(&store, &BTreeMap::new()).await;
-    assert_eq!(pass.accepted.len(), 3);
-    let errors: Vec<_> = pass.report.objects.iter().filter_map(|object| object.error.as_deref()).collect();
+    assert_eq!(pass.accepted(), 3);
+    let errors: Vec<_> = pass.objects.iter().filter_map(|object| object.report.error.as_deref()).collect();
     assert_eq!(errors.len(), 2);
     assert!(errors[0].starts_with("flights/bad.csv.gz") && errors[1].contains("the object is empty"), "{errors:?}");
-    assert_eq!(pass.seen.len(), 3);
-    assert_eq!(pass.report.objects[2].rows_accepted, 3);
+    assert_eq!(pass.seen(&BTreeMap::new()).len(), 3);
+    assert_eq!(pass.objects[2].report.rows_accepted, 3);
 }
 
 #[tokio::test]
@@ -78,10 +101,10 @@ async fn a_store_that_fails_for_a_while_is_tried_again_and_one_that_stays_down_i
     let store = Arc::new(MemoryStore::default());
     store.write("flights/1.parquet", day(1, 3), "2013-07-02T00:00:00Z");
     store.failures.store(3, Ordering::SeqCst);
-    assert_eq!(ingest(&store, &BTreeMap::new()).await.accepted.len(), 3);
+    assert_eq!(ingest(&store, &BTreeMap::new()).await.accepted(), 3);
     store.failures.store(100, Ordering::SeqCst);
     let down = ingest(&store, &BTreeMap::new()).await;
-    assert!(down.report.objects[0].retryable && down.seen.is_empty());
+    assert!(down.objects[0].report.retryable && down.objects[0].seen.is_none());
 }
 
 #[tokio::test]
@@ -91,100 +114,121 @@ async fn an_object_with_too_many_bad_rows_is_refused_as_a_whole() {
     for row in rows.iter_mut().take(100) {
         row.dest = "XXX".into();
     }
-    store.write("flights/1.parquet", parquet::write_flights(&rows).unwrap(), "2013-07-02T00:00:00Z");
+    store.write("flights/1.parquet", parquet::write_flights(&rows, None).unwrap(), "2013-07-02T00:00:00Z");
     store.write("flights/2.parquet", day(2, 3), "2013-07-03T00:00:00Z");
     let pass = ingest(&store, &BTreeMap::new()).await;
-    assert_eq!(pass.accepted.len(), 3);
-    let error = pass.report.objects[0].error.as_deref().unwrap();
+    assert_eq!(pass.accepted(), 3);
+    let error = pass.objects[0].report.error.as_deref().unwrap();
     assert!(error.contains("100 of 300 rows are quarantined") && error.contains("unknown_airport"), "{error}");
+}
+
+fn window(until: &str) -> DatasetWindow {
+    let (from, until) = (utc("2013-07-01T00:00:00Z"), utc(until));
+    DatasetWindow { from, until, as_of: until, policy: "fresh 7 days".into() }
+}
+
+async fn built(store: &MemoryStore, parts: Vec<(String, Part)>, window: &DatasetWindow) -> BuiltDataset {
+    dataset::build_dataset(store, parts, Vec::new(), window, &Contract::built_in().unwrap()).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_dataset_is_stored_read_verified_and_made_again_and_every_difference_is_told() {
-    let store = MemoryStore::default();
-    store.write("flights/1.parquet", day(1, 30), "2013-07-02T00:00:00Z");
-    store.write("flights/2.parquet", day(2, 20), "2013-07-03T00:00:00Z");
-    let contract = Contract::built_in().unwrap();
-    let limits = ParseLimits::default();
-    let airports = airports();
-    let context = BuildContext { contract: &contract, airports: &airports, mapping: None, limits: &limits };
-    let window = DatasetWindow {
-        from: utc("2013-07-01T00:00:00Z"),
-        until: utc("2013-07-03T00:00:00Z"),
-        as_of: utc("2013-07-03T00:00:00Z"),
-        policy: "fresh 7 days".into(),
-    };
-    let sources =
-        [SourceVersion::of("flights/1.parquet", &day(1, 30)), SourceVersion::of("flights/2.parquet", &day(2, 20))];
-    let built = dataset::build_dataset(&store, &sources, &window, context).await.unwrap();
-    assert_eq!((built.manifest.rows, built.manifest.sources[1].rows_accepted), (50, 20));
-    let version = dataset::store_dataset(&store, &built.manifest, &built.records).await.unwrap();
-    assert_eq!(version, dataset::store_dataset(&store, &built.manifest, &built.records).await.unwrap());
-    let (manifest, records) = dataset::load_dataset(&store, &version).await.unwrap();
-    assert_eq!((manifest, &records), (built.manifest.clone(), &built.records));
-    assert!(dataset::verify_dataset(&store, &version).await.unwrap().is_intact());
-    assert_eq!(dataset::rebuild_dataset(&store, &version, context).await.unwrap(), records);
+    let store = Arc::new(MemoryStore::default());
+    let logs = [("flights/1.parquet", day(1, 30)), ("flights/2.parquet", day(2, 20))];
+    logs.iter().for_each(|(key, body)| store.write(key, body.clone(), "2013-07-02T00:00:00Z"));
+    let parts = parts_of(&store, &logs).await;
+    let built = built(&store, parts.clone(), &window("2013-07-03T00:00:00Z")).await;
+    assert_eq!((built.manifest.rows, built.manifest.sources[1].rows_accepted, built.arrived), (50, 20, 50));
+    let version = dataset::store_dataset(store.as_ref(), &built.manifest).await.unwrap();
+    assert_eq!(version, dataset::store_dataset(store.as_ref(), &built.manifest).await.unwrap());
+    assert_eq!(dataset::load_manifest(store.as_ref(), &version).await.unwrap(), built.manifest);
+    let rows = rows_of(&store, &version).await;
+    assert_eq!(rows.len(), 50);
+    assert!(rows.is_sorted_by(|a, b| a.in_time_order(b).is_lt()), "in time order, each once");
+    assert!(dataset::verify_dataset(store.as_ref(), &version).await.unwrap().is_intact());
+    assert_eq!(dataset::rebuild_dataset(store.as_ref(), &version, &judge()).await.unwrap(), 50);
 
     store.write("flights/2.parquet", day(2, 21), "2013-07-04T00:00:00Z");
-    let verification = dataset::verify_dataset(&store, &version).await.unwrap();
+    let verification = dataset::verify_dataset(store.as_ref(), &version).await.unwrap();
     assert!(verification.rows.is_empty() && verification.sources.len() == 1, "{verification:?}");
-    let error = dataset::rebuild_dataset(&store, &version, context).await.unwrap_err().to_string();
-    assert!(
-        error.contains("flights/2.parquet of sha256:")
-            && error.contains("cannot be read any more")
-            && error.contains("30 rows; the manifest says 50"),
-        "{error}"
-    );
+    let error = dataset::rebuild_dataset(store.as_ref(), &version, &judge()).await.unwrap_err().to_string();
+    assert!(error.contains("flights/2.parquet of sha256:") && error.contains("cannot be read any more"), "{error}");
 
-    let rows_key = format!("datasets/{}/flights.parquet", version.hex());
-    store.write(&rows_key, parquet::write_flights(&records[1..]).unwrap(), "2013-07-04T00:00:00Z");
-    assert_eq!(dataset::verify_dataset(&store, &version).await.unwrap().rows.len(), 2);
+    store.write(&parts[0].1.key(), day(1, 29), "2013-07-04T00:00:00Z");
+    let rows = dataset::verify_dataset(store.as_ref(), &version).await.unwrap().rows;
+    assert!(rows.len() == 1 && rows[0].contains(&parts[0].1.key()) && rows[0].contains("the next dataset"), "{rows:?}");
     let manifest_key = format!("datasets/{}/manifest.json", version.hex());
     store.write(&manifest_key, "{}", "2013-07-04T00:00:00Z");
-    assert!(dataset::load_manifest(&store, &version).await.unwrap_err().to_string().contains("backup"));
+    let error = dataset::load_manifest(store.as_ref(), &version).await.unwrap_err().to_string();
+    assert!(error.contains("backup"), "{error}");
 }
 
 #[tokio::test]
-async fn a_dataset_is_made_and_made_again_after_its_logs_were_deleted_or_overwritten() {
+async fn a_dataset_of_the_first_format_is_still_read_and_checked() {
     let store = Arc::new(MemoryStore::default());
-    store.write("flights/1.parquet", day(1, 30), "2013-07-02T00:00:00Z");
-    store.write("flights/2.parquet", day(2, 20), "2013-07-03T00:00:00Z");
-    let pass = ingest(&store, &BTreeMap::new()).await;
-    assert_eq!(pass.accepted.len(), 50);
-    store.delete("flights/1.parquet").await.unwrap();
-    store.write("flights/2.parquet", "dear sir or madam", "2013-07-04T00:00:00Z");
-    let contract = Contract::built_in().unwrap();
-    let (airports, limits) = (airports(), ParseLimits::default());
-    let context = BuildContext { contract: &contract, airports: &airports, mapping: None, limits: &limits };
-    let window = DatasetWindow {
-        from: utc("2013-07-01T00:00:00Z"),
-        until: utc("2013-07-03T00:00:00Z"),
-        as_of: utc("2013-07-03T00:00:00Z"),
-        policy: "all".into(),
-    };
-    let sources: Vec<SourceVersion> = pass
-        .seen
-        .values()
-        .map(|known| SourceVersion { key: known.meta.key.clone(), sha256: known.sha256.clone() })
-        .collect();
-    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
-    assert_eq!((built.records.len(), built.report.left_out.len()), (50, 0));
-    let version = dataset::store_dataset(store.as_ref(), &built.manifest, &built.records).await.unwrap();
+    let flights: Vec<_> = (1..=30).map(|number| flight(number, "LAX", "2013-07-01T12:00:00Z", 5, 3)).collect();
+    let manifest = r#"{"format":1,"sources":[],"contract":"CONTRACT","window_from":"1970-01-01T00:00:00Z","window_until":"2013-07-03T00:00:00Z","as_of":"2013-07-03T00:00:00Z","policy":"all","rows":30,"rows_sha256":"ROWS"}"#;
+    let mut lines = Vec::new();
+    for flight in &flights {
+        lines.extend(serde_json::to_vec(flight).unwrap());
+        lines.push(b'\n');
+    }
+    let manifest = manifest.replace("CONTRACT", Digest::of(b"").as_str()).replace("ROWS", Digest::of(&lines).as_str());
+    let version = Digest::of(manifest.as_bytes());
+    let folder = format!("datasets/{}", version.hex());
+    store.write(&format!("{folder}/manifest.json"), manifest, "2013-07-04T00:00:00Z");
+    let rows_key = format!("{folder}/flights.parquet");
+    store.write(&rows_key, parquet::write_flights(&flights, None).unwrap(), "2013-07-04T00:00:00Z");
+    assert_eq!(rows_of(&store, &version).await, flights);
     assert!(dataset::verify_dataset(store.as_ref(), &version).await.unwrap().is_intact());
-    assert_eq!(dataset::rebuild_dataset(store.as_ref(), &version, context).await.unwrap().len(), 50);
+    store.write(&rows_key, parquet::write_flights(&flights[1..], None).unwrap(), "2013-07-04T00:00:00Z");
+    assert_eq!(dataset::verify_dataset(store.as_ref(), &version).await.unwrap().rows.len(), 1);
+}
 
-    // Of a log without a copy the others are left, and the report says which one is missing, and why.
-    store.delete(&copy_key(&Digest::of(&day(1, 30)))).await.unwrap();
-    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
-    assert_eq!((built.records.len(), built.report.failures.len()), (20, 0));
-    let [lost] = built.report.left_out.as_slice() else { panic!("{:?}", built.report.left_out) };
-    assert!(lost.key == "flights/1.parquet" && lost.reason.contains("no such object"), "{lost:?}");
-    // A damaged copy does not count for what it is not.
-    let copy = copy_key(&Digest::of(&day(2, 20)));
-    store.write(&copy, "damaged", "2013-07-04T00:00:00Z");
-    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
-    let failure = built.report.failures.join("; ");
-    assert!(failure.contains("none of the 2 flight logs can be read any more"), "{failure}");
+#[tokio::test]
+async fn of_two_logs_that_tell_of_the_same_flight_the_newer_counts_and_what_differs_is_set_aside() {
+    let store = Arc::new(MemoryStore::default());
+    let mut corrected: Vec<_> = (1..=20).map(|number| flight(number, "LAX", "2013-07-01T12:00:00Z", 5, 3)).collect();
+    corrected[3].distance_miles = Some(2470.0);
+    let correction = parquet::write_flights(&corrected, None).unwrap();
+    let logs = [("flights/old.parquet", day(1, 30)), ("flights/new.parquet", correction)];
+    let parts = parts_of(&store, &logs).await;
+    let until = window("2013-07-03T00:00:00Z");
+    let first = built(&store, parts.clone(), &until).await;
+    let report = &first.report;
+    assert_eq!((report.rows, report.accepted, first.manifest.rows, first.arrived), (50, 30, 30, 30));
+    assert_eq!((report.exact_duplicates, report.conflicting_duplicates, report.quarantined), (19, 1, 1));
+    assert_eq!((first.manifest.sources[0].rows_accepted, first.manifest.sources[1].rows_accepted), (10, 20));
+    let [row] = first.quarantined.as_slice() else { panic!("{:?}", first.quarantined) };
+    assert_eq!((row.object.as_str(), row.line), ("flights/old.parquet", 4));
+    assert!(row.reasons[0].contains("flights/new.parquet line 4 differs and is newer"), "{row:?}");
+    let version = dataset::store_dataset(store.as_ref(), &first.manifest).await.unwrap();
+    let rows = rows_of(&store, &version).await;
+    assert_eq!(rows.len(), 30);
+    assert_eq!(rows.iter().find(|row| row.flight_number == 4).unwrap().distance_miles, Some(2470.0));
+
+    // What was counted once is not read again, and counts the same; of a window that cuts, what lies inside.
+    let [counted] = first.counted.as_slice() else { panic!("{:?}", first.counted) };
+    let parts = vec![(parts[0].0.clone(), counted.clone()), parts[1].clone()];
+    let gets = store.gets.load(Ordering::SeqCst);
+    let again = built(&store, parts.clone(), &until).await;
+    assert_eq!((&again.manifest, again.counted.len()), (&first.manifest, 0));
+    assert_eq!(store.gets.load(Ordering::SeqCst), gets, "nothing was read");
+    let cut = built(&store, parts, &window("2013-07-01T12:00:00Z")).await;
+    assert_eq!((cut.manifest.rows, cut.arrived, cut.manifest.span), (0, 0, None));
+}
+
+#[tokio::test]
+async fn a_dataset_of_a_moment_knows_nothing_later() {
+    let store = Arc::new(MemoryStore::default());
+    let parts = parts_of(&store, &[("flights/1.parquet", day(1, 30))]).await;
+    let (from, until) = (utc("2013-07-01T00:00:00Z"), utc("2013-07-03T00:00:00Z"));
+    let in_the_air = DatasetWindow { from, until, as_of: utc("2013-07-01T15:00:00Z"), policy: "all".into() };
+    let built = built(&store, parts, &in_the_air).await;
+    assert_eq!((built.manifest.rows, built.arrived), (30, 0), "gone, and not there yet");
+    let version = dataset::store_dataset(store.as_ref(), &built.manifest).await.unwrap();
+    let rows = rows_of(&store, &version).await;
+    assert!(rows.iter().all(|row| row.departed_at.is_some() && row.arrived_at.is_none()), "{rows:?}");
 }
 
 #[tokio::test]
@@ -193,18 +237,18 @@ async fn rows_are_counted_by_what_became_of_them_and_the_refused_ones_are_kept()
     let mut rows: Vec<_> = (1..=10).map(|number| flight(number, "LAX", "2013-07-01T12:00:00Z", 5, 3)).collect();
     rows.push(rows[0].clone());
     rows[9].dest = "XXX".into();
-    store.write("flights/1.parquet", parquet::write_flights(&rows).unwrap(), "2013-07-02T00:00:00Z");
+    store.write("flights/1.parquet", parquet::write_flights(&rows, None).unwrap(), "2013-07-02T00:00:00Z");
     let pass = ingest(&store, &BTreeMap::new()).await;
-    let object = &pass.report.objects[0];
+    let object = &pass.objects[0].report;
     assert_eq!((object.rows, object.rows_accepted, object.rows_quarantined, object.rows_duplicate), (11, 9, 1, 1));
 
     let mut rows: Vec<_> = (1..=300).map(|number| flight(number, "LAX", "2013-07-01T12:00:00Z", 5, 3)).collect();
     rows.iter_mut().take(100).for_each(|row| row.dest = "XXX".into());
-    store.write("flights/2.parquet", parquet::write_flights(&rows).unwrap(), "2013-07-02T00:00:00Z");
-    let pass = ingest(&store, &pass.seen).await;
-    let object = &pass.report.objects[0];
+    store.write("flights/2.parquet", parquet::write_flights(&rows, None).unwrap(), "2013-07-02T00:00:00Z");
+    let pass = ingest(&store, &pass.seen(&BTreeMap::new())).await;
+    let object = &pass.objects[0].report;
     assert_eq!((object.rows, object.rows_accepted, object.rows_quarantined, object.rows_duplicate), (300, 0, 100, 0));
-    assert_eq!(pass.quarantined.len(), 100, "an administrator sees which rows are the fault");
+    assert_eq!(pass.objects[0].quarantined.len(), 100, "an administrator sees which rows are the fault");
     assert!(store.list("sources/").await.unwrap().len() == 1, "nothing is kept of what was refused");
 }
 
@@ -241,9 +285,9 @@ fn the_weather_is_the_last_known_then_and_none_after_six_hours() {
     let (observations, _) = parse_weather_csv("w.csv", &Bytes::from(WEATHER), &limits()).unwrap();
     let history = WeatherHistory::new(&observations);
     let record = flight(2, "LAX", "2013-07-01T12:00:00Z", 5, 3);
-    let operations = OperationsIndex::new(std::slice::from_ref(&record), &airports()).unwrap();
-    let example =
-        |hours| assemble(std::slice::from_ref(&record), &operations, &history, TimeDelta::hours(hours)).remove(0);
+    let example = |hours| {
+        assemble(std::slice::from_ref(&record), &airports(), &history, TimeDelta::hours(hours)).unwrap().remove(0)
+    };
     let nine = example(3).row;
     assert_eq!(nine.get(NumericInput::WeatherAge), 0.0);
     assert!((nine.get(NumericInput::Temperature) - 10.0).abs() < 1e-4, "taken from three hours before");

@@ -16,6 +16,7 @@ use delayd::data::DataStage;
 use delayd::data::dataset::BuildDataset;
 use delayd::data::ingest::IngestFlights;
 use delayd::env::Env;
+use delayd::supervision::Request;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{CycleId, Digest};
 use delayd_core::ports::{ObjectMeta, ObjectStore};
@@ -89,11 +90,11 @@ impl Home {
 
     /// A look at the logs at this minute of the first of August.
     async fn look(&self, minute: u32) -> Vec<String> {
-        self.stage.ingest(IngestFlights { at: moment(minute) }).await.unwrap().refused
+        IngestFlights { at: moment(minute) }.run(&self.stage).await.unwrap().refused
     }
 
     async fn build(&self) -> Result<(Digest, usize), String> {
-        let built = self.stage.build(BuildDataset { cycle: self.cycle, as_of: moment(59) }).await;
+        let built = BuildDataset { cycle: self.cycle, as_of: moment(59) }.run(&self.stage).await;
         built.map(|built| (built.version, built.rows)).map_err(|failure| failure.to_string())
     }
 
@@ -116,7 +117,7 @@ fn flights(day: u32, count: u32) -> Vec<FlightRecord> {
 }
 
 fn log(day: u32, count: u32) -> Vec<u8> {
-    parquet::write_flights(&flights(day, count)).unwrap()
+    parquet::write_flights(&flights(day, count), None).unwrap()
 }
 
 #[tokio::test]
@@ -132,7 +133,7 @@ async fn a_log_that_is_overwritten_with_garbage_and_one_that_is_deleted_go_on_to
     let (version, rows) = home.build().await.unwrap();
     assert_eq!(rows, 50, "the older good version counts, and the deleted log");
     assert_eq!(home.validation(version).await["left_out"], serde_json::json!([]));
-    assert_eq!(home.alerts().await, ["a flight log was refused: flights/1.parquet"]);
+    assert_eq!(home.alerts().await, ["a flight log was rejected: flights/1.parquet"]);
 
     // Written again with the same garbage it is neither news nor taken for a good one.
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -181,9 +182,11 @@ async fn logs_of_a_ledger_without_copies_are_copied_while_they_can_be_and_left_o
     home.put("flights/1.parquet", log(1, 30)).await;
     home.put("flights/2.parquet", log(2, 20)).await;
     home.look(1).await;
-    // As an earlier version of the program left it.
-    for object in home.store.list("sources/").await.unwrap() {
-        home.store.delete(&object.key).await.unwrap();
+    // As an earlier version of the program left it: no copies, no parts.
+    for prefix in ["sources/", "parts/"] {
+        for object in home.store.list(prefix).await.unwrap() {
+            home.store.delete(&object.key).await.unwrap();
+        }
     }
     home.store.delete("flights/2.parquet").await.unwrap();
     for _ in 0..2 {
@@ -208,7 +211,7 @@ async fn the_report_of_a_dataset_that_is_refused_is_kept() {
         // Too few rows to judge a log by shares; together they are enough.
         let mut rows = flights(day, 150);
         rows.iter_mut().take(50).for_each(|row| row.scheduled_arrival = None);
-        home.put(&format!("flights/{day}.parquet"), parquet::write_flights(&rows).unwrap()).await;
+        home.put(&format!("flights/{day}.parquet"), parquet::write_flights(&rows, None).unwrap()).await;
     }
     assert!(home.look(1).await.is_empty());
     let failure = home.build().await.unwrap_err();
@@ -306,7 +309,7 @@ async fn a_log_that_ended_the_daemon_is_tried_once_more_alone_and_then_refused_u
     assert!(text.starts_with("flights/2.parquet: reading it ended the daemon 2 times"), "{text}");
     assert!(!unlucky.exists() && poison.exists(), "the end of a process in just that moment is no fault of the log");
     assert_eq!(home.build().await.unwrap().1, 40);
-    assert_eq!(home.alerts().await, ["a flight log was refused: flights/2.parquet"]);
+    assert_eq!(home.alerts().await, ["a flight log was rejected: flights/2.parquet"]);
     let rejected = home.env.ledger.objects(Some(ObjectStatus::Rejected), Page::newest(9)).await.unwrap();
     assert_eq!((rejected.len(), rejected[0].key.as_str()), (1, "flights/2.parquet"));
     assert!(home.look(2).await.is_empty(), "it is not read again by itself");

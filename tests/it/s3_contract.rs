@@ -16,14 +16,12 @@ use delayd_core::error::ErrorKind;
 use delayd_core::ports::ObjectStore;
 use delayd_core::secret::Secret;
 use delayd_data::contract::Contract;
-use delayd_data::dataset::{self, BuildContext, DatasetWindow};
-use delayd_data::formats::{ParseLimits, parquet};
-use delayd_data::ingest::{IngestOptions, ingest_new};
-use delayd_data::sources::SourceVersion;
+use delayd_data::dataset::{self, DatasetWindow};
+use delayd_data::formats::parquet;
 use delayd_outside::cloud::s3::{S3Settings, S3Store};
 use delayd_testkit::contracts::flaky_proxy::TlsFront;
 use delayd_testkit::contracts::object_store::keeps_the_whole_contract;
-use delayd_testkit::data_support::{airports, flight, utc};
+use delayd_testkit::data_support::{Pass, flight, judge, utc};
 use delayd_testkit::s3_server::{ACCESS_KEY, BUCKET, DOMAIN, S3Server, SECRET_KEY};
 
 /// Bytes that are not alike anywhere, so that parts in the wrong order are noticed.
@@ -256,7 +254,7 @@ const LOG: &str = "year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sch
 fn day(day: u32, flights: u32) -> Vec<u8> {
     let rows: Vec<_> =
         (1..=flights).map(|number| flight(number, "LAX", &format!("2013-07-{day:02}T12:00:00Z"), 5, 3)).collect();
-    parquet::write_flights(&rows).unwrap()
+    parquet::write_flights(&rows, None).unwrap()
 }
 
 #[tokio::test]
@@ -270,33 +268,25 @@ async fn flight_logs_of_every_form_are_taken_in_from_a_bucket_and_become_a_datas
     store.put("flights/3.parquet", day(3, 30).into()).await.unwrap();
     store.put("other/4.csv", LOG.into()).await.unwrap();
 
-    let (contract, airports, limits) = (Contract::built_in().unwrap(), airports(), ParseLimits::default());
-    let now = utc("2013-08-01T00:00:00Z");
-    let options = IngestOptions::default();
-    let pass = ingest_new(&store, &BTreeMap::new(), &options, &contract, &airports, now).await.unwrap();
-    assert_eq!((pass.accepted.len(), pass.report.listed), (34, 3), "{:#?}", pass.report.objects);
-    let again = ingest_new(&store, &pass.seen, &options, &contract, &airports, now).await.unwrap();
-    assert_eq!((again.accepted.len(), again.report.seen_before), (0, 3));
+    let now = "2013-08-01T00:00:00Z";
+    let pass = Pass::over(&store, &BTreeMap::new(), judge(), now).await;
+    assert_eq!((pass.accepted(), pass.objects.len()), (34, 3), "{:#?}", pass.objects);
+    let again = Pass::over(&store, &pass.seen(&BTreeMap::new()), judge(), now).await;
+    assert_eq!((again.accepted(), again.objects.len()), (0, 0));
 
-    let context = BuildContext { contract: &contract, airports: &airports, mapping: None, limits: &limits };
     let window = DatasetWindow {
         from: utc("2013-07-01T00:00:00Z"),
         until: utc("2013-07-04T00:00:00Z"),
         as_of: utc("2013-07-05T00:00:00Z"),
         policy: "fresh 7 days".into(),
     };
-    let sources: Vec<SourceVersion> = pass
-        .seen
-        .values()
-        .map(|known| SourceVersion { key: known.meta.key.clone(), sha256: known.sha256.clone() })
-        .collect();
-    let built = dataset::build_dataset(store.as_ref(), &sources, &window, context).await.unwrap();
+    let contract = Contract::built_in().unwrap();
+    let built = dataset::build_dataset(store.as_ref(), pass.parts(), Vec::new(), &window, &contract).await.unwrap();
     assert_eq!(built.manifest.rows, 34);
-    let version = dataset::store_dataset(store.as_ref(), &built.manifest, &built.records).await.unwrap();
-    let (manifest, records) = dataset::load_dataset(store.as_ref(), &version).await.unwrap();
-    assert_eq!((manifest, &records), (built.manifest, &built.records));
+    let version = dataset::store_dataset(store.as_ref(), &built.manifest).await.unwrap();
+    assert_eq!(dataset::load_manifest(store.as_ref(), &version).await.unwrap(), built.manifest);
     assert!(dataset::verify_dataset(store.as_ref(), &version).await.unwrap().is_intact());
-    assert_eq!(dataset::rebuild_dataset(store.as_ref(), &version, context).await.unwrap(), records);
+    assert_eq!(dataset::rebuild_dataset(store.as_ref(), &version, &judge()).await.unwrap(), 34);
 }
 
 // ----------------------------------------------------------------

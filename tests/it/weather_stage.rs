@@ -12,15 +12,14 @@ use delayd::env::Env;
 use delayd::saga::{Saga, StepName};
 use delayd_core::clock::ReplayClock;
 use delayd_core::error::ErrorKind;
+use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectStore, Severity, WeatherObservation, WeatherSource};
 use delayd_data::FlightRecord;
-use delayd_data::contract::Contract;
-use delayd_data::dataset::{BuildContext, DatasetWindow, build_dataset, store_dataset};
-use delayd_data::formats::{ParseLimits, parquet};
+use delayd_data::dataset::{DatasetWindow, load_manifest};
+use delayd_data::formats::parquet;
 use delayd_data::reference::AirportTable;
-use delayd_data::sources::SourceVersion;
 use delayd_features::NumericInput;
 use delayd_ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectsLooked, Page, StepState};
 use delayd_outside::cloud::{OpenMeteo, OpenMeteoSettings};
@@ -28,6 +27,7 @@ use delayd_outside::local::FolderStore;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::open_meteo_server::{OpenMeteoServer, nycflights13};
 pub use delayd_testkit::contracts::weather::{AIRPORTS, codes, utc};
+use delayd_testkit::data_support::stored_dataset;
 use delayd_testkit::records;
 use delayd_testkit::tools::Silent;
 
@@ -87,23 +87,18 @@ impl Home {
 
     /// A dataset as a cycle makes it; another policy makes it another dataset.
     async fn dataset(&self, policy: &str) -> Digest {
-        let (key, body) = ("flights/1.parquet", Bytes::from(parquet::write_flights(&flights()).unwrap()));
+        let (key, body) = ("flights/1.parquet", Bytes::from(parquet::write_flights(&flights(), None).unwrap()));
         self.world.store.put(key, body.clone()).await.unwrap();
         let reference = self.stage(0.0).reference().await.unwrap();
-        let contract = Contract::built_in().unwrap();
-        let limits = ParseLimits::default();
-        let context =
-            BuildContext { contract: &contract, airports: &reference.airports, mapping: None, limits: &limits };
         let window = DatasetWindow {
             from: utc("2013-07-01T00:00:00Z"),
             until: utc(CYCLE_AT),
             as_of: utc(CYCLE_AT),
             policy: policy.into(),
         };
-        let built =
-            build_dataset(self.world.store.as_ref(), &[SourceVersion::of(key, &body)], &window, context).await.unwrap();
-        assert_eq!(built.records.len(), 921);
-        let version = store_dataset(self.world.store.as_ref(), &built.manifest, &built.records).await.unwrap();
+        let store = self.world.store.as_ref();
+        let version = stored_dataset(store, flights(), reference.airports, &window).await;
+        assert_eq!(load_manifest(store, &version).await.unwrap().rows, 921);
         let ledger = &self.env.ledger;
         let cycle = match ledger.cycles(Page::newest(1)).await.unwrap().pop() {
             Some(cycle) => cycle,
@@ -120,16 +115,21 @@ impl Home {
     }
 }
 
+async fn examples(stage: &DataStage, version: &Digest) -> Result<Vec<delayd_data::Example>, StepFailure> {
+    let set = stage.training_set(version).await?;
+    Ok(run_blocking(move || set.examples_that(|_| true)).await??)
+}
+
 #[tokio::test]
 async fn a_part_that_is_away_is_recorded_with_the_dataset_and_told_once_a_day() {
     let Some(home) = Home::new("a_part_that_is_away_is_recorded…").await else { return };
     let version = home.dataset("all").await;
     home.proxy.set(Mood::Down);
     let stage = home.stage(0.0);
-    let set = stage.training_set(&version).await.unwrap();
+    let examples = examples(&stage, &version).await.unwrap();
     let known = |departs: &str| {
         let of = |example: &&delayd_data::Example| example.row.scheduled_departure == utc(departs);
-        let example = set.examples.iter().find(of).unwrap();
+        let example = examples.iter().find(of).unwrap();
         example.row.get(NumericInput::Temperature).is_finite()
     };
     assert!(known("2013-07-09T12:00:00Z") && !known("2013-07-14T12:00:00Z"), "what is there is used");
@@ -172,7 +172,7 @@ async fn with_a_required_share_the_step_waits_until_the_weather_is_there() {
     assert!(text.contains("weather.required_share asks for 0.9") && text.contains("503"), "{text}");
     assert!(text.contains("546 of 990 airport-hours"), "{text}");
     home.proxy.set(Mood::Pass);
-    assert_eq!(stage.training_set(&version).await.unwrap().examples.len(), 921);
+    assert_eq!(examples(&stage, &version).await.unwrap().len(), 921);
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn a_step_of_the_saga_waits_out_an_outage_of_the_weather_and_goes_on_by_it
         proxy.set(Mood::Pass);
         Instant::now()
     });
-    let attempt = || async { stage.training_set(&version).await.map(|set| set.examples.len()) };
+    let attempt = || async { examples(&stage, &version).await.map(|examples| examples.len()) };
     assert_eq!(saga.step(StepName::new(5, "train"), attempt).await.unwrap(), 921);
     let (done, back) = (Instant::now(), outage.await.unwrap());
     eprintln!("outage of {:?}; the step was done {:?} after its end", back - begun, done - back);

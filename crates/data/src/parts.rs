@@ -207,7 +207,7 @@ impl SourceJudge {
     /// When it cannot be written.
     pub fn part(&self, source: &Digest, validated: &Validated) -> Result<(Part, Bytes), DataError> {
         let flights = &validated.accepted;
-        let body = Bytes::from(parquet::write_flights(flights, &validated.lines)?);
+        let body = Bytes::from(parquet::write_flights(flights, Some(&validated.lines))?);
         // A row may be set aside because its airport is unknown: it counts as named too.
         let mut airports: BTreeSet<String> = validated.airports.clone();
         airports.extend(flights.iter().flat_map(|flight| [flight.origin.clone(), flight.dest.clone()]));

@@ -1,16 +1,23 @@
 //! What the tests share: airports, flights, a store in memory that can fail.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectMeta, ObjectStore};
-use delayd_data::FlightRecord;
+use delayd_data::contract::Contract;
+use delayd_data::dataset::{DatasetWindow, build_dataset, store_dataset};
+use delayd_data::ingest::{IngestOptions, KnownObject, TakenObject, new_objects, take_in};
+use delayd_data::parts::{Part, SourceJudge, store_part};
+use delayd_data::validation::{Validated, ValidationReport};
+use delayd_data::{FlightRecord, ObjectReader};
 use delayd_features::Airport;
+use futures::StreamExt;
 
 pub fn utc(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
@@ -105,4 +112,81 @@ impl ObjectStore for MemoryStore {
     async fn probe(&self) -> Result<String, PortError> {
         Ok("in memory".to_owned())
     }
+}
+
+/// The judge of flight logs by the built-in contract and the tests' airports.
+pub fn judge() -> SourceJudge {
+    judge_by(Contract::built_in().unwrap(), airports(), ObjectReader::default())
+}
+
+pub fn judge_by(contract: Contract, airports: BTreeMap<String, Airport>, reader: ObjectReader) -> SourceJudge {
+    SourceJudge::new(contract, airports, None, reader).unwrap()
+}
+
+/// What a pass over the flight logs brought.
+#[derive(Debug)]
+pub struct Pass {
+    pub objects: Vec<TakenObject>,
+}
+
+impl Pass {
+    /// Takes in what is new under `flights/`.
+    pub async fn over(
+        store: &Arc<dyn ObjectStore>,
+        known: &BTreeMap<String, KnownObject>,
+        judge: SourceJudge,
+        now: &str,
+    ) -> Self {
+        let options = IngestOptions { retry_pause: std::time::Duration::from_millis(1), ..IngestOptions::default() };
+        let fresh = new_objects(store, known, &options, &judge.reader().limits).await.unwrap();
+        let taken = take_in(store, fresh, known, &options, Arc::new(judge), utc(now));
+        Self { objects: taken.collect().await }
+    }
+
+    pub fn accepted(&self) -> usize {
+        self.objects.iter().map(|object| object.accepted.len()).sum()
+    }
+
+    /// What to remember of them, on top of what was known.
+    pub fn seen(&self, known: &BTreeMap<String, KnownObject>) -> BTreeMap<String, KnownObject> {
+        let mut seen = known.clone();
+        seen.extend(self.objects.iter().filter_map(|object| {
+            let known = object.seen.clone()?;
+            Some((object.report.meta.key.clone(), known))
+        }));
+        seen
+    }
+
+    /// The parts of what was taken in, oldest first.
+    pub fn parts(&self) -> Vec<(String, Part)> {
+        let part = |object: &TakenObject| Some((object.report.meta.key.clone(), object.part.clone()?));
+        self.objects.iter().filter_map(part).collect()
+    }
+}
+
+/// Stores flights as a dataset of one part, whatever the contract says of them.
+pub async fn stored_dataset(
+    store: &dyn ObjectStore,
+    mut flights: Vec<FlightRecord>,
+    airports: BTreeMap<String, Airport>,
+    window: &DatasetWindow,
+) -> Digest {
+    flights.sort_by(FlightRecord::in_time_order);
+    let contract = Contract::built_in().unwrap();
+    let judge = judge_by(contract.clone(), airports, ObjectReader::default());
+    let validated = Validated {
+        lines: (2..).take(flights.len()).collect(),
+        accepted: flights,
+        quarantined: Vec::new(),
+        report: ValidationReport::default(),
+        presence: BTreeMap::new(),
+        airports: BTreeSet::new(),
+        judge_again_at: None,
+    };
+    let source = Digest::of(format!("{:?}", validated.accepted).as_bytes());
+    let (part, body) = judge.part(&source, &validated).unwrap();
+    store_part(store, &part, body).await.unwrap();
+    let parts = vec![("flights/1.parquet".to_owned(), part)];
+    let built = build_dataset(store, parts, Vec::new(), window, &contract).await.unwrap();
+    store_dataset(store, &built.manifest).await.unwrap()
 }

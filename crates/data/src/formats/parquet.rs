@@ -120,14 +120,14 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes canonical flights with their lines in the source; the same flights give the same bytes.
+/// Writes canonical flights, with their lines in the source where these are known; the same flights give the same bytes.
 ///
 /// # Errors
 /// When Polars cannot write.
-pub fn write_flights(records: &[FlightRecord], lines: &[u64]) -> Result<Vec<u8>, DataError> {
+pub fn write_flights(records: &[FlightRecord], lines: Option<&[u64]>) -> Result<Vec<u8>, DataError> {
     let failed = |error: PolarsError| DataError::Internal(format!("writing Parquet: {error}"));
     let mut columns = columns(records).map_err(failed)?;
-    columns.push(Series::new(PlSmallStr::from_static("line"), lines).into_column());
+    columns.extend(lines.map(|lines| Series::new(PlSmallStr::from_static("line"), lines).into_column()));
     let mut frame = DataFrame::new(records.len(), columns).map_err(failed)?;
     let mut bytes = Vec::new();
     let writer = ParquetWriter::new(&mut bytes).set_parallel(false).with_row_group_size(Some(ROW_GROUP));

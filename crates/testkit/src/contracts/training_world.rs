@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::data_support::stored_dataset;
 use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
-use delayd_core::ids::{CycleId, Digest, RunId};
+use delayd_core::ids::{CycleId, RunId};
 use delayd_core::ports::{ObjectStore, WeatherObservation};
-use delayd_data::dataset::{DatasetManifest, rows_digest, store_dataset};
+use delayd_data::dataset::DatasetWindow;
 use delayd_data::frozen::freeze;
 use delayd_data::{FlightRecord, ReferenceData, Timing};
 use delayd_features::{Airport, HolidayCalendar};
@@ -120,19 +121,8 @@ pub fn endless(job: &TrainingJob) -> TrainingJob {
 pub async fn job_in(store: &dyn ObjectStore) -> TrainingJob {
     let start: DateTime<Utc> = "2013-03-01T05:00:00Z".parse().unwrap();
     let as_of = start + Duration::days(DAYS);
-    let records = flights(start);
-    let manifest = DatasetManifest {
-        format: DatasetManifest::FORMAT,
-        sources: Vec::new(),
-        contract: Digest::of(b"no contract"),
-        window_from: start,
-        window_until: as_of,
-        as_of,
-        policy: String::new(),
-        rows: records.len() as u64,
-        rows_sha256: rows_digest(&records).unwrap(),
-    };
-    let dataset = store_dataset(store, &manifest, &records).await.unwrap();
+    let window = DatasetWindow { from: start, until: as_of, as_of, policy: String::new() };
+    let dataset = stored_dataset(store, flights(start), reference().airports, &window).await;
     let inputs = freeze(store, &dataset, &weather(start), &reference()).await.unwrap();
     TrainingJob {
         run: RunId(7),
