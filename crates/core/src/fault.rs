@@ -2,14 +2,10 @@
 
 use std::fmt;
 
-/// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The key, `section.key`.
     pub key: String,
-    /// What was found.
     pub found: String,
-    /// What was expected.
     pub expected: String,
 }
 

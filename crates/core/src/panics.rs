@@ -1,7 +1,6 @@
 //! What a panic said.
 
 /// The text of a panic, from what `catch_unwind` or a thread's join answers.
-#[must_use]
 pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     payload
         .downcast_ref::<&str>()

@@ -8,7 +8,6 @@ use crate::raw_inputs::{RawInputs, Tables};
 use crate::row::FlightRow;
 use crate::spec::{FeatureSpec, STANDARDISED_LIMIT, input_named};
 
-/// An encoded row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
     /// One index per category; 0 is the unseen bucket.
@@ -28,10 +27,6 @@ pub struct Encoder {
 
 impl Encoder {
     /// Compiles a spec.
-    ///
-    /// # Errors
-    /// When the spec is of another format, names an input this build does not
-    /// know, or an airport's time zone is unknown.
     pub fn new(spec: FeatureSpec) -> Result<Self, SpecError> {
         spec.check()?;
         let tables = Tables::new(&spec.airports, &spec.holidays)?;
@@ -47,20 +42,16 @@ impl Encoder {
         Ok(Self { spec, tables, categories, numerics })
     }
 
-    /// The spec this encoder was made of.
-    #[must_use]
     pub fn spec(&self) -> &FeatureSpec {
         &self.spec
     }
 
     /// Whether the airport was known at the fit.
-    #[must_use]
     pub fn knows_airport(&self, code: &str) -> bool {
         self.tables.airports.contains_key(code)
     }
 
     /// Every input of a row, before encoding.
-    #[must_use]
     pub fn raw(&self, row: &FlightRow) -> RawInputs {
         RawInputs::of(row, &self.tables)
     }
@@ -91,8 +82,6 @@ impl Encoder {
         }
     }
 
-    /// Encodes one row.
-    #[must_use]
     pub fn encode(&self, row: &FlightRow) -> Encoded {
         let mut encoded =
             Encoded { categories: vec![0; self.categories.len()], numerics: vec![0.0; self.spec.numeric_width()] };

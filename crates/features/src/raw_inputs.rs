@@ -108,7 +108,6 @@ impl RawInputs {
     }
 
     /// One number; `NaN` where it is not known.
-    #[must_use]
     pub fn numeric(&self, input: NumericInput) -> f32 {
         self.values[input as usize]
     }

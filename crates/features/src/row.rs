@@ -13,13 +13,11 @@ use crate::input::NumericInput;
 pub struct FlightRow {
     /// Marketing carrier, IATA code (`B6`).
     pub carrier: String,
-    /// Flight number.
     pub flight_number: u32,
     /// Origin airport, IATA code.
     pub origin: String,
     /// Destination airport, IATA code.
     pub dest: String,
-    /// Scheduled departure.
     pub scheduled_departure: DateTime<Utc>,
     /// Scheduled arrival, where the schedule tells it.
     pub scheduled_arrival: Option<DateTime<Utc>>,
@@ -32,7 +30,6 @@ pub struct FlightRow {
 
 impl FlightRow {
     /// A row with the schedule only: weather and operations unknown.
-    #[must_use]
     pub fn scheduled(
         carrier: impl Into<String>,
         flight_number: u32,
@@ -52,13 +49,11 @@ impl FlightRow {
         }
     }
 
-    /// Sets one number of the context.
     pub fn set(&mut self, input: NumericInput, value: f32) {
         self.context[input as usize] = value;
     }
 
     /// One number of the context; `NaN` where it is not known.
-    #[must_use]
     pub fn get(&self, input: NumericInput) -> f32 {
         self.context[input as usize]
     }
@@ -74,13 +69,11 @@ pub struct Airport {
     pub longitude_deg: f64,
     /// Elevation in feet above sea level.
     pub elevation_ft: f64,
-    /// IANA time zone, `America/New_York`.
     pub time_zone: String,
 }
 
 /// Great-circle distance between two airports in statute miles (haversine
 /// formula, mean Earth radius 3,958.8 miles).
-#[must_use]
 pub fn great_circle_miles(a: &Airport, b: &Airport) -> f64 {
     const EARTH_RADIUS_MILES: f64 = 3_958.8;
     let (lat_a, lat_b) = (a.latitude_deg.to_radians(), b.latitude_deg.to_radians());

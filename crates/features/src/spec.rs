@@ -16,7 +16,6 @@ use crate::row::{Airport, FlightRow};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CategoryFeature {
-    /// Which category.
     pub input: CategoryInput,
     /// The values that have an index of their own, sorted.
     pub vocabulary: Vec<String>,
@@ -27,13 +26,10 @@ pub struct CategoryFeature {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumericFeature {
-    /// Name of the input.
     pub input: String,
     /// How it is bent first.
     pub transform: Transform,
-    /// Mean after the transform.
     pub mean: f32,
-    /// Standard deviation after the transform.
     pub std: f32,
     /// Whether a 0/1 column for "missing" follows the number.
     pub missing_indicator: bool,
@@ -43,7 +39,6 @@ pub struct NumericFeature {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureSpec {
-    /// Format of this structure.
     pub format: u32,
     /// Minutes before the scheduled departure at which the delay is predicted.
     pub horizon_minutes: u32,
@@ -53,16 +48,13 @@ pub struct FeatureSpec {
     pub numerics: Vec<NumericFeature>,
     /// Airports that were known at the fit.
     pub airports: BTreeMap<String, Airport>,
-    /// Holidays.
     pub holidays: HolidayCalendar,
 }
 
 /// Choices of a fit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FitOptions {
-    /// Which categories.
     pub categories: Vec<CategoryInput>,
-    /// Which numbers, by name.
     pub numerics: Vec<String>,
     /// A value must occur this often to have an index of its own.
     pub min_category_rows: usize,
@@ -84,13 +76,9 @@ impl Default for FitOptions {
 /// How a spec differs from an earlier one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpecDifference {
-    /// Values that are new, by category.
     pub added_values: BTreeMap<String, Vec<String>>,
-    /// Values that are gone, by category.
     pub removed_values: BTreeMap<String, Vec<String>>,
-    /// Numbers that are new.
     pub added_numerics: Vec<String>,
-    /// Numbers that are gone.
     pub removed_numerics: Vec<String>,
     /// Shift of each number's mean in old standard deviations, where over 0.1.
     pub mean_shift: BTreeMap<String, f32>,
@@ -104,10 +92,6 @@ impl FeatureSpec {
     pub const FORMAT: u32 = 1;
 
     /// Learns vocabularies, means and deviations from rows.
-    ///
-    /// # Errors
-    /// When there are no rows, an input's name is unknown, or an airport's time
-    /// zone is.
     pub fn fit(
         rows: &[FlightRow],
         airports: &BTreeMap<String, Airport>,
@@ -158,28 +142,21 @@ impl FeatureSpec {
     }
 
     /// The spec's identity: SHA-256 of its canonical JSON, in hex.
-    #[must_use]
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         hex::encode(Sha256::digest(json))
     }
 
     /// Width of the numeric part of an encoded row, indicators included.
-    #[must_use]
     pub fn numeric_width(&self) -> usize {
         self.numerics.iter().map(|feature| 1 + usize::from(feature.missing_indicator)).sum()
     }
 
     /// How many indexes each category has, the unseen bucket included.
-    #[must_use]
     pub fn cardinalities(&self) -> Vec<usize> {
         self.categories.iter().map(|feature| feature.vocabulary.len() + 1).collect()
     }
 
-    /// Refuses a spec that names what becomes known only after the prediction.
-    ///
-    /// # Errors
-    /// Names the first input that is unknown to this build.
     pub fn check(&self) -> Result<(), SpecError> {
         if self.format != Self::FORMAT {
             return Err(SpecError::Format { found: self.format, expected: Self::FORMAT });
@@ -194,8 +171,6 @@ impl FeatureSpec {
         Ok(())
     }
 
-    /// What changed since `earlier`.
-    #[must_use]
     pub fn difference_from(&self, earlier: &Self) -> SpecDifference {
         let mut difference = SpecDifference::default();
         for feature in &self.categories {

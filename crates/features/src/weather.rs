@@ -15,7 +15,6 @@
 ///
 /// Wind, precipitation and icing weigh at most 0.6, visibility at most 0.8. A part
 /// whose input is `NaN` counts as 0; all inputs `NaN` give `NaN`.
-#[must_use]
 pub fn severity(
     wind_speed_kmh: f32,
     wind_gust_kmh: f32,

@@ -6,7 +6,6 @@ use std::time::Duration;
 /// queues of the workers, logs, the ledger, outgoing requests.
 const RESERVED_DESCRIPTORS: usize = 128;
 
-/// The limits of one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Time for a whole request, head and body, from its first byte on; for the first
@@ -39,7 +38,6 @@ impl Default for Limits {
 impl Limits {
     /// The limits that a process with so many descriptors can keep: connections stay below
     /// them, and no client alone can hold more than half of the connections.
-    #[must_use]
     pub fn within(self, descriptors: usize) -> Self {
         let connections = self.connections.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS)).max(2);
         Self { connections, connections_per_client: self.connections_per_client.min(connections / 2), ..self }

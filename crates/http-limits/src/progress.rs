@@ -14,14 +14,12 @@ const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// What each received byte adds to the deadline: a second for a MB.
 const TIME_PER_BYTE: Duration = Duration::from_micros(1);
 
-/// What is being received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Nothing: the connection is idle, or its request is being answered.
     Nothing,
     /// A fresh connection's first byte.
     FirstByte,
-    /// The head of a request.
     Head,
     /// The body, which its handler reads.
     Body,
@@ -29,7 +27,6 @@ pub(crate) enum Phase {
     UnreadBody,
 }
 
-/// The request on one connection.
 #[derive(Debug)]
 pub(crate) struct RequestProgress {
     allowed: Duration,
@@ -42,7 +39,6 @@ pub(crate) struct RequestProgress {
 }
 
 impl RequestProgress {
-    /// A connection that was just made.
     pub(crate) fn new(allowed: Duration, now: Instant) -> Self {
         Self {
             allowed,
@@ -54,7 +50,6 @@ impl RequestProgress {
         }
     }
 
-    /// So many bytes were read.
     pub(crate) fn read(&self, bytes: usize, now: Instant) {
         match self.phase.get() {
             Phase::Nothing if self.handling.get() => self.read_ahead.set(true),
@@ -82,17 +77,14 @@ impl RequestProgress {
         }
     }
 
-    /// The body is whole.
     pub(crate) fn body_received(&self) {
         self.end();
     }
 
-    /// The handler reads no more of the body.
     pub(crate) fn body_left_unread(&self) {
         self.phase.set(Phase::UnreadBody);
     }
 
-    /// The handler has answered.
     pub(crate) fn handled(&self, now: Instant) {
         self.handling.set(false);
         if self.read_ahead.take() && self.phase.get() == Phase::Nothing {
@@ -104,7 +96,6 @@ impl RequestProgress {
         self.phase.get()
     }
 
-    /// How long a request may take.
     pub(crate) fn allowed(&self) -> Duration {
         self.allowed
     }
@@ -114,18 +105,15 @@ impl RequestProgress {
         self.until.get()
     }
 
-    /// When the connection is to be closed.
     pub(crate) fn close_at(&self) -> Option<Instant> {
         let grace = if self.phase.get() == Phase::Body { ANSWER_GRACE } else { Duration::ZERO };
         self.until.get().map(|until| until + grace)
     }
 
-    /// Notes that the request came too late.
     pub(crate) fn give_up(&self) {
         self.late.set(true);
     }
 
-    /// Whether a request came too late.
     pub(crate) fn is_late(&self) -> bool {
         self.late.get()
     }

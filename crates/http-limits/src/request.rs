@@ -23,9 +23,6 @@ use crate::progress::RequestProgress;
 /// whatever may answer by itself, because it notes that a request has arrived: a body
 /// that does not arrive in time ends with an error for whoever reads it, who answers 408
 /// ([`arrived_late`]), and the connection is closed after the answer.
-///
-/// # Errors
-/// Those of the services within.
 pub async fn receive_in_time<B: MessageBody>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -50,7 +47,6 @@ pub async fn receive_in_time<B: MessageBody>(
 }
 
 /// How long the request's body was waited for, where it did not arrive whole in that time.
-#[must_use]
 pub fn arrived_late(request: &HttpRequest) -> Option<Duration> {
     let progress = request.conn_data::<Rc<RequestProgress>>()?;
     progress.is_late().then(|| progress.allowed())

@@ -44,7 +44,6 @@ pub struct Guard {
 impl Guard {
     /// Limits for the listeners of the server that `builder` makes; a client may keep an idle
     /// connection for `keep_alive`.
-    #[must_use]
     pub fn new(connections: Connections, keep_alive: Duration, builder: &ServerBuilder) -> Self {
         Self { connections, keep_alive, shutdown: builder.graceful_shutdown_signal() }
     }
@@ -52,7 +51,6 @@ impl Guard {
 
 /// What connections are accepted as.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Who is at the other end.
     fn client(&self) -> Client;
     /// The other end's address, where it has one.
     fn address(&self) -> Option<SocketAddr>;

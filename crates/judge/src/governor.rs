@@ -15,15 +15,11 @@ use delayd_core::ids::CycleId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    /// Nothing is live yet.
     FirstModel,
-    /// Somebody asked.
     Operator,
     /// The live model has become worse.
     Performance,
-    /// The data have moved.
     Drift,
-    /// The live model is old.
     Schedule,
 }
 
@@ -44,7 +40,6 @@ impl fmt::Display for Trigger {
     }
 }
 
-/// How often the loop may retrain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GovernorPolicy {
@@ -85,7 +80,6 @@ impl Default for GovernorPolicy {
 
 impl GovernorPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let checks = [
             (self.urgent_cooldown_days <= self.cooldown_days, "urgent_cooldown_days must not exceed cooldown_days"),
@@ -105,30 +99,23 @@ impl GovernorPolicy {
     }
 }
 
-/// What came of a cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CycleOutcome {
-    /// A new model went live.
     Promoted,
     /// A model was trained, and the gate, verification or an administrator kept
     /// it from going live: the retrain gained nothing.
     NoGain,
     /// It ended before there was a model to judge.
     Failed,
-    /// Somebody stopped it.
     Cancelled,
 }
 
-/// One finished cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PastCycle {
-    /// Which.
     pub cycle: CycleId,
-    /// When it ended.
     pub ended_at: DateTime<Utc>,
-    /// What came of it.
     pub outcome: CycleOutcome,
 }
 
@@ -143,16 +130,13 @@ pub struct GovernorState {
     pub reset_at: Option<DateTime<Utc>>,
 }
 
-/// The governor's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "permit")]
 pub enum Permit {
-    /// Go ahead.
     Granted {
         /// Why nothing stands against it.
         why: String,
     },
-    /// Not now.
     Refused {
         /// Which rule refuses, with its numbers.
         why: String,
@@ -162,7 +146,6 @@ pub enum Permit {
 }
 
 /// Whether a cycle may start for this trigger.
-#[must_use]
 pub fn permit(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, now: DateTime<Utc>) -> Permit {
     if trigger == Trigger::Operator {
         return Permit::Granted { why: "an operator asked for it: no cooldown applies".to_owned() };
@@ -193,8 +176,6 @@ pub struct Standing {
     pub breaker_open: bool,
 }
 
-/// Where the governor stands at a moment.
-#[must_use]
 pub fn standing(state: &GovernorState, policy: &GovernorPolicy, now: DateTime<Utc>) -> Standing {
     let past = newest_first(state, now);
     let month = Duration::days(30);

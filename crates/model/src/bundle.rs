@@ -26,69 +26,30 @@ const METRICS: &str = "metrics.json";
 const TRAINING: &str = "training.json";
 const CARD: &str = "MODEL_CARD.md";
 
-/// Why a bundle cannot be written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// The file system refused.
     #[error("bundle file {path}: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What it said.
-        source: std::io::Error,
-    },
-    /// A file is not what the manifest says.
+    Io { path: PathBuf, source: std::io::Error },
     #[error(
         "bundle file {file} is damaged: its SHA-256 is {found}, the manifest says {expected}; restore the bundle from the registry"
     )]
-    Damaged {
-        /// Which file.
-        file: String,
-        /// Digest found.
-        found: String,
-        /// Digest expected.
-        expected: String,
-    },
-    /// A file the manifest must list is not listed.
+    Damaged { file: String, found: String, expected: String },
     #[error("bundle manifest does not list {0}")]
     Unlisted(String),
-    /// A file cannot be understood.
     #[error("bundle file {file} cannot be read: {source}")]
-    Json {
-        /// Which file.
-        file: String,
-        /// What is wrong with it, with line and column.
-        source: serde_json::Error,
-    },
-    /// The bundle is of another format.
+    Json { file: String, source: serde_json::Error },
     #[error("bundle has format {found}; this build reads format {expected}")]
-    Format {
-        /// What the manifest says.
-        found: u32,
-        /// What this build reads.
-        expected: u32,
-    },
-    /// The feature spec is not the one the manifest names.
+    Format { found: u32, expected: u32 },
     #[error("bundle's feature spec hashes to {found}, the manifest says {expected}")]
-    FeatureHash {
-        /// Hash found.
-        found: String,
-        /// Hash expected.
-        expected: String,
-    },
-    /// The manifest lists a file that does not lie in the bundle's own folder.
+    FeatureHash { found: String, expected: String },
     #[error("bundle manifest lists `{0}`, which is not a plain file name")]
     FileName(String),
-    /// Feature spec and network, or the numbers beside them, do not belong together.
     #[error("bundle's parts do not belong together: {0}")]
     Mismatch(String),
-    /// The spec cannot be used.
     #[error("bundle's feature spec cannot be used")]
     Spec(#[from] SpecError),
-    /// The weights cannot be used.
     #[error("bundle's weights cannot be used")]
     Net(#[from] NetError),
-    /// A golden row does not come out.
     #[error("bundle fails its golden rows")]
     Golden(#[from] GoldenError),
 }
@@ -97,7 +58,6 @@ pub enum BundleError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelFile {
-    /// The network's shape.
     pub architecture: Architecture,
     /// Logit to probability.
     pub calibration: Calibration,
@@ -105,25 +65,19 @@ pub struct ModelFile {
     pub threshold: f32,
 }
 
-/// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Format of the bundle.
     pub format: u32,
-    /// Hash of the feature spec.
     pub feature_hash: String,
     /// SHA-256 in hex and length of every file.
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// One file of the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// SHA-256 in hex.
     pub sha256: String,
-    /// Length in bytes.
     pub size_bytes: u64,
 }
 
@@ -134,7 +88,6 @@ pub struct Bundle {
     pub features: FeatureSpec,
     /// Architecture, calibration, threshold.
     pub model: ModelFile,
-    /// The safetensors file.
     pub weights: Vec<u8>,
     /// What the training set looked like, for drift.
     pub reference: DriftReference,
@@ -144,7 +97,6 @@ pub struct Bundle {
     pub metrics: serde_json::Value,
     /// Parameters, seed, commit, device, library versions.
     pub training: serde_json::Value,
-    /// For people.
     pub card: String,
 }
 
@@ -178,17 +130,12 @@ impl Bundle {
     }
 
     /// The bundle's digest, `sha256:…`, of its manifest.
-    ///
-    /// # Errors
-    /// When a part cannot be written as JSON.
     pub fn digest(&self) -> Result<String, BundleError> {
         Ok(digest_of(&manifest_bytes(&self.manifest_of(&self.files()?))?))
     }
 
     /// Writes the bundle to `dir`, which must not exist yet: all of it or nothing.
     /// Answers the digest.
-    ///
-    /// # Errors
     /// When the file system refuses; nothing is left behind at `dir` then.
     pub fn write_to(&self, dir: &Path) -> Result<String, BundleError> {
         let files = self.files()?;
@@ -216,9 +163,6 @@ impl Bundle {
 
     /// Reads a bundle and verifies every file against the manifest. Answers the
     /// bundle and its digest.
-    ///
-    /// # Errors
-    /// When a file is missing, damaged, of another format or unreadable.
     pub fn read_from(dir: &Path) -> Result<(Self, String), BundleError> {
         let manifest_bytes = read(&dir.join(MANIFEST))?;
         let manifest: Manifest = parse(MANIFEST, &manifest_bytes)?;

@@ -20,8 +20,6 @@ impl Default for Calibration {
 }
 
 impl Calibration {
-    /// The calibrated probability.
-    #[must_use]
     pub fn probability(&self, logit: f32) -> f32 {
         let z = self.slope * f64::from(logit) + self.intercept;
         (1.0 / (1.0 + (-z).exp())) as f32
@@ -31,7 +29,6 @@ impl Calibration {
     /// Newton's method with backtracking (Lin, Lin and Weng 2007: the bare method
     /// runs away from overconfident logits). Falls back to the identity where the
     /// labels are all alike, or where a higher logit would mean a lower risk.
-    #[must_use]
     pub fn fit(logits: &[f32], labels: &[bool]) -> Self {
         let positives = labels.iter().filter(|label| **label).count() as f64;
         let negatives = labels.len() as f64 - positives;

@@ -10,59 +10,30 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldenRow {
-    /// Carrier.
     pub carrier: String,
-    /// Flight number.
     pub flight_number: u32,
-    /// Origin.
     pub origin: String,
-    /// Destination.
     pub dest: String,
-    /// Scheduled departure.
     pub scheduled_departure: DateTime<Utc>,
-    /// Scheduled arrival.
     pub scheduled_arrival: Option<DateTime<Utc>>,
-    /// Distance in statute miles.
     pub distance_miles: Option<f32>,
     /// Known context numbers by name.
     pub context: BTreeMap<String, f32>,
-    /// The probability expected.
     pub score: f32,
 }
 
 /// A golden row that does not come out.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum GoldenError {
-    /// The score differs.
     #[error("golden row {index} ({flight}) scores {found:.6}, training computed {expected:.6} (tolerance {tolerance})")]
-    Differs {
-        /// Which row, from 0.
-        index: usize,
-        /// Its flight, for people.
-        flight: String,
-        /// What this build computes.
-        found: f32,
-        /// What training computed.
-        expected: f32,
-        /// The largest difference allowed.
-        tolerance: f32,
-    },
-    /// It names a context number that this build does not know.
+    Differs { index: usize, flight: String, found: f32, expected: f32, tolerance: f32 },
     #[error("golden row {index} names the unknown input `{name}`")]
-    UnknownInput {
-        /// Which row, from 0.
-        index: usize,
-        /// The name.
-        name: String,
-    },
+    UnknownInput { index: usize, name: String },
 }
 
 impl GoldenRow {
-    /// Scores may differ by this much between libtorch and the plain forward pass.
     pub const TOLERANCE: f32 = 1e-3;
 
-    /// Records a row with the score that training computed.
-    #[must_use]
     pub fn record(row: &FlightRow, score: f32) -> Self {
         let known = NumericInput::ALL.iter().filter(|input| input.is_context() && row.get(**input).is_finite());
         Self {
@@ -78,10 +49,6 @@ impl GoldenRow {
         }
     }
 
-    /// The flight as a row again.
-    ///
-    /// # Errors
-    /// When it names a context number that this build does not know.
     pub fn to_row(&self, index: usize) -> Result<FlightRow, GoldenError> {
         let mut row = FlightRow::scheduled(
             &*self.carrier,

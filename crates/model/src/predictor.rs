@@ -8,7 +8,6 @@ use crate::calibration::Calibration;
 use crate::golden::GoldenError;
 use crate::net::{DelayNet, Scratch};
 
-/// What the model says of one flight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prediction {
     /// Calibrated probability of arriving 15 minutes late or more.
@@ -17,7 +16,6 @@ pub struct Prediction {
     pub delayed: bool,
 }
 
-/// A model ready to predict.
 #[derive(Debug, Clone)]
 pub struct Predictor {
     encoder: Encoder,
@@ -37,7 +35,6 @@ pub struct PredictScratch {
 impl PredictScratch {
     /// The category indexes of the row that was predicted last, in the order of
     /// the spec's categories; 0 is the bucket for the unseen.
-    #[must_use]
     pub fn category_indexes(&self) -> &[u32] {
         &self.categories
     }
@@ -66,16 +63,11 @@ fn check_parts(bundle: &Bundle) -> Result<(), BundleError> {
 }
 
 impl Predictor {
-    /// Puts the parts together.
-    #[must_use]
     pub fn new(encoder: Encoder, net: DelayNet, calibration: Calibration, threshold: f32) -> Self {
         Self { encoder, net, calibration, threshold }
     }
 
     /// Makes a bundle ready, and checks that its golden rows come out.
-    ///
-    /// # Errors
-    /// When the spec or the weights do not fit this build, or a golden row differs.
     pub fn from_bundle(bundle: &Bundle) -> Result<Self, BundleError> {
         check_parts(bundle)?;
         let encoder = Encoder::new(bundle.features.clone())?;
@@ -99,19 +91,14 @@ impl Predictor {
         Ok(())
     }
 
-    /// The encoder.
-    #[must_use]
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 
-    /// The probability from which a flight counts as delayed.
-    #[must_use]
     pub fn threshold(&self) -> f32 {
         self.threshold
     }
 
-    /// Predicts one flight.
     pub fn predict(&self, row: &FlightRow, scratch: &mut PredictScratch) -> Prediction {
         self.predict_raw(row, &self.encoder.raw(row), scratch)
     }

@@ -4,7 +4,6 @@
 
 use chrono::{DateTime, Utc};
 
-/// The time now.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn now() -> DateTime<Utc> {
     Utc::now()

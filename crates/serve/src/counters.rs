@@ -38,7 +38,6 @@ impl Route {
         Self::Unmatched,
     ];
 
-    /// The route of a matched pattern.
     pub(crate) fn of(pattern: Option<&str>) -> Self {
         match pattern {
             Some("/predict") => Self::Predict,
@@ -75,9 +74,7 @@ impl Route {
     }
 }
 
-/// Methods, as labels.
 pub(crate) const METHODS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "other"];
-/// Classes of status, as labels.
 pub(crate) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What one worker has counted, or all together.
@@ -111,7 +108,6 @@ impl Counts {
         }
     }
 
-    /// Counts one answered request.
     pub(crate) fn request(&mut self, route: Route, method: &str, status: u16, secs: f64, probe: bool) {
         let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
         let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
@@ -151,7 +147,6 @@ pub(crate) struct Counters {
     shards: Vec<Mutex<Counts>>,
     empty: Sketch,
     next_shard: AtomicUsize,
-    /// Requests being answered.
     pub(crate) in_flight: AtomicU64,
     /// Requests being answered on the public address.
     pub(crate) public_in_flight: AtomicU64,
@@ -168,18 +163,15 @@ impl Counters {
         }
     }
 
-    /// A shard for a new worker.
     pub(crate) fn assign(&self) -> usize {
         self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len()
     }
 
-    /// A worker's own shard.
     pub(crate) fn shard(&self, index: usize) -> MutexGuard<'_, Counts> {
         // A count is sound even when another holder panicked.
         self.shards[index % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All shards together.
     pub(crate) fn total(&self) -> Counts {
         let mut total = Counts::new(self.empty.clone());
         (0..self.shards.len()).for_each(|index| total.add(&self.shard(index)));
@@ -187,7 +179,6 @@ impl Counters {
     }
 }
 
-/// Counts something up while it lives.
 #[derive(Debug)]
 pub(crate) struct Gauge<F: Fn(&Counters) -> &AtomicU64>(std::sync::Arc<Counters>, F);
 

@@ -36,7 +36,6 @@ pub(crate) async fn document(worker: Data<Worker>) -> Result<HttpResponse, ApiEr
     Ok(HttpResponse::Ok().json(document))
 }
 
-/// The page.
 pub(crate) async fn page() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/html; charset=utf-8")

@@ -10,39 +10,16 @@ use delayd_model::BundleError;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Why a replica cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The bundle cannot be served.
     #[error("bundle {path} cannot be served")]
-    Bundle {
-        /// Its folder.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: BundleError,
-    },
-    /// The public or administrative address cannot be listened on.
+    Bundle { path: PathBuf, source: BundleError },
     #[error("cannot listen on {address} ({purpose}): is another process listening there without sharing the port?")]
-    Listen {
-        /// The address.
-        address: String,
-        /// Which of the two it was to be.
-        purpose: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The parent would wait for this file for ever.
+    Listen { address: String, purpose: &'static str, source: std::io::Error },
     #[error("cannot write the administrative address to {path}")]
-    AdminPortFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Signals cannot be received.
+    AdminPortFile { path: PathBuf, source: std::io::Error },
     #[error("cannot receive signals")]
     Signal(#[source] std::io::Error),
-    /// The server stopped without being told to.
     #[error("the HTTP server stopped by itself")]
     Stopped(#[source] std::io::Error),
 }
@@ -66,9 +43,7 @@ pub struct Violation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Place {
-    /// A field.
     Name(Cow<'static, str>),
-    /// An element.
     Index(usize),
 }
 
@@ -107,12 +82,10 @@ impl Faults {
         self.place.push(place.into());
     }
 
-    /// Goes one step back.
     pub(crate) fn leave(&mut self) {
         self.place.pop();
     }
 
-    /// Notes a violation at the present place.
     pub(crate) fn add(&mut self, kind: &'static str, msg: impl Into<String>) {
         if self.list.len() < Self::LISTED {
             let violation =
@@ -123,12 +96,10 @@ impl Faults {
         }
     }
 
-    /// Notes a violation of a field at the present place.
     pub(crate) fn add_at(&mut self, field: impl Into<Place>, kind: &'static str, msg: impl Into<String>) {
         self.within(field, |faults| faults.add(kind, msg));
     }
 
-    /// How many there are so far.
     pub(crate) fn count(&self) -> usize {
         self.list.len() + self.unlisted
     }

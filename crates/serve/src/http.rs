@@ -22,7 +22,6 @@ use crate::routes::{get, is_probe, post};
 use crate::state::Worker;
 use crate::{docs, inference_protocol, metrics, trace};
 
-/// Every route of a listener.
 pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
     config
         .service(get("/", root))
@@ -42,7 +41,6 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
     config.default_service(web::to(|| async { Err::<HttpResponse, _>(ApiError::NotFound) }));
 }
 
-/// Counts and times one request.
 pub(crate) async fn track<B>(
     worker: Data<Worker>,
     answer: impl Future<Output = Result<ServiceResponse<B>, actix_web::Error>>,

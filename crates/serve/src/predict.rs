@@ -12,9 +12,7 @@ use crate::warnings::{Warning, warnings_of};
 /// Answer of `POST /predict`, the same for one flight and for many.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PredictResponse<'a> {
-    /// The model that answered.
     pub model_version: Cow<'a, str>,
-    /// Digest of its bundle.
     pub bundle: Cow<'a, str>,
     /// Score from which a flight counts as delayed.
     pub threshold: f32,
@@ -22,14 +20,12 @@ pub struct PredictResponse<'a> {
     pub predictions: Vec<PredictedFlight>,
 }
 
-/// What the model says of one flight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PredictedFlight {
     /// Calibrated probability of arriving 15 minutes late or more.
     pub score: f32,
     /// Whether the score reaches the threshold.
     pub delayed: bool,
-    /// Reasons to trust it less.
     pub warnings: Vec<Warning>,
 }
 

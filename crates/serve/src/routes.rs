@@ -7,7 +7,6 @@ use crate::error::ApiError;
 /// A request with this header, of any value, is answered but not counted as traffic.
 pub(crate) const PROBE_HEADER: &str = "x-delayd-probe";
 
-/// A route that is read.
 pub(crate) fn get<F, Args>(path: &str, handler: F) -> actix_web::Resource
 where
     F: actix_web::Handler<Args>,
@@ -20,7 +19,6 @@ where
     ))
 }
 
-/// A route that is posted to.
 pub(crate) fn post<F, Args>(path: &str, handler: F) -> actix_web::Resource
 where
     F: actix_web::Handler<Args>,

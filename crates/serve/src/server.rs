@@ -38,7 +38,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(120);
 /// As many as actix starts for one server.
 const MOST_WORKERS: usize = 512;
 
-/// A replica that is ready.
 #[derive(Debug)]
 pub struct Service {
     replica: Arc<Replica>,
@@ -53,10 +52,6 @@ pub struct Service {
 
 /// Loads the bundle, listens, and writes the administrative address to its file.
 /// Must be called on a Tokio runtime with local tasks (`actix_web::rt::System`).
-///
-/// # Errors
-/// When the bundle cannot be served, an address is taken or the file cannot be
-/// written.
 pub async fn start(options: Options) -> Result<Service, StartError> {
     let begun = Instant::now();
     let model = LoadedModel::load(&options.bundle, &options.model_version)?;
@@ -101,22 +96,17 @@ pub async fn start(options: Options) -> Result<Service, StartError> {
 
 impl Service {
     /// Where clients send their flights.
-    #[must_use]
     pub fn public_addr(&self) -> SocketAddr {
         self.public_addr
     }
 
     /// Where this replica alone answers, with every route.
-    #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin_addr
     }
 
     /// Serves until `told_to_stop` ends, then leaves: finishes every request,
     /// waits until the last counts were collected or the linger time has passed.
-    ///
-    /// # Errors
-    /// When a server stops without being told to.
     pub async fn run_until(mut self, told_to_stop: impl Future<Output = ()>) -> Result<(), StartError> {
         tokio::select! {
             () = told_to_stop => {}

@@ -20,16 +20,13 @@ use crate::ring::PredictionRing;
 /// and what clients do on the public one must not take their room.
 const ADMIN_CONNECTIONS: usize = 128;
 
-/// One replica.
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) name: String,
     pub(crate) started_at: DateTime<Utc>,
     pub(crate) model: LoadedModel,
     pub(crate) counters: Arc<Counters>,
-    /// Connections to the public address.
     pub(crate) public_connections: Connections,
-    /// Connections to the administrative address.
     pub(crate) admin_connections: Connections,
     pub(crate) ring: PredictionRing,
     pub(crate) max_batch: usize,
@@ -86,7 +83,6 @@ impl Replica {
         self.phase.fetch_max(number, Ordering::SeqCst);
     }
 
-    /// Everything counted since the start.
     pub(crate) fn report(&self) -> ReplicaReport {
         // The phase first: what is called final must have been counted before.
         let phase = self.phase();
@@ -124,7 +120,6 @@ pub(crate) struct Worker {
     pub(crate) admin: bool,
 }
 
-/// Buffers kept between requests.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     pub(crate) scratch: PredictScratch,

@@ -13,7 +13,6 @@ pub(crate) struct Trace<'a> {
     parent_id: &'a str,
 }
 
-/// The trace of a request that names one.
 pub(crate) fn of(request: &HttpRequest) -> Option<Trace<'_>> {
     request.headers().get("traceparent")?.to_str().ok().and_then(parse)
 }

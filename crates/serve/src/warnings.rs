@@ -15,7 +15,6 @@ pub struct Warning {
     /// `unknown_dest`, `unknown_route`, `unknown_airport`, `missing_context`.
     #[serde(rename = "type")]
     pub kind: Cow<'static, str>,
-    /// For people.
     pub msg: String,
 }
 

@@ -35,7 +35,6 @@ const CHECKED_ROWS: usize = 512;
 const UNKNOWN_CARRIER: &str = "??";
 const UNKNOWN_AIRPORT: &str = "???";
 
-/// What a bundle is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) input: &'a TrainingInput<'a>,
     pub(crate) split: &'a Split,
@@ -50,14 +49,12 @@ pub(crate) struct Parts<'a> {
     pub(crate) device: Device,
 }
 
-/// A bundle that passed its checks.
 pub(crate) struct Written {
     pub(crate) bundle: Bundle,
     pub(crate) digest: String,
     pub(crate) largest_disagreement: f32,
 }
 
-/// Builds the bundle and checks it.
 pub(crate) fn write(parts: &Parts<'_>) -> Result<Written, TrainingError> {
     let mut bundle = Bundle {
         features: parts.encoder.spec().clone(),

@@ -6,7 +6,6 @@ use delayd_training_job::report::ChosenThreshold;
 
 /// Chooses the threshold on calibrated scores. Ties go to the higher threshold:
 /// fewer alerts for the same worth.
-#[must_use]
 pub fn choose_threshold(choice: ThresholdChoice, scores: &[f32], labels: &[bool]) -> ChosenThreshold {
     let value = match choice {
         ThresholdChoice::Fixed(value) => value as f32,

@@ -9,9 +9,6 @@ use crate::error::TrainingError;
 use delayd_training_job::params::DevicePreference;
 
 /// The device for a preference, and a line for the run's record.
-///
-/// # Errors
-/// When a GPU is demanded and libtorch sees none.
 pub fn choose(preference: DevicePreference) -> Result<(Device, String), TrainingError> {
     let gpus = if preference == DevicePreference::Cpu { 0 } else { visible_gpus() };
     match (preference, gpus) {

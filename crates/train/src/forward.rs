@@ -21,9 +21,6 @@ pub struct TorchRows(EncodedRows);
 
 impl TorchNet {
     /// Builds the network. From then on libtorch computes on the calling thread with `threads` threads.
-    ///
-    /// # Errors
-    /// When the weights are not safetensors of the bundle's architecture, or libtorch fails.
     pub fn of_bundle(bundle: &Bundle, threads: usize) -> Result<Self, TrainingError> {
         limit(threads);
         let architecture = &bundle.model.architecture;
@@ -33,9 +30,6 @@ impl TorchNet {
     }
 
     /// The logit of each row, the mean over the members.
-    ///
-    /// # Errors
-    /// When libtorch fails, as it does for rows of another encoding.
     pub fn logits(&self, rows: &TorchRows) -> Result<Vec<f32>, TrainingError> {
         ensemble_logits(&self.0, &rows.0)
     }
@@ -43,9 +37,6 @@ impl TorchNet {
 
 impl TorchRows {
     /// Encodes rows, in order.
-    ///
-    /// # Errors
-    /// When libtorch fails.
     pub fn encode(encoder: &Encoder, rows: &[&FlightRow]) -> Result<Self, TrainingError> {
         EncodedRows::encode(encoder, rows, Device::Cpu).map(Self)
     }

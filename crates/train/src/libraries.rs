@@ -10,8 +10,6 @@ pub const LIBTORCH_VERSION: &str = match option_env!("DELAYD_LIBTORCH_VERSION") 
     None => "unknown",
 };
 
-/// Versions of the libraries that compute.
-#[must_use]
 pub fn library_versions() -> BTreeMap<String, String> {
     let named = [("tch", TCH_VERSION), ("libtorch", LIBTORCH_VERSION)];
     named.into_iter().map(|(name, version)| (name.to_owned(), version.to_owned())).collect()

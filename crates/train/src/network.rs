@@ -32,7 +32,6 @@ impl Affine {
     }
 }
 
-/// One member on a device.
 #[derive(Debug)]
 pub(crate) struct Member {
     store: VarStore,
@@ -45,7 +44,6 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Puts weights on a device.
     pub(crate) fn new(
         architecture: &Architecture,
         weights: &MemberWeights,
@@ -84,7 +82,6 @@ impl Member {
         })
     }
 
-    /// The variables, for the optimiser.
     pub(crate) fn store(&self) -> &VarStore {
         &self.store
     }
@@ -125,7 +122,6 @@ impl Member {
         Ok(logits)
     }
 
-    /// The weights as they are now.
     pub(crate) fn weights(&self) -> Result<MemberWeights, TrainingError> {
         let read = |(name, tensor): &(String, Tensor)| {
             let shape = tensor.size().iter().map(|size| *size as usize).collect();
@@ -135,7 +131,6 @@ impl Member {
     }
 }
 
-/// Mean logits of an ensemble.
 pub(crate) fn ensemble_logits(members: &[Member], rows: &EncodedRows) -> Result<Vec<f32>, TrainingError> {
     let mut sums = vec![0.0_f32; rows.rows];
     for member in members {

@@ -31,12 +31,9 @@ use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
 use delayd_training_job::tune::derived_seed;
 use delayd_training_job::tune::{TrialRecord, TrialTask, TuningParameters};
 
-/// What a run brings.
 #[derive(Debug, Clone)]
 pub struct TrainedModel {
-    /// The model, ready to be registered.
     pub bundle: Bundle,
-    /// How it came about.
     pub report: TrainingReport,
 }
 
@@ -68,10 +65,6 @@ impl Prepared {
 }
 
 /// Trains a model. Blocks for as long as it takes: see [`crate::run_on_thread`].
-///
-/// # Errors
-/// When the rows do not suffice, a loss is not finite, libtorch fails, the run is
-/// cancelled, or the bundle does not agree with libtorch.
 pub fn train(
     input: &TrainingInput<'_>,
     parameters: &CheckedParameters,
@@ -109,8 +102,6 @@ pub fn train(
 
 /// Runs one trial of a search by itself: what a worker on another machine does. The
 /// budget's wall time bounds this trial alone.
-///
-/// # Errors
 /// When the rows do not suffice, libtorch fails, or somebody cancelled; a trial that
 /// goes wrong by its own parameters is a record that says so.
 pub fn train_trial(
@@ -158,8 +149,6 @@ fn encode(
     })
 }
 
-/// The network's shape for a spec.
-#[must_use]
 pub fn architecture(spec: &FeatureSpec, parameters: &TrainingParameters) -> Architecture {
     let cardinalities = spec.cardinalities();
     Architecture {

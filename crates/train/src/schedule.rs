@@ -10,7 +10,6 @@ const RISE: f64 = 0.3;
 const FLOOR: f64 = 0.01;
 
 /// The factor of the highest learning rate at `step` of `steps`, from 0.
-#[must_use]
 pub fn factor(schedule: Schedule, step: usize, steps: usize) -> f64 {
     let progress = (step as f64 + 0.5) / steps.max(1) as f64;
     match schedule {

@@ -9,11 +9,9 @@ use delayd_training_job::params::{ClassWeighting, TrainingParameters, Validation
 /// The rows of a run, as indexes into its examples, in time order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
-    /// Learnt from.
     pub train: Vec<usize>,
     /// Kept for early stopping, calibration and threshold: the newest.
     pub tail: Vec<usize>,
-    /// The tail's first prediction time.
     pub tail_start: DateTime<Utc>,
 }
 
@@ -25,9 +23,6 @@ pub(crate) fn is_delayed(example: &Example) -> bool {
 /// Splits the rows with an outcome at one moment. A row predicted before that
 /// moment whose outcome came after it belongs to neither part: at the moment of
 /// the split nobody could have learnt from it.
-///
-/// # Errors
-/// When there are too few rows, or a part lacks one of the classes.
 pub fn split(examples: &[Example], parameters: &TrainingParameters) -> Result<Split, TrainingError> {
     let mut order: Vec<usize> = (0..examples.len()).filter(|index| examples[*index].outcome.is_some()).collect();
     // A total order, so that the order in which sources were read changes nothing.
@@ -79,7 +74,6 @@ fn check_part(examples: &[Example], rows: &[usize], part: &'static str, needed: 
 }
 
 /// The weight of each row by its age: `0.5 ^ (age / half-life)`, the newest 1.
-#[must_use]
 pub fn age_weights(examples: &[Example], rows: &[usize], half_life_days: Option<f64>) -> Vec<f32> {
     let newest = rows.iter().map(|index| examples[*index].prediction_time).max();
     let (Some(half_life), Some(newest)) = (half_life_days, newest) else { return vec![1.0; rows.len()] };
@@ -88,7 +82,6 @@ pub fn age_weights(examples: &[Example], rows: &[usize], half_life_days: Option<
 }
 
 /// How many times more a delayed row weighs than a punctual one.
-#[must_use]
 pub fn positive_weight(weighting: ClassWeighting, positives: usize, rows: usize) -> f64 {
     match weighting {
         ClassWeighting::None => 1.0,

@@ -7,14 +7,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{TrainingError, WhileDoing};
 
-/// Encoded rows on the device.
 #[derive(Debug)]
 pub(crate) struct EncodedRows {
     /// `i64 [rows, categories]`.
     pub(crate) categories: Tensor,
     /// `f32 [rows, numeric width]`.
     pub(crate) numerics: Tensor,
-    /// How many rows.
     pub(crate) rows: usize,
 }
 
@@ -87,7 +85,6 @@ fn chunks_of<T>(mut values: &mut [T], size: usize, count: usize) -> Vec<&mut [T]
     pieces
 }
 
-/// Rows with what came of them.
 #[derive(Debug)]
 pub(crate) struct LabelledRows {
     pub(crate) inputs: EncodedRows,

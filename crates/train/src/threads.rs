@@ -20,7 +20,6 @@ pub(crate) fn limit(threads: usize) {
     drop(guard);
 }
 
-/// The text of a panic.
 pub(crate) fn panicked(payload: &(dyn Any + Send)) -> TrainingError {
     let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
     TrainingError::Panicked(text.unwrap_or("no message").to_owned())
@@ -28,9 +27,6 @@ pub(crate) fn panicked(payload: &(dyn Any + Send)) -> TrainingError {
 
 /// Runs work on a thread of its own and hands its result to `done`, also when
 /// libtorch (or anything else in it) panics.
-///
-/// # Errors
-/// When the operating system gives no thread.
 pub fn run_on_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<T, TrainingError> + Send + 'static,

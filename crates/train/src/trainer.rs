@@ -43,7 +43,6 @@ impl TrainingSets {
     }
 }
 
-/// What became of one member.
 #[derive(Debug, Clone)]
 pub(crate) struct FittedMember {
     pub(crate) weights: MemberWeights,
@@ -51,7 +50,6 @@ pub(crate) struct FittedMember {
     pub(crate) best: EpochRecord,
 }
 
-/// How a member starts.
 #[derive(Debug, Clone)]
 pub(crate) struct Start {
     pub(crate) weights: MemberWeights,
@@ -236,7 +234,6 @@ impl MemberRun<'_> {
         )
     }
 
-    /// Judges the network on the tail.
     fn validate(
         &self,
         network: &Member,

@@ -39,7 +39,6 @@ impl<'a> TrialRunner<'a> {
         Ok(Self { sets, architecture, control, deadline })
     }
 
-    /// Runs one trial on the calling thread.
     pub(crate) fn run(&self, task: &TrialTask) -> TrialRecord {
         run_trial(task, &self.sets, self.architecture, self.control, self.deadline)
     }
@@ -130,7 +129,6 @@ fn run_trial(
     task.ended(outcome, began.elapsed().as_secs_f64())
 }
 
-/// The log-odds of a class among rows.
 pub(crate) fn log_odds(positives: usize, rows: usize) -> f64 {
     ((positives as f64 + 0.5) / ((rows - positives) as f64 + 0.5)).ln()
 }

@@ -12,69 +12,52 @@ use crate::tune::TrialRecord;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochRecord {
-    /// Which member, from 0.
     pub member: usize,
     /// Which epoch, from 1; 0 is a warm start's weights before any step.
     pub epoch: usize,
     /// Mean loss over the training rows, as it was minimised; `None` for epoch 0.
     pub train_loss: Option<f64>,
-    /// Log-loss on the validation tail.
     pub validation_log_loss: f64,
-    /// ROC-AUC on the validation tail.
     pub validation_roc_auc: Option<f64>,
-    /// Learning rate of the last step.
     pub learning_rate: f64,
     /// Wall-clock time of the epoch with its validation.
     pub seconds: f64,
-    /// Training rows per second.
     pub rows_per_second: f64,
 }
 
-/// News of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "stage", rename_all = "snake_case")]
 pub enum Progress {
     /// Features are being fitted and rows encoded.
     Encoding {
-        /// Rows to learn from.
         train_rows: usize,
-        /// Rows in the validation tail.
         tail_rows: usize,
     },
-    /// A trial of the search has ended.
     TrialFinished {
-        /// Which trial, from 0.
         trial: usize,
-        /// Trials in this round.
         trials: usize,
         /// Its best validation log-loss; `None` where it failed.
         validation_log_loss: Option<f64>,
     },
-    /// An epoch has ended.
     EpochFinished {
-        /// Epochs at most.
         max_epochs: usize,
-        /// What came out.
         record: EpochRecord,
     },
     /// Weights are there; calibration, importance and the bundle follow.
     Packing,
     /// Nothing moves yet: the run waits for something outside, a node of the cluster perhaps.
     Waiting {
-        /// For what, in words.
         what: String,
     },
 }
 
 impl Progress {
     /// The news that a trial has ended, one of so many in its round.
-    #[must_use]
     pub fn trial_finished(record: &TrialRecord, trials: usize) -> Self {
         Self::TrialFinished { trial: record.trial, trials, validation_log_loss: record.outcome.log_loss() }
     }
 }
 
-/// How the caller follows and stops a run.
 #[derive(Clone)]
 pub struct TrainingControl {
     /// Set it and the run ends with `Cancelled` within a batch.
@@ -104,18 +87,15 @@ impl TrainingControl {
     }
 
     /// Whether somebody asked for the run to stop.
-    #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
     }
 
-    /// Tells the one who follows the run.
     pub fn tell(&self, progress: &Progress) {
         (self.progress)(progress);
     }
 
     /// Whether a run has to end now: it was cancelled, or its time is up.
-    #[must_use]
     pub fn must_stop(&self) -> bool {
         self.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }

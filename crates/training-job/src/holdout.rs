@@ -31,7 +31,6 @@ impl Default for HoldoutSettings {
     }
 }
 
-/// What a row is used for in one cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Learnt from (the trainer keeps its own validation tail of these).
@@ -45,7 +44,6 @@ pub enum Part {
 }
 
 /// Whether a flight belongs to the frozen seasonal set.
-#[must_use]
 pub fn is_seasonal(example: &Example, percent: u32) -> bool {
     let row = &example.row;
     let mut hash = Sha256::new();
@@ -59,7 +57,6 @@ pub fn is_seasonal(example: &Example, percent: u32) -> bool {
 }
 
 /// What a row is used for in a cycle that began at `as_of`.
-#[must_use]
 pub fn part_of(example: &Example, as_of: DateTime<Utc>, holdout: &HoldoutSettings) -> Part {
     let Some(outcome) = example.outcome else { return Part::Unknown };
     if outcome.known_at > as_of {

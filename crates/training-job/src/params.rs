@@ -17,7 +17,6 @@ pub enum DevicePreference {
     Cuda,
 }
 
-/// Which optimiser moves the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
@@ -31,7 +30,6 @@ pub enum OptimizerKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// The same all along.
     Constant,
     /// Short warm-up, then half a cosine down to nothing at `max_epochs`.
     Cosine,
@@ -69,7 +67,6 @@ pub enum ThresholdChoice {
     MaxF1,
     /// The highest that finds this share of the tail's delayed flights.
     TargetRecall(f64),
-    /// This one.
     Fixed(f64),
 }
 
@@ -93,7 +90,6 @@ impl Default for EmbeddingRule {
 
 impl EmbeddingRule {
     /// The width for a category of so many indexes.
-    #[must_use]
     pub fn width(&self, cardinality: usize) -> usize {
         let width = (self.factor * (cardinality as f64).powf(self.exponent)).round() as usize;
         width.clamp(1, self.max_width.max(1))
@@ -192,18 +188,13 @@ impl Default for TrainingParameters {
     }
 }
 
-/// One value that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParameterFault {
-    /// Which key.
     pub key: &'static str,
-    /// What was given.
     pub given: String,
-    /// What was expected.
     pub expected: &'static str,
 }
 
-/// Every value that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParameterFaults(pub Vec<ParameterFault>);
 
@@ -225,8 +216,6 @@ impl std::error::Error for ParameterFaults {}
 pub struct CheckedParameters(TrainingParameters);
 
 impl CheckedParameters {
-    /// The parameters, to be sent or stored.
-    #[must_use]
     pub fn into_inner(self) -> TrainingParameters {
         self.0
     }
@@ -264,9 +253,6 @@ fn share(value: f64) -> bool {
 
 impl TrainingParameters {
     /// Checks every value.
-    ///
-    /// # Errors
-    /// Names every value that cannot be used, not only the first.
     pub fn check(self) -> Result<CheckedParameters, ParameterFaults> {
         let mut faults = Faults(Vec::new());
         self.check_network(&mut faults);

@@ -17,13 +17,9 @@ use delayd_judge::evaluation::metrics::Metrics;
 pub struct ChosenThreshold {
     /// Probability from which a flight counts as delayed.
     pub value: f32,
-    /// Precision there.
     pub precision: f64,
-    /// Recall there.
     pub recall: f64,
-    /// F1 there.
     pub f1: f64,
-    /// Share of the rows called delayed.
     pub alert_share: f64,
 }
 
@@ -47,33 +43,20 @@ pub struct TrainingRecord {
     pub dataset: Option<String>,
     /// The commit of the program that trained, `-dirty` where its sources differed from it.
     pub commit: Option<String>,
-    /// Version of delayd.
     pub version: String,
-    /// Versions of the libraries that compute.
     pub libraries: BTreeMap<String, String>,
-    /// Where it was trained.
     pub device: String,
-    /// The network's shape.
     pub architecture: Architecture,
-    /// How many weights it has.
     pub weights: usize,
-    /// What it began from.
     pub started_from: StartedFrom,
-    /// Rows learnt from.
     pub train_rows: usize,
-    /// Delayed flights among them.
     pub train_positives: usize,
-    /// Rows in the validation tail.
     pub tail_rows: usize,
-    /// First prediction time learnt from.
     pub train_from: DateTime<Utc>,
-    /// First prediction time of the tail.
     pub tail_from: DateTime<Utc>,
-    /// Last prediction time of the tail.
     pub tail_until: DateTime<Utc>,
     /// How many times more a delayed row weighed.
     pub positive_weight: f64,
-    /// Best epoch per member.
     pub best_epochs: Vec<usize>,
     /// Logit to probability.
     pub calibration: Calibration,
@@ -89,22 +72,15 @@ pub struct TrainingReport {
     pub record: TrainingRecord,
     /// Metrics on the tail, calibrated and judged on the same rows.
     pub validation: Metrics,
-    /// Every epoch of every member.
     pub epochs: Vec<EpochRecord>,
-    /// The search, where there was one.
     pub tuning: Option<TuningReport>,
     /// Share of each input in the model's ROC-AUC, largest first.
     pub importance: Vec<(String, f64)>,
-    /// The bundle's digest.
     pub bundle_digest: String,
     /// Largest difference between libtorch and the plain forward pass that was seen.
     pub largest_disagreement: f32,
-    /// Fitting features and encoding.
     pub encoding_seconds: f64,
-    /// The search.
     pub tuning_seconds: f64,
-    /// Fitting the network.
     pub fitting_seconds: f64,
-    /// Everything.
     pub total_seconds: f64,
 }

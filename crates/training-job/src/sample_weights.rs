@@ -49,7 +49,6 @@ impl Default for TrainingPolicy {
 
 impl TrainingPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let share = |share: Option<f64>| share.is_none_or(|share| (0.0..1.0).contains(&share));
         let checks = [
@@ -72,7 +71,6 @@ impl TrainingPolicy {
 
 /// One weight per flight, mean 1 over the flights that count. A flight predicted
 /// after `now` weighs 0: it cannot have been known.
-#[must_use]
 pub fn sample_weights(prediction_times: &[DateTime<Utc>], now: DateTime<Utc>, policy: &TrainingPolicy) -> Vec<f32> {
     let ages: Vec<f64> = prediction_times.iter().map(|at| (now - *at).num_seconds() as f64 / 86_400.0).collect();
     let mut weights: Vec<f64> = ages.iter().map(|age| history_weight(*age, policy)).collect();

@@ -93,9 +93,6 @@ impl Default for TuningParameters {
 
 impl TuningParameters {
     /// Checks every value.
-    ///
-    /// # Errors
-    /// Names every value that cannot be used.
     pub fn check(&self) -> Result<(), ParameterFaults> {
         let mut faults = Vec::new();
         let mut expect = |holds: bool, key: &'static str, given: String, expected: &'static str| {
@@ -134,57 +131,38 @@ impl TuningParameters {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialTask {
-    /// Which candidate; 0 is what is in use now.
     pub trial: usize,
-    /// Which round of the halving, from 0.
     pub round: usize,
-    /// Epochs it is given.
     pub epochs: usize,
-    /// The candidate's parameters.
     pub parameters: TrainingParameters,
 }
 
 impl TrialTask {
-    /// The record of this run.
-    #[must_use]
     pub fn ended(&self, outcome: TrialOutcome, seconds: f64) -> TrialRecord {
         let Self { trial, round, epochs, parameters } = self.clone();
         TrialRecord { trial, round, epochs, parameters, outcome, seconds }
     }
 }
 
-/// One run of one candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialRecord {
-    /// Which candidate; 0 is what is in use now.
     pub trial: usize,
-    /// Which round of the halving, from 0.
     pub round: usize,
-    /// Epochs it was given.
     pub epochs: usize,
-    /// Its parameters.
     pub parameters: TrainingParameters,
-    /// How it ended.
     pub outcome: TrialOutcome,
-    /// Wall-clock time.
     pub seconds: f64,
 }
 
-/// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ended", rename_all = "snake_case")]
 pub enum TrialOutcome {
-    /// With a model.
     Finished {
-        /// Best log-loss on the tail.
         validation_log_loss: f64,
-        /// ROC-AUC there.
         validation_roc_auc: Option<f64>,
     },
-    /// Without one.
     Failed {
-        /// Why.
         reason: String,
     },
     /// Not at all, or not to its end: the time was up.
@@ -193,7 +171,6 @@ pub enum TrialOutcome {
 
 impl TrialOutcome {
     /// Log-loss on the tail, of a trial that finished.
-    #[must_use]
     pub fn log_loss(&self) -> Option<f64> {
         match self {
             Self::Finished { validation_log_loss, .. } => Some(*validation_log_loss),
@@ -202,20 +179,16 @@ impl TrialOutcome {
     }
 }
 
-/// The search as it went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TuningReport {
-    /// Every run of every trial.
     pub trials: Vec<TrialRecord>,
-    /// The winner.
     pub best_trial: usize,
     /// Whether the wall-clock bound cut the search short.
     pub out_of_time: bool,
 }
 
 /// Draws the candidates: the parameters in use, then random ones.
-#[must_use]
 pub fn candidates(base: &TrainingParameters, tuning: &TuningParameters) -> Vec<TrainingParameters> {
     let mut random = ChaCha8Rng::seed_from_u64(derived_seed(base.seed, "tuning", 0));
     let space = &tuning.space;
@@ -238,7 +211,6 @@ pub fn candidates(base: &TrainingParameters, tuning: &TuningParameters) -> Vec<T
     drawn
 }
 
-/// The search's decisions, round by round.
 #[derive(Debug, Clone)]
 pub struct Search {
     candidates: Vec<TrainingParameters>,
@@ -252,9 +224,6 @@ pub struct Search {
 
 impl Search {
     /// A search that begins with all candidates.
-    ///
-    /// # Errors
-    /// Names every value of the budget that cannot be used.
     pub fn new(base: &CheckedParameters, tuning: &TuningParameters) -> Result<Self, ParameterFaults> {
         tuning.check()?;
         let candidates = candidates(base, tuning);
@@ -271,7 +240,6 @@ impl Search {
     }
 
     /// The trials to run now, in the order of trials; none when the search is over.
-    #[must_use]
     pub fn tasks(&self) -> Vec<TrialTask> {
         let alive = self.alive.iter().filter(|_| !self.over);
         let candidates = alive.filter_map(|trial| Some((*trial, self.candidates.get(*trial)?)));
@@ -304,9 +272,6 @@ impl Search {
     }
 
     /// The best parameters so far, and every trial.
-    ///
-    /// # Errors
-    /// Names the values of the best candidate that cannot be used.
     pub fn result(self) -> Result<(CheckedParameters, TuningReport), ParameterFaults> {
         let best = self.candidates.into_iter().nth(self.report.best_trial).unwrap_or_default();
         Ok((best.check()?, self.report))

@@ -68,9 +68,7 @@ pub struct Replica {
 pub struct RolloutProgress {
     /// Replicas of the new release that are ready.
     pub updated: u32,
-    /// Replicas wanted.
     pub wanted: u32,
-    /// One line for people.
     pub message: String,
 }
 
@@ -91,7 +89,6 @@ pub trait Cluster: Send + Sync + std::fmt::Debug {
         deadline: Duration,
         progress: &(dyn Fn(RolloutProgress) + Send + Sync),
     ) -> Result<(), PortError>;
-    /// The release that is applied, if any.
     async fn current(&self) -> Result<Option<Release>, PortError>;
     /// All replicas, draining ones too.
     async fn replicas(&self) -> Result<Vec<Replica>, PortError>;

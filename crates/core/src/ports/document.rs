@@ -25,7 +25,6 @@ pub enum FetchedDocument {
     Unchanged,
     /// A version, whole.
     Changed {
-        /// Its bytes.
         body: Bytes,
         /// What names it next time.
         validators: Validators,
@@ -60,7 +59,6 @@ pub enum ReferenceKind {
 
 impl ReferenceKind {
     /// Its name, as it is stored and shown.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Airports => "airports",

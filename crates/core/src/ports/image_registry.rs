@@ -36,7 +36,6 @@ pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
     /// Pushes the image that `layout` (an OCI image layout folder) holds under
     /// `repository:tag`.
     async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError>;
-    /// The digest a tag points at.
     async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError>;
     /// Takes a tag away; the undo of a push. A missing tag is no error.
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError>;
@@ -46,9 +45,6 @@ pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
 }
 
 /// Refuses what is no tag in the OCI distribution spec's grammar. `action` goes into the error.
-///
-/// # Errors
-/// `Invalid`, naming the tag and the rule.
 pub fn check_tag(action: &str, tag: &str) -> Result<(), PortError> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let valid = (1..=128).contains(&tag.len())

@@ -14,9 +14,7 @@ use crate::error::{ErrorKind, PortError};
 pub struct ObjectMeta {
     /// The key, `/`-separated, relative to the store's root.
     pub key: String,
-    /// Its length in bytes.
     pub size_bytes: u64,
-    /// When it was last written.
     pub last_modified: DateTime<Utc>,
 }
 
@@ -30,9 +28,7 @@ pub struct ObjectMeta {
 pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     /// Every object whose key starts with `prefix`, sorted by key.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, PortError>;
-    /// The whole object.
     async fn get(&self, key: &str) -> Result<Bytes, PortError>;
-    /// Writes or replaces an object.
     async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError>;
     /// Writes an object that must not exist yet.
     async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError>;
@@ -75,9 +71,6 @@ const MAX_KEY_BYTES: usize = 1024;
 
 /// Refuses what is no key: empty, too long, absolute, with `.`, `..` or an empty
 /// part, or with a control character or backslash. `action` goes into the error.
-///
-/// # Errors
-/// `Invalid`, naming the key and the rule.
 pub fn check_key(action: &str, key: &str) -> Result<(), PortError> {
     let fault = if key.is_empty() {
         "is empty"
@@ -95,9 +88,6 @@ pub fn check_key(action: &str, key: &str) -> Result<(), PortError> {
 }
 
 /// Refuses what is no prefix of any key; the empty prefix and one that ends in `/` are fine.
-///
-/// # Errors
-/// `Invalid`, naming the prefix and the rule.
 pub fn check_prefix(action: &str, prefix: &str) -> Result<(), PortError> {
     match prefix.strip_suffix('/').unwrap_or(prefix) {
         "" if prefix.is_empty() => Ok(()),

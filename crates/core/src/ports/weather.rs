@@ -9,33 +9,24 @@ use crate::error::PortError;
 /// One observation. A number that was not observed is `NaN`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeatherObservation {
-    /// The airport, IATA code.
     pub airport: String,
     /// When it was observed, or published where it is a forecast.
     pub observed_at: DateTime<Utc>,
-    /// Temperature in °C.
     pub temperature_c: f32,
-    /// Dew point in °C.
     pub dew_point_c: f32,
-    /// Relative humidity in percent.
     pub humidity_pct: f32,
     /// Direction from which the wind blows, degrees from north.
     pub wind_direction_deg: f32,
-    /// Wind speed in km/h.
     pub wind_speed_kmh: f32,
-    /// Gusts in km/h.
     pub wind_gust_kmh: f32,
     /// Precipitation of the last hour in mm.
     pub precipitation_mm: f32,
-    /// Sea-level pressure in hPa.
     pub pressure_hpa: f32,
-    /// Visibility in km.
     pub visibility_km: f32,
 }
 
 impl WeatherObservation {
     /// An observation in which nothing was observed yet.
-    #[must_use]
     pub fn missing(airport: impl Into<String>, observed_at: DateTime<Utc>) -> Self {
         Self {
             airport: airport.into(),

@@ -19,7 +19,6 @@ pub struct Majority {
 
 impl Majority {
     /// Counts the examples with an outcome; one half without any.
-    #[must_use]
     pub fn fit<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut cell = Cell::default();
         examples.into_iter().filter_map(|example| example.outcome).for_each(|outcome| cell.add(outcome.delayed));
@@ -31,9 +30,7 @@ impl Majority {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cell {
-    /// Flights with an outcome.
     pub rows: u64,
-    /// Late ones.
     pub delayed: u64,
 }
 
@@ -56,7 +53,6 @@ impl Cell {
 pub struct LookupTable {
     /// How many flights of the coarser rate are added to each cell.
     pub strength: f64,
-    /// All flights.
     pub all: Cell,
     /// By key: `B6`, `B6|JFK`, `B6|JFK|17`.
     pub cells: BTreeMap<String, Cell>,
@@ -68,8 +64,6 @@ impl LookupTable {
     /// Flights added to a cell from the coarser rate.
     pub const STRENGTH: f64 = 50.0;
 
-    /// Counts the examples with an outcome.
-    #[must_use]
     pub fn fit<'a>(examples: impl IntoIterator<Item = &'a Example>, airports: &BTreeMap<String, Airport>) -> Self {
         let mut table = Self {
             strength: Self::STRENGTH,
@@ -106,7 +100,6 @@ impl LookupTable {
     }
 
     /// The rate of the flight's cell; of a coarser one where the cell is unknown.
-    #[must_use]
     pub fn score(&self, row: &FlightRow) -> f32 {
         let all = if self.all.rows == 0 { 0.5 } else { self.all.delayed as f64 / self.all.rows as f64 };
         let rate = self

@@ -3,7 +3,6 @@
 use delayd_features::{KnownWhen, NumericInput};
 
 /// Whether an input comes from the weather source.
-#[must_use]
 pub fn is_weather(input: NumericInput) -> bool {
     use NumericInput as N;
     matches!(
@@ -28,7 +27,6 @@ pub fn is_weather(input: NumericInput) -> bool {
 }
 
 /// Whether an input comes from the operations of the hours before.
-#[must_use]
 pub fn is_operations(input: NumericInput) -> bool {
     input.is_context() && !is_weather(input) && input.known_when() == KnownWhen::PredictionTime
 }

@@ -13,11 +13,8 @@ use statrs::distribution::{ContinuousCDF, Normal};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
-    /// The value on all rows.
     pub value: f64,
-    /// Lower bound.
     pub low: f64,
-    /// Upper bound.
     pub high: f64,
 }
 
@@ -27,7 +24,6 @@ fn normal_quantile(confidence: f64) -> f64 {
 }
 
 /// Wilson's score interval (1927) of a share; `None` without trials.
-#[must_use]
 pub fn wilson(successes: u64, trials: u64, confidence: f64) -> Option<Interval> {
     if trials == 0 {
         return None;
@@ -42,7 +38,6 @@ pub fn wilson(successes: u64, trials: u64, confidence: f64) -> Option<Interval> 
 
 /// DeLong's interval (1988) of ROC-AUC by midranks (Sun & Xu 2014); `None` where a
 /// class has fewer than two rows.
-#[must_use]
 pub fn delong(scores: &[f32], labels: &[bool], confidence: f64) -> Option<Interval> {
     let of = |wanted: bool| -> Vec<f32> {
         scores.iter().zip(labels).filter(|(_, label)| **label == wanted).map(|(score, _)| *score).collect()
@@ -94,7 +89,6 @@ pub struct BlockBootstrap {
 
 impl BlockBootstrap {
     /// `blocks` names each row's block; rows of equal name are drawn together.
-    #[must_use]
     pub fn new(blocks: &[u32], replicates: usize, seed: u64) -> Self {
         let mut by_name: std::collections::BTreeMap<u32, Vec<u32>> = std::collections::BTreeMap::new();
         for (row, block) in blocks.iter().enumerate() {
@@ -119,7 +113,6 @@ impl BlockBootstrap {
 }
 
 /// The percentile interval of replicates around a value; `None` where there are none.
-#[must_use]
 pub fn percentile_interval(value: f64, mut replicates: Vec<f64>, confidence: f64) -> Option<Interval> {
     replicates.retain(|replicate| replicate.is_finite());
     if replicates.is_empty() {

@@ -6,49 +6,36 @@ use delayd_features::FlightRow;
 use delayd_model::{PredictScratch, Predictor};
 use serde::{Deserialize, Serialize};
 
-/// Batch sizes that are timed.
 pub const BATCHES: [usize; 3] = [1, 32, 1024];
 
 /// Quantiles of a duration in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyQuantiles {
-    /// Calls timed.
     pub calls: u64,
-    /// Median.
     pub p50_us: f64,
-    /// 95th percentile.
     pub p95_us: f64,
-    /// 99th percentile.
     pub p99_us: f64,
 }
 
-/// Latency of one batch size.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchLatency {
-    /// Rows per call.
     pub batch: usize,
-    /// Per call.
     pub per_batch: LatencyQuantiles,
-    /// Median time per row.
     pub p50_us_per_row: f64,
 }
 
-/// Latency of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyReport {
-    /// One row per call.
     pub per_row: LatencyQuantiles,
-    /// By batch size.
     pub batches: Vec<BatchLatency>,
 }
 
 /// Times `calls` calls of each batch size on one thread, after a tenth as many to
 /// warm up. Large batches are called less often, so that each size sees about the
 /// same number of rows, but never fewer than 20 times. `None` without rows.
-#[must_use]
 pub fn measure(predictor: &Predictor, rows: &[&FlightRow], calls: usize) -> Option<LatencyReport> {
     if rows.is_empty() || calls == 0 {
         return None;

@@ -68,42 +68,28 @@ pub struct MetricIntervals {
     pub log_loss: Option<Interval>,
 }
 
-/// The whole evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationReport {
-    /// First prediction time.
     pub from: DateTime<Utc>,
-    /// Last prediction time.
     pub until: DateTime<Utc>,
-    /// The model.
     pub model: Metrics,
-    /// Its intervals.
     pub intervals: MetricIntervals,
     /// Always saying the base rate.
     pub majority: Metrics,
     /// The lookup table, its threshold at the same share of alerts as the model's.
     pub lookup: Metrics,
-    /// By carrier, origin, hour and month.
     pub slices: Vec<SliceMetrics>,
-    /// Under perturbations.
     pub robustness: Vec<PerturbedMetrics>,
-    /// Of the serving code.
     pub latency: Option<LatencyReport>,
 }
 
-/// Why an evaluation is not possible.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("none of the {rows} rows to evaluate on has an outcome yet; evaluate on a window whose flights have landed")]
 pub struct NothingToEvaluate {
-    /// Rows given.
     pub rows: usize,
 }
 
-/// Judges a model on the examples with an outcome.
-///
-/// # Errors
-/// When no example has an outcome.
 pub fn evaluate(
     predictor: &Predictor,
     examples: &[Example],
@@ -141,13 +127,11 @@ pub fn evaluate(
 }
 
 /// Rows of the same stretch of `hours` share a block.
-#[must_use]
 pub fn block_of(time: DateTime<Utc>, hours: u32) -> u32 {
     (time.timestamp().div_euclid(3600 * i64::from(hours.max(1)))) as u32
 }
 
 /// The score that this share of the rows reach.
-#[must_use]
 pub fn threshold_for_alert_share(scores: &[f32], share: f64) -> f32 {
     let mut sorted = scores.to_vec();
     sorted.sort_unstable_by(|a, b| b.total_cmp(a));

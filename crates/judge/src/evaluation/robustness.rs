@@ -10,11 +10,9 @@ use crate::evaluation::inputs::{is_operations, is_weather};
 use crate::evaluation::metrics::{log_loss, roc_auc};
 use crate::evaluation::score::score_rows;
 
-/// What is wrong with the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Perturbation {
-    /// Nothing.
     None,
     /// The weather source is down.
     MissingWeather,
@@ -31,7 +29,6 @@ pub enum Perturbation {
 }
 
 impl Perturbation {
-    /// All that are tried.
     pub const ALL: [Self; 7] = [
         Self::None,
         Self::MissingWeather,
@@ -42,8 +39,6 @@ impl Perturbation {
         Self::Shifted(0.5),
     ];
 
-    /// The name in reports and checks.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -57,7 +52,6 @@ impl Perturbation {
     }
 
     /// The rows with that wrong about them. `seed` fixes the noise.
-    #[must_use]
     pub fn apply(self, rows: &[&FlightRow], seed: u64) -> Vec<FlightRow> {
         let mut changed: Vec<FlightRow> = rows.iter().map(|row| (*row).clone()).collect();
         match self {
@@ -109,18 +103,14 @@ fn displace(rows: &mut [FlightRow], mut by: impl FnMut() -> f64) {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerturbedMetrics {
-    /// What was wrong.
     pub perturbation: Perturbation,
-    /// ROC-AUC under it.
     pub roc_auc: Option<f64>,
-    /// Log-loss under it.
     pub log_loss: Option<f64>,
     /// ROC-AUC under it less that without it.
     pub roc_auc_change: Option<f64>,
 }
 
 /// Judges the same rows under every perturbation.
-#[must_use]
 pub fn robustness(predictor: &Predictor, rows: &[&FlightRow], labels: &[bool], seed: u64) -> Vec<PerturbedMetrics> {
     let mut results: Vec<PerturbedMetrics> = Vec::with_capacity(Perturbation::ALL.len());
     for perturbation in Perturbation::ALL {

@@ -4,8 +4,6 @@ use delayd_features::FlightRow;
 use delayd_model::{PredictScratch, Predictor};
 use rayon::prelude::*;
 
-/// The scores of rows, in their order.
-#[must_use]
 pub fn score_rows<R: std::borrow::Borrow<FlightRow> + Sync>(predictor: &Predictor, rows: &[R]) -> Vec<f32> {
     rows.par_iter()
         .with_min_len(64)

@@ -9,13 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluation::intervals::{Interval, delong};
 
-/// What the rows are cut by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SliceBy {
-    /// The carrier.
     Carrier,
-    /// The origin airport.
     Origin,
     /// Hour of the scheduled departure, local time.
     Hour,
@@ -23,26 +20,19 @@ pub enum SliceBy {
     Month,
 }
 
-/// One slice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SliceMetrics {
-    /// What the rows were cut by.
     pub by: SliceBy,
-    /// The value they share.
     pub value: String,
-    /// Rows.
     pub rows: u64,
-    /// Late flights among them.
     pub positives: u64,
-    /// Mean score.
     pub mean_score: f64,
     /// ROC-AUC with DeLong's interval; `None` where a class has fewer than two rows.
     pub roc_auc: Option<Interval>,
 }
 
 /// Cuts rows in every way and judges each slice of at least `min_rows`.
-#[must_use]
 pub fn by_slice(
     encoder: &Encoder,
     rows: &[&FlightRow],

@@ -31,7 +31,6 @@ pub struct Distances {
     pub jensen_shannon: f64,
     /// Largest difference of the cumulative shares; `None` for unordered bins.
     pub kolmogorov_smirnov: Option<f64>,
-    /// Its p-value.
     pub kolmogorov_smirnov_p: Option<f64>,
     /// p-value of the chi-square test of homogeneity, with effective sample sizes.
     pub chi_square_p: f64,
@@ -43,7 +42,6 @@ pub struct Distances {
 }
 
 /// Shares of counts; all zero where nothing was counted.
-#[must_use]
 pub fn shares(counts: &[u64]) -> Vec<f64> {
     let total = counts.iter().sum::<u64>().max(1) as f64;
     counts.iter().map(|count| *count as f64 / total).collect()
@@ -51,7 +49,6 @@ pub fn shares(counts: &[u64]) -> Vec<f64> {
 
 /// Measures the distances. `ordered` is the number of leading bins that have an
 /// order (all intervals of a number; 0 for a category).
-#[must_use]
 pub fn distances(reference: &[u64], window: &[u64], ordered: usize, design_effect: f64) -> Distances {
     let (m, n) = (reference.iter().sum::<u64>(), window.iter().sum::<u64>());
     let pairs: Vec<(u64, u64)> =
@@ -92,7 +89,6 @@ pub fn distances(reference: &[u64], window: &[u64], ordered: usize, design_effec
 /// statistic of homogeneity among the days by its degrees of freedom. Between 1
 /// and the rows of a day: a day is at least one observation. 1 for fewer than
 /// two days, where nothing can be said.
-#[must_use]
 pub fn design_effect(days: &[&[u64]]) -> f64 {
     let days: Vec<&[u64]> = days.iter().copied().filter(|day| day.iter().any(|count| *count > 0)).collect();
     if days.len() < 2 {

@@ -30,9 +30,6 @@ pub use super::drift_report::{
 
 /// Judges a window. `history` are the windows before it, in any order; only the
 /// latest `policy.of_last_windows - 1` of the same bins count.
-///
-/// # Errors
-/// When the window was not counted in the reference's bins.
 pub fn evaluate(
     reference: &DriftReference,
     window: &DriftWindow,
@@ -289,22 +286,15 @@ fn interval_names(edges: &[f32]) -> Vec<String> {
     names
 }
 
-/// One flight to be counted.
 #[derive(Debug, Clone, Copy)]
 pub struct CountedFlight<'a> {
-    /// The row.
     pub row: &'a FlightRow,
-    /// Its raw inputs.
     pub raw: &'a RawInputs,
-    /// The model's score.
     pub score: f32,
 }
 
 /// Counts flights into the reference's bins on all cores; the replicas do the
 /// same one by one. For flights that are at hand in bulk, and for the benchmark.
-///
-/// # Errors
-/// None in practice: all parts are counted in the bins of one reference.
 pub fn count_flights(reference: &DriftReference, flights: &[CountedFlight<'_>]) -> Result<Sketch, SketchError> {
     const CHUNK: usize = 16_384;
     let (counter, empty) = (reference.counter(), reference.empty_sketch());

@@ -19,7 +19,6 @@ const CALENDAR_INPUTS: [&str; 8] = [
 /// The book of windows keeps three windows, each day with all bins: it is read and written at each look.
 const LONGEST_WINDOW_DAYS: u32 = 91;
 
-/// Thresholds of the drift check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DriftPolicy {
@@ -79,7 +78,6 @@ impl Default for DriftPolicy {
 
 impl DriftPolicy {
     /// Everything that is wrong with the policy, key by key; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |fine: bool, text: &str| {

@@ -18,9 +18,7 @@ pub const DATASET: &str = "dataset";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriftWindow {
-    /// End of the window.
     pub ended_at: DateTime<Utc>,
-    /// All of it.
     pub sketch: Sketch,
     /// Its days; may be empty where only the sum is known.
     pub days: Vec<Sketch>,
@@ -28,9 +26,6 @@ pub struct DriftWindow {
 
 impl DriftWindow {
     /// A window from its days; `None` when there are none.
-    ///
-    /// # Errors
-    /// When the days were not counted in the same bins.
     pub fn from_days(ended_at: DateTime<Utc>, days: Vec<Sketch>) -> Result<Option<Self>, SketchError> {
         let Some((first, rest)) = days.split_first() else { return Ok(None) };
         let mut sketch = first.clone();
@@ -41,17 +36,14 @@ impl DriftWindow {
     }
 
     /// A window of which only the sum is known: rows are taken as independent.
-    #[must_use]
     pub fn from_sum(ended_at: DateTime<Utc>, sketch: Sketch) -> Self {
         Self { ended_at, sketch, days: Vec::new() }
     }
 }
 
-/// What is kept of an earlier window to judge persistence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WindowSummary {
-    /// End of the window.
     pub ended_at: DateTime<Utc>,
     /// The bins it was counted in: windows of another model say nothing here.
     pub layout: String,
@@ -75,19 +67,14 @@ pub enum SignalKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureDrift {
-    /// Name of the input.
     pub input: String,
-    /// What it is.
     pub kind: SignalKind,
     /// How much the model uses it, 0 to 1 (0 for the score).
     pub importance: f64,
-    /// Distances.
     pub distances: Distances,
     /// Bins for people: intervals, values, `missing`, `other`.
     pub bins: Vec<String>,
-    /// Shares of the reference, bin by bin.
     pub reference_shares: Vec<f64>,
-    /// Shares of the window, bin by bin.
     pub window_shares: Vec<f64>,
     /// Whether this window exceeds the thresholds.
     pub exceeded: bool,
@@ -95,7 +82,6 @@ pub struct FeatureDrift {
     pub windows_exceeded: u32,
     /// Exceeded, and persistently.
     pub drifted: bool,
-    /// Why, or why not.
     pub reason: String,
 }
 
@@ -119,41 +105,27 @@ pub enum DriftStatus {
 pub struct DriftReport {
     /// End of the window.
     pub ended_at: DateTime<Utc>,
-    /// The bins.
     pub layout: String,
-    /// Rows of the window.
     pub rows: u64,
-    /// Days of the window.
     pub days: u32,
-    /// Rows of the reference.
     pub reference_rows: u64,
     /// Importance-weighted PSI (capped, significant inputs only).
     pub dataset_psi: f64,
     /// Inputs, by falling contribution.
     pub features: Vec<FeatureDrift>,
-    /// The score.
     pub score: FeatureDrift,
-    /// Signals that exceeded in this window.
     pub exceeded: BTreeSet<String>,
-    /// Signals that raise the alarm.
     pub alarms: Vec<String>,
-    /// The verdict.
     pub status: DriftStatus,
-    /// One sentence.
     pub reason: String,
-    /// The thresholds used.
     pub policy: DriftPolicy,
 }
 
 impl DriftReport {
-    /// What to keep for judging persistence later.
-    #[must_use]
     pub fn summary(&self) -> WindowSummary {
         WindowSummary { ended_at: self.ended_at, layout: self.layout.clone(), exceeded: self.exceeded.clone() }
     }
 
-    /// Whether the loop should do something about it.
-    #[must_use]
     pub fn is_drifted(&self) -> bool {
         self.status == DriftStatus::Drifted
     }

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::stats::{Interval, poisson_upper_tail, wilson};
 
-/// What counts as a spike.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ErrorPolicy {
@@ -32,7 +31,6 @@ impl Default for ErrorPolicy {
 
 impl ErrorPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let checks = [
@@ -45,31 +43,23 @@ impl ErrorPolicy {
     }
 }
 
-/// One judgement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorReport {
-    /// What was judged.
     pub current: RequestCounts,
-    /// Against what.
     pub baseline: RequestCounts,
     /// Share of errors now; 0 without requests.
     pub share: f64,
-    /// Its Wilson interval.
     pub interval: Interval,
-    /// The baseline's share.
     pub baseline_share: f64,
     /// Probability of so many errors at the baseline's rate.
     pub p_value: f64,
-    /// The verdict.
     pub spike: bool,
-    /// One sentence.
     pub reason: String,
 }
 
 /// Judges `current` against the recent `baseline` (for instance the last 24
 /// hours before it).
-#[must_use]
 pub fn evaluate(current: RequestCounts, baseline: RequestCounts, policy: &ErrorPolicy) -> ErrorReport {
     let share_of = |counts: RequestCounts| counts.server_errors as f64 / counts.total().max(1) as f64;
     let share = share_of(current);

@@ -5,47 +5,36 @@
 use delayd_model::admin::{BucketsDiffer, LatencyHistogram};
 use serde::{Deserialize, Serialize};
 
-/// A quantile read off a histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyQuantile {
-    /// Milliseconds.
     pub ms: f64,
     /// It lies beyond the last bound: at least this much.
     pub at_least: bool,
 }
 
-/// Quantiles of one histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencySummary {
-    /// Requests.
     pub requests: u64,
-    /// Median.
     pub p50: LatencyQuantile,
-    /// 95th percentile.
     pub p95: LatencyQuantile,
-    /// 99th percentile.
     pub p99: LatencyQuantile,
 }
 
-/// Latency of a release.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyReport {
     /// All replicas together; `None` without requests.
     pub overall: Option<LatencySummary>,
-    /// Replica by replica.
     pub replicas: Vec<(String, Option<LatencySummary>)>,
     /// Replicas whose p95 is more than `slow_replica_ratio` times the overall one.
     pub slow_replicas: Vec<String>,
     /// Whether the overall p95 is above its bound.
     pub too_slow: bool,
-    /// One sentence.
     pub reason: String,
 }
 
-/// What counts as slow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatencyPolicy {
@@ -65,7 +54,6 @@ impl Default for LatencyPolicy {
 
 impl LatencyPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let checks = [
@@ -77,7 +65,6 @@ impl LatencyPolicy {
 }
 
 /// A quantile in milliseconds, linear within its bucket; `None` without requests.
-#[must_use]
 pub fn quantile_ms(histogram: &LatencyHistogram, p: f64) -> Option<LatencyQuantile> {
     let ms = histogram.quantile(p)? * 1_000.0;
     let beyond = histogram.counts.last().copied().unwrap_or(0) as f64;
@@ -86,7 +73,6 @@ pub fn quantile_ms(histogram: &LatencyHistogram, p: f64) -> Option<LatencyQuanti
 }
 
 /// p50, p95 and p99; `None` without requests.
-#[must_use]
 pub fn summarise(histogram: &LatencyHistogram) -> Option<LatencySummary> {
     Some(LatencySummary {
         requests: histogram.count(),
@@ -97,9 +83,6 @@ pub fn summarise(histogram: &LatencyHistogram) -> Option<LatencySummary> {
 }
 
 /// Judges the latency of a release from its replicas' histograms.
-///
-/// # Errors
-/// When the replicas do not have the same buckets.
 pub fn evaluate(
     replicas: &[(String, LatencyHistogram)],
     policy: &LatencyPolicy,

@@ -19,15 +19,11 @@ const CALIBRATION_BINS: usize = 10;
 /// Scores are kept this far from 0 and 1 in logarithms.
 const LOG_MARGIN: f64 = 1e-6;
 
-/// A prediction whose outcome is known.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaturedPrediction {
-    /// Calibrated probability of delay.
     pub score: f32,
-    /// Whether it was delayed.
     pub delayed: bool,
-    /// When it was predicted.
     pub at: DateTime<Utc>,
 }
 
@@ -35,13 +31,9 @@ pub struct MaturedPrediction {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Realised {
-    /// Predictions.
     pub rows: u64,
-    /// Of these, delayed.
     pub delayed: u64,
-    /// Area under the ROC curve.
     pub auc: Option<f64>,
-    /// Mean negative log-likelihood, in nats.
     pub log_loss: Option<f64>,
     /// `1 - log_loss / entropy of the share delayed`: what the scores tell beyond
     /// that share. Unlike the log-loss it can be compared between a calm and a stormy month.
@@ -149,30 +141,20 @@ impl DayCounts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RealisedWithIntervals {
-    /// First day, in UTC.
     pub first_day: NaiveDate,
-    /// Last day, in UTC.
     pub last_day: NaiveDate,
-    /// Days with outcomes.
     pub days: u32,
     /// The metrics. AUC is over 1,000 score bins, exact to about 1e-4.
     pub metrics: Realised,
-    /// Of AUC.
     pub auc_interval: Option<Interval>,
-    /// Of the log-loss.
     pub log_loss_interval: Option<Interval>,
-    /// Of the log-loss skill.
     pub log_loss_skill_interval: Option<Interval>,
-    /// Of the calibration error.
     pub calibration_error_interval: Option<Interval>,
-    /// Of the recall.
     pub recall_interval: Option<Interval>,
 }
 
-/// How intervals are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Resampling {
-    /// Bootstrap replicates.
     pub replicates: u32,
     /// Two-sided confidence, 0 to 1.
     pub confidence: f64,
@@ -182,7 +164,6 @@ pub struct Resampling {
 
 /// Metrics of the outcomes, with intervals by bootstrap over days; `None` when
 /// there are no outcomes.
-#[must_use]
 pub fn realise(
     outcomes: &[MaturedPrediction],
     threshold: f32,
@@ -235,7 +216,6 @@ fn resample(days: &[DayCounts], resampling: Resampling) -> Vec<Realised> {
 
 /// The outcomes of the `length_days` before each `step_days`-th day's end,
 /// oldest first: sliding windows for charts and reports.
-#[must_use]
 pub fn sliding_windows(
     outcomes: &[MaturedPrediction],
     length_days: u32,
@@ -262,7 +242,6 @@ pub fn sliding_windows(
 /// delayed with weight `p` and as punctual with `1 - p` (confidence-based
 /// performance estimation). It sees a harder mix of flights; it cannot see that
 /// scores have stopped being right, so it stands in only until outcomes mature.
-#[must_use]
 pub fn estimate(scores: impl IntoIterator<Item = f32>, threshold: f32) -> Realised {
     let mut counts = DayCounts::empty();
     for score in scores.into_iter().filter(|score| score.is_finite()).map(f64::from) {
@@ -275,7 +254,6 @@ pub fn estimate(scores: impl IntoIterator<Item = f32>, threshold: f32) -> Realis
 
 /// [`estimate`] from a sketch's score counts: each bin stands for its middle, so
 /// AUC comes out a little low and the calls near the threshold are approximate.
-#[must_use]
 pub fn estimate_from_score_counts(counts: &[u64], threshold: f32) -> Realised {
     let mut sum = DayCounts::empty();
     for (bin, count) in counts.iter().enumerate() {

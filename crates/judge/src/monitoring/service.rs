@@ -19,7 +19,6 @@ const ERROR_BASELINE_HOURS: i64 = 24;
 /// Hours that were not watched are not judged one by one when the watch resumes.
 const MOST_HOURS_AT_ONCE: i64 = 3;
 
-/// One judgement of the service, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceReport {
@@ -33,20 +32,16 @@ pub struct ServiceReport {
     pub skew: Option<PredictionSkewReport>,
 }
 
-/// Something to tell about the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// What sort, for the alert's key.
     pub kind: &'static str,
     /// One line.
     pub title: String,
-    /// The report's own sentence.
     pub reason: String,
 }
 
 impl ServiceReport {
-    /// What is wrong, if anything.
-    #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let mut tell = |wrong: bool, kind, title: &str, reason: &str| {
@@ -67,23 +62,16 @@ impl ServiceReport {
     }
 }
 
-/// What is to be judged besides the book.
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceInputs<'a> {
-    /// The live model.
     pub model: &'a str,
-    /// Its reference.
     pub reference: &'a DriftReference,
     /// Whole days of traffic, where there are any.
     pub window: Option<&'a DriftWindow>,
-    /// The last look, `None` at the first one.
     pub looked_at: Option<DateTime<Utc>>,
 }
 
 /// Judges the service at the moment `now`; learns the finished hours' traffic.
-///
-/// # Errors
-/// When replicas of different builds have different latency buckets.
 pub fn evaluate(
     book: &WindowBook,
     profile: &mut TrafficProfile,

@@ -50,7 +50,6 @@ impl Default for MonitoringSettings {
     }
 }
 
-/// How replicas are asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScrapePolicy {
@@ -72,7 +71,6 @@ impl Default for ScrapePolicy {
 
 impl ScrapePolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let checks = [
             (self.timeout_ms > 0, "timeout_ms must be above 0"),

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::bins::{Distances, design_effect, distances};
 use super::drift::DriftWindow;
 
-/// What counts as skew.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SkewPolicy {
@@ -35,7 +34,6 @@ impl Default for SkewPolicy {
 
 impl SkewPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let checks = [
@@ -52,22 +50,16 @@ impl SkewPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PredictionSkewReport {
-    /// Scores judged.
     pub rows: u64,
     /// Mean score in the reference, from bin middles.
     pub reference_mean: f64,
-    /// Mean score in the window.
     pub window_mean: f64,
-    /// Distances.
     pub distances: Distances,
-    /// The verdict.
     pub skewed: bool,
-    /// One sentence.
     pub reason: String,
 }
 
 /// Judges the scores of a window against the bundle's reference.
-#[must_use]
 pub fn prediction_skew(reference: &DriftReference, window: &DriftWindow, policy: &SkewPolicy) -> PredictionSkewReport {
     let days: Vec<&[u64]> = window.days.iter().map(|day| day.scores.as_slice()).collect();
     score_skew(&reference.score_counts, &window.sketch.scores, design_effect(&days), policy)
@@ -75,7 +67,6 @@ pub fn prediction_skew(reference: &DriftReference, window: &DriftWindow, policy:
 
 /// The same from bare counts, for verification's replayed rows. `effect` is the
 /// number of rows per independent observation, 1 where rows are independent.
-#[must_use]
 pub fn score_skew(reference: &[u64], window: &[u64], effect: f64, policy: &SkewPolicy) -> PredictionSkewReport {
     let rows: u64 = window.iter().sum();
     let distances = distances(reference, window, reference.len(), effect);
@@ -100,13 +91,10 @@ fn mean_score(counts: &[u64]) -> f64 {
     counts.iter().enumerate().map(|(bin, count)| (bin as f64 + 0.5) / bins * *count as f64).sum::<f64>() / rows
 }
 
-/// One row scored twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoredTwice {
-    /// Which row, for people.
     pub row: String,
-    /// What the service answered.
     pub served: f32,
     /// What the bundle's own code says of the row as training builds it.
     pub recomputed: f32,
@@ -116,23 +104,18 @@ pub struct ScoredTwice {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeSkewReport {
-    /// Rows compared.
     pub rows: u64,
     /// Rows that differ by more than the tolerance.
     pub different: u64,
-    /// Largest difference.
     pub largest_difference: f32,
     /// The rows that differ most, at most ten.
     pub worst: Vec<ScoredTwice>,
-    /// The verdict.
     pub skewed: bool,
-    /// One sentence.
     pub reason: String,
 }
 
 /// Compares served scores with recomputed ones. A score that is not a number on
 /// either side differs from everything.
-#[must_use]
 pub fn train_serve_skew(pairs: &[ScoredTwice], policy: &SkewPolicy) -> TrainServeSkewReport {
     let difference = |pair: &ScoredTwice| {
         let gap = (pair.served - pair.recomputed).abs();
@@ -159,13 +142,9 @@ pub fn train_serve_skew(pairs: &[ScoredTwice], policy: &SkewPolicy) -> TrainServ
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeLook {
-    /// When.
     pub at: DateTime<Utc>,
-    /// The model.
     pub model: ModelVersion,
-    /// Replicas that answered.
     pub replicas: usize,
-    /// Their scores against training's.
     pub report: TrainServeSkewReport,
 }
 

@@ -5,24 +5,19 @@ use serde::{Deserialize, Serialize};
 use statrs::function::erf::{erf_inv, erfc};
 use statrs::function::gamma::{gamma_lr, gamma_ur};
 
-/// A closed interval of a measured value.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
-    /// Lower end.
     pub low: f64,
-    /// Upper end.
     pub high: f64,
 }
 
 /// The point below which a standard normal falls with probability `p`.
-#[must_use]
 pub fn normal_quantile(p: f64) -> f64 {
     std::f64::consts::SQRT_2 * erf_inv(2.0 * p.clamp(1e-12, 1.0 - 1e-12) - 1.0)
 }
 
 /// Probability that a standard normal is above `z`.
-#[must_use]
 pub fn normal_upper_tail(z: f64) -> f64 {
     0.5 * erfc(z / std::f64::consts::SQRT_2)
 }
@@ -30,7 +25,6 @@ pub fn normal_upper_tail(z: f64) -> f64 {
 /// Wilson's score interval of a proportion (Wilson 1927): sensible at zero
 /// events and in small samples. `confidence` is two-sided, 0 to 1. Without
 /// trials nothing is known: 0 to 1.
-#[must_use]
 pub fn wilson(events: u64, trials: u64, confidence: f64) -> Interval {
     if trials == 0 {
         return Interval { low: 0.0, high: 1.0 };
@@ -46,7 +40,6 @@ pub fn wilson(events: u64, trials: u64, confidence: f64) -> Interval {
 }
 
 /// Probability of `x` or more under a chi-square law with `dof` degrees of freedom.
-#[must_use]
 pub fn chi_square_upper_tail(x: f64, dof: f64) -> f64 {
     if dof <= 0.0 || x <= 0.0 || !x.is_finite() {
         return if x.is_infinite() && x > 0.0 { 0.0 } else { 1.0 };
@@ -55,7 +48,6 @@ pub fn chi_square_upper_tail(x: f64, dof: f64) -> f64 {
 }
 
 /// Probability that a Poisson count with mean `expected` is `count` or more.
-#[must_use]
 pub fn poisson_upper_tail(count: u64, expected: f64) -> f64 {
     match (count, expected > 0.0) {
         (0, _) => 1.0,
@@ -67,7 +59,6 @@ pub fn poisson_upper_tail(count: u64, expected: f64) -> f64 {
 /// Asymptotic probability of a Kolmogorov-Smirnov distance of `distance` or more
 /// between samples with `effective` = n·m/(n+m). On bins the distance can only be
 /// smaller than on the values, so the answer errs on the side of "no difference".
-#[must_use]
 pub fn kolmogorov_upper_tail(distance: f64, effective: f64) -> f64 {
     let root = effective.max(0.0).sqrt();
     // Stephens' correction for small samples.
@@ -79,8 +70,6 @@ pub fn kolmogorov_upper_tail(distance: f64, effective: f64) -> f64 {
     (1..=100).map(term).sum::<f64>().clamp(0.0, 1.0)
 }
 
-/// The median; `None` of nothing.
-#[must_use]
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);
@@ -93,7 +82,6 @@ pub fn median(values: &[f64]) -> Option<f64> {
 
 /// Standard deviation estimated from the median absolute deviation
 /// (1.4826 · MAD, consistent for a normal law); `None` of nothing.
-#[must_use]
 pub fn robust_deviation(values: &[f64]) -> Option<f64> {
     let centre = median(values)?;
     let distances: Vec<f64> = values.iter().map(|value| (value - centre).abs()).collect();
@@ -101,7 +89,6 @@ pub fn robust_deviation(values: &[f64]) -> Option<f64> {
 }
 
 /// The `p`-quantile (nearest rank) of a sorted slice; `None` of nothing.
-#[must_use]
 pub fn sorted_quantile(sorted: &[f64], p: f64) -> Option<f64> {
     let rank = (p.clamp(0.0, 1.0) * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).or(sorted.last()).copied()

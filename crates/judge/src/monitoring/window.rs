@@ -20,9 +20,7 @@ use super::drift::DriftWindow;
 pub struct Counts {
     /// Rows in the bins of the model's reference.
     pub sketch: Sketch,
-    /// Requests.
     pub requests: RequestCounts,
-    /// Their durations.
     pub latency: LatencyHistogram,
 }
 
@@ -45,11 +43,8 @@ impl Counts {
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("report of replica {replica} ({model_version}) does not add up with the earlier ones; it was left out")]
 pub struct WindowError {
-    /// Which replica.
     pub replica: String,
-    /// Which model it serves.
     pub model_version: String,
-    /// What does not fit.
     #[source]
     pub source: ReportError,
 }
@@ -59,9 +54,7 @@ pub struct WindowError {
 pub struct Absorbed {
     /// The replica was new, or had restarted.
     pub from_zero: bool,
-    /// Rows that are new.
     pub rows: u64,
-    /// Requests that are new.
     pub requests: RequestCounts,
 }
 
@@ -76,7 +69,6 @@ struct ModelCounts {
     replicas: BTreeMap<NaiveDate, ByReplica>,
 }
 
-/// All windows of all model versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WindowBook {
@@ -89,15 +81,12 @@ pub struct WindowBook {
 
 impl WindowBook {
     /// An empty book. `day_starts_minutes_utc` is where a day begins.
-    #[must_use]
     pub fn new(day_starts_minutes_utc: u32) -> Self {
         let day_starts_minutes_utc = day_starts_minutes_utc % (24 * 60);
         Self { day_starts_minutes_utc, last: BTreeMap::new(), models: BTreeMap::new() }
     }
 
     /// Adds what is new in a report. The same report again adds nothing.
-    ///
-    /// # Errors
     /// When it was counted in other bins than the model's earlier ones; the book
     /// is unchanged then.
     pub fn absorb(&mut self, report: &ReplicaReport) -> Result<Absorbed, WindowError> {
@@ -153,16 +142,12 @@ impl WindowBook {
     }
 
     /// The day to which a moment belongs.
-    #[must_use]
     pub fn day_of(&self, moment: DateTime<Utc>) -> NaiveDate {
         (moment - Duration::minutes(i64::from(self.day_starts_minutes_utc))).date_naive()
     }
 
     /// The window of the `days` whole days before `now`; the day under way is
     /// left out, as its mix of hours is not that of a day. `None` without counts.
-    ///
-    /// # Errors
-    /// Never for counts that this book added up itself.
     pub fn drift_window(
         &self,
         model_version: &str,
@@ -179,7 +164,6 @@ impl WindowBook {
     }
 
     /// Requests of a model version from `from` up to `to`, by whole hours.
-    #[must_use]
     pub fn requests(&self, model_version: &str, from: DateTime<Utc>, to: DateTime<Utc>) -> RequestCounts {
         let mut sum = RequestCounts::default();
         if let Some(model) = self.models.get(model_version).filter(|_| from < to) {
@@ -189,15 +173,11 @@ impl WindowBook {
     }
 
     /// Requests of one hour to all model versions: what traffic is judged by.
-    #[must_use]
     pub fn traffic(&self, hour: DateTime<Utc>) -> u64 {
         self.models.values().filter_map(|model| model.hours.get(&hour)).map(RequestCounts::total).sum()
     }
 
     /// Latency by replica over the last `days` days, the day under way included.
-    ///
-    /// # Errors
-    /// When one replica's name was used by builds with different buckets.
     pub fn latency_by_replica(
         &self,
         model_version: &str,

@@ -15,7 +15,6 @@ use crate::verification::measurement::ProbeResult;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Replica, ReplicaState};
 
-/// What a deployment has to meet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VerificationPolicy {
@@ -61,7 +60,6 @@ impl Default for VerificationPolicy {
 
 impl VerificationPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let checks = [
@@ -82,7 +80,6 @@ impl VerificationPolicy {
 
     /// Requests without which nothing is judged: as many as it takes for the
     /// interval of an error-free sample to lie under the limit (Wilson: n ≥ z²·(1-b)/b).
-    #[must_use]
     pub fn requests_needed(&self) -> u64 {
         let z = normal_quantile(0.5 + self.confidence / 2.0);
         let proof = z * z * (1.0 - self.error_share_limit) / self.error_share_limit;
@@ -90,16 +87,11 @@ impl VerificationPolicy {
     }
 }
 
-/// What is verified, and by what.
 #[derive(Debug, Clone)]
 pub struct VerificationInputs<'a> {
-    /// The release.
     pub deployment: DeploymentId,
-    /// The model it should serve.
     pub model: ModelVersion,
-    /// The bundle it should serve.
     pub bundle: &'a Digest,
-    /// How many replicas it should have.
     pub replicas_wanted: u32,
     /// The replicas, as the cluster tells them.
     pub replicas: &'a [Replica],
@@ -109,77 +101,54 @@ pub struct VerificationInputs<'a> {
     pub probe: Option<&'a ProbeResult>,
     /// The previous live deployment, measured the same way; `None` for a first one.
     pub baseline: Option<&'a Measurement>,
-    /// The bundle's reference.
     pub reference: &'a DriftReference,
     /// Which rows were replayed, in words.
     pub rows: &'a str,
 }
 
-/// What a check came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckOutcome {
-    /// Fine.
     Passed,
-    /// Not fine.
     Failed,
     /// Too little was seen to say.
     Undecided,
 }
 
-/// One check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// Its name.
     pub name: String,
-    /// What was measured.
     pub value: Option<f64>,
-    /// The bound.
     pub bound: Option<f64>,
-    /// Interval of the value.
     pub interval: Option<Interval>,
-    /// What it came to.
     pub outcome: CheckOutcome,
-    /// One sentence.
     pub reason: String,
 }
 
-/// The verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
 pub enum Verdict {
-    /// Every check passed.
     Passed,
-    /// At least one failed.
     Failed,
     /// None failed, and some need more requests: replay so many held-out rows,
     /// then verify again.
     ReplayNeeded {
-        /// Rows to replay.
         rows: u64,
     },
 }
 
-/// The report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerificationReport {
-    /// The release.
     pub deployment: DeploymentId,
-    /// Its model.
     pub model: ModelVersion,
-    /// Check by check.
     pub checks: Vec<Check>,
     /// What was measured, to be the next deployment's baseline.
     pub measured: Measurement,
-    /// What it was compared with.
     pub baseline: Option<Measurement>,
-    /// The verdict.
     pub verdict: Verdict,
-    /// One sentence.
     pub reason: String,
-    /// The bounds used.
     pub policy: VerificationPolicy,
     /// Which rows were replayed, in words; empty where an older delayd did not note it.
     #[serde(default)]
@@ -187,15 +156,11 @@ pub struct VerificationReport {
 }
 
 impl VerificationReport {
-    /// Whether the deployment may stay.
-    #[must_use]
     pub fn passed(&self) -> bool {
         self.verdict == Verdict::Passed
     }
 }
 
-/// Verifies a deployment.
-#[must_use]
 pub fn verify(inputs: &VerificationInputs<'_>, policy: &VerificationPolicy) -> VerificationReport {
     let own: Vec<&ReplicaReport> = inputs.reports.iter().filter(|report| is_of(inputs, report)).collect();
     // A replay is worth more than a handful of live requests, and can be repeated
