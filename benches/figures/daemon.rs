@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use delayd::replay::report::Report;
 use delayd_features::{FlightRow, RawInputs};
-use delayd_judge::evaluation::score::score_rows;
+use delayd_judge::evaluation::score_rows;
 use delayd_judge::monitoring::drift::{CountedFlight, DriftWindow, count_flights, evaluate};
-use delayd_judge::monitoring::drift_policy::DriftPolicy;
+use delayd_judge::monitoring::settings::DriftPolicy;
 use delayd_model::DriftReference;
 
 use crate::flights::World;

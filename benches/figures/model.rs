@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use delayd_features::FlightRow;
-use delayd_judge::evaluation::latency;
+use delayd_judge::evaluation::report::measure_latency;
 use delayd_model::{Bundle, Predictor};
 use delayd_train::TrainedModel;
 
@@ -47,7 +47,7 @@ pub(crate) fn load_model(state: &Path, trained: Option<TrainedModel>) -> Result<
 }
 
 pub(crate) fn prediction_latency(figures: &mut Figures, model: &Model, rows: &[&FlightRow]) -> Result<()> {
-    let report = latency::measure(&model.predictor, rows, 50_000).context("there are no rows")?;
+    let report = measure_latency(&model.predictor, rows, 50_000).context("there are no rows")?;
     for batch in &report.batches {
         let name = |quantile: &str| match batch.batch {
             1 => format!("prediction of one row, {quantile}"),

@@ -17,7 +17,7 @@ use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ports::ReplicaState;
 use delayd_data::Example;
-use delayd_judge::verification::verify::{VerificationInputs, VerificationReport, verify};
+use delayd_judge::verification::{VerificationInputs, VerificationReport, verify};
 use delayd_ledger::{DeploymentState, VerificationRecord};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::service::FlightQuestion;

@@ -9,7 +9,7 @@ use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Replica, ReplicaState};
 use delayd_judge::verification::measurement::{Measurement, MeasurementSource};
 use delayd_judge::verification::measurement::{ProbeAnswer, ProbeResult};
-use delayd_judge::verification::verify::{
+use delayd_judge::verification::{
     CheckOutcome, Verdict, VerificationInputs, VerificationPolicy, VerificationReport, verify,
 };
 use delayd_model::DriftReference;

@@ -14,3 +14,13 @@ impl fmt::Display for Fault {
         write!(f, "{} is {}; expected {}", self.key, self.found, self.expected)
     }
 }
+
+/// The rules of a configuration section that its values break.
+pub fn broken_rules(section: &str, rules: &[(bool, &str)]) -> Vec<String> {
+    rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| format!("{section}: {rule}")).collect()
+}
+
+/// Finite, and above 0.
+pub fn is_positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}

@@ -3,13 +3,15 @@
 //! snapshot it was taken from, and `delayd why` shows both.
 
 use chrono::{DateTime, Utc};
+use delayd_core::fault::broken_rules;
+use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
 use serde::{Deserialize, Serialize};
 
-pub use super::governor::Trigger;
-use super::governor::{GovernorPolicy, GovernorState, Permit, permit};
+use crate::governor::{GovernorPolicy, GovernorState, Permit, permit};
 use crate::monitoring::drift::DriftStatus;
 use crate::monitoring::performance::PerformanceStatus;
-use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
+
+pub use crate::governor::Trigger;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,14 +114,17 @@ impl Default for RetrainPolicy {
 impl RetrainPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
-        let checks = [
-            (self.max_model_age_days != Some(0), "max_model_age_days must be above 0, or left out for never"),
-            (self.max_finding_age_hours > 0, "max_finding_age_hours must be above 0"),
-            (self.max_data_age_hours > 0, "max_data_age_hours must be above 0"),
-            (self.minimum_first_examples > 0, "minimum_first_examples must be above 0"),
-        ];
-        let own = checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("retrain: {text}"));
-        own.chain(self.governor.faults()).collect()
+        let mut faults = broken_rules(
+            "retrain",
+            &[
+                (self.max_model_age_days != Some(0), "max_model_age_days must be above 0, or left out for never"),
+                (self.max_finding_age_hours > 0, "max_finding_age_hours must be above 0"),
+                (self.max_data_age_hours > 0, "max_data_age_hours must be above 0"),
+                (self.minimum_first_examples > 0, "minimum_first_examples must be above 0"),
+            ],
+        );
+        faults.extend(self.governor.faults());
+        faults
     }
 }
 

@@ -4,12 +4,12 @@
 //! The governor has no memory of its own: it is computed from the past cycles in
 //! the ledger, so a restart of the daemon can neither forget nor double it.
 
+use delayd_core::fault::broken_rules;
 use std::fmt;
 
 use chrono::{DateTime, Duration, Utc};
-use serde::{Deserialize, Serialize};
-
 use delayd_core::ids::CycleId;
+use serde::{Deserialize, Serialize};
 
 /// What can ask for a cycle, most pressing first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,21 +81,26 @@ impl Default for GovernorPolicy {
 impl GovernorPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
-        let checks = [
-            (self.urgent_cooldown_days <= self.cooldown_days, "urgent_cooldown_days must not exceed cooldown_days"),
-            (self.retrains_per_30_days > 0, "retrains_per_30_days must be above 0, or nothing is ever retrained"),
-            (self.breaker_after > 0, "breaker_after must be above 0"),
-            (self.maximum_cooldown_days >= self.cooldown_days, "maximum_cooldown_days must not be under cooldown_days"),
-            (
-                self.failure_backoff_hours > 0,
-                "failure_backoff_hours must be above 0, or a failing cycle repeats at once",
-            ),
-            (
-                self.maximum_failure_backoff_hours >= self.failure_backoff_hours,
-                "maximum_failure_backoff_hours must not be under failure_backoff_hours",
-            ),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("governor: {text}")).collect()
+        broken_rules(
+            "governor",
+            &[
+                (self.urgent_cooldown_days <= self.cooldown_days, "urgent_cooldown_days must not exceed cooldown_days"),
+                (self.retrains_per_30_days > 0, "retrains_per_30_days must be above 0, or nothing is ever retrained"),
+                (self.breaker_after > 0, "breaker_after must be above 0"),
+                (
+                    self.maximum_cooldown_days >= self.cooldown_days,
+                    "maximum_cooldown_days must not be under cooldown_days",
+                ),
+                (
+                    self.failure_backoff_hours > 0,
+                    "failure_backoff_hours must be above 0, or a failing cycle repeats at once",
+                ),
+                (
+                    self.maximum_failure_backoff_hours >= self.failure_backoff_hours,
+                    "maximum_failure_backoff_hours must not be under failure_backoff_hours",
+                ),
+            ],
+        )
     }
 }
 
@@ -254,8 +259,9 @@ fn doubled(base: u32, times: usize, limit: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use CycleOutcome::{Cancelled, Failed, NoGain, Promoted};
+
+    use super::*;
 
     fn day(n: i64) -> DateTime<Utc> {
         "2013-03-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap() + Duration::days(n)

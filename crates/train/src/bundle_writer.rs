@@ -20,8 +20,8 @@ use crate::network::{Member, ensemble_logits};
 use crate::split::Split;
 use crate::tensors::{EncodedRows, evenly_spaced};
 use crate::weights::{MemberWeights, to_safetensors};
-use delayd_judge::evaluation::inputs::{is_operations, is_weather};
 use delayd_judge::evaluation::metrics::Metrics;
+use delayd_judge::evaluation::robustness::{is_operations, is_weather};
 use delayd_training_job::control::EpochRecord;
 use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
 

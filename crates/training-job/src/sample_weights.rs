@@ -6,6 +6,7 @@
 //! of earlier years can be given more.
 
 use chrono::{DateTime, Datelike, Utc};
+use delayd_core::fault::broken_rules;
 use serde::{Deserialize, Serialize};
 
 /// Days of a year, for the distance between seasons.
@@ -51,21 +52,23 @@ impl TrainingPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         let share = |share: Option<f64>| share.is_none_or(|share| (0.0..1.0).contains(&share));
-        let checks = [
-            (self.fresh_window_days > 0, "fresh_window_days must be above 0"),
-            (share(self.fresh_share), "fresh_share must be 0 or more and under 1"),
-            (share(self.same_season_share), "same_season_share must be 0 or more and under 1"),
-            (
-                self.history_days.is_none_or(|days| days >= self.fresh_window_days),
-                "history_days must not be under fresh_window_days",
-            ),
-            (
-                self.half_life_days.is_none_or(|days| days.is_finite() && days > 0.0),
-                "half_life_days must be a number above 0, or left out for no decay",
-            ),
-            ((1..=182).contains(&self.season_days), "season_days must be 1 to 182"),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("training: {text}")).collect()
+        broken_rules(
+            "training",
+            &[
+                (self.fresh_window_days > 0, "fresh_window_days must be above 0"),
+                (share(self.fresh_share), "fresh_share must be 0 or more and under 1"),
+                (share(self.same_season_share), "same_season_share must be 0 or more and under 1"),
+                (
+                    self.history_days.is_none_or(|days| days >= self.fresh_window_days),
+                    "history_days must not be under fresh_window_days",
+                ),
+                (
+                    self.half_life_days.is_none_or(|days| days.is_finite() && days > 0.0),
+                    "half_life_days must be a number above 0, or left out for no decay",
+                ),
+                ((1..=182).contains(&self.season_days), "season_days must be 1 to 182"),
+            ],
+        )
     }
 }
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{Offset, TimeZone, Timelike};
 use chrono_tz::Tz;
+use delayd_data::Example;
 use delayd_features::{Airport, FlightRow};
 use serde::{Deserialize, Serialize};
-
-use delayd_data::Example;
 
 /// Says of every flight that it is as likely late as flights are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -112,9 +111,10 @@ impl LookupTable {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use chrono::{DateTime, Duration, Utc};
     use delayd_data::Outcome;
+
+    use super::*;
 
     fn example(carrier: &str, departure: &str, delayed: bool) -> Example {
         let departure: DateTime<Utc> = departure.parse().unwrap();

@@ -10,8 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::intervals::{BlockBootstrap, Interval, percentile_interval};
 use crate::evaluation::metrics::{Confusion, Ranked, log_loss};
+use crate::stats::{BlockBootstrap, Estimate, percentile_interval};
 
 /// The rows of a comparison: what came of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -126,7 +126,7 @@ pub struct GateCheck {
     /// What it was held against.
     pub bound: f64,
     /// The paired bootstrap interval of the value.
-    pub interval: Option<Interval>,
+    pub interval: Option<Estimate>,
     pub passed: bool,
     pub reason: String,
 }

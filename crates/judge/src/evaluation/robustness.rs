@@ -1,14 +1,13 @@
 //! The same flights with something wrong about their inputs: how far does the metric fall?
 
-use delayd_features::{FlightRow, NumericInput};
+use delayd_features::{FlightRow, KnownWhen, NumericInput};
 use delayd_model::Predictor;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::inputs::{is_operations, is_weather};
 use crate::evaluation::metrics::{log_loss, roc_auc};
-use crate::evaluation::score::score_rows;
+use crate::evaluation::score_rows;
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,6 +132,35 @@ pub fn standard_normal(random: &mut ChaCha8Rng) -> f32 {
     radius * (std::f32::consts::TAU * random.random::<f32>()).cos()
 }
 
+/// Whether an input comes from the weather source.
+pub fn is_weather(input: NumericInput) -> bool {
+    use NumericInput as N;
+    matches!(
+        input,
+        N::Temperature
+            | N::DewPoint
+            | N::Humidity
+            | N::WindSpeed
+            | N::WindGust
+            | N::WindFromEast
+            | N::WindFromNorth
+            | N::Precipitation
+            | N::Precipitation6h
+            | N::Pressure
+            | N::PressureChange
+            | N::Visibility
+            | N::VisibilityLowest
+            | N::PrecipitationHighest
+            | N::WeatherAge
+            | N::WeatherSeverity
+    )
+}
+
+/// Whether an input comes from the operations of the hours before.
+pub fn is_operations(input: NumericInput) -> bool {
+    input.is_context() && !is_weather(input) && input.known_when() == KnownWhen::PredictionTime
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,5 +205,14 @@ mod tests {
             .filter(|(noisy, row)| noisy.get(NumericInput::Temperature) > row.get(NumericInput::Temperature));
         assert!((30..70).contains(&higher.count()));
         assert!(noisy[0].get(NumericInput::Visibility).is_nan());
+    }
+
+    #[test]
+    fn every_input_of_the_prediction_time_is_either_weather_or_operations() {
+        for input in NumericInput::ALL {
+            let late = input.known_when() == KnownWhen::PredictionTime;
+            assert_eq!(late, is_weather(*input) || is_operations(*input), "{}", input.name());
+            assert!(!(is_weather(*input) && is_operations(*input)));
+        }
     }
 }

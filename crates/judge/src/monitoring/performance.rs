@@ -9,10 +9,11 @@
 //! same window a minute apart say the same thing once ([`one_a_day`]).
 
 use chrono::{DateTime, NaiveDate, Utc};
+use delayd_core::fault::{broken_rules, is_positive};
 use serde::{Deserialize, Serialize};
 
-use super::realised::{MaturedPrediction, Realised, RealisedWithIntervals, Resampling, estimate, realise};
-use super::stats::Interval;
+use crate::monitoring::realised::{MaturedPrediction, Realised, RealisedWithIntervals, Resampling, estimate, realise};
+use crate::stats::Interval;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,22 +67,23 @@ impl Default for PerformancePolicy {
 impl PerformancePolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let checks = [
-            (self.window_days > 0, "window_days must be above 0"),
-            (self.minimum_days <= self.window_days, "minimum_days must not exceed window_days"),
-            (positive(self.auc_drop), "auc_drop must be a number above 0"),
-            (positive(self.log_loss_skill_drop), "log_loss_skill_drop must be a number above 0"),
-            (positive(self.calibration_error_rise), "calibration_error_rise must be a number above 0"),
-            (self.recall_drop.is_none_or(positive), "recall_drop must be a number above 0, or left out"),
-            (self.confidence > 0.5 && self.confidence < 1.0, "confidence must be between 0.5 and 1"),
-            (self.replicates >= 50, "replicates must be 50 or more"),
-            (
-                (1..=self.of_last_windows).contains(&self.persistent_windows),
-                "persistent_windows must be 1 to of_last_windows",
-            ),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("performance: {text}")).collect()
+        broken_rules(
+            "performance",
+            &[
+                (self.window_days > 0, "window_days must be above 0"),
+                (self.minimum_days <= self.window_days, "minimum_days must not exceed window_days"),
+                (is_positive(self.auc_drop), "auc_drop must be a number above 0"),
+                (is_positive(self.log_loss_skill_drop), "log_loss_skill_drop must be a number above 0"),
+                (is_positive(self.calibration_error_rise), "calibration_error_rise must be a number above 0"),
+                (self.recall_drop.is_none_or(is_positive), "recall_drop must be a number above 0, or left out"),
+                (self.confidence > 0.5 && self.confidence < 1.0, "confidence must be between 0.5 and 1"),
+                (self.replicates >= 50, "replicates must be 50 or more"),
+                (
+                    (1..=self.of_last_windows).contains(&self.persistent_windows),
+                    "persistent_windows must be 1 to of_last_windows",
+                ),
+            ],
+        )
     }
 
     fn resampling(&self) -> Resampling {

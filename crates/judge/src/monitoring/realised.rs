@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::stats::{Interval, sorted_quantile};
+use crate::stats::{Interval, sorted_quantile};
 
 /// Bins of the score for the bootstrap: fine enough that AUC is exact to 1e-4.
 const SCORE_BINS: usize = 1_000;
@@ -214,30 +214,6 @@ fn resample(days: &[DayCounts], resampling: Resampling) -> Vec<Realised> {
     (0..resampling.replicates).map(|_| replicate()).collect()
 }
 
-/// The outcomes of the `length_days` before each `step_days`-th day's end,
-/// oldest first: sliding windows for charts and reports.
-pub fn sliding_windows(
-    outcomes: &[MaturedPrediction],
-    length_days: u32,
-    step_days: u32,
-    threshold: f32,
-    resampling: Resampling,
-) -> Vec<RealisedWithIntervals> {
-    let mut sorted = outcomes.to_vec();
-    sorted.sort_by_key(|outcome| outcome.at);
-    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Vec::new() };
-    let (length, step) = (i64::from(length_days.max(1)), i64::from(step_days.max(1)));
-    let (first, last) = (first.at.date_naive(), last.at.date_naive());
-    let ends = (0..).map(|n| first + chrono::Duration::days(length - 1 + n * step)).take_while(|end| *end <= last);
-    ends.filter_map(|end| {
-        let start = end - chrono::Duration::days(length - 1);
-        let from = sorted.partition_point(|outcome| outcome.at.date_naive() < start);
-        let to = sorted.partition_point(|outcome| outcome.at.date_naive() <= end);
-        realise(&sorted[from..to], threshold, resampling)
-    })
-    .collect()
-}
-
 /// What calibrated scores promise of themselves: a flight of score `p` counts as
 /// delayed with weight `p` and as punctual with `1 - p` (confidence-based
 /// performance estimation). It sees a harder mix of flights; it cannot see that
@@ -250,18 +226,6 @@ pub fn estimate(scores: impl IntoIterator<Item = f32>, threshold: f32) -> Realis
         counts.count(score, false, f64::from(threshold), 1.0 - score);
     }
     counts.metrics()
-}
-
-/// [`estimate`] from a sketch's score counts: each bin stands for its middle, so
-/// AUC comes out a little low and the calls near the threshold are approximate.
-pub fn estimate_from_score_counts(counts: &[u64], threshold: f32) -> Realised {
-    let mut sum = DayCounts::empty();
-    for (bin, count) in counts.iter().enumerate() {
-        let (middle, rows) = ((bin as f64 + 0.5) / counts.len() as f64, *count as f64);
-        sum.count(middle, true, f64::from(threshold), rows * middle);
-        sum.count(middle, false, f64::from(threshold), rows * (1.0 - middle));
-    }
-    sum.metrics()
 }
 
 #[cfg(test)]
@@ -320,24 +284,5 @@ mod tests {
         assert!((promised.accuracy.unwrap() - found.metrics.accuracy.unwrap()).abs() < 0.02);
         assert!(found.metrics.calibration_error.unwrap() < 0.02);
         assert_eq!(found, realise(&outcomes, 0.4, RESAMPLING).unwrap(), "the same seed gives the same interval");
-    }
-
-    #[test]
-    fn the_estimate_from_a_sketch_is_near_the_one_from_all_scores() {
-        let outcomes = calibrated(3, 2_000);
-        let mut counts = vec![0_u64; 20];
-        outcomes.iter().for_each(|outcome| counts[((outcome.score * 20.0) as usize).min(19)] += 1);
-        let exact = estimate(outcomes.iter().map(|outcome| outcome.score), 0.4);
-        let rough = estimate_from_score_counts(&counts, 0.4);
-        assert!((exact.auc.unwrap() - rough.auc.unwrap()).abs() < 0.01, "{exact:?} {rough:?}");
-        assert!((exact.accuracy.unwrap() - rough.accuracy.unwrap()).abs() < 0.01);
-    }
-
-    #[test]
-    fn windows_slide_over_whole_days() {
-        let windows = sliding_windows(&calibrated(28, 20), 14, 7, 0.4, RESAMPLING);
-        let ends: Vec<String> = windows.iter().map(|window| window.last_day.to_string()).collect();
-        assert_eq!(ends, ["2013-03-14", "2013-03-21", "2013-03-28"]);
-        assert!(windows.iter().all(|window| window.days == 14 && window.metrics.rows == 280));
     }
 }

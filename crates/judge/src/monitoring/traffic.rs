@@ -4,12 +4,13 @@
 //! UTC: on the two changes of the clocks in a year the profile is one hour off,
 //! which the tolerance covers or an operator sees as one notice.
 
+use delayd_core::fault::{broken_rules, is_positive};
 use std::collections::VecDeque;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::stats::{median, robust_deviation};
+use crate::stats::{median, robust_deviation};
 
 /// Hours of a week.
 const HOURS: usize = 168;
@@ -38,14 +39,15 @@ impl Default for TrafficPolicy {
 impl TrafficPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let checks = [
-            (self.minimum_weeks > 0, "minimum_weeks must be above 0"),
-            (self.weeks >= self.minimum_weeks, "weeks must not be under minimum_weeks"),
-            (positive(self.limit_deviations), "limit_deviations must be a number above 0"),
-            (self.persistent_hours > 0, "persistent_hours must be above 0"),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("traffic: {text}")).collect()
+        broken_rules(
+            "traffic",
+            &[
+                (self.minimum_weeks > 0, "minimum_weeks must be above 0"),
+                (self.weeks >= self.minimum_weeks, "weeks must not be under minimum_weeks"),
+                (is_positive(self.limit_deviations), "limit_deviations must be a number above 0"),
+                (self.persistent_hours > 0, "persistent_hours must be above 0"),
+            ],
+        )
     }
 }
 

@@ -1,9 +1,12 @@
-//! From what replicas have counted since they started to windows of days and
-//! hours. A [`WindowBook`] remembers each replica's last report, takes it away
-//! from the next one, and adds the difference to the day and hour it belongs to,
-//! model version by model version. A replica that restarted began again at zero,
-//! and all it reports is new. The book is serialisable: it lives in the ledger,
-//! so that nothing is counted twice after a restart of the daemon.
+//! What the monitor remembers between checks. Both live in the ledger, so that nothing is counted or alerted twice after
+//! a restart of the daemon.
+//!
+//! A [`WindowBook`] turns what replicas have counted since they started into windows of days and hours. It remembers each
+//! replica's last report, subtracts it from the next one, and adds the difference to the day and hour it belongs to, model
+//! version by model version. A replica that restarted began again at zero, and all it reports is new.
+//!
+//! [`Episodes`] are stretches of trouble, from the first alarm to the first evaluation that is quiet again. An alert is
+//! sent once for an episode, however often it is evaluated; the next episode alerts again, also on the same model.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +15,7 @@ use delayd_model::admin::{BucketsDiffer, LatencyHistogram, ReplicaReport, Report
 use delayd_model::{Sketch, SketchError};
 use serde::{Deserialize, Serialize};
 
-use super::drift::DriftWindow;
+use crate::monitoring::drift::DriftWindow;
 
 /// Counts of one stretch of time of one model version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,4 +218,59 @@ impl WindowBook {
 /// Whether the counters of `now` go on from those of `last`.
 fn same_process(last: &ReplicaReport, now: &ReplicaReport) -> bool {
     last.started_at == now.started_at && last.model_version == now.model_version && last.bundle == now.bundle
+}
+
+/// The episodes that last, by what is alarming (`drift/model_v3`), with their first alarm.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Episodes(BTreeMap<String, DateTime<Utc>>);
+
+impl Episodes {
+    /// An alarm at `now`: answers the alert's deduplication key, `<what>/<date of the
+    /// episode's first alarm>`. One that ends and begins again on the same day has the
+    /// same key: what flutters is told once a day at most.
+    pub fn alarm(&mut self, what: &str, now: DateTime<Utc>) -> String {
+        let began = *self.0.entry(what.to_owned()).or_insert(now);
+        format!("{what}/{}", began.date_naive())
+    }
+
+    /// An evaluation that found nothing: the episode is over.
+    pub fn quiet(&mut self, what: &str) {
+        self.0.remove(what);
+    }
+
+    /// Forgets the episodes of every model but this one.
+    pub fn keep_only(&mut self, model: &str) {
+        self.0.retain(|what, _| what.rsplit_once('/').is_some_and(|(_, of)| of == model));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_episode_keeps_its_key_and_the_next_one_has_another() {
+        let mut episodes = Episodes::default();
+        let first = episodes.alarm("drift/model_v1", at("2013-03-01T06:00:00Z"));
+        assert_eq!(first, "drift/model_v1/2013-03-01");
+        assert_eq!(episodes.alarm("drift/model_v1", at("2013-03-04T06:00:00Z")), first);
+        episodes.quiet("drift/model_v1");
+        assert_eq!(episodes.alarm("drift/model_v1", at("2013-05-02T06:00:00Z")), "drift/model_v1/2013-05-02");
+    }
+
+    #[test]
+    fn episodes_of_earlier_models_and_other_kinds_do_not_mix() {
+        let mut episodes = Episodes::default();
+        episodes.alarm("drift/model_v1", at("2013-03-01T06:00:00Z"));
+        episodes.alarm("drift/model_v11", at("2013-03-02T06:00:00Z"));
+        episodes.quiet("performance/model_v11");
+        episodes.keep_only("model_v11");
+        assert_eq!(episodes.alarm("drift/model_v11", at("2013-03-09T06:00:00Z")), "drift/model_v11/2013-03-02");
+        assert_eq!(episodes.alarm("drift/model_v1", at("2013-03-09T06:00:00Z")), "drift/model_v1/2013-03-09");
+    }
 }

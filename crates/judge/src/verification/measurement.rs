@@ -6,8 +6,8 @@ use delayd_model::DriftReference;
 use delayd_model::admin::{LatencyHistogram, ReplicaReport, RequestCounts};
 use serde::{Deserialize, Serialize};
 
-use crate::monitoring::latency::quantile_ms;
-use crate::monitoring::stats::{Interval, normal_quantile, sorted_quantile};
+use crate::monitoring::service::quantile_ms;
+use crate::stats::{Interval, normal_quantile, sorted_quantile};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,7 +133,7 @@ impl Measurement {
 /// bracket it (normal approximation of the binomial).
 fn quantile_interval(sorted: &[f64], p: f64, confidence: f64) -> Option<Interval> {
     let n = sorted.len() as f64;
-    let half = normal_quantile(0.5 + confidence / 2.0) * (n * p * (1.0 - p)).sqrt();
+    let half = normal_quantile(confidence) * (n * p * (1.0 - p)).sqrt();
     let at = |rank: f64| sorted.get((rank.max(1.0) as usize).min(sorted.len()).checked_sub(1)?).copied();
     Some(Interval { low: at((n * p - half).floor())?, high: at((n * p + half).ceil() + 1.0)? })
 }
