@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, ensure};
 use delayd_features::{Encoded, FlightRow};
 use delayd_model::{DelayNet, Scratch};
-use delayd_train::forward::{TorchNet, TorchRows};
+use delayd_train::network::{TorchNet, TorchRows};
 
 use crate::model::Model;
 use crate::table::Figures;

@@ -25,7 +25,7 @@ use delayd_judge::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compa
 use delayd_ledger::{Alias, NewDecision, Run, RunState};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::bundles::download_bundle;
-use delayd_training_job::holdout::{Part, part_of};
+use delayd_training_job::policy::{Part, part_of};
 use delayd_training_job::{BundlePlace, TrainingJob, TrainingResult};
 use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
 

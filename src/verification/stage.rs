@@ -24,7 +24,7 @@ use delayd_outside::service::FlightQuestion;
 use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
 use delayd_outside::service::scrape::Scraper;
 use delayd_training_job::HoldoutSettings;
-use delayd_training_job::holdout::{Part, part_of};
+use delayd_training_job::policy::{Part, part_of};
 
 /// The stage's actor.
 pub type VerificationActor = StageActor<VerificationStage>;

@@ -8,10 +8,9 @@
 //! It does not judge folders that are nobody's common ground: who may write to those is up to whoever made them.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::unistd::geteuid;

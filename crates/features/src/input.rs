@@ -283,8 +283,9 @@ impl CategoryInput {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
+
+    use super::*;
 
     #[test]
     fn every_input_has_a_name_of_its_own_and_none_is_known_only_after_departure() {

@@ -4,14 +4,13 @@
 //! gives no deadline to the second head on a connection, nor to a body or an answer, and
 //! stops accepting anything while 256 clients are slow to finish a TLS handshake.
 
-use std::fmt;
 use std::future::{Future, Ready, ready};
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{fmt, io};
 
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol, Request, Response};

@@ -4,10 +4,10 @@
 //! The governor has no memory of its own: it is computed from the past cycles in
 //! the ledger, so a restart of the daemon can neither forget nor double it.
 
-use delayd_core::fault::broken_rules;
 use std::fmt;
 
 use chrono::{DateTime, Duration, Utc};
+use delayd_core::fault::broken_rules;
 use delayd_core::ids::CycleId;
 use serde::{Deserialize, Serialize};
 

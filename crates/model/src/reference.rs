@@ -2,10 +2,11 @@
 //! filled by live traffic. Counts add up across replicas and windows, so watching
 //! drift costs the same at ten requests or ten million.
 
+use std::collections::HashMap;
+
 use delayd_features::{CategoryInput, FeatureSpec, FlightRow, NumericInput, RawInputs};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 
 /// Bins of one number: `edges.len() + 1` bins, then one for "missing".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -303,8 +303,8 @@ mod tests {
     fn every_violation_of_every_flight_is_told_with_its_place() {
         let body = format!(
             r#"[{FLIGHT}, {{"carrier":"b6","flight_number":0,"origin":7,"scheduled_departure":"yesterday",
-                "scheduled_arrival":false,"distance_miles":-1,"colour":"red","context":{{"temperature_c":"warm",
-                "departure_hour_local":3,"sunspots":1,"humidity_pct":1e300}}}}, 5]"#
+        "scheduled_arrival":false,"distance_miles":-1,"colour":"red","context":{{"temperature_c":"warm",
+        "departure_hour_local":3,"sunspots":1,"humidity_pct":1e300}}}}, 5]"#
         );
         let expected = [
             "body.1.carrier string_pattern_mismatch",

@@ -1,10 +1,9 @@
 //! Everything that can go wrong between examples and a bundle.
 
+use delayd_core::error::ErrorKind;
 use delayd_features::SpecError;
 use delayd_model::{BundleError, NetError};
 use delayd_training_job::TrainingControl;
-
-use delayd_core::error::ErrorKind;
 use delayd_training_job::params::ParameterFaults;
 
 /// Why a training run ended without a model.

@@ -4,19 +4,17 @@
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use delayd_features::FitOptions;
-use delayd_model::{Bundle, Predictor};
-
-use super::TrainingError;
-use super::run::{TrainedModel, TrainingInput, train, train_trial};
 use delayd_core::ids::Digest;
 use delayd_data::{Example, TrainingSet};
+use delayd_features::FitOptions;
 use delayd_judge::evaluation::{EvaluationOptions, LookupTable, Majority, evaluate};
-use delayd_training_job::TrainingJob;
-use delayd_training_job::holdout::{Part, part_of};
-use delayd_training_job::sample_weights::sample_weights;
+use delayd_model::{Bundle, Predictor};
+use delayd_training_job::policy::{Part, part_of, sample_weights};
 use delayd_training_job::tune::{TrialRecord, TrialTask};
-use delayd_training_job::{TrainingControl, TuningParameters};
+use delayd_training_job::{TrainingControl, TrainingJob, TuningParameters};
+
+use crate::TrainingError;
+use crate::run::{TrainedModel, TrainingInput, train, train_trial};
 
 #[derive(Debug)]
 pub struct FinishedJob {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use delayd_features::FeatureSpec;
+use delayd_judge::evaluation::robustness::standard_normal;
 use delayd_model::{Architecture, Bundle};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +15,6 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::TrainingError;
-use delayd_judge::evaluation::robustness::standard_normal;
 
 /// Standard deviation of a fresh embedding.
 const EMBEDDING_STD: f32 = 0.1;

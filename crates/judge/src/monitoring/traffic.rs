@@ -4,10 +4,10 @@
 //! UTC: on the two changes of the clocks in a year the profile is one hour off,
 //! which the tolerance covers or an operator sees as one notice.
 
-use delayd_core::fault::{broken_rules, is_positive};
 use std::collections::VecDeque;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
+use delayd_core::fault::{broken_rules, is_positive};
 use serde::{Deserialize, Serialize};
 
 use crate::stats::{median, robust_deviation};
