@@ -7,7 +7,7 @@ use delayd_core::fault::broken_rules;
 use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
 use serde::{Deserialize, Serialize};
 
-use crate::governor::{GovernorPolicy, GovernorState, Permit, permit};
+use crate::governor::{GovernorPolicy, GovernorState, refusal};
 use crate::monitoring::drift::DriftStatus;
 use crate::monitoring::performance::PerformanceStatus;
 
@@ -296,10 +296,7 @@ fn obstacle(
     if let Some(why) = data_obstacle(trigger, &snapshot.data, policy, now) {
         return Some((why, None));
     }
-    match permit(&snapshot.governor, trigger, &policy.governor, now) {
-        Permit::Granted { .. } => None,
-        Permit::Refused { why, until } => Some((why, Some(until))),
-    }
+    refusal(&snapshot.governor, trigger, &policy.governor, now).map(|(until, why)| (why, Some(until)))
 }
 
 fn data_obstacle(trigger: Trigger, data: &DataFreshness, policy: &RetrainPolicy, now: DateTime<Utc>) -> Option<String> {

@@ -135,25 +135,11 @@ pub struct GovernorState {
     pub reset_at: Option<DateTime<Utc>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "permit")]
-pub enum Permit {
-    Granted {
-        /// Why nothing stands against it.
-        why: String,
-    },
-    Refused {
-        /// Which rule refuses, with its numbers.
-        why: String,
-        /// When it will no longer refuse, if nothing else changes.
-        until: DateTime<Utc>,
-    },
-}
-
-/// Whether a cycle may start for this trigger.
-pub fn permit(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, now: DateTime<Utc>) -> Permit {
+/// Until when, if nothing else changes, no cycle may start for this trigger, and which rule says so, with its numbers;
+/// `None` where one may start.
+pub fn refusal(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, now: DateTime<Utc>) -> Rule {
     if trigger == Trigger::Operator {
-        return Permit::Granted { why: "an operator asked for it: no cooldown applies".to_owned() };
+        return None;
     }
     let past = newest_first(state, now);
     let rules = [
@@ -161,11 +147,7 @@ pub fn permit(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, 
         if trigger == Trigger::FirstModel { None } else { cooldown(&past, state.reset_at, trigger, policy) },
         if trigger == Trigger::FirstModel { None } else { budget(&past, policy, now) },
     ];
-    let refusal = rules.into_iter().flatten().filter(|(until, _)| *until > now).max_by_key(|(until, _)| *until);
-    match refusal {
-        Some((until, why)) => Permit::Refused { why, until },
-        None => Permit::Granted { why: "cooldown, budget and backoff allow it".to_owned() },
-    }
+    rules.into_iter().flatten().filter(|(until, _)| *until > now).max_by_key(|(until, _)| *until)
 }
 
 /// Where the governor stands, for metrics and the status page.
@@ -207,8 +189,8 @@ fn fruitless(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>) -> usize {
     retrains.take_while(|cycle| cycle.outcome == CycleOutcome::NoGain).filter(counts).count()
 }
 
-/// A rule's end and its words.
-type Rule = Option<(DateTime<Utc>, String)>;
+/// When a rule ends, and its words.
+pub type Rule = Option<(DateTime<Utc>, String)>;
 
 fn failure_backoff(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>, policy: &GovernorPolicy) -> Rule {
     let counts = |cycle: &&&PastCycle| reset_at.is_none_or(|reset| cycle.ended_at > reset);
@@ -278,10 +260,8 @@ mod tests {
 
     /// The day from which the governor lets the trigger through.
     fn free_from(state: &GovernorState, trigger: Trigger, now: i64) -> i64 {
-        match permit(state, trigger, &GovernorPolicy::default(), day(now)) {
-            Permit::Granted { .. } => now,
-            Permit::Refused { until, .. } => (until - day(0)).num_days(),
-        }
+        refusal(state, trigger, &GovernorPolicy::default(), day(now))
+            .map_or(now, |(until, _)| (until - day(0)).num_days())
     }
 
     #[test]
@@ -311,13 +291,9 @@ mod tests {
         let policy = GovernorPolicy::default();
         let failed = |n: usize| GovernorState { reset_at: None, ..state(&vec![(0, Failed); n]) };
         for (failures, hours) in [(1, 6), (2, 12), (3, 24), (20, 168)] {
-            match permit(&failed(failures), Trigger::FirstModel, &policy, day(0)) {
-                Permit::Refused { until, why } => {
-                    assert_eq!(until, day(0) + Duration::hours(hours), "{failures} failures");
-                    assert!(why.contains("failed"), "{why}");
-                }
-                Permit::Granted { .. } => panic!("{failures} failures in a row were not held back"),
-            }
+            let (until, why) = refusal(&failed(failures), Trigger::FirstModel, &policy, day(0)).unwrap();
+            assert_eq!(until, day(0) + Duration::hours(hours), "{failures} failures");
+            assert!(why.contains("failed"), "{why}");
         }
     }
 

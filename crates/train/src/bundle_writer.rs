@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use chrono::Duration;
-use delayd_features::{Encoder, FeatureSpec, FlightRow, NumericInput, RawInputs};
+use delayd_features::{Encoder, FeatureSpec, FlightRow, RawInputs};
 use delayd_judge::evaluation::metrics::{Metrics, roc_auc};
-use delayd_judge::evaluation::robustness::{is_operations, is_weather};
+use delayd_judge::evaluation::robustness::Perturbation;
 use delayd_model::{Bundle, DriftReference, GoldenRow, ModelFile, PredictScratch, Predictor};
 use delayd_training_job::report::{EpochRecord, StartedFrom, TrainingControl, TrainingRecord, TrainingReport};
 use rand::SeedableRng;
@@ -32,9 +32,6 @@ const REFERENCE_ROWS: usize = 30_000;
 const PLAIN_GOLDEN_ROWS: usize = 11;
 /// Rows of the tail on which libtorch and the plain forward pass are compared.
 const CHECKED_ROWS: usize = 512;
-/// A carrier and airports that no data set knows.
-const UNKNOWN_CARRIER: &str = "??";
-const UNKNOWN_AIRPORT: &str = "???";
 
 pub(crate) struct Parts<'a> {
     pub(crate) input: &'a TrainingInput<'a>,
@@ -91,10 +88,10 @@ impl Parts<'_> {
         let plain = evenly_spaced(tail.len(), PLAIN_GOLDEN_ROWS).map(|n| self.row(tail[n]).clone());
         let mut rows: Vec<FlightRow> = plain.collect();
         let Some(usual) = rows.first().cloned() else { return Ok(Vec::new()) };
-        rows.push(FlightRow { carrier: UNKNOWN_CARRIER.to_owned(), ..usual.clone() });
-        rows.push(FlightRow { origin: UNKNOWN_AIRPORT.to_owned(), dest: UNKNOWN_AIRPORT.to_owned(), ..usual.clone() });
-        rows.push(without(&usual, is_weather));
-        rows.push(without(&usual, is_operations));
+        use Perturbation::{MissingOperations, MissingWeather, UnseenAirports, UnseenCarrier};
+        for fault in [UnseenCarrier, UnseenAirports, MissingWeather, MissingOperations] {
+            rows.extend(fault.apply(&[&usual], 0));
+        }
         let departure = usual.scheduled_departure;
         rows.push(FlightRow::scheduled(usual.carrier, usual.flight_number, usual.origin, usual.dest, departure));
         let encoded = EncodedRows::encode(self.encoder, &rows.iter().collect::<Vec<_>>(), self.device)?;
@@ -265,15 +262,6 @@ fn untimed(epoch: &EpochRecord) -> serde_json::Value {
         "validation_log_loss": epoch.validation_log_loss,
         "validation_roc_auc": epoch.validation_roc_auc,
     })
-}
-
-/// The row without some of its context.
-fn without(row: &FlightRow, unknown: impl Fn(NumericInput) -> bool) -> FlightRow {
-    let mut row = row.clone();
-    for input in NumericInput::ALL.iter().filter(|input| input.is_context() && unknown(**input)) {
-        row.set(*input, f32::NAN);
-    }
-    row
 }
 
 /// Rows it is measured on, at most.

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::params::{CheckedParameters, ParameterFault, ParameterFaults, TrainingParameters};
+use crate::params::{CheckedParameters, ParameterFaults, TrainingParameters};
 
 /// What each halving divides the trials by and multiplies the epochs with.
 const HALVING: usize = 3;
@@ -94,36 +94,24 @@ impl Default for TuningParameters {
 impl TuningParameters {
     /// Checks every value.
     pub fn check(&self) -> Result<(), ParameterFaults> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, key: &'static str, given: String, expected: &'static str| {
-            if !holds {
-                faults.push(ParameterFault { key, given, expected });
-            }
-        };
+        let mut faults = ParameterFaults::default();
         let ordered = |range: [f64; 2], lowest: f64| range[0] > lowest && range[0] <= range[1] && range[1].is_finite();
-        let space = &self.space;
-        let rate = space.learning_rate;
-        expect(self.trials <= 1000, "tuning.trials", self.trials.to_string(), "at most 1000 trials");
-        expect(self.first_epochs > 0, "tuning.first_epochs", self.first_epochs.to_string(), "at least 1 epoch");
-        expect(self.max_rows >= 100, "tuning.max_rows", self.max_rows.to_string(), "at least 100 rows");
-        expect(
-            ordered(rate, 0.0) && rate[1] <= 1.0,
-            "tuning.space.learning_rate",
-            format!("{rate:?}"),
-            "[low, high] above 0, at most 1",
-        );
-        let decay = space.weight_decay;
-        expect(ordered(decay, 0.0), "tuning.space.weight_decay", format!("{decay:?}"), "[low, high] above 0");
-        let dropout = space.dropout;
-        let holds = ordered(dropout, -f64::MIN_POSITIVE) && dropout[1] < 1.0;
-        expect(holds, "tuning.space.dropout", format!("{dropout:?}"), "[low, high] from 0 to below 1");
         let filled =
             |values: &[usize], lowest: usize| !values.is_empty() && values.iter().all(|value| *value >= lowest);
         let positive = "at least one value, each at least 1";
-        expect(filled(&space.hidden, 1), "tuning.space.hidden", format!("{:?}", space.hidden), positive);
-        expect(filled(&space.blocks, 0), "tuning.space.blocks", format!("{:?}", space.blocks), "at least one value");
-        expect(filled(&space.batch_size, 1), "tuning.space.batch_size", format!("{:?}", space.batch_size), positive);
-        if faults.is_empty() { Ok(()) } else { Err(ParameterFaults(faults)) }
+        let SearchSpace { learning_rate: rate, hidden, blocks, dropout, weight_decay: decay, batch_size } = &self.space;
+        faults.expect(self.trials <= 1000, "tuning.trials", self.trials, "at most 1000 trials");
+        faults.expect(self.first_epochs > 0, "tuning.first_epochs", self.first_epochs, "at least 1 epoch");
+        faults.expect(self.max_rows >= 100, "tuning.max_rows", self.max_rows, "at least 100 rows");
+        let holds = ordered(*rate, 0.0) && rate[1] <= 1.0;
+        faults.expect(holds, "tuning.space.learning_rate", rate, "[low, high] above 0, at most 1");
+        faults.expect(ordered(*decay, 0.0), "tuning.space.weight_decay", decay, "[low, high] above 0");
+        let holds = ordered(*dropout, -f64::MIN_POSITIVE) && dropout[1] < 1.0;
+        faults.expect(holds, "tuning.space.dropout", dropout, "[low, high] from 0 to below 1");
+        faults.expect(filled(hidden, 1), "tuning.space.hidden", hidden, positive);
+        faults.expect(filled(blocks, 0), "tuning.space.blocks", blocks, "at least one value");
+        faults.expect(filled(batch_size, 1), "tuning.space.batch_size", batch_size, positive);
+        faults.or(())
     }
 }
 

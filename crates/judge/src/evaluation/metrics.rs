@@ -98,11 +98,6 @@ pub fn roc_auc(scores: &[f32], labels: &[bool]) -> Option<f64> {
     Ranked::new(scores, labels).roc_auc(None)
 }
 
-/// Average precision; see [`Ranked::pr_auc`].
-pub fn pr_auc(scores: &[f32], labels: &[bool]) -> Option<f64> {
-    Ranked::new(scores, labels).pr_auc(None)
-}
-
 fn weighted_mean(rows: usize, weights: Option<&[u32]>, value: impl Fn(usize) -> f64) -> Option<f64> {
     let (mut sum, mut total) = (0.0, 0.0);
     for index in 0..rows {
@@ -276,9 +271,9 @@ mod tests {
     #[test]
     fn average_precision_agrees_with_the_hand_computed_value() {
         // 1/3·1 + 1/3·1 + 1/3·3/4
-        close(pr_auc(&SCORES, &LABELS), (1.0 + 1.0 + 0.75) / 3.0);
+        close(Ranked::new(&SCORES, &LABELS).pr_auc(None), (1.0 + 1.0 + 0.75) / 3.0);
         // All tied: the base rate.
-        close(pr_auc(&[0.5; 4], &[true, false, false, false]), 0.25);
+        close(Ranked::new(&[0.5; 4], &[true, false, false, false]).pr_auc(None), 0.25);
     }
 
     #[test]
@@ -332,7 +327,7 @@ mod tests {
         let labels: Vec<bool> = rows.iter().map(|i| LABELS[*i]).collect();
         let ranked = Ranked::new(&SCORES, &LABELS);
         close(ranked.roc_auc(Some(&weights)), roc_auc(&scores, &labels).unwrap());
-        close(ranked.pr_auc(Some(&weights)), pr_auc(&scores, &labels).unwrap());
+        close(ranked.pr_auc(Some(&weights)), Ranked::new(&scores, &labels).pr_auc(None).unwrap());
         close(log_loss(&SCORES, &LABELS, Some(&weights)), log_loss(&scores, &labels, None).unwrap());
         let counts = Confusion::at(&SCORES, &LABELS, 0.6, Some(&weights));
         assert_eq!(counts, Confusion::at(&scores, &labels, 0.6, None));

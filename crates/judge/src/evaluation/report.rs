@@ -16,7 +16,7 @@ use crate::evaluation::baselines::{LookupTable, Majority};
 use crate::evaluation::metrics::{Metrics, Ranked, log_loss};
 use crate::evaluation::robustness::{PerturbedMetrics, robustness};
 use crate::evaluation::score_rows;
-use crate::stats::{BlockBootstrap, Estimate, delong, percentile_interval, wilson};
+use crate::stats::{BlockBootstrap, Estimate, delong, percentile_interval, sorted_quantile, wilson};
 
 /// How much effort goes into an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -305,10 +305,7 @@ fn time_batches(predictor: &Predictor, rows: &[&FlightRow], batch: usize, calls:
 
 /// Quantiles by nearest rank of ascending values.
 fn quantiles(sorted: &[f64]) -> LatencyQuantiles {
-    let at = |share: f64| {
-        let rank = (sorted.len() as f64 * share).ceil() as usize;
-        sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
-    };
+    let at = |share: f64| sorted_quantile(sorted, share).unwrap_or(f64::NAN);
     LatencyQuantiles { calls: sorted.len() as u64, p50_us: at(0.5), p95_us: at(0.95), p99_us: at(0.99) }
 }
 

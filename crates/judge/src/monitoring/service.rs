@@ -177,7 +177,7 @@ impl LatencyPolicy {
 }
 
 /// A quantile in milliseconds, linear within its bucket; `None` without requests.
-pub fn quantile_ms(histogram: &LatencyHistogram, p: f64) -> Option<LatencyQuantile> {
+fn quantile_ms(histogram: &LatencyHistogram, p: f64) -> Option<LatencyQuantile> {
     let ms = histogram.quantile(p)? * 1_000.0;
     let beyond = histogram.counts.last().copied().unwrap_or(0) as f64;
     let total = histogram.count() as f64;
@@ -185,7 +185,7 @@ pub fn quantile_ms(histogram: &LatencyHistogram, p: f64) -> Option<LatencyQuanti
 }
 
 /// p50, p95 and p99; `None` without requests.
-pub fn summarise(histogram: &LatencyHistogram) -> Option<LatencySummary> {
+fn summarise(histogram: &LatencyHistogram) -> Option<LatencySummary> {
     Some(LatencySummary {
         requests: histogram.count(),
         p50: quantile_ms(histogram, 0.5)?,

@@ -6,7 +6,6 @@ use delayd_model::DriftReference;
 use delayd_model::admin::{LatencyHistogram, ReplicaReport, RequestCounts};
 use serde::{Deserialize, Serialize};
 
-use crate::monitoring::service::quantile_ms;
 use crate::stats::{Interval, normal_quantile, sorted_quantile};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,7 +113,7 @@ impl Measurement {
                 }
             };
         }
-        let quantile = |p| latency.as_ref().and_then(|sum| quantile_ms(sum, p)).map(|found| found.ms);
+        let quantile = |p| latency.as_ref().and_then(|sum| sum.quantile(p)).map(|secs| secs * 1_000.0);
         Self {
             source: MeasurementSource::LiveTraffic,
             requests: requests.total(),
