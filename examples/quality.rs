@@ -17,7 +17,7 @@ use chrono::{DateTime, Duration, TimeZone, Utc};
 use delayd_data::{Example, TimeZones, airports, assemble, formats, weather};
 use delayd_features::{Airport, FitOptions, FlightRow, HolidayCalendar};
 use delayd_judge::evaluation::Metrics;
-use delayd_judge::evaluation::score::score_rows;
+use delayd_judge::evaluation::score_rows;
 use delayd_model::{Bundle, Predictor};
 use delayd_train::{TrainingInput, train};
 use delayd_training_job::{TrainingControl, TrainingParameters};

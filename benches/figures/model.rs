@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use delayd_features::{Encoded, FlightRow};
-use delayd_judge::evaluation::latency;
+use delayd_judge::evaluation::report::measure_latency;
 use delayd_model::{Bundle, DelayNet, Predictor, Scratch};
 use delayd_train::TrainedModel;
-use delayd_train::forward::{TorchNet, TorchRows};
+use delayd_train::network::{TorchNet, TorchRows};
 
 use crate::table::Figures;
 use crate::table::median_seconds;
@@ -49,7 +49,7 @@ pub(crate) fn load_model(state: &Path, trained: Option<TrainedModel>) -> Result<
 }
 
 pub(crate) fn prediction_latency(figures: &mut Figures, model: &Model, rows: &[&FlightRow]) -> Result<()> {
-    let report = latency::measure(&model.predictor, rows, 50_000).context("there are no rows")?;
+    let report = measure_latency(&model.predictor, rows, 50_000).context("there are no rows")?;
     for batch in &report.batches {
         let name = |quantile: &str| match batch.batch {
             1 => format!("prediction of one row, {quantile}"),

@@ -32,7 +32,7 @@ pub struct SignalBrief {
     pub kind: SignalKind,
     /// How much the model uses it, 0 to 1 (0 for the score).
     pub importance: f64,
-    /// Its effect size, see [`delayd_judge::monitoring::bins::Distances::excess_psi`].
+    /// Its effect size, see [`delayd_judge::monitoring::skew::Distances::excess_psi`].
     pub excess_psi: f64,
     /// Whether this window exceeds the thresholds.
     pub exceeded: bool,
@@ -72,8 +72,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use delayd_judge::monitoring::bins::Distances;
-    use delayd_judge::monitoring::drift_policy::DriftPolicy;
+    use delayd_judge::monitoring::settings::DriftPolicy;
+    use delayd_judge::monitoring::skew::Distances;
 
     fn signal(input: &str, kind: SignalKind, excess_psi: f64) -> FeatureDrift {
         FeatureDrift {

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use delayd_core::ids::ModelVersion;
 use delayd_judge::monitoring::drift::WindowSummary;
-use delayd_judge::monitoring::episodes::Episodes;
 use delayd_judge::monitoring::performance::{PerformanceSummary, one_a_day};
 use delayd_judge::monitoring::settings::MonitoringSettings;
 use delayd_judge::monitoring::skew::TrainServeLook;
 use delayd_judge::monitoring::traffic::TrafficProfile;
+use delayd_judge::monitoring::window::Episodes;
 use delayd_judge::monitoring::window::WindowBook;
 
 /// The monitor's memory.

@@ -19,7 +19,7 @@ use delayd_core::ids::{CycleId, ModelVersion};
 use delayd_data::Example;
 use delayd_judge::evaluation::LookupTable;
 use delayd_judge::evaluation::report::threshold_for_alert_share;
-use delayd_judge::evaluation::score::score_rows;
+use delayd_judge::evaluation::score_rows;
 use delayd_judge::monitoring::drift::{DriftReport, DriftStatus};
 use delayd_ledger::{self as ledger, Alias, CycleOutcome, CycleReason, Ledger, LedgerError, Page};
 

@@ -20,7 +20,7 @@ use actix::{Actor, ActorContext, Arbiter, AsyncContext, Context};
 
 use super::actor_ref::ActorRef;
 use super::heartbeat::Heartbeat;
-use delayd_core::panics::panic_message;
+use delayd_core::failure::panic_message;
 
 /// Makes a fresh actor, given its heartbeat and the address that stays good; runs on the actor's own thread.
 pub(super) type Factory<A> = Arc<dyn Fn(Heartbeat, ActorRef<A>) -> A + Send + Sync>;

@@ -18,15 +18,14 @@ use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{Digest, ModelVersion, RunId};
 use delayd_data::TrainingSet;
-use delayd_judge::evaluation::latency::LatencyReport;
-use delayd_judge::evaluation::report::block_of;
+use delayd_judge::evaluation::report::{LatencyReport, block_of, measure_latency};
 use delayd_judge::evaluation::robustness::robustness;
-use delayd_judge::evaluation::score::score_rows;
-use delayd_judge::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compare, latency};
+use delayd_judge::evaluation::score_rows;
+use delayd_judge::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compare};
 use delayd_ledger::{Alias, NewDecision, Run, RunState};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::bundles::download_bundle;
-use delayd_training_job::holdout::{Part, part_of};
+use delayd_training_job::policy::{Part, part_of};
 use delayd_training_job::{BundlePlace, TrainingJob, TrainingResult};
 use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
 
@@ -424,7 +423,7 @@ fn scored(
         .into_iter()
         .filter_map(|found| Some((found.perturbation.name().to_owned(), found.roc_auc?)))
         .collect();
-    let measured = latency::measure(&predictor, &sampled, LATENCY_CALLS);
+    let measured = measure_latency(&predictor, &sampled, LATENCY_CALLS);
     let scored = Scored {
         name: name.to_owned(),
         scores: score_rows(&predictor, rows),

@@ -17,14 +17,14 @@ use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ports::ReplicaState;
 use delayd_data::Example;
-use delayd_judge::verification::verify::{VerificationInputs, VerificationReport, verify};
+use delayd_judge::verification::{VerificationInputs, VerificationReport, verify};
 use delayd_ledger::{DeploymentState, VerificationRecord};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::service::FlightQuestion;
 use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
 use delayd_outside::service::scrape::Scraper;
 use delayd_training_job::HoldoutSettings;
-use delayd_training_job::holdout::{Part, part_of};
+use delayd_training_job::policy::{Part, part_of};
 
 /// The stage's actor.
 pub type VerificationActor = StageActor<VerificationStage>;

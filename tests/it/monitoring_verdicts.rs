@@ -9,7 +9,7 @@ use delayd_features::{
 use delayd_judge::monitoring::drift::{
     CountedFlight, DriftStatus, DriftWindow, SCORE, WindowSummary, count_flights, evaluate,
 };
-use delayd_judge::monitoring::drift_policy::DriftPolicy;
+use delayd_judge::monitoring::settings::DriftPolicy;
 use delayd_judge::monitoring::performance::{
     PerformanceInputs, PerformancePolicy, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline,
     evaluate as evaluate_performance,
@@ -241,7 +241,9 @@ fn a_million_flights_and_twenty_inputs_are_counted_and_judged_within_a_second() 
         .collect();
     let started = Instant::now();
     let sketch = count_flights(&reference, &flights).unwrap();
-    let report = evaluate(&reference, &DriftWindow::from_sum(end(), sketch), &[], &DriftPolicy::default()).unwrap();
+    let report =
+        evaluate(&reference, &DriftWindow { ended_at: end(), sketch, days: Vec::new() }, &[], &DriftPolicy::default())
+            .unwrap();
     let took = started.elapsed();
     assert_eq!((report.rows, report.features.len(), report.status), (1_000_000, 20, DriftStatus::Stable));
     // The claim is one second on two free cores; a loaded test machine gets three.

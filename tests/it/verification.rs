@@ -8,7 +8,7 @@ use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Replica, ReplicaState};
 use delayd_judge::monitoring::window::WindowBook;
 use delayd_judge::verification::measurement::{Measurement, MeasurementSource, ProbeAnswer, ProbeResult};
-use delayd_judge::verification::verify::{
+use delayd_judge::verification::{
     CheckOutcome, Verdict, VerificationInputs, VerificationPolicy, VerificationReport, verify,
 };
 use delayd_model::admin::{LatencyHistogram, ReplicaPhase, ReplicaReport, RequestCounts};

@@ -13,13 +13,11 @@ pub fn tell_commit(commit: Option<&'static str>) {
 }
 
 /// The commit that the program was built of, `-dirty` where its sources differed from it.
-#[must_use]
 pub fn commit() -> Option<&'static str> {
     COMMIT.get().copied()
 }
 
 /// `0.1.0 (0123456789ab)`, as `--version` has it.
-#[must_use]
 pub fn version() -> String {
     let version = env!("CARGO_PKG_VERSION");
     commit().map_or_else(|| version.to_owned(), |commit| format!("{version} ({commit})"))

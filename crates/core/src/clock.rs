@@ -6,11 +6,9 @@ use chrono::{DateTime, Utc};
 
 /// Tells what time it is: the system's clock, or the replay's.
 pub trait Clock: Send + Sync + std::fmt::Debug {
-    /// The present moment.
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// The clock of the machine.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
@@ -27,7 +25,6 @@ pub struct ReplayClock(AtomicI64);
 
 impl ReplayClock {
     /// A clock that shows `start`.
-    #[must_use]
     pub fn starting_at(start: DateTime<Utc>) -> Self {
         Self(AtomicI64::new(start.timestamp_micros()))
     }

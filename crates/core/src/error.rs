@@ -31,19 +31,15 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Whether the same call may succeed later without anybody changing anything.
-    #[must_use]
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Unavailable | Self::Timeout | Self::Exhausted | Self::Conflict | Self::Interrupted)
     }
 
     /// Whether an outside system is away: that passes, and is worth waiting for.
-    #[must_use]
     pub fn is_outage(self) -> bool {
         self == Self::Unavailable
     }
 
-    /// The kind that an I/O error stands for.
-    #[must_use]
     pub fn of_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind as Io;
         match error.kind() {
@@ -79,7 +75,6 @@ impl PortError {
         Self { kind, action: action.into(), message: message.into(), source: None }
     }
 
-    /// A failure of the file system or the network.
     pub fn io(action: impl Into<String>, error: std::io::Error) -> Self {
         Self {
             kind: ErrorKind::of_io(&error),
@@ -89,27 +84,20 @@ impl PortError {
         }
     }
 
-    /// What went wrong, without what was tried.
-    #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What sort of failure this is.
-    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// Whether to try again later.
-    #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.kind.is_retryable()
     }
 }
 
 /// An error with all its causes in one line, outermost first.
-#[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

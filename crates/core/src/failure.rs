@@ -3,23 +3,18 @@
 use crate::error::{ErrorKind, PortError, chain};
 use crate::spans::spawn_blocking;
 
-/// Why a step did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct StepFailure {
-    /// What sort of failure, and so whether trying again may help.
     pub kind: ErrorKind,
-    /// The whole chain of causes in one line.
     pub message: String,
 }
 
 impl StepFailure {
-    /// A failure in our own words.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// A failure from an error of a stage.
     pub fn of(kind: ErrorKind, error: &(dyn std::error::Error + 'static)) -> Self {
         Self { kind, message: chain(error) }
     }
@@ -32,11 +27,17 @@ impl From<PortError> for StepFailure {
 }
 
 /// Runs blocking work (SQLite, Polars, libtorch, hashing, files) off an actor's thread.
-///
-/// # Errors
-/// When the work panicked.
 pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StepFailure> {
     spawn_blocking(work)
         .await
         .map_err(|error| StepFailure::new(ErrorKind::Internal, format!("blocking work did not finish: {error}")))
+}
+
+/// The text of a panic, from what `catch_unwind` or a thread's join answers.
+pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".to_owned())
 }

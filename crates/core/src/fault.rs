@@ -2,14 +2,10 @@
 
 use std::fmt;
 
-/// One value that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The key, `section.key`.
     pub key: String,
-    /// What was found.
     pub found: String,
-    /// What was expected.
     pub expected: String,
 }
 
@@ -17,4 +13,14 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is {}; expected {}", self.key, self.found, self.expected)
     }
+}
+
+/// The rules of a configuration section that its values break.
+pub fn broken_rules(section: &str, rules: &[(bool, &str)]) -> Vec<String> {
+    rules.iter().filter(|(holds, _)| !holds).map(|(_, rule)| format!("{section}: {rule}")).collect()
+}
+
+/// Finite, and above 0.
+pub fn is_positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
 }

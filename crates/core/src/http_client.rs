@@ -35,18 +35,12 @@ impl Default for HttpClientSettings {
 impl HttpClientSettings {
     /// A client for `action`'s system, which goes through the environment's proxy
     /// (`HTTPS_PROXY`, `NO_PROXY`) where there is one.
-    ///
-    /// # Errors
-    /// When the authority's file cannot be read or holds no certificate.
     pub fn client(&self, action: &str) -> Result<reqwest::Client, PortError> {
         self.builder(action)?.build().map_err(|error| transport_error(action, error))
     }
 
     /// [`HttpClientSettings::client`] that follows no redirects: a message that is
     /// posted would be lost on the way (a redirected POST becomes a GET).
-    ///
-    /// # Errors
-    /// As for [`HttpClientSettings::client`].
     pub fn posting_client(&self, action: &str) -> Result<reqwest::Client, PortError> {
         let builder = self.builder(action)?.redirect(reqwest::redirect::Policy::none());
         builder.build().map_err(|error| transport_error(action, error))
@@ -94,8 +88,6 @@ fn authorities(action: &str, path: &Path) -> Result<Vec<reqwest::Certificate>, P
 }
 
 /// Reads a body of at most `limit_bytes`: an answer without end must not fill the memory. `action` goes into the error.
-///
-/// # Errors
 /// `Invalid` when it is larger; otherwise what cut it off.
 pub async fn read_limited(
     mut response: reqwest::Response,
@@ -125,7 +117,6 @@ pub async fn read_beginning(mut response: reqwest::Response) -> Vec<u8> {
 }
 
 /// A call that got no answer.
-#[must_use]
 pub fn transport_error(action: &str, error: reqwest::Error) -> PortError {
     let kind = if error.is_timeout() {
         ErrorKind::Timeout
@@ -138,7 +129,6 @@ pub fn transport_error(action: &str, error: reqwest::Error) -> PortError {
 }
 
 /// What an HTTP status stands for.
-#[must_use]
 pub fn kind_of_status(status: u16) -> ErrorKind {
     match status {
         401 | 403 | 407 => ErrorKind::Denied,
@@ -152,7 +142,6 @@ pub fn kind_of_status(status: u16) -> ErrorKind {
 }
 
 /// An answer that is a refusal: its status, and the beginning of what it says.
-#[must_use]
 pub fn refusal(action: &str, status: reqwest::StatusCode, body: &[u8]) -> PortError {
     let text: String = String::from_utf8_lossy(body).chars().take(EXCERPT_CHARS).collect();
     let said = if text.trim().is_empty() { String::new() } else { format!(": {}", text.trim()) };
@@ -160,7 +149,6 @@ pub fn refusal(action: &str, status: reqwest::StatusCode, body: &[u8]) -> PortEr
 }
 
 /// How long the other side asks to be left alone (`Retry-After`, in seconds).
-#[must_use]
 pub fn retry_after(response: &reqwest::Response) -> Option<Duration> {
     let value = response.headers().get(reqwest::header::RETRY_AFTER)?;
     value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)

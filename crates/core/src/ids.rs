@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not a {expected}")]
 pub struct InvalidId {
-    /// The text that was given.
     pub given: String,
-    /// What was expected, with an example.
     pub expected: &'static str,
 }
 
@@ -73,46 +71,14 @@ macro_rules! sequence_id {
     };
 }
 
-sequence_id!(
-    /// One pass of the loop, from ingest to approval: `cycle_1`, `cycle_2`, …
-    CycleId,
-    "cycle_"
-);
-sequence_id!(
-    /// One registered model: `model_v1`, `model_v2`, …
-    ModelVersion,
-    "model_v"
-);
-sequence_id!(
-    /// One training run with its trials: `run_1`, …
-    RunId,
-    "run_"
-);
-sequence_id!(
-    /// One release of a model to the cluster: `deployment_1`, …
-    DeploymentId,
-    "deployment_"
-);
-sequence_id!(
-    /// One recorded decision, explained by `delayd why`: `decision_1`, …
-    DecisionId,
-    "decision_"
-);
-sequence_id!(
-    /// One evaluation of drift: `drift_1`, …
-    DriftReportId,
-    "drift_"
-);
-sequence_id!(
-    /// One alert in the outbox: `alert_1`, …
-    AlertId,
-    "alert_"
-);
-sequence_id!(
-    /// One silence that an administrator asked for: `silence_1`, …
-    SilenceId,
-    "silence_"
-);
+sequence_id!(CycleId, "cycle_");
+sequence_id!(ModelVersion, "model_v");
+sequence_id!(RunId, "run_");
+sequence_id!(DeploymentId, "deployment_");
+sequence_id!(DecisionId, "decision_");
+sequence_id!(DriftReportId, "drift_");
+sequence_id!(AlertId, "alert_");
+sequence_id!(SilenceId, "silence_");
 
 /// A SHA-256 digest in the OCI spelling, `sha256:<64 hex digits>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -120,34 +86,27 @@ sequence_id!(
 pub struct Digest(String);
 
 impl Digest {
-    /// The digest of some bytes.
-    #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         use sha2::Digest as _;
         Self(format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes))))
     }
 
     /// The digest of what was fed to a hasher, for content too large for memory.
-    #[must_use]
     pub fn from_sha256(hasher: sha2::Sha256) -> Self {
         use sha2::Digest as _;
         Self(format!("sha256:{}", hex::encode(hasher.finalize())))
     }
 
     /// The 64 hex digits, without the algorithm.
-    #[must_use]
     pub fn hex(&self) -> &str {
         &self.0["sha256:".len()..]
     }
 
     /// The first twelve hex digits, for people.
-    #[must_use]
     pub fn short(&self) -> &str {
         &self.hex()[..12]
     }
 
-    /// The whole text, `sha256:…`.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -194,7 +153,6 @@ pub struct TraceId([u8; 16]);
 impl TraceId {
     /// The trace of something that is named once and for all: the first 16 bytes of
     /// the SHA-256 of its name.
-    #[must_use]
     pub fn of(name: &str) -> Self {
         use sha2::Digest as _;
         let digest = sha2::Sha256::digest(name.as_bytes());
@@ -205,14 +163,12 @@ impl TraceId {
 
     /// The value of a `traceparent` header for what is asked on behalf of `part` of
     /// this trace, which says that the trace is recorded.
-    #[must_use]
     pub fn traceparent(&self, part: &str) -> String {
         let span = Self::of(&format!("{self}/{part}"));
         format!("00-{self}-{}-01", hex::encode(&span.0[..8]))
     }
 
     /// The trace that a `traceparent` names; `None` where it is not in W3C's form.
-    #[must_use]
     pub fn of_traceparent(header: &str) -> Option<Self> {
         let mut parts = header.trim().split('-');
         let (version, trace) = (parts.next()?, parts.next()?);

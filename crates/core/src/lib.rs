@@ -12,7 +12,6 @@ pub mod fault;
 pub mod http_client;
 pub mod ids;
 pub mod own_folder;
-pub mod panics;
 pub mod ports;
 pub mod secret;
 pub mod spans;

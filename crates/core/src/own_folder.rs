@@ -8,10 +8,9 @@
 //! It does not judge folders that are nobody's common ground: who may write to those is up to whoever made them.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use nix::errno::Errno;
 use nix::unistd::geteuid;
@@ -30,9 +29,6 @@ pub fn system_temporary() -> PathBuf {
 }
 
 /// Makes a folder of a random name in `parent` that only we can enter. It is removed when it is dropped.
-///
-/// # Errors
-/// `parent` may be another user's trap, or nothing can be made in it.
 pub fn temporary(parent: &Path, prefix: &str) -> io::Result<TempDir> {
     check(parent)?;
     // Without a mode of its own it would get what the umask leaves.
@@ -41,8 +37,6 @@ pub fn temporary(parent: &Path, prefix: &str) -> io::Result<TempDir> {
 
 /// Refuses `path` where another user may have put it, or something on the way to it, into a folder that anybody may
 /// write to. What is not there yet is fine. Answers the path without symbolic links, as far as it is there.
-///
-/// # Errors
 /// `PermissionDenied`, with what is wrong and what to do; or the file system's own.
 pub fn check(path: &Path) -> io::Result<PathBuf> {
     let us = geteuid().as_raw();
@@ -83,9 +77,6 @@ pub fn check(path: &Path) -> io::Result<PathBuf> {
 
 /// Makes `path` and what is missing above it, and refuses it as [`check`] does, or where it is itself the common
 /// ground of all users.
-///
-/// # Errors
-/// As for [`check`].
 pub fn create(path: &Path) -> io::Result<()> {
     check(path)?;
     fs::create_dir_all(path)?;
@@ -99,8 +90,6 @@ pub fn create(path: &Path) -> io::Result<()> {
 }
 
 /// Makes `path`, where nothing may be yet, and what is missing above it.
-///
-/// # Errors
 /// `AlreadyExists`, also for a symbolic link that leads nowhere; or the file system's own.
 pub fn create_new(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {

@@ -23,21 +23,15 @@ use crate::error::{ErrorKind, PortError};
 pub struct Secret(String);
 
 impl Secret {
-    /// From its configured form.
     pub fn new(configured: impl Into<String>) -> Self {
         Self(configured.into())
     }
 
-    /// Whether anything is configured.
-    #[must_use]
     pub fn is_set(&self) -> bool {
         !self.0.is_empty()
     }
 
     /// The secret itself. `action` goes into the error.
-    ///
-    /// # Errors
-    /// When the place named holds none; the error names the place.
     pub fn reveal(&self, action: &str) -> Result<String, PortError> {
         let denied = |message: String| PortError::new(ErrorKind::Denied, action, message);
         match self.place() {
@@ -54,13 +48,11 @@ impl Secret {
     }
 
     /// As it stands in the configuration: to hand it on to a process of our own, never to show it.
-    #[must_use]
     pub fn as_configured(&self) -> &str {
         &self.0
     }
 
     /// The secret, where the configuration holds it itself.
-    #[must_use]
     pub fn written_here(&self) -> Option<&str> {
         matches!(self.place(), Place::Here).then_some(self.0.as_str())
     }

@@ -5,14 +5,10 @@ use tracing::Span;
 
 use crate::ids::TraceId;
 
-/// The span of a cycle's step.
-#[must_use]
 pub fn step_span(step: &'static str) -> Span {
     tracing::error_span!("step", step)
 }
 
-/// The span of a step being taken back.
-#[must_use]
 pub fn undo_span(step: &'static str) -> Span {
     tracing::error_span!("undo", step, undo = true)
 }
@@ -21,7 +17,6 @@ pub fn undo_span(step: &'static str) -> Span {
 pub const TRACEPARENT: &str = "TRACEPARENT";
 
 /// The span of a worker of another process, in the trace that its environment names.
-#[must_use]
 pub fn worker_span(job: &str) -> Span {
     let trace = std::env::var(TRACEPARENT).ok().and_then(|header| TraceId::of_traceparent(&header));
     match trace {

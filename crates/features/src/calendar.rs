@@ -31,13 +31,11 @@ pub struct HolidayCalendar {
 
 impl HolidayCalendar {
     /// The US federal holidays and nothing else.
-    #[must_use]
     pub fn us_federal() -> Self {
         Self { us_federal: true, extra: BTreeMap::new() }
     }
 
     /// The holiday that a day is, if it is one.
-    #[must_use]
     pub fn name_of(&self, day: NaiveDate) -> Option<String> {
         if let Some(name) = self.extra.get(&day) {
             return Some(name.clone());
@@ -49,7 +47,6 @@ impl HolidayCalendar {
     }
 
     /// Every holiday from the first day of `from` to the last of `until` (years, inclusive).
-    #[must_use]
     pub fn days(&self, from: i32, until: i32) -> BTreeMap<NaiveDate, String> {
         let mut days = self.extra.clone();
         if self.us_federal {
@@ -61,7 +58,6 @@ impl HolidayCalendar {
     }
 
     /// How a day lies against a set of holidays made by [`HolidayCalendar::days`].
-    #[must_use]
     pub fn kind_of(days: &BTreeMap<NaiveDate, String>, day: NaiveDate) -> DayKind {
         let at = |offset: i64| {
             let other = if offset < 0 {
@@ -79,7 +75,6 @@ impl HolidayCalendar {
 /// The US federal holidays of a year (5 U.S.C. § 6103), on the weekday on which
 /// they are observed: a Saturday's on the Friday before, a Sunday's on the
 /// Monday after. Juneteenth counts from 2021.
-#[must_use]
 pub fn us_federal_holidays(year: i32) -> Vec<(NaiveDate, &'static str)> {
     let fixed = |month, day, name| NaiveDate::from_ymd_opt(year, month, day).map(|date| (observed(date), name));
     let nth = |month, weekday, n, name| {

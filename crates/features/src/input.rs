@@ -32,7 +32,6 @@ pub enum Transform {
 
 impl Transform {
     /// Applies the transform.
-    #[must_use]
     pub fn apply(self, value: f32) -> f32 {
         match self {
             Self::Identity => value,
@@ -55,28 +54,22 @@ macro_rules! numeric_inputs {
             pub const COUNT: usize = Self::ALL.len();
 
             /// The name in specs, requests and metrics.
-            #[must_use]
             pub fn name(self) -> &'static str { match self { $(Self::$variant => $name),+ } }
 
             /// What the number is, with its unit.
-            #[must_use]
             pub fn doc(self) -> &'static str { match self { $(Self::$variant => concat!($($doc),+)),+ } }
 
             /// When it is known.
-            #[must_use]
             pub fn known_when(self) -> KnownWhen { match self { $(Self::$variant => KnownWhen::$known),+ } }
 
             /// How it is bent before standardising.
-            #[must_use]
             pub fn transform(self) -> Transform { match self { $(Self::$variant => Transform::$transform),+ } }
 
             /// Whether the caller supplies it (weather, operations); the others
             /// are computed from the schedule.
-            #[must_use]
             pub fn is_context(self) -> bool { match self { $(Self::$variant => $context),+ } }
 
             /// The input of that name.
-            #[must_use]
             pub fn from_name(name: &str) -> Option<Self> {
                 static BY_NAME: LazyLock<HashMap<&'static str, NumericInput>> =
                     LazyLock::new(|| NumericInput::ALL.iter().map(|input| (input.name(), *input)).collect());
@@ -271,7 +264,6 @@ impl CategoryInput {
         &[Self::Carrier, Self::Origin, Self::Dest, Self::Route, Self::DepartureHour, Self::Weekday];
 
     /// The name in specs and metrics.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Carrier => "carrier",
@@ -284,7 +276,6 @@ impl CategoryInput {
     }
 
     /// The category of that name.
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|input| input.name() == name)
     }
@@ -292,8 +283,9 @@ impl CategoryInput {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
+
+    use super::*;
 
     #[test]
     fn every_input_has_a_name_of_its_own_and_none_is_known_only_after_departure() {

@@ -10,22 +10,14 @@
 //! that the small static service can link it.
 
 mod calendar;
-mod encoder;
-mod error;
 mod input;
-mod raw_inputs;
 mod row;
 mod spec;
-mod weather;
 
 pub use calendar::{DayKind, HolidayCalendar, us_federal_holidays};
-pub use encoder::{Encoded, Encoder};
-pub use error::SpecError;
 pub use input::{CategoryInput, KnownWhen, NumericInput, Transform};
-pub use raw_inputs::RawInputs;
-pub use row::{Airport, FlightRow, great_circle_miles};
-pub use spec::{CategoryFeature, FeatureSpec, FitOptions, NumericFeature, SpecDifference};
-pub use weather::severity;
+pub use row::{Airport, FlightRow, RawInputs, great_circle_miles, severity};
+pub use spec::{CategoryFeature, Encoded, Encoder, FeatureSpec, FitOptions, NumericFeature, SpecDifference, SpecError};
 
 #[cfg(test)]
 mod tests;

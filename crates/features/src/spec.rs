@@ -6,17 +6,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::calendar::HolidayCalendar;
-use crate::error::SpecError;
 use crate::input::{CategoryInput, KnownWhen, NumericInput, Transform};
-use crate::raw_inputs::{RawInputs, Tables};
-use crate::row::{Airport, FlightRow};
+use crate::row::{Airport, FlightRow, RawInputs, Tables};
 
 /// One encoded category: its vocabulary, in index order from 1. Index 0 is the
 /// bucket for values that were not seen often enough in training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CategoryFeature {
-    /// Which category.
     pub input: CategoryInput,
     /// The values that have an index of their own, sorted.
     pub vocabulary: Vec<String>,
@@ -27,13 +24,10 @@ pub struct CategoryFeature {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumericFeature {
-    /// Name of the input.
     pub input: String,
     /// How it is bent first.
     pub transform: Transform,
-    /// Mean after the transform.
     pub mean: f32,
-    /// Standard deviation after the transform.
     pub std: f32,
     /// Whether a 0/1 column for "missing" follows the number.
     pub missing_indicator: bool,
@@ -43,7 +37,6 @@ pub struct NumericFeature {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureSpec {
-    /// Format of this structure.
     pub format: u32,
     /// Minutes before the scheduled departure at which the delay is predicted.
     pub horizon_minutes: u32,
@@ -53,16 +46,13 @@ pub struct FeatureSpec {
     pub numerics: Vec<NumericFeature>,
     /// Airports that were known at the fit.
     pub airports: BTreeMap<String, Airport>,
-    /// Holidays.
     pub holidays: HolidayCalendar,
 }
 
 /// Choices of a fit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FitOptions {
-    /// Which categories.
     pub categories: Vec<CategoryInput>,
-    /// Which numbers, by name.
     pub numerics: Vec<String>,
     /// A value must occur this often to have an index of its own.
     pub min_category_rows: usize,
@@ -84,13 +74,9 @@ impl Default for FitOptions {
 /// How a spec differs from an earlier one.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpecDifference {
-    /// Values that are new, by category.
     pub added_values: BTreeMap<String, Vec<String>>,
-    /// Values that are gone, by category.
     pub removed_values: BTreeMap<String, Vec<String>>,
-    /// Numbers that are new.
     pub added_numerics: Vec<String>,
-    /// Numbers that are gone.
     pub removed_numerics: Vec<String>,
     /// Shift of each number's mean in old standard deviations, where over 0.1.
     pub mean_shift: BTreeMap<String, f32>,
@@ -104,10 +90,6 @@ impl FeatureSpec {
     pub const FORMAT: u32 = 1;
 
     /// Learns vocabularies, means and deviations from rows.
-    ///
-    /// # Errors
-    /// When there are no rows, an input's name is unknown, or an airport's time
-    /// zone is.
     pub fn fit(
         rows: &[FlightRow],
         airports: &BTreeMap<String, Airport>,
@@ -158,28 +140,21 @@ impl FeatureSpec {
     }
 
     /// The spec's identity: SHA-256 of its canonical JSON, in hex.
-    #[must_use]
     pub fn hash(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         hex::encode(Sha256::digest(json))
     }
 
     /// Width of the numeric part of an encoded row, indicators included.
-    #[must_use]
     pub fn numeric_width(&self) -> usize {
         self.numerics.iter().map(|feature| 1 + usize::from(feature.missing_indicator)).sum()
     }
 
     /// How many indexes each category has, the unseen bucket included.
-    #[must_use]
     pub fn cardinalities(&self) -> Vec<usize> {
         self.categories.iter().map(|feature| feature.vocabulary.len() + 1).collect()
     }
 
-    /// Refuses a spec that names what becomes known only after the prediction.
-    ///
-    /// # Errors
-    /// Names the first input that is unknown to this build.
     pub fn check(&self) -> Result<(), SpecError> {
         if self.format != Self::FORMAT {
             return Err(SpecError::Format { found: self.format, expected: Self::FORMAT });
@@ -194,8 +169,6 @@ impl FeatureSpec {
         Ok(())
     }
 
-    /// What changed since `earlier`.
-    #[must_use]
     pub fn difference_from(&self, earlier: &Self) -> SpecDifference {
         let mut difference = SpecDifference::default();
         for feature in &self.categories {
@@ -266,4 +239,100 @@ impl Moments {
     fn missing_share(&self) -> f64 {
         self.missing as f64 / (self.missing + self.present).max(1) as f64
     }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoded {
+    /// One index per category; 0 is the unseen bucket.
+    pub categories: Vec<u32>,
+    /// Standardised numbers, each followed by its missing indicator where it has one.
+    pub numerics: Vec<f32>,
+}
+
+/// A spec made ready for use.
+#[derive(Debug, Clone)]
+pub struct Encoder {
+    spec: FeatureSpec,
+    tables: Tables,
+    categories: Vec<(CategoryInput, HashMap<String, u32>)>,
+    numerics: Vec<NumericInput>,
+}
+
+impl Encoder {
+    /// Compiles a spec.
+    pub fn new(spec: FeatureSpec) -> Result<Self, SpecError> {
+        spec.check()?;
+        let tables = Tables::new(&spec.airports, &spec.holidays)?;
+        let categories = spec
+            .categories
+            .iter()
+            .map(|feature| {
+                let indexes = feature.vocabulary.iter().cloned().zip(1..).collect();
+                (feature.input, indexes)
+            })
+            .collect();
+        let numerics = spec.numerics.iter().map(|feature| input_named(&feature.input)).collect::<Result<_, _>>()?;
+        Ok(Self { spec, tables, categories, numerics })
+    }
+
+    pub fn spec(&self) -> &FeatureSpec {
+        &self.spec
+    }
+
+    /// Whether the airport was known at the fit.
+    pub fn knows_airport(&self, code: &str) -> bool {
+        self.tables.airports.contains_key(code)
+    }
+
+    /// Every input of a row, before encoding.
+    pub fn raw(&self, row: &FlightRow) -> RawInputs {
+        RawInputs::of(row, &self.tables)
+    }
+
+    /// Encodes a row into slices of `cardinalities().len()` and `numeric_width()` values.
+    pub fn encode_into(&self, row: &FlightRow, categories: &mut [u32], numerics: &mut [f32]) {
+        self.encode_raw_into(row, &self.raw(row), categories, numerics);
+    }
+
+    /// The same for a row whose raw inputs are at hand.
+    pub fn encode_raw_into(&self, row: &FlightRow, raw: &RawInputs, categories: &mut [u32], numerics: &mut [f32]) {
+        for (slot, (input, indexes)) in categories.iter_mut().zip(&self.categories) {
+            *slot = raw.with_category(row, *input, |value| indexes.get(value).copied().unwrap_or(0));
+        }
+        let mut slots = numerics.iter_mut();
+        for (feature, input) in self.spec.numerics.iter().zip(&self.numerics) {
+            let value = feature.transform.apply(raw.numeric(*input));
+            let missing = !value.is_finite();
+            let scaled = (value - feature.mean) / feature.std;
+            if let Some(slot) = slots.next() {
+                *slot = if missing { 0.0 } else { scaled.clamp(-STANDARDISED_LIMIT, STANDARDISED_LIMIT) };
+            }
+            if feature.missing_indicator
+                && let Some(slot) = slots.next()
+            {
+                *slot = f32::from(u8::from(missing));
+            }
+        }
+    }
+
+    pub fn encode(&self, row: &FlightRow) -> Encoded {
+        let mut encoded =
+            Encoded { categories: vec![0; self.categories.len()], numerics: vec![0.0; self.spec.numeric_width()] };
+        self.encode_into(row, &mut encoded.categories, &mut encoded.numerics);
+        encoded
+    }
+}
+
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum SpecError {
+    #[error("feature spec has format {found}; this build reads format {expected}")]
+    Format { found: u32, expected: u32 },
+    #[error("feature spec names the input `{0}`, which this build does not know")]
+    UnknownInput(String),
+    #[error("airport {airport} has the unknown time zone `{time_zone}`")]
+    UnknownTimeZone { airport: String, time_zone: String },
+    #[error("feature `{0}` has a standard deviation that is not a positive number")]
+    Scale(String),
+    #[error("cannot fit features on an empty training set")]
+    Empty,
 }

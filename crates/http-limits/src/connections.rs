@@ -20,8 +20,6 @@ pub enum Client {
 }
 
 impl Client {
-    /// The client at an address.
-    #[must_use]
     pub fn at(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(address) if !address.is_loopback() => {
@@ -33,7 +31,6 @@ impl Client {
     }
 }
 
-/// Why a connection was closed by a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum CloseReason {
@@ -48,11 +45,8 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Every reason.
     pub const ALL: [Self; 4] = [Self::ClientLimit, Self::TotalLimit, Self::SlowRequest, Self::SlowAnswer];
 
-    /// As a label of a metric.
-    #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::ClientLimit => "client_limit",
@@ -81,33 +75,25 @@ struct Open {
 }
 
 impl Connections {
-    /// None open yet.
-    #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self(Arc::new(Inner { limits, open: Mutex::default(), closed: Default::default() }))
     }
 
-    /// The limits that are kept.
-    #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.0.limits
     }
 
-    /// How many are open.
-    #[must_use]
     pub fn open(&self) -> usize {
         self.lock().total
     }
 
     /// How many were closed for a reason since the start.
-    #[must_use]
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.0.closed[reason as usize].load(Ordering::Relaxed)
     }
 
     /// Room for one more connection of a client, until the slot is dropped; `None`, and
     /// counted, where a limit is reached.
-    #[must_use]
     pub fn admit(&self, client: Client) -> Option<Slot> {
         let mut open = self.lock();
         let held = open.by_client.get(&client).copied().unwrap_or(0);

@@ -10,19 +10,15 @@
 //! It deliberately does not limit how often somebody asks, does not read what is sent,
 //! and knows neither routes nor roles.
 
-mod alarm;
 mod connections;
 mod limits;
-mod open_files;
 mod progress;
-mod request;
 mod server;
 mod stream;
 
 pub use actix_server::{Server, ServerBuilder};
 pub use connections::{Client, CloseReason, Connections, Slot};
-pub use limits::Limits;
-pub use open_files::raise_open_file_limit;
-pub use request::{arrived_late, receive_in_time};
+pub use limits::{Limits, raise_open_file_limit};
+pub use progress::{arrived_late, receive_in_time};
 pub use server::{Guard, Socket, http_service, plain};
 pub use stream::LimitedStream;

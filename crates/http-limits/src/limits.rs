@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Descriptors left for everything that is no client's connection: listeners, event
 /// queues of the workers, logs, the ledger, outgoing requests.
 const RESERVED_DESCRIPTORS: usize = 128;
 
-/// The limits of one listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Time for a whole request, head and body, from its first byte on; for the first
@@ -39,11 +40,39 @@ impl Default for Limits {
 impl Limits {
     /// The limits that a process with so many descriptors can keep: connections stay below
     /// them, and no client alone can hold more than half of the connections.
-    #[must_use]
     pub fn within(self, descriptors: usize) -> Self {
         let connections = self.connections.min(descriptors.saturating_sub(RESERVED_DESCRIPTORS)).max(2);
         Self { connections, connections_per_client: self.connections_per_client.min(connections / 2), ..self }
     }
+}
+
+/// Asked for where the hard limit is infinite: the usual `fs.nr_open`, above which the kernel refuses.
+const LARGEST_LIMIT: u64 = 1 << 20;
+
+/// Raises the soft limit of open files (`RLIMIT_NOFILE`) to the hard one, and answers the
+/// limit that is in force then. Processes that are started later inherit it. The soft limit
+/// is low for the sake of programs that use `select(2)`; none of ours does.
+pub fn raise_open_file_limit() -> usize {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = before.maximum.unwrap_or(LARGEST_LIMIT);
+    let current = match before.current {
+        Some(current) if current < wanted => {
+            match setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: before.maximum }) {
+                Ok(()) => wanted,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        limit = current,
+                        "the limit of open files stays as it is; raise it where the process is started"
+                    );
+                    current
+                }
+            }
+        }
+        Some(current) => current,
+        None => LARGEST_LIMIT,
+    };
+    usize::try_from(current).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -61,5 +90,14 @@ mod tests {
             let limits = Limits::default().within(descriptors);
             assert_eq!((limits.connections, limits.connections_per_client), (connections, per_client), "{why}");
         }
+    }
+
+    #[test]
+    fn the_soft_limit_is_raised_to_the_hard_one() {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: hard }).unwrap();
+        let raised = raise_open_file_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, Some(raised as u64));
+        assert_eq!(raised as u64, hard.unwrap_or(LARGEST_LIMIT));
     }
 }

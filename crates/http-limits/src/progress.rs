@@ -5,23 +5,35 @@
 //! closes nothing itself.
 
 use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use actix_http::error::PayloadError;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
+use actix_web::middleware::Next;
+use actix_web::web::Bytes;
+use actix_web::{Error, HttpMessage, HttpRequest};
+use futures_core::Stream;
 use tokio::time::Instant;
+
+use crate::stream::Alarm;
 
 /// A late body is answered by its handler; the stream closes the connection only so long after.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
 /// What each received byte adds to the deadline: a second for a MB.
 const TIME_PER_BYTE: Duration = Duration::from_micros(1);
 
-/// What is being received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Nothing: the connection is idle, or its request is being answered.
     Nothing,
     /// A fresh connection's first byte.
     FirstByte,
-    /// The head of a request.
     Head,
     /// The body, which its handler reads.
     Body,
@@ -29,7 +41,6 @@ pub(crate) enum Phase {
     UnreadBody,
 }
 
-/// The request on one connection.
 #[derive(Debug)]
 pub(crate) struct RequestProgress {
     allowed: Duration,
@@ -42,7 +53,6 @@ pub(crate) struct RequestProgress {
 }
 
 impl RequestProgress {
-    /// A connection that was just made.
     pub(crate) fn new(allowed: Duration, now: Instant) -> Self {
         Self {
             allowed,
@@ -54,7 +64,6 @@ impl RequestProgress {
         }
     }
 
-    /// So many bytes were read.
     pub(crate) fn read(&self, bytes: usize, now: Instant) {
         match self.phase.get() {
             Phase::Nothing if self.handling.get() => self.read_ahead.set(true),
@@ -82,17 +91,14 @@ impl RequestProgress {
         }
     }
 
-    /// The body is whole.
     pub(crate) fn body_received(&self) {
         self.end();
     }
 
-    /// The handler reads no more of the body.
     pub(crate) fn body_left_unread(&self) {
         self.phase.set(Phase::UnreadBody);
     }
 
-    /// The handler has answered.
     pub(crate) fn handled(&self, now: Instant) {
         self.handling.set(false);
         if self.read_ahead.take() && self.phase.get() == Phase::Nothing {
@@ -104,7 +110,6 @@ impl RequestProgress {
         self.phase.get()
     }
 
-    /// How long a request may take.
     pub(crate) fn allowed(&self) -> Duration {
         self.allowed
     }
@@ -114,18 +119,15 @@ impl RequestProgress {
         self.until.get()
     }
 
-    /// When the connection is to be closed.
     pub(crate) fn close_at(&self) -> Option<Instant> {
         let grace = if self.phase.get() == Phase::Body { ANSWER_GRACE } else { Duration::ZERO };
         self.until.get().map(|until| until + grace)
     }
 
-    /// Notes that the request came too late.
     pub(crate) fn give_up(&self) {
         self.late.set(true);
     }
 
-    /// Whether a request came too late.
     pub(crate) fn is_late(&self) -> bool {
         self.late.get()
     }
@@ -138,6 +140,91 @@ impl RequestProgress {
     fn end(&self) {
         self.phase.set(Phase::Nothing);
         self.until.set(None);
+    }
+}
+
+/// Middleware around every application behind [`http_service`](crate::http_service), outside of
+/// whatever may answer by itself, because it notes that a request has arrived: a body
+/// that does not arrive in time ends with an error for whoever reads it, who answers 408
+/// ([`arrived_late`]), and the connection is closed after the answer.
+pub async fn receive_in_time<B: MessageBody>(
+    mut request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let Some(progress) = request.conn_data::<Rc<RequestProgress>>().cloned() else {
+        return next.call(request).await;
+    };
+    let payload = request.take_payload();
+    let has_body = !matches!(payload, Payload::None);
+    progress.head_received(has_body, Instant::now());
+    if has_body {
+        let body = TimelyBody { payload, progress: Rc::clone(&progress), alarm: Alarm::default(), whole: false };
+        request.set_payload(Payload::Stream { payload: Box::pin(body) });
+    }
+    let handled = Handled(Rc::clone(&progress));
+    let mut response = next.call(request).await?;
+    drop(handled);
+    if progress.is_late() {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
+}
+
+/// How long the request's body was waited for, where it did not arrive whole in that time.
+pub fn arrived_late(request: &HttpRequest) -> Option<Duration> {
+    let progress = request.conn_data::<Rc<RequestProgress>>()?;
+    progress.is_late().then(|| progress.allowed())
+}
+
+/// Notes the end of the handling, also of one that is given up.
+struct Handled(Rc<RequestProgress>);
+
+impl Drop for Handled {
+    fn drop(&mut self) {
+        self.0.handled(Instant::now());
+    }
+}
+
+/// A body that fails when its time is over.
+struct TimelyBody {
+    payload: Payload,
+    progress: Rc<RequestProgress>,
+    alarm: Alarm,
+    whole: bool,
+}
+
+impl Stream for TimelyBody {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.payload).poll_next(context) {
+            Poll::Ready(None) => {
+                this.whole = true;
+                this.progress.body_received();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.progress.until() {
+                Some(until) if this.alarm.is_due(until, context) => this.late(),
+                _ => Poll::Pending,
+            },
+            chunk => chunk,
+        }
+    }
+}
+
+impl TimelyBody {
+    fn late(&self) -> Poll<Option<Result<Bytes, PayloadError>>> {
+        self.progress.give_up();
+        Poll::Ready(Some(Err(PayloadError::Io(io::ErrorKind::TimedOut.into()))))
+    }
+}
+
+impl Drop for TimelyBody {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.progress.body_left_unread();
+        }
     }
 }
 

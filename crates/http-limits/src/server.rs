@@ -4,14 +4,13 @@
 //! gives no deadline to the second head on a connection, nor to a body or an answer, and
 //! stops accepting anything while 256 clients are slow to finish a TLS handshake.
 
-use std::fmt;
 use std::future::{Future, Ready, ready};
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::{fmt, io};
 
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol, Request, Response};
@@ -44,7 +43,6 @@ pub struct Guard {
 impl Guard {
     /// Limits for the listeners of the server that `builder` makes; a client may keep an idle
     /// connection for `keep_alive`.
-    #[must_use]
     pub fn new(connections: Connections, keep_alive: Duration, builder: &ServerBuilder) -> Self {
         Self { connections, keep_alive, shutdown: builder.graceful_shutdown_signal() }
     }
@@ -52,7 +50,6 @@ impl Guard {
 
 /// What connections are accepted as.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Who is at the other end.
     fn client(&self) -> Client;
     /// The other end's address, where it has one.
     fn address(&self) -> Option<SocketAddr>;

@@ -3,51 +3,41 @@
 //! snapshot it was taken from, and `delayd why` shows both.
 
 use chrono::{DateTime, Utc};
+use delayd_core::fault::broken_rules;
+use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
 use serde::{Deserialize, Serialize};
 
-pub use super::governor::Trigger;
-use super::governor::{GovernorPolicy, GovernorState, Permit, permit};
+use crate::governor::{GovernorPolicy, GovernorState, refusal};
 use crate::monitoring::drift::DriftStatus;
 use crate::monitoring::performance::PerformanceStatus;
-use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
 
-/// The live model.
+pub use crate::governor::Trigger;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LiveModel {
-    /// Which.
     pub version: ModelVersion,
     /// End of the data it learnt from: its age counts from there.
     pub trained_until: DateTime<Utc>,
 }
 
-/// What the last drift report says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriftFinding {
-    /// Which report.
     pub report: DriftReportId,
     /// The model whose reference it was measured against.
     pub model: ModelVersion,
-    /// End of its window.
     pub ended_at: DateTime<Utc>,
-    /// Its verdict.
     pub status: DriftStatus,
-    /// Its reason.
     pub reason: String,
 }
 
-/// What the last performance report says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerformanceFinding {
-    /// The model it judges.
     pub model: ModelVersion,
-    /// When.
     pub at: DateTime<Utc>,
-    /// Its verdict.
     pub status: PerformanceStatus,
-    /// Its reason.
     pub reason: String,
 }
 
@@ -75,29 +65,21 @@ pub struct OperatorWord {
     pub at: DateTime<Utc>,
 }
 
-/// Everything the decision is taken from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
-    /// The live model, if any.
     pub live: Option<LiveModel>,
-    /// The cycle under way, if any.
     pub running: Option<CycleId>,
     /// Set while automatic cycles are paused.
     pub paused: Option<OperatorWord>,
     /// A cycle asked for by a person and not begun yet.
     pub requested: Option<OperatorWord>,
-    /// The last drift report.
     pub drift: Option<DriftFinding>,
-    /// The last performance report.
     pub performance: Option<PerformanceFinding>,
-    /// What there is to learn from.
     pub data: DataFreshness,
-    /// Past cycles.
     pub governor: GovernorState,
 }
 
-/// When to retrain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetrainPolicy {
@@ -131,16 +113,18 @@ impl Default for RetrainPolicy {
 
 impl RetrainPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let checks = [
-            (self.max_model_age_days != Some(0), "max_model_age_days must be above 0, or left out for never"),
-            (self.max_finding_age_hours > 0, "max_finding_age_hours must be above 0"),
-            (self.max_data_age_hours > 0, "max_data_age_hours must be above 0"),
-            (self.minimum_first_examples > 0, "minimum_first_examples must be above 0"),
-        ];
-        let own = checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("retrain: {text}"));
-        own.chain(self.governor.faults()).collect()
+        let mut faults = broken_rules(
+            "retrain",
+            &[
+                (self.max_model_age_days != Some(0), "max_model_age_days must be above 0, or left out for never"),
+                (self.max_finding_age_hours > 0, "max_finding_age_hours must be above 0"),
+                (self.max_data_age_hours > 0, "max_data_age_hours must be above 0"),
+                (self.minimum_first_examples > 0, "minimum_first_examples must be above 0"),
+            ],
+        );
+        faults.extend(self.governor.faults());
+        faults
     }
 }
 
@@ -148,7 +132,6 @@ impl RetrainPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CycleReason {
-    /// What asked for it.
     pub trigger: Trigger,
     /// One sentence, with the numbers.
     pub text: String,
@@ -156,35 +139,27 @@ pub struct CycleReason {
     pub drift_report: Option<DriftReportId>,
 }
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
 pub enum Action {
-    /// Start a cycle.
     StartCycle {
-        /// Why.
         reason: CycleReason,
     },
     /// Do nothing.
     Hold {
-        /// Why.
         why: String,
         /// When the answer may change by time alone, where that is known.
         until: Option<DateTime<Utc>>,
     },
 }
 
-/// One alternative that was considered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alternative {
-    /// What would have asked for a cycle.
     pub trigger: Trigger,
-    /// Whether it did.
     pub fired: bool,
     /// Whether the cycle starts for it.
     pub taken: bool,
-    /// Why, or why not.
     pub why: String,
 }
 
@@ -192,11 +167,8 @@ pub struct Alternative {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
-    /// When.
     pub at: DateTime<Utc>,
-    /// What to do.
     pub action: Action,
-    /// Every trigger, in the order considered.
     pub alternatives: Vec<Alternative>,
 }
 
@@ -208,8 +180,6 @@ struct Signal {
     drift_report: Option<DriftReportId>,
 }
 
-/// Decides.
-#[must_use]
 pub fn decide(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> Decision {
     let mut alternatives = Vec::with_capacity(Trigger::ALL.len());
     let mut reason: Option<CycleReason> = None;
@@ -326,10 +296,7 @@ fn obstacle(
     if let Some(why) = data_obstacle(trigger, &snapshot.data, policy, now) {
         return Some((why, None));
     }
-    match permit(&snapshot.governor, trigger, &policy.governor, now) {
-        Permit::Granted { .. } => None,
-        Permit::Refused { why, until } => Some((why, Some(until))),
-    }
+    refusal(&snapshot.governor, trigger, &policy.governor, now).map(|(until, why)| (why, Some(until)))
 }
 
 fn data_obstacle(trigger: Trigger, data: &DataFreshness, policy: &RetrainPolicy, now: DateTime<Utc>) -> Option<String> {

@@ -7,23 +7,19 @@
 use std::fmt;
 
 use chrono::{DateTime, Duration, Utc};
-use serde::{Deserialize, Serialize};
-
+use delayd_core::fault::broken_rules;
 use delayd_core::ids::CycleId;
+use serde::{Deserialize, Serialize};
 
 /// What can ask for a cycle, most pressing first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    /// Nothing is live yet.
     FirstModel,
-    /// Somebody asked.
     Operator,
     /// The live model has become worse.
     Performance,
-    /// The data have moved.
     Drift,
-    /// The live model is old.
     Schedule,
 }
 
@@ -44,7 +40,6 @@ impl fmt::Display for Trigger {
     }
 }
 
-/// How often the loop may retrain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GovernorPolicy {
@@ -85,50 +80,47 @@ impl Default for GovernorPolicy {
 
 impl GovernorPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let checks = [
-            (self.urgent_cooldown_days <= self.cooldown_days, "urgent_cooldown_days must not exceed cooldown_days"),
-            (self.retrains_per_30_days > 0, "retrains_per_30_days must be above 0, or nothing is ever retrained"),
-            (self.breaker_after > 0, "breaker_after must be above 0"),
-            (self.maximum_cooldown_days >= self.cooldown_days, "maximum_cooldown_days must not be under cooldown_days"),
-            (
-                self.failure_backoff_hours > 0,
-                "failure_backoff_hours must be above 0, or a failing cycle repeats at once",
-            ),
-            (
-                self.maximum_failure_backoff_hours >= self.failure_backoff_hours,
-                "maximum_failure_backoff_hours must not be under failure_backoff_hours",
-            ),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("governor: {text}")).collect()
+        broken_rules(
+            "governor",
+            &[
+                (self.urgent_cooldown_days <= self.cooldown_days, "urgent_cooldown_days must not exceed cooldown_days"),
+                (self.retrains_per_30_days > 0, "retrains_per_30_days must be above 0, or nothing is ever retrained"),
+                (self.breaker_after > 0, "breaker_after must be above 0"),
+                (
+                    self.maximum_cooldown_days >= self.cooldown_days,
+                    "maximum_cooldown_days must not be under cooldown_days",
+                ),
+                (
+                    self.failure_backoff_hours > 0,
+                    "failure_backoff_hours must be above 0, or a failing cycle repeats at once",
+                ),
+                (
+                    self.maximum_failure_backoff_hours >= self.failure_backoff_hours,
+                    "maximum_failure_backoff_hours must not be under failure_backoff_hours",
+                ),
+            ],
+        )
     }
 }
 
-/// What came of a cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CycleOutcome {
-    /// A new model went live.
     Promoted,
     /// A model was trained, and the gate, verification or an administrator kept
     /// it from going live: the retrain gained nothing.
     NoGain,
     /// It ended before there was a model to judge.
     Failed,
-    /// Somebody stopped it.
     Cancelled,
 }
 
-/// One finished cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PastCycle {
-    /// Which.
     pub cycle: CycleId,
-    /// When it ended.
     pub ended_at: DateTime<Utc>,
-    /// What came of it.
     pub outcome: CycleOutcome,
 }
 
@@ -143,29 +135,11 @@ pub struct GovernorState {
     pub reset_at: Option<DateTime<Utc>>,
 }
 
-/// The governor's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "permit")]
-pub enum Permit {
-    /// Go ahead.
-    Granted {
-        /// Why nothing stands against it.
-        why: String,
-    },
-    /// Not now.
-    Refused {
-        /// Which rule refuses, with its numbers.
-        why: String,
-        /// When it will no longer refuse, if nothing else changes.
-        until: DateTime<Utc>,
-    },
-}
-
-/// Whether a cycle may start for this trigger.
-#[must_use]
-pub fn permit(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, now: DateTime<Utc>) -> Permit {
+/// Until when, if nothing else changes, no cycle may start for this trigger, and which rule says so, with its numbers;
+/// `None` where one may start.
+pub fn refusal(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, now: DateTime<Utc>) -> Rule {
     if trigger == Trigger::Operator {
-        return Permit::Granted { why: "an operator asked for it: no cooldown applies".to_owned() };
+        return None;
     }
     let past = newest_first(state, now);
     let rules = [
@@ -173,11 +147,7 @@ pub fn permit(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy, 
         if trigger == Trigger::FirstModel { None } else { cooldown(&past, state.reset_at, trigger, policy) },
         if trigger == Trigger::FirstModel { None } else { budget(&past, policy, now) },
     ];
-    let refusal = rules.into_iter().flatten().filter(|(until, _)| *until > now).max_by_key(|(until, _)| *until);
-    match refusal {
-        Some((until, why)) => Permit::Refused { why, until },
-        None => Permit::Granted { why: "cooldown, budget and backoff allow it".to_owned() },
-    }
+    rules.into_iter().flatten().filter(|(until, _)| *until > now).max_by_key(|(until, _)| *until)
 }
 
 /// Where the governor stands, for metrics and the status page.
@@ -193,8 +163,6 @@ pub struct Standing {
     pub breaker_open: bool,
 }
 
-/// Where the governor stands at a moment.
-#[must_use]
 pub fn standing(state: &GovernorState, policy: &GovernorPolicy, now: DateTime<Utc>) -> Standing {
     let past = newest_first(state, now);
     let month = Duration::days(30);
@@ -221,8 +189,8 @@ fn fruitless(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>) -> usize {
     retrains.take_while(|cycle| cycle.outcome == CycleOutcome::NoGain).filter(counts).count()
 }
 
-/// A rule's end and its words.
-type Rule = Option<(DateTime<Utc>, String)>;
+/// When a rule ends, and its words.
+pub type Rule = Option<(DateTime<Utc>, String)>;
 
 fn failure_backoff(past: &[&PastCycle], reset_at: Option<DateTime<Utc>>, policy: &GovernorPolicy) -> Rule {
     let counts = |cycle: &&&PastCycle| reset_at.is_none_or(|reset| cycle.ended_at > reset);
@@ -273,8 +241,9 @@ fn doubled(base: u32, times: usize, limit: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use CycleOutcome::{Cancelled, Failed, NoGain, Promoted};
+
+    use super::*;
 
     fn day(n: i64) -> DateTime<Utc> {
         "2013-03-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap() + Duration::days(n)
@@ -291,10 +260,8 @@ mod tests {
 
     /// The day from which the governor lets the trigger through.
     fn free_from(state: &GovernorState, trigger: Trigger, now: i64) -> i64 {
-        match permit(state, trigger, &GovernorPolicy::default(), day(now)) {
-            Permit::Granted { .. } => now,
-            Permit::Refused { until, .. } => (until - day(0)).num_days(),
-        }
+        refusal(state, trigger, &GovernorPolicy::default(), day(now))
+            .map_or(now, |(until, _)| (until - day(0)).num_days())
     }
 
     #[test]
@@ -324,13 +291,9 @@ mod tests {
         let policy = GovernorPolicy::default();
         let failed = |n: usize| GovernorState { reset_at: None, ..state(&vec![(0, Failed); n]) };
         for (failures, hours) in [(1, 6), (2, 12), (3, 24), (20, 168)] {
-            match permit(&failed(failures), Trigger::FirstModel, &policy, day(0)) {
-                Permit::Refused { until, why } => {
-                    assert_eq!(until, day(0) + Duration::hours(hours), "{failures} failures");
-                    assert!(why.contains("failed"), "{why}");
-                }
-                Permit::Granted { .. } => panic!("{failures} failures in a row were not held back"),
-            }
+            let (until, why) = refusal(&failed(failures), Trigger::FirstModel, &policy, day(0)).unwrap();
+            assert_eq!(until, day(0) + Duration::hours(hours), "{failures} failures");
+            assert!(why.contains("failed"), "{why}");
         }
     }
 

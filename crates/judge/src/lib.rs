@@ -7,4 +7,5 @@ pub mod decide;
 pub mod evaluation;
 pub mod governor;
 pub mod monitoring;
+pub mod stats;
 pub mod verification;

@@ -350,7 +350,7 @@ fn caught<T>(
     f: impl FnOnce(&mut Connection) -> Result<T, LedgerError>,
 ) -> Result<T, LedgerError> {
     catch_unwind(AssertUnwindSafe(|| f(connection))).unwrap_or_else(|payload| {
-        let message = delayd_core::panics::panic_message(payload.as_ref());
+        let message = delayd_core::failure::panic_message(payload.as_ref());
         Err(LedgerError::Panicked { what, message })
     })
 }

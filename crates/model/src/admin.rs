@@ -18,7 +18,6 @@ use crate::reference::{Sketch, SketchError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplicaPhase {
-    /// Answers requests.
     Ready,
     /// Was told to stop and finishes its last requests: counts may still grow.
     Draining,
@@ -30,7 +29,6 @@ pub enum ReplicaPhase {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestCounts {
-    /// Answered with 2xx.
     pub ok: u64,
     /// Answered with 4xx: the caller's fault.
     pub client_errors: u64,
@@ -39,13 +37,10 @@ pub struct RequestCounts {
 }
 
 impl RequestCounts {
-    /// All of them.
-    #[must_use]
     pub fn total(&self) -> u64 {
         self.ok + self.client_errors + self.server_errors
     }
 
-    /// Adds another replica's counts.
     pub fn merge(&mut self, other: &Self) {
         self.ok += other.ok;
         self.client_errors += other.client_errors;
@@ -60,7 +55,6 @@ impl RequestCounts {
     }
 }
 
-/// Durations in fixed buckets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyHistogram {
@@ -68,7 +62,6 @@ pub struct LatencyHistogram {
     pub bounds_secs: Vec<f64>,
     /// Durations per bucket (not cumulative), the last for what is over all bounds.
     pub counts: Vec<u64>,
-    /// Sum of all durations in seconds.
     pub sum_secs: f64,
 }
 
@@ -85,7 +78,6 @@ impl LatencyHistogram {
         0.1, 0.25, 0.5, 1.0, 2.5,
     ];
 
-    /// Counts one duration.
     pub fn observe(&mut self, secs: f64) {
         let bucket = self.bounds_secs.partition_point(|bound| *bound < secs);
         if let Some(count) = self.counts.get_mut(bucket) {
@@ -94,8 +86,6 @@ impl LatencyHistogram {
         }
     }
 
-    /// How many durations were counted.
-    #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -103,7 +93,6 @@ impl LatencyHistogram {
     /// The duration in seconds below which the share `q` (0 to 1) lies, linear
     /// within the bucket as Prometheus' `histogram_quantile`; `None` where
     /// nothing was counted. What is over all bounds counts as the last bound.
-    #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let total = self.count();
         if total == 0 {
@@ -123,9 +112,6 @@ impl LatencyHistogram {
     }
 
     /// Adds another histogram of the same buckets.
-    ///
-    /// # Errors
-    /// When the buckets are not the same.
     pub fn merge(&mut self, other: &Self) -> Result<(), BucketsDiffer> {
         self.combine(other, u64::saturating_add)?;
         self.sum_secs += other.sum_secs;
@@ -133,9 +119,6 @@ impl LatencyHistogram {
     }
 
     /// Takes an earlier state of the same histogram away.
-    ///
-    /// # Errors
-    /// When the buckets are not the same.
     pub fn subtract(&mut self, earlier: &Self) -> Result<(), BucketsDiffer> {
         self.combine(earlier, u64::saturating_sub)?;
         self.sum_secs = (self.sum_secs - earlier.sum_secs).max(0.0);
@@ -155,19 +138,15 @@ impl LatencyHistogram {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("latency histogram has the bounds {found:?}, not {expected:?}; the replicas are of different builds")]
 pub struct BucketsDiffer {
-    /// Bounds found.
     pub found: Vec<f64>,
-    /// Bounds expected.
     pub expected: Vec<f64>,
 }
 
 /// Two reports that do not add up.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum ReportError {
-    /// Their sketches are of different references.
     #[error("reports of different models do not add up")]
     Sketch(#[from] SketchError),
-    /// Their histograms have different buckets.
     #[error("reports of different builds do not add up")]
     Latency(#[from] BucketsDiffer),
 }
@@ -175,22 +154,16 @@ pub enum ReportError {
 /// `GET /admin/v1/sketch`: everything one replica has counted since it started.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaReport {
-    /// The replica's name.
     pub replica: String,
-    /// The model it serves.
     pub model_version: String,
-    /// Digest of its bundle.
     pub bundle: String,
-    /// Hash of its feature spec.
     pub feature_hash: String,
     /// Where it is in its life.
     pub phase: ReplicaPhase,
     /// When it started; another value under the same name is another process,
     /// whose counts began at zero.
     pub started_at: DateTime<Utc>,
-    /// When this was written.
     pub reported_at: DateTime<Utc>,
-    /// Prediction requests.
     pub requests: RequestCounts,
     /// Requests being answered now on the public address.
     pub in_flight: u64,
@@ -208,8 +181,6 @@ pub struct ReplicaReport {
 
 impl ReplicaReport {
     /// Takes an earlier report of the same process away: what came in between.
-    ///
-    /// # Errors
     /// When the two are not of the same model or build; `self` is unchanged then.
     pub fn subtract(&mut self, earlier: &Self) -> Result<(), ReportError> {
         let mut latency = self.latency.clone();
@@ -224,33 +195,23 @@ impl ReplicaReport {
     }
 }
 
-/// One prediction that was served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServedPrediction {
     /// Ascending from 1, without gaps, per replica process.
     pub seq: u64,
-    /// When the request was answered.
     pub received_at: DateTime<Utc>,
-    /// Carrier.
     pub carrier: String,
-    /// Flight number.
     pub flight_number: u32,
-    /// Origin.
     pub origin: String,
-    /// Destination.
     pub dest: String,
-    /// Scheduled departure.
     pub scheduled_departure: DateTime<Utc>,
-    /// Calibrated probability of delay.
     pub score: f32,
-    /// The model that said so.
     pub model_version: String,
 }
 
 /// `GET /admin/v1/predictions?after=SEQ&limit=N`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PredictionPage {
-    /// The replica's name.
     pub replica: String,
     /// As in [`ReplicaReport::started_at`]: sequence numbers begin anew with it.
     pub started_at: DateTime<Utc>,
@@ -262,7 +223,6 @@ pub struct PredictionPage {
     pub next_after: u64,
     /// Predictions after `after` that were overwritten before they were fetched.
     pub lost: u64,
-    /// Whether there are more already.
     pub more: bool,
 }
 

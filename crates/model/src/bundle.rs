@@ -6,14 +6,14 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use delayd_features::{FeatureSpec, SpecError};
+use chrono::{DateTime, Utc};
+use delayd_features::{FeatureSpec, FlightRow, NumericInput, SpecError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::calibration::Calibration;
-use crate::golden::{GoldenError, GoldenRow};
 use crate::net::{Architecture, NetError};
+use crate::predictor::Calibration;
 use crate::reference::DriftReference;
 
 const MANIFEST: &str = "manifest.json";
@@ -26,69 +26,30 @@ const METRICS: &str = "metrics.json";
 const TRAINING: &str = "training.json";
 const CARD: &str = "MODEL_CARD.md";
 
-/// Why a bundle cannot be written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// The file system refused.
     #[error("bundle file {path}: {source}")]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What it said.
-        source: std::io::Error,
-    },
-    /// A file is not what the manifest says.
+    Io { path: PathBuf, source: std::io::Error },
     #[error(
         "bundle file {file} is damaged: its SHA-256 is {found}, the manifest says {expected}; restore the bundle from the registry"
     )]
-    Damaged {
-        /// Which file.
-        file: String,
-        /// Digest found.
-        found: String,
-        /// Digest expected.
-        expected: String,
-    },
-    /// A file the manifest must list is not listed.
+    Damaged { file: String, found: String, expected: String },
     #[error("bundle manifest does not list {0}")]
     Unlisted(String),
-    /// A file cannot be understood.
     #[error("bundle file {file} cannot be read: {source}")]
-    Json {
-        /// Which file.
-        file: String,
-        /// What is wrong with it, with line and column.
-        source: serde_json::Error,
-    },
-    /// The bundle is of another format.
+    Json { file: String, source: serde_json::Error },
     #[error("bundle has format {found}; this build reads format {expected}")]
-    Format {
-        /// What the manifest says.
-        found: u32,
-        /// What this build reads.
-        expected: u32,
-    },
-    /// The feature spec is not the one the manifest names.
+    Format { found: u32, expected: u32 },
     #[error("bundle's feature spec hashes to {found}, the manifest says {expected}")]
-    FeatureHash {
-        /// Hash found.
-        found: String,
-        /// Hash expected.
-        expected: String,
-    },
-    /// The manifest lists a file that does not lie in the bundle's own folder.
+    FeatureHash { found: String, expected: String },
     #[error("bundle manifest lists `{0}`, which is not a plain file name")]
     FileName(String),
-    /// Feature spec and network, or the numbers beside them, do not belong together.
     #[error("bundle's parts do not belong together: {0}")]
     Mismatch(String),
-    /// The spec cannot be used.
     #[error("bundle's feature spec cannot be used")]
     Spec(#[from] SpecError),
-    /// The weights cannot be used.
     #[error("bundle's weights cannot be used")]
     Net(#[from] NetError),
-    /// A golden row does not come out.
     #[error("bundle fails its golden rows")]
     Golden(#[from] GoldenError),
 }
@@ -97,7 +58,6 @@ pub enum BundleError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelFile {
-    /// The network's shape.
     pub architecture: Architecture,
     /// Logit to probability.
     pub calibration: Calibration,
@@ -105,25 +65,19 @@ pub struct ModelFile {
     pub threshold: f32,
 }
 
-/// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Format of the bundle.
     pub format: u32,
-    /// Hash of the feature spec.
     pub feature_hash: String,
     /// SHA-256 in hex and length of every file.
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// One file of the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// SHA-256 in hex.
     pub sha256: String,
-    /// Length in bytes.
     pub size_bytes: u64,
 }
 
@@ -134,7 +88,6 @@ pub struct Bundle {
     pub features: FeatureSpec,
     /// Architecture, calibration, threshold.
     pub model: ModelFile,
-    /// The safetensors file.
     pub weights: Vec<u8>,
     /// What the training set looked like, for drift.
     pub reference: DriftReference,
@@ -144,7 +97,6 @@ pub struct Bundle {
     pub metrics: serde_json::Value,
     /// Parameters, seed, commit, device, library versions.
     pub training: serde_json::Value,
-    /// For people.
     pub card: String,
 }
 
@@ -178,17 +130,12 @@ impl Bundle {
     }
 
     /// The bundle's digest, `sha256:…`, of its manifest.
-    ///
-    /// # Errors
-    /// When a part cannot be written as JSON.
     pub fn digest(&self) -> Result<String, BundleError> {
         Ok(digest_of(&manifest_bytes(&self.manifest_of(&self.files()?))?))
     }
 
     /// Writes the bundle to `dir`, which must not exist yet: all of it or nothing.
     /// Answers the digest.
-    ///
-    /// # Errors
     /// When the file system refuses; nothing is left behind at `dir` then.
     pub fn write_to(&self, dir: &Path) -> Result<String, BundleError> {
         let files = self.files()?;
@@ -216,9 +163,6 @@ impl Bundle {
 
     /// Reads a bundle and verifies every file against the manifest. Answers the
     /// bundle and its digest.
-    ///
-    /// # Errors
-    /// When a file is missing, damaged, of another format or unreadable.
     pub fn read_from(dir: &Path) -> Result<(Self, String), BundleError> {
         let manifest_bytes = read(&dir.join(MANIFEST))?;
         let manifest: Manifest = parse(MANIFEST, &manifest_bytes)?;
@@ -289,4 +233,66 @@ fn sync_dir(dir: &Path) -> Result<(), BundleError> {
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
     let mut file = fs::File::create(path).map_err(|source| io(path, source))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| io(path, source))
+}
+
+/// A flight and the probability that training computed for it in libtorch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenRow {
+    pub carrier: String,
+    pub flight_number: u32,
+    pub origin: String,
+    pub dest: String,
+    pub scheduled_departure: DateTime<Utc>,
+    pub scheduled_arrival: Option<DateTime<Utc>>,
+    pub distance_miles: Option<f32>,
+    /// Known context numbers by name.
+    pub context: BTreeMap<String, f32>,
+    pub score: f32,
+}
+
+/// A golden row that does not come out.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum GoldenError {
+    #[error("golden row {index} ({flight}) scores {found:.6}, training computed {expected:.6} (tolerance {tolerance})")]
+    Differs { index: usize, flight: String, found: f32, expected: f32, tolerance: f32 },
+    #[error("golden row {index} names the unknown input `{name}`")]
+    UnknownInput { index: usize, name: String },
+}
+
+impl GoldenRow {
+    pub const TOLERANCE: f32 = 1e-3;
+
+    pub fn record(row: &FlightRow, score: f32) -> Self {
+        let known = NumericInput::ALL.iter().filter(|input| input.is_context() && row.get(**input).is_finite());
+        Self {
+            carrier: row.carrier.clone(),
+            flight_number: row.flight_number,
+            origin: row.origin.clone(),
+            dest: row.dest.clone(),
+            scheduled_departure: row.scheduled_departure,
+            scheduled_arrival: row.scheduled_arrival,
+            distance_miles: row.distance_miles,
+            context: known.map(|input| (input.name().to_owned(), row.get(*input))).collect(),
+            score,
+        }
+    }
+
+    pub fn to_row(&self, index: usize) -> Result<FlightRow, GoldenError> {
+        let mut row = FlightRow::scheduled(
+            &*self.carrier,
+            self.flight_number,
+            &*self.origin,
+            &*self.dest,
+            self.scheduled_departure,
+        );
+        row.scheduled_arrival = self.scheduled_arrival;
+        row.distance_miles = self.distance_miles;
+        for (name, value) in &self.context {
+            let input =
+                NumericInput::from_name(name).ok_or_else(|| GoldenError::UnknownInput { index, name: name.clone() })?;
+            row.set(input, *value);
+        }
+        Ok(row)
+    }
 }

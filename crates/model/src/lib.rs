@@ -11,19 +11,15 @@
 
 pub mod admin;
 mod bundle;
-mod calibration;
-mod golden;
 mod net;
 mod predictor;
 mod reference;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use bundle::{Bundle, BundleError, FileEntry, Manifest, ModelFile};
-pub use calibration::Calibration;
-pub use golden::{GoldenError, GoldenRow};
+pub use bundle::{Bundle, BundleError, FileEntry, GoldenError, GoldenRow, Manifest, ModelFile};
 pub use net::{Architecture, DelayNet, NetError, Scratch};
-pub use predictor::{PredictScratch, Prediction, Predictor};
+pub use predictor::{Calibration, PredictScratch, Prediction, Predictor};
 pub use reference::{CategoryReference, DriftReference, NumericReference, Sketch, SketchCounter, SketchError};
 
 #[cfg(test)]

@@ -15,27 +15,21 @@ use serde::{Deserialize, Serialize};
 pub struct Architecture {
     /// Indexes per category, the unseen bucket included.
     pub cardinalities: Vec<usize>,
-    /// Embedding width per category.
     pub embedding_widths: Vec<usize>,
-    /// Width of the numeric part.
     pub numeric_width: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Residual blocks.
     pub blocks: usize,
     /// Networks whose logits are averaged.
     pub members: usize,
 }
 
 impl Architecture {
-    /// Width of the first layer's input.
-    #[must_use]
     pub fn input_width(&self) -> usize {
         self.embedding_widths.iter().sum::<usize>() + self.numeric_width
     }
 
     /// How many weights there are, all members together.
-    #[must_use]
     pub fn parameters(&self) -> usize {
         let embeddings: usize = self.cardinalities.iter().zip(&self.embedding_widths).map(|(n, w)| n * w).sum();
         let linear = |i: usize, o: usize| i * o + o;
@@ -49,9 +43,6 @@ impl Architecture {
     }
 
     /// Refuses a shape that makes no network, or one too large to be meant.
-    ///
-    /// # Errors
-    /// Says what is wrong with it.
     pub fn check(&self) -> Result<(), NetError> {
         let widths = [self.hidden, self.members, self.input_width()];
         let fault = if self.cardinalities.len() != self.embedding_widths.len() {
@@ -67,7 +58,6 @@ impl Architecture {
     }
 
     /// Name and shape of every tensor in `weights.safetensors`, `f32` each.
-    #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut tensors = Vec::new();
         for member in 0..self.members {
@@ -95,36 +85,22 @@ impl Architecture {
     }
 }
 
-/// Why weights cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// The shape itself makes no network.
     #[error("architecture makes no network: {0}")]
     Architecture(&'static str),
-    /// Not a safetensors file.
     #[error("weights are not a readable safetensors file")]
     Format(#[from] safetensors::SafeTensorError),
-    /// A tensor that the architecture needs is not there.
     #[error("weights lack the tensor `{0}`")]
     Missing(String),
-    /// A tensor has another shape or type.
     #[error("tensor `{name}` is {found}; the architecture needs f32 {expected:?}")]
-    Shape {
-        /// Which tensor.
-        name: String,
-        /// Type and shape found.
-        found: String,
-        /// Shape wanted.
-        expected: Vec<usize>,
-    },
-    /// A weight is NaN or infinite.
+    Shape { name: String, found: String, expected: Vec<usize> },
     #[error("tensor `{0}` holds a value that is not finite")]
     NotFinite(String),
 }
 
 #[derive(Debug, Clone)]
 struct Linear {
-    /// Row-major, one row per output.
     weight: Vec<f32>,
     bias: Vec<f32>,
     inputs: usize,
@@ -160,7 +136,6 @@ struct Norm {
 }
 
 impl Norm {
-    /// Layer norm with libtorch's epsilon.
     fn forward(&self, input: &[f32], output: &mut [f32]) {
         const EPSILON: f32 = 1e-5;
         let n = input.len() as f32;
@@ -182,7 +157,6 @@ struct Member {
     head: Linear,
 }
 
-/// The network, ready to predict.
 #[derive(Debug, Clone)]
 pub struct DelayNet {
     architecture: Architecture,
@@ -201,9 +175,6 @@ pub struct Scratch {
 
 impl DelayNet {
     /// Reads the weights of an architecture from safetensors bytes.
-    ///
-    /// # Errors
-    /// When a tensor is missing, misshapen or not finite.
     pub fn from_safetensors(architecture: &Architecture, bytes: &[u8]) -> Result<Self, NetError> {
         architecture.check()?;
         let file = SafeTensors::deserialize(bytes)?;
@@ -224,8 +195,6 @@ impl DelayNet {
         Ok(Self { architecture: architecture.clone(), members })
     }
 
-    /// The network's shape.
-    #[must_use]
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }

@@ -2,16 +2,16 @@
 //! filled by live traffic. Counts add up across replicas and windows, so watching
 //! drift costs the same at ten requests or ten million.
 
+use std::collections::HashMap;
+
 use delayd_features::{CategoryInput, FeatureSpec, FlightRow, NumericInput, RawInputs};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 
 /// Bins of one number: `edges.len() + 1` bins, then one for "missing".
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NumericReference {
-    /// Name of the input.
     pub input: String,
     /// Ascending inner edges; a value on an edge belongs to the bin above it.
     pub edges: Vec<f32>,
@@ -26,7 +26,6 @@ pub struct NumericReference {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CategoryReference {
-    /// Which category.
     pub input: CategoryInput,
     /// Values with a bin of their own.
     pub values: Vec<String>,
@@ -42,9 +41,7 @@ pub struct CategoryReference {
 pub struct DriftReference {
     /// Rows it was counted over.
     pub rows: u64,
-    /// Numbers.
     pub numerics: Vec<NumericReference>,
-    /// Categories.
     pub categories: Vec<CategoryReference>,
     /// Scores in [`DriftReference::SCORE_BINS`] equal bins from 0 to 1.
     pub score_counts: Vec<u64>,
@@ -54,9 +51,7 @@ pub struct DriftReference {
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("sketch has the bins of reference {found}, not of {expected}")]
 pub struct SketchError {
-    /// Layout found.
     pub found: String,
-    /// Layout expected.
     pub expected: String,
 }
 
@@ -66,18 +61,13 @@ pub struct SketchError {
 pub struct Sketch {
     /// [`DriftReference::layout`] of the reference it belongs to.
     pub layout: String,
-    /// Rows counted.
     pub rows: u64,
-    /// Counts per number and bin.
     pub numerics: Vec<Vec<u64>>,
-    /// Counts per category and value.
     pub categories: Vec<Vec<u64>>,
-    /// Counts of scores.
     pub scores: Vec<u64>,
 }
 
 impl DriftReference {
-    /// Bins of the score.
     pub const SCORE_BINS: usize = 20;
     /// Quantile bins of a number, at most.
     const NUMERIC_BINS: usize = 10;
@@ -86,7 +76,6 @@ impl DriftReference {
 
     /// Counts a training (or reference) set. `scores` are the model's own scores
     /// of the same rows; `importance` gives each input's weight by name.
-    #[must_use]
     pub fn build(
         spec: &FeatureSpec,
         rows: &[FlightRow],
@@ -148,7 +137,6 @@ impl DriftReference {
     }
 
     /// The identity of the bins (not of the counts): sketches of equal layout add up.
-    #[must_use]
     pub fn layout(&self) -> String {
         let mut hash = Sha256::new();
         // Lengths go first, so that no two layouts run into the same bytes.
@@ -169,8 +157,6 @@ impl DriftReference {
         hex::encode(&hash.finalize()[..8])
     }
 
-    /// A sketch with nothing counted.
-    #[must_use]
     pub fn empty_sketch(&self) -> Sketch {
         Sketch {
             layout: self.layout(),
@@ -182,7 +168,6 @@ impl DriftReference {
     }
 
     /// The reference made ready for counting row by row.
-    #[must_use]
     pub fn counter(&self) -> SketchCounter {
         let numerics =
             self.numerics.iter().map(|numeric| (NumericInput::from_name(&numeric.input), numeric.edges.clone()));
@@ -231,17 +216,11 @@ fn bin_of(edges: &[f32], value: f32) -> usize {
 
 impl Sketch {
     /// Adds another sketch of the same bins.
-    ///
-    /// # Errors
-    /// When the bins are not the same.
     pub fn merge(&mut self, other: &Self) -> Result<(), SketchError> {
         self.combine(other, u64::saturating_add)
     }
 
     /// Takes an earlier state of the same counters away: what came in between.
-    ///
-    /// # Errors
-    /// When the bins are not the same.
     pub fn subtract(&mut self, earlier: &Self) -> Result<(), SketchError> {
         self.combine(earlier, u64::saturating_sub)
     }

@@ -16,7 +16,6 @@ use crate::{
 };
 
 /// Airports of the synthetic flights.
-#[must_use]
 pub fn tiny_airports() -> BTreeMap<String, Airport> {
     let airport = |latitude_deg, longitude_deg, zone: &str| Airport {
         latitude_deg,
@@ -33,7 +32,6 @@ pub fn tiny_airports() -> BTreeMap<String, Airport> {
 }
 
 /// Synthetic flights between [`tiny_airports`], the same for the same seed.
-#[must_use]
 pub fn tiny_rows(seed: u64, count: usize) -> Vec<FlightRow> {
     let mut random = SplitMix(seed);
     let first: DateTime<Utc> = "2013-03-01T10:00:00Z".parse().expect("a valid date");
@@ -55,13 +53,11 @@ pub fn tiny_rows(seed: u64, count: usize) -> Vec<FlightRow> {
 }
 
 /// A bundle over [`tiny_rows`]; another seed gives other weights and another digest.
-#[must_use]
 pub fn tiny_bundle(seed: u64) -> Bundle {
     bundle_of(seed, 32, 2, 2)
 }
 
 /// As [`tiny_bundle`], with the width, blocks and members of a network in earnest.
-#[must_use]
 pub fn bundle_of(seed: u64, hidden: usize, blocks: usize, members: usize) -> Bundle {
     let rows = tiny_rows(seed, 400);
     let spec = FeatureSpec::fit(&rows, &tiny_airports(), &HolidayCalendar::us_federal(), &FitOptions::default())
@@ -96,7 +92,6 @@ pub fn bundle_of(seed: u64, hidden: usize, blocks: usize, members: usize) -> Bun
 }
 
 /// Random tensors of an architecture, as a safetensors file.
-#[must_use]
 pub fn random_weights(architecture: &Architecture, seed: u64) -> Vec<u8> {
     let mut random = SplitMix(seed);
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = architecture

@@ -1,12 +1,14 @@
 //! What a replica counts. Each worker counts into a shard of its own under a
 //! lock that nobody else wants; a reader adds the shards up. Counts are exact.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use delayd_features::CategoryInput;
+use chrono::{DateTime, Utc};
+use delayd_features::{CategoryInput, FlightRow};
 use delayd_model::Sketch;
-use delayd_model::admin::{LatencyHistogram, RequestCounts};
+use delayd_model::admin::{LatencyHistogram, RequestCounts, ServedPrediction};
 
 /// A route, as a label. Closed, so that no caller can invent time series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,6 @@ impl Route {
         Self::Unmatched,
     ];
 
-    /// The route of a matched pattern.
     pub(crate) fn of(pattern: Option<&str>) -> Self {
         match pattern {
             Some("/predict") => Self::Predict,
@@ -75,9 +76,7 @@ impl Route {
     }
 }
 
-/// Methods, as labels.
 pub(crate) const METHODS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "other"];
-/// Classes of status, as labels.
 pub(crate) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What one worker has counted, or all together.
@@ -111,7 +110,6 @@ impl Counts {
         }
     }
 
-    /// Counts one answered request.
     pub(crate) fn request(&mut self, route: Route, method: &str, status: u16, secs: f64, probe: bool) {
         let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
         let class = usize::from(status / 100).clamp(1, CLASSES.len()) - 1;
@@ -151,7 +149,6 @@ pub(crate) struct Counters {
     shards: Vec<Mutex<Counts>>,
     empty: Sketch,
     next_shard: AtomicUsize,
-    /// Requests being answered.
     pub(crate) in_flight: AtomicU64,
     /// Requests being answered on the public address.
     pub(crate) public_in_flight: AtomicU64,
@@ -168,18 +165,15 @@ impl Counters {
         }
     }
 
-    /// A shard for a new worker.
     pub(crate) fn assign(&self) -> usize {
         self.next_shard.fetch_add(1, Ordering::Relaxed) % self.shards.len()
     }
 
-    /// A worker's own shard.
     pub(crate) fn shard(&self, index: usize) -> MutexGuard<'_, Counts> {
         // A count is sound even when another holder panicked.
         self.shards[index % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All shards together.
     pub(crate) fn total(&self) -> Counts {
         let mut total = Counts::new(self.empty.clone());
         (0..self.shards.len()).for_each(|index| total.add(&self.shard(index)));
@@ -187,7 +181,6 @@ impl Counters {
     }
 }
 
-/// Counts something up while it lives.
 #[derive(Debug)]
 pub(crate) struct Gauge<F: Fn(&Counters) -> &AtomicU64>(std::sync::Arc<Counters>, F);
 
@@ -201,5 +194,166 @@ impl<F: Fn(&Counters) -> &AtomicU64> Gauge<F> {
 impl<F: Fn(&Counters) -> &AtomicU64> Drop for Gauge<F> {
     fn drop(&mut self) {
         (self.1)(&self.0).fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A short upper-case code in place: no heap, so that 65,536 records fit in 4 MB.
+#[derive(Debug, Clone, Copy)]
+struct Code([u8; 4]);
+
+impl Code {
+    fn of(text: &str) -> Self {
+        let mut bytes = [0; 4];
+        bytes.iter_mut().zip(text.bytes()).for_each(|(slot, byte)| *slot = byte);
+        Self(bytes)
+    }
+
+    fn text(self) -> String {
+        self.0.iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    received_at: DateTime<Utc>,
+    scheduled_departure: DateTime<Utc>,
+    flight_number: u32,
+    score: f32,
+    carrier: Code,
+    origin: Code,
+    dest: Code,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    records: VecDeque<Record>,
+    last_sequence: u64,
+}
+
+/// A bounded list of predictions; the oldest make room for new ones.
+#[derive(Debug)]
+pub(crate) struct PredictionRing {
+    capacity: usize,
+    kept: Mutex<Kept>,
+}
+
+/// Predictions after a sequence number.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Page {
+    pub(crate) predictions: Vec<ServedPrediction>,
+    pub(crate) next_after: u64,
+    pub(crate) lost: u64,
+    pub(crate) more: bool,
+}
+
+impl PredictionRing {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { capacity: capacity.max(1), kept: Mutex::default() }
+    }
+
+    /// Adds predictions with consecutive sequence numbers.
+    pub(crate) fn push<'a>(&self, received_at: DateTime<Utc>, predictions: impl Iterator<Item = (&'a FlightRow, f32)>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (row, score) in predictions {
+            if kept.records.len() == self.capacity {
+                kept.records.pop_front();
+            }
+            kept.last_sequence += 1;
+            kept.records.push_back(Record {
+                received_at,
+                scheduled_departure: row.scheduled_departure,
+                flight_number: row.flight_number,
+                score,
+                carrier: Code::of(&row.carrier),
+                origin: Code::of(&row.origin),
+                dest: Code::of(&row.dest),
+            });
+        }
+    }
+
+    /// The last sequence number given; 0 where there is none.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).last_sequence
+    }
+
+    /// At most `limit` predictions after `after`. An `after` from the future
+    /// (of an earlier process of the same name) counts as the very beginning.
+    pub(crate) fn page(&self, after: u64, limit: usize, model_version: &str) -> Page {
+        let (first, lost, records, last) = {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = kept.last_sequence;
+            let wanted = if after > last { 1 } else { after + 1 };
+            let oldest = last + 1 - kept.records.len() as u64;
+            let first = wanted.max(oldest);
+            let records = kept.records.iter().skip((first - oldest) as usize).take(limit).copied();
+            (first, first - wanted, records.collect::<Vec<_>>(), last)
+        };
+        let next_after = first - 1 + records.len() as u64;
+        let served = |(seq, record): (u64, Record)| ServedPrediction {
+            seq,
+            received_at: record.received_at,
+            carrier: record.carrier.text(),
+            flight_number: record.flight_number,
+            origin: record.origin.text(),
+            dest: record.dest.text(),
+            scheduled_departure: record.scheduled_departure,
+            score: record.score,
+            model_version: model_version.to_owned(),
+        };
+        Page { predictions: (first..).zip(records).map(served).collect(), next_after, lost, more: next_after < last }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(capacity: usize, count: u32) -> PredictionRing {
+        let ring = PredictionRing::new(capacity);
+        let departure = DateTime::UNIX_EPOCH;
+        for n in 1..=count {
+            let row = FlightRow::scheduled("B6", n, "JFK", "KLAX", departure);
+            ring.push(departure, std::iter::once((&row, 0.5)));
+        }
+        ring
+    }
+
+    fn numbers(page: &Page) -> Vec<(u64, u32)> {
+        page.predictions.iter().map(|served| (served.seq, served.flight_number)).collect()
+    }
+
+    #[test]
+    fn pages_follow_each_other_without_gap_or_repetition() {
+        let ring = filled(10, 5);
+        let first = ring.page(0, 3, "model_v1");
+        assert_eq!(numbers(&first), [(1, 1), (2, 2), (3, 3)]);
+        assert_eq!((first.next_after, first.lost, first.more), (3, 0, true));
+        let second = ring.page(first.next_after, 3, "model_v1");
+        assert_eq!(numbers(&second), [(4, 4), (5, 5)]);
+        assert_eq!((second.next_after, second.more), (5, false));
+        let third = ring.page(second.next_after, 3, "model_v1");
+        assert_eq!((third.predictions.len(), third.next_after), (0, 5));
+    }
+
+    #[test]
+    fn what_was_overwritten_is_told_as_lost() {
+        let page = filled(4, 10).page(2, 100, "model_v1");
+        assert_eq!(numbers(&page), [(7, 7), (8, 8), (9, 9), (10, 10)]);
+        assert_eq!(page.lost, 4);
+    }
+
+    #[test]
+    fn codes_of_two_three_and_four_letters_come_back_as_they_were() {
+        let page = filled(1, 1).page(0, 1, "model_v1");
+        let served = &page.predictions[0];
+        assert_eq!([&*served.carrier, &*served.origin, &*served.dest], ["B6", "JFK", "KLAX"]);
+    }
+
+    #[test]
+    fn a_reader_that_is_ahead_of_a_new_process_begins_anew() {
+        let page = filled(10, 2).page(999, 10, "model_v1");
+        assert_eq!(numbers(&page), [(1, 1), (2, 2)]);
+        let empty = filled(10, 0).page(999, 10, "model_v1");
+        assert_eq!((empty.next_after, empty.lost, empty.more), (0, 0, false));
     }
 }

@@ -10,7 +10,6 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use crate::error::Faults;
 
-/// A flight that may be predicted.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Flight {
     pub(crate) row: FlightRow,
@@ -136,7 +135,6 @@ impl FlightDraft {
         true
     }
 
-    /// Reads one number of the context.
     pub(crate) fn set_context(&mut self, name: &str, value: &Scalar<'_>, faults: &mut Faults) {
         let Some(input) = NumericInput::from_name(name).filter(|input| input.is_context()) else {
             let msg = "No context number has this name; /docs lists those there are";

@@ -10,12 +10,11 @@ use delayd_model::admin::ReplicaPhase;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::body::json_body;
-use crate::error::{ApiError, Faults, Place, Violation};
+use crate::error::{ApiError, Faults, Place, Violation, json_body};
 use crate::flight::{FIELDS, Flight, FlightDraft, Scalar};
+use crate::http::{get, is_probe, post};
 use crate::predict::{PredictedFlight, predict};
-use crate::routes::{get, is_probe, post};
-use crate::state::{Replica, Worker};
+use crate::replica::{Replica, Worker};
 
 /// The model's name in paths.
 const MODEL: &str = "delaynet";

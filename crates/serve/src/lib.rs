@@ -11,29 +11,19 @@
 //! nothing on disk, knows nothing of other replicas or of the daemon, and links
 //! neither libtorch nor Polars.
 
-mod body;
-mod clock;
 mod counters;
-mod docs;
 mod error;
 mod flight;
 mod http;
 mod inference_protocol;
-mod listener;
 mod metrics;
-mod model;
 mod options;
 mod predict;
+mod replica;
 mod request;
-mod ring;
-mod routes;
 mod server;
-mod state;
-mod trace;
-mod warnings;
 
 pub use error::{StartError, Violation};
 pub use options::{Listen, LogFormat, Options};
-pub use predict::{PredictResponse, PredictedFlight};
+pub use predict::{PredictResponse, PredictedFlight, Warning};
 pub use server::{Service, start};
-pub use warnings::Warning;

@@ -11,7 +11,7 @@ use delayd_model::DriftReference;
 use delayd_model::admin::{LatencyHistogram, ReplicaPhase};
 
 use crate::counters::{CLASSES, Counts, METHODS, Route};
-use crate::state::{Replica, Worker, resident_memory_bytes};
+use crate::replica::{Replica, Worker, resident_memory_bytes};
 
 /// Media type of the text format.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

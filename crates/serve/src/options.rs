@@ -137,8 +137,9 @@ pub enum LogFormat {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser;
+
+    use super::*;
 
     #[test]
     fn the_defaults_are_those_of_a_container() {

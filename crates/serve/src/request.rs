@@ -7,14 +7,14 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::error::{ApiError, Faults};
+use crate::error::{ApiError, Faults, Place};
 use crate::flight::{Flight, FlightDraft, Scalar};
 
 /// Reads the flights of a body, at most `max_batch`.
 pub(crate) fn read_flights(body: &[u8], max_batch: usize) -> Result<Vec<Flight>, ApiError> {
     let mut reading = Reading { faults: Faults::new(), flights: Vec::new(), max_batch };
     let mut json = serde_json::Deserializer::from_slice(body);
-    BodySeed(&mut reading).deserialize(&mut json).and_then(|()| json.end()).map_err(ApiError::BrokenJson)?;
+    Expected::Body(&mut reading).deserialize(&mut json).and_then(|()| json.end()).map_err(ApiError::BrokenJson)?;
     reading.faults.into_result()?;
     Ok(reading.flights)
 }
@@ -25,152 +25,166 @@ struct Reading {
     max_batch: usize,
 }
 
-/// The visitor methods for everything that is not what was wanted: a fault is
-/// noted, and the reading goes on.
-macro_rules! otherwise {
-    ($kind:literal, $wanted:literal, $($what:ident),+) => {
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str($wanted)
-        }
-        $(otherwise!(@ $what, $kind, $wanted);)+
-    };
-    (@ scalars, $kind:literal, $wanted:literal) => {
-        fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not a boolean"));
-            Ok(())
-        }
-        fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not a number"));
-            Ok(())
-        }
-        fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not a number"));
-            Ok(())
-        }
-        fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not a number"));
-            Ok(())
-        }
-        fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not a text"));
-            Ok(())
-        }
-    };
-    (@ null, $kind:literal, $wanted:literal) => {
-        fn visit_unit<E: Error>(self) -> Result<(), E> {
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not null"));
-            Ok(())
-        }
-    };
-    (@ array, $kind:literal, $wanted:literal) => {
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-            while items.next_element::<IgnoredAny>()?.is_some() {}
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not an array"));
-            Ok(())
-        }
-    };
-    (@ object, $kind:literal, $wanted:literal) => {
-        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-            while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-            self.faults().add($kind, concat!("Input should be ", $wanted, ", not an object"));
-            Ok(())
-        }
-    };
-}
-
-macro_rules! seed_of_any {
-    ($seed:ident) => {
-        impl<'de> DeserializeSeed<'de> for $seed<'_> {
-            type Value = ();
-            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-                deserializer.deserialize_any(self)
-            }
-        }
-    };
-}
-
-/// The whole body.
-struct BodySeed<'r>(&'r mut Reading);
-seed_of_any!(BodySeed);
-
-impl<'r> BodySeed<'r> {
-    fn faults(self) -> &'r mut Faults {
-        &mut self.0.faults
-    }
-}
-
-impl<'de> Visitor<'de> for BodySeed<'_> {
-    type Value = ();
-    otherwise!("model_type", "a flight, an array of flights, or {\"flights\": […]}", scalars, null);
-
-    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<(), A::Error> {
-        read_batch(self.0, items)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let mut draft = FlightDraft::new();
-        let (mut batch, mut others) = (false, false);
-        let before = self.0.faults.count();
-        while let Some(Key(name)) = entries.next_key()? {
-            if name == "flights" {
-                if batch {
-                    self.0.faults.add_at("flights", "duplicate_field", "Field is given twice");
-                }
-                batch = true;
-                self.0.within_flights(|reading| entries.next_value_seed(BatchSeed(reading)))?;
-            } else {
-                others = true;
-                read_entry(&name, &mut entries, &mut draft, &mut self.0.faults)?;
-            }
-        }
-        if batch && others {
-            self.0.faults.add("extra_forbidden", "Beside `flights` no other field is permitted");
-        } else if !batch {
-            let flight = draft.finish(&mut self.0.faults);
-            if self.0.faults.count() == before {
-                self.0.flights.push(flight);
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Reading {
-    fn within_flights<R>(&mut self, read: impl FnOnce(&mut Self) -> R) -> R {
-        self.at("flights", read)
-    }
-
-    fn at<R>(&mut self, place: impl Into<crate::error::Place>, read: impl FnOnce(&mut Self) -> R) -> R {
+    fn at<R>(&mut self, place: impl Into<Place>, read: impl FnOnce(&mut Self) -> R) -> R {
         self.faults.enter(place);
         let result = read(self);
         self.faults.leave();
         result
     }
-}
 
-/// The value of `flights`.
-struct BatchSeed<'r>(&'r mut Reading);
-seed_of_any!(BatchSeed);
-
-impl<'r> BatchSeed<'r> {
-    fn faults(self) -> &'r mut Faults {
-        &mut self.0.faults
+    /// Keeps a flight if no fault was noted since there were `before`.
+    fn finish(&mut self, draft: FlightDraft, before: usize) {
+        let flight = draft.finish(&mut self.faults);
+        if self.faults.count() == before {
+            self.flights.push(flight);
+        }
     }
 }
 
-impl<'de> Visitor<'de> for BatchSeed<'_> {
+/// What is expected next. Of anything else a fault is noted, and the reading goes on.
+enum Expected<'r> {
+    Body(&'r mut Reading),
+    /// The value of `flights`.
+    Batch(&'r mut Reading),
+    Flight(&'r mut Reading),
+    Context(&'r mut FlightDraft, &'r mut Faults),
+}
+
+impl Expected<'_> {
+    /// The violation's kind, and what the input should be.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Body(_) => ("model_type", "a flight, an array of flights, or {\"flights\": […]}"),
+            Self::Batch(_) => ("list_type", "an array of flights"),
+            Self::Flight(_) => ("model_type", "a flight"),
+            Self::Context(..) => ("dict_type", "an object of numbers by name"),
+        }
+    }
+
+    fn refuse(self, found: &str) {
+        let (kind, expected) = self.words();
+        let faults = match self {
+            Self::Body(reading) | Self::Batch(reading) | Self::Flight(reading) => &mut reading.faults,
+            Self::Context(_, faults) => faults,
+        };
+        faults.add(kind, format!("Input should be {expected}, not {found}"));
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Expected<'_> {
     type Value = ();
-    otherwise!("list_type", "an array of flights", scalars, null, object);
-
-    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<(), A::Error> {
-        read_batch(self.0, items)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
     }
+}
+
+impl<'de> Visitor<'de> for Expected<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words().1)
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<(), E> {
+        self.refuse("a boolean");
+        Ok(())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<(), E> {
+        self.refuse("a number");
+        Ok(())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<(), E> {
+        self.refuse("a number");
+        Ok(())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<(), E> {
+        self.refuse("a number");
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        self.refuse("a text");
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        if !matches!(self, Self::Context(..)) {
+            self.refuse("null");
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        match self {
+            Self::Body(reading) | Self::Batch(reading) => read_batch(reading, items),
+            other => {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                other.refuse("an array");
+                Ok(())
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        match self {
+            Self::Body(reading) => read_body(reading, entries),
+            Self::Flight(reading) => {
+                let mut draft = FlightDraft::new();
+                let before = reading.faults.count();
+                while let Some(Key(name)) = entries.next_key()? {
+                    read_entry(&name, &mut entries, &mut draft, &mut reading.faults)?;
+                }
+                reading.finish(draft, before);
+                Ok(())
+            }
+            Self::Context(draft, faults) => {
+                while let Some(Key(name)) = entries.next_key()? {
+                    let value: Scalar<'de> = entries.next_value()?;
+                    draft.set_context(&name, &value, faults);
+                }
+                Ok(())
+            }
+            other => {
+                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                other.refuse("an object");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn read_body<'de, A: MapAccess<'de>>(reading: &mut Reading, mut entries: A) -> Result<(), A::Error> {
+    let mut draft = FlightDraft::new();
+    let (mut batch, mut others) = (false, false);
+    let before = reading.faults.count();
+    while let Some(Key(name)) = entries.next_key()? {
+        if name == "flights" {
+            if batch {
+                reading.faults.add_at("flights", "duplicate_field", "Field is given twice");
+            }
+            batch = true;
+            reading.at("flights", |reading| entries.next_value_seed(Expected::Batch(reading)))?;
+        } else {
+            others = true;
+            read_entry(&name, &mut entries, &mut draft, &mut reading.faults)?;
+        }
+    }
+    if batch && others {
+        reading.faults.add("extra_forbidden", "Beside `flights` no other field is permitted");
+    } else if !batch {
+        reading.finish(draft, before);
+    }
+    Ok(())
 }
 
 fn read_batch<'de, A: SeqAccess<'de>>(reading: &mut Reading, mut items: A) -> Result<(), A::Error> {
     let mut index = 0;
     while index < reading.max_batch {
-        if reading.at(index, |reading| items.next_element_seed(FlightSeed(reading)))?.is_none() {
+        if reading.at(index, |reading| items.next_element_seed(Expected::Flight(reading)))?.is_none() {
             return Ok(());
         }
         index += 1;
@@ -185,34 +199,6 @@ fn read_batch<'de, A: SeqAccess<'de>>(reading: &mut Reading, mut items: A) -> Re
     Ok(())
 }
 
-/// One flight of a batch.
-struct FlightSeed<'r>(&'r mut Reading);
-seed_of_any!(FlightSeed);
-
-impl<'r> FlightSeed<'r> {
-    fn faults(self) -> &'r mut Faults {
-        &mut self.0.faults
-    }
-}
-
-impl<'de> Visitor<'de> for FlightSeed<'_> {
-    type Value = ();
-    otherwise!("model_type", "a flight", scalars, null, array);
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let mut draft = FlightDraft::new();
-        let before = self.0.faults.count();
-        while let Some(Key(name)) = entries.next_key()? {
-            read_entry(&name, &mut entries, &mut draft, &mut self.0.faults)?;
-        }
-        let flight = draft.finish(&mut self.0.faults);
-        if self.0.faults.count() == before {
-            self.0.flights.push(flight);
-        }
-        Ok(())
-    }
-}
-
 fn read_entry<'de, A: MapAccess<'de>>(
     name: &str,
     entries: &mut A,
@@ -221,7 +207,7 @@ fn read_entry<'de, A: MapAccess<'de>>(
 ) -> Result<(), A::Error> {
     if name == "context" {
         faults.enter("context");
-        let read = entries.next_value_seed(ContextSeed(draft, faults));
+        let read = entries.next_value_seed(Expected::Context(draft, faults));
         faults.leave();
         return read;
     }
@@ -232,33 +218,6 @@ fn read_entry<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// The context of a flight.
-struct ContextSeed<'r>(&'r mut FlightDraft, &'r mut Faults);
-seed_of_any!(ContextSeed);
-
-impl<'r> ContextSeed<'r> {
-    fn faults(self) -> &'r mut Faults {
-        self.1
-    }
-}
-
-impl<'de> Visitor<'de> for ContextSeed<'_> {
-    type Value = ();
-    otherwise!("dict_type", "an object of numbers by name", scalars, array);
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        while let Some(Key(name)) = entries.next_key()? {
-            let value: Scalar<'de> = entries.next_value()?;
-            self.0.set_context(&name, &value, self.1);
-        }
-        Ok(())
-    }
-}
-
 /// A field's name, borrowed from the body where it has no escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -266,7 +225,7 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Place, Violation};
+    use crate::error::Violation;
 
     const FLIGHT: &str = r#"{"carrier":"B6","flight_number":23,"origin":"JFK","dest":"LAX","scheduled_departure":"2013-03-05T15:00:00Z"}"#;
 
@@ -303,8 +262,8 @@ mod tests {
     fn every_violation_of_every_flight_is_told_with_its_place() {
         let body = format!(
             r#"[{FLIGHT}, {{"carrier":"b6","flight_number":0,"origin":7,"scheduled_departure":"yesterday",
-                "scheduled_arrival":false,"distance_miles":-1,"colour":"red","context":{{"temperature_c":"warm",
-                "departure_hour_local":3,"sunspots":1,"humidity_pct":1e300}}}}, 5]"#
+        "scheduled_arrival":false,"distance_miles":-1,"colour":"red","context":{{"temperature_c":"warm",
+        "departure_hour_local":3,"sunspots":1,"humidity_pct":1e300}}}}, 5]"#
         );
         let expected = [
             "body.1.carrier string_pattern_mismatch",

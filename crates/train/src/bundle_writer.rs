@@ -8,22 +8,23 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use chrono::Duration;
-use delayd_features::{Encoder, FlightRow, NumericInput, RawInputs};
+use delayd_features::{Encoder, FeatureSpec, FlightRow, RawInputs};
+use delayd_judge::evaluation::metrics::{Metrics, roc_auc};
+use delayd_judge::evaluation::robustness::Perturbation;
 use delayd_model::{Bundle, DriftReference, GoldenRow, ModelFile, PredictScratch, Predictor};
+use delayd_training_job::report::{EpochRecord, StartedFrom, TrainingControl, TrainingRecord, TrainingReport};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde_json::json;
-use tch::Device;
+use tch::{Device, Tensor};
 
-use crate::error::TrainingError;
+use crate::error::{TrainingError, WhileDoing, stop_if_asked};
 use crate::input::TrainingInput;
 use crate::network::{Member, ensemble_logits};
-use crate::split::Split;
-use crate::tensors::{EncodedRows, evenly_spaced};
-use crate::weights::{MemberWeights, to_safetensors};
-use delayd_judge::evaluation::inputs::{is_operations, is_weather};
-use delayd_judge::evaluation::metrics::Metrics;
-use delayd_training_job::control::EpochRecord;
-use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
+use crate::rows::{EncodedRows, LabelledRows, Split, evenly_spaced};
+use crate::weights::{MemberWeights, numeric_columns, to_safetensors};
 
 /// Rows of the drift reference, at most.
 const REFERENCE_ROWS: usize = 30_000;
@@ -31,11 +32,7 @@ const REFERENCE_ROWS: usize = 30_000;
 const PLAIN_GOLDEN_ROWS: usize = 11;
 /// Rows of the tail on which libtorch and the plain forward pass are compared.
 const CHECKED_ROWS: usize = 512;
-/// A carrier and airports that no data set knows.
-const UNKNOWN_CARRIER: &str = "??";
-const UNKNOWN_AIRPORT: &str = "???";
 
-/// What a bundle is made of.
 pub(crate) struct Parts<'a> {
     pub(crate) input: &'a TrainingInput<'a>,
     pub(crate) split: &'a Split,
@@ -50,14 +47,12 @@ pub(crate) struct Parts<'a> {
     pub(crate) device: Device,
 }
 
-/// A bundle that passed its checks.
 pub(crate) struct Written {
     pub(crate) bundle: Bundle,
     pub(crate) digest: String,
     pub(crate) largest_disagreement: f32,
 }
 
-/// Builds the bundle and checks it.
 pub(crate) fn write(parts: &Parts<'_>) -> Result<Written, TrainingError> {
     let mut bundle = Bundle {
         features: parts.encoder.spec().clone(),
@@ -93,10 +88,10 @@ impl Parts<'_> {
         let plain = evenly_spaced(tail.len(), PLAIN_GOLDEN_ROWS).map(|n| self.row(tail[n]).clone());
         let mut rows: Vec<FlightRow> = plain.collect();
         let Some(usual) = rows.first().cloned() else { return Ok(Vec::new()) };
-        rows.push(FlightRow { carrier: UNKNOWN_CARRIER.to_owned(), ..usual.clone() });
-        rows.push(FlightRow { origin: UNKNOWN_AIRPORT.to_owned(), dest: UNKNOWN_AIRPORT.to_owned(), ..usual.clone() });
-        rows.push(without(&usual, is_weather));
-        rows.push(without(&usual, is_operations));
+        use Perturbation::{MissingOperations, MissingWeather, UnseenAirports, UnseenCarrier};
+        for fault in [UnseenCarrier, UnseenAirports, MissingWeather, MissingOperations] {
+            rows.extend(fault.apply(&[&usual], 0));
+        }
         let departure = usual.scheduled_departure;
         rows.push(FlightRow::scheduled(usual.carrier, usual.flight_number, usual.origin, usual.dest, departure));
         let encoded = EncodedRows::encode(self.encoder, &rows.iter().collect::<Vec<_>>(), self.device)?;
@@ -269,11 +264,60 @@ fn untimed(epoch: &EpochRecord) -> serde_json::Value {
     })
 }
 
-/// The row without some of its context.
-fn without(row: &FlightRow, unknown: impl Fn(NumericInput) -> bool) -> FlightRow {
-    let mut row = row.clone();
-    for input in NumericInput::ALL.iter().filter(|input| input.is_context() && unknown(**input)) {
-        row.set(*input, f32::NAN);
+/// Rows it is measured on, at most.
+const ROWS: usize = 3000;
+
+/// Each input's share of the total loss of ROC-AUC, by name; what does not matter
+/// (or helps when shuffled) has 0.
+pub(crate) fn permutation_importance(
+    members: &[Member],
+    spec: &FeatureSpec,
+    tail: &LabelledRows,
+    seed: u64,
+    control: &TrainingControl,
+) -> Result<HashMap<String, f64>, TrainingError> {
+    let sample = tail.thinned(ROWS)?;
+    let auc = |inputs: &EncodedRows| -> Result<f64, TrainingError> {
+        Ok(roc_auc(&ensemble_logits(members, inputs)?, &sample.labels).unwrap_or(0.5))
+    };
+    let whole = auc(&sample.inputs)?;
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut order: Vec<i64> = (0..sample.rows() as i64).collect();
+    let mut losses = HashMap::new();
+    for (index, feature) in spec.categories.iter().enumerate() {
+        stop_if_asked(control, 0)?;
+        order.shuffle(&mut random);
+        let categories = shuffled(&sample.inputs.categories, index, 1, &order)?;
+        let inputs = EncodedRows { categories, ..sample.inputs.share() };
+        losses.insert(feature.input.name().to_owned(), (whole - auc(&inputs)?).max(0.0));
     }
-    row
+    for (index, column, indicator) in numeric_columns(spec, 0) {
+        stop_if_asked(control, 0)?;
+        order.shuffle(&mut random);
+        let numerics = shuffled(&sample.inputs.numerics, column, 1 + usize::from(indicator.is_some()), &order)?;
+        let inputs = EncodedRows { numerics, ..sample.inputs.share() };
+        losses.insert(spec.numerics[index].input.clone(), (whole - auc(&inputs)?).max(0.0));
+    }
+    // Summed in the order of the names: the digest must not depend on a hash map's order.
+    let mut sorted: Vec<(&String, &f64)> = losses.iter().collect();
+    sorted.sort_unstable_by_key(|(name, _)| *name);
+    let total: f64 = sorted.iter().map(|(_, loss)| **loss).sum();
+    if total > 0.0 {
+        losses.values_mut().for_each(|loss| *loss /= total);
+    }
+    Ok(losses)
+}
+
+/// The matrix with some neighbouring columns in another order of rows.
+fn shuffled(matrix: &Tensor, column: usize, width: usize, order: &[i64]) -> Result<Tensor, TrainingError> {
+    let shuffle = || {
+        let order_rows = order.len() as i64;
+        let order = Tensor::f_from_slice(order)?.f_to_device(matrix.device())?;
+        let copied = matrix.f_narrow_copy(0, 0, order_rows)?;
+        let mut target = copied.f_narrow(1, column as i64, width as i64)?;
+        let source = matrix.f_narrow(1, column as i64, width as i64)?.f_index_select(0, &order)?;
+        target.f_copy_(&source)?;
+        Ok(copied)
+    };
+    shuffle().while_doing("shuffling a column")
 }

@@ -4,39 +4,30 @@
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use delayd_features::FitOptions;
-use delayd_model::{Bundle, Predictor};
-
-use super::TrainingError;
-use super::run::{TrainedModel, TrainingInput, train, train_trial};
 use delayd_core::ids::Digest;
 use delayd_data::{Example, TrainingSet};
+use delayd_features::FitOptions;
 use delayd_judge::evaluation::{EvaluationOptions, LookupTable, Majority, evaluate};
-use delayd_training_job::TrainingJob;
-use delayd_training_job::holdout::{Part, part_of};
-use delayd_training_job::sample_weights::sample_weights;
+use delayd_model::{Bundle, Predictor};
+use delayd_training_job::policy::{Part, part_of, sample_weights};
 use delayd_training_job::tune::{TrialRecord, TrialTask};
-use delayd_training_job::{TrainingControl, TuningParameters};
+use delayd_training_job::{TrainingControl, TrainingJob, TuningParameters};
 
-/// A bundle in a folder.
+use crate::TrainingError;
+use crate::run::{TrainedModel, TrainingInput, train, train_trial};
+
 #[derive(Debug)]
 pub struct FinishedJob {
-    /// The model and how it came about.
     pub trained: TrainedModel,
-    /// The bundle's digest.
     pub bundle: Digest,
-    /// ROC-AUC on the held-out rows.
     pub roc_auc: f64,
 }
 
 /// A job with what its digests stand for.
 #[derive(Debug, Clone, Copy)]
 pub struct JobInputs<'a> {
-    /// What to do.
     pub job: &'a TrainingJob,
-    /// The dataset's examples.
     pub set: &'a TrainingSet,
-    /// The live model.
     pub live: Option<&'a Bundle>,
 }
 
@@ -64,10 +55,6 @@ impl JobInputs<'_> {
 
     /// Tunes where the job says so, trains, judges, and writes the bundle to `dir`,
     /// which must not exist yet. Blocks for as long as it takes.
-    ///
-    /// # Errors
-    /// When the rows do not suffice, libtorch fails, somebody cancelled, or the
-    /// folder cannot be written.
     pub fn train_into(&self, dir: &Path, control: &TrainingControl) -> Result<FinishedJob, TrainingError> {
         let learnt = self.part(&[Part::Training])?;
         let checked = self.job.parameters.clone().check()?;
@@ -82,9 +69,6 @@ impl JobInputs<'_> {
     }
 
     /// Runs one trial of the job's search. Blocks for as long as it takes.
-    ///
-    /// # Errors
-    /// When the rows do not suffice, libtorch fails or somebody cancelled.
     pub fn run_trial(
         &self,
         tuning: &TuningParameters,

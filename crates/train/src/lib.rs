@@ -6,25 +6,18 @@
 //! goes on; nothing here compares models with each other except the search's trials.
 
 mod bundle_writer;
-pub mod calibrate;
 pub mod device;
 pub mod error;
-pub mod forward;
-mod importance;
 mod input;
 pub mod job;
-pub mod libraries;
-mod network;
+pub mod network;
+mod rows;
 pub mod run;
-pub mod schedule;
-pub mod split;
-mod tensors;
-mod threads;
 mod trainer;
 mod trial;
-pub(crate) mod weights;
+mod weights;
 pub mod worker;
 
+pub use device::run_on_thread;
 pub use error::TrainingError;
 pub use run::{TrainedModel, TrainingInput, train, train_trial};
-pub use threads::run_on_thread;

@@ -16,8 +16,8 @@ use delayd_core::ports::ObjectStore;
 use delayd_core::spans::worker_span;
 use delayd_outside::object_store::ObjectStoreSettings;
 use delayd_outside::wrap::{RetryPolicy, Retrying};
+use delayd_train::device;
 use delayd_train::worker::{WorkEnd, run_work};
-use delayd_train::{device, libraries};
 use delayd_training_job::params::DevicePreference;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
@@ -153,7 +153,7 @@ async fn run(arguments: Arguments) -> Result<String, PortError> {
 fn probe() -> Result<String, PortError> {
     let (_, device) = device::choose(DevicePreference::Auto)
         .map_err(|error| PortError::new(error.kind(), "choosing a device", chain(&error)))?;
-    Ok(format!("{device}, libtorch {}", libraries::LIBTORCH_VERSION))
+    Ok(format!("{device}, libtorch {}", device::LIBTORCH_VERSION))
 }
 
 fn configured(file: Option<&std::path::Path>) -> Result<WorkerSettings, PortError> {

@@ -1,15 +1,17 @@
 //! DelayNet in libtorch, one member: the same function as `delayd_model::DelayNet`,
 //! with gradients and dropout.
 
-use delayd_model::Architecture;
+use delayd_features::{Encoder, FlightRow};
+use delayd_model::{Architecture, Bundle};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::nn::VarStore;
 use tch::{Device, Kind, TchError, Tensor};
 
+use crate::device::limit_threads;
 use crate::error::{TrainingError, WhileDoing};
-use crate::tensors::{EncodedRows, values_of};
-use crate::weights::{MemberWeights, RawTensor, member_tensors};
+use crate::rows::{EncodedRows, values_of};
+use crate::weights::{MemberWeights, RawTensor, member_tensors, of_bundle};
 
 /// libtorch's default epsilon of a layer norm; `delayd_model` uses the same.
 const NORM_EPSILON: f64 = 1e-5;
@@ -32,7 +34,6 @@ impl Affine {
     }
 }
 
-/// One member on a device.
 #[derive(Debug)]
 pub(crate) struct Member {
     store: VarStore,
@@ -45,7 +46,6 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Puts weights on a device.
     pub(crate) fn new(
         architecture: &Architecture,
         weights: &MemberWeights,
@@ -84,7 +84,6 @@ impl Member {
         })
     }
 
-    /// The variables, for the optimiser.
     pub(crate) fn store(&self) -> &VarStore {
         &self.store
     }
@@ -125,7 +124,6 @@ impl Member {
         Ok(logits)
     }
 
-    /// The weights as they are now.
     pub(crate) fn weights(&self) -> Result<MemberWeights, TrainingError> {
         let read = |(name, tensor): &(String, Tensor)| {
             let shape = tensor.size().iter().map(|size| *size as usize).collect();
@@ -135,7 +133,6 @@ impl Member {
     }
 }
 
-/// Mean logits of an ensemble.
 pub(crate) fn ensemble_logits(members: &[Member], rows: &EncodedRows) -> Result<Vec<f32>, TrainingError> {
     let mut sums = vec![0.0_f32; rows.rows];
     for member in members {
@@ -203,5 +200,36 @@ impl Masks {
             Some(pool) => indexes.f_mul(&Self::stretch(&mut self.random, pool, self.pool, indexes)?),
             None => Ok(indexes.shallow_clone()),
         }
+    }
+}
+
+/// All members of a bundle's network, on the CPU.
+#[derive(Debug)]
+pub struct TorchNet(Vec<Member>);
+
+/// Encoded rows as tensors on the CPU.
+#[derive(Debug)]
+pub struct TorchRows(EncodedRows);
+
+impl TorchNet {
+    /// Builds the network. From then on libtorch computes on the calling thread with `threads` threads.
+    pub fn of_bundle(bundle: &Bundle, threads: usize) -> Result<Self, TrainingError> {
+        limit_threads(threads);
+        let architecture = &bundle.model.architecture;
+        let members = of_bundle(bundle)?;
+        let members = members.iter().map(|weights| Member::new(architecture, weights, Device::Cpu));
+        members.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The logit of each row, the mean over the members.
+    pub fn logits(&self, rows: &TorchRows) -> Result<Vec<f32>, TrainingError> {
+        ensemble_logits(&self.0, &rows.0)
+    }
+}
+
+impl TorchRows {
+    /// Encodes rows, in order.
+    pub fn encode(encoder: &Encoder, rows: &[&FlightRow]) -> Result<Self, TrainingError> {
+        EncodedRows::encode(encoder, rows, Device::Cpu).map(Self)
     }
 }

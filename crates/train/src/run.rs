@@ -5,38 +5,31 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use delayd_features::{Encoder, FeatureSpec, FlightRow};
+use delayd_judge::evaluation::metrics::{Confusion, Metrics};
 use delayd_model::{Architecture, Bundle, Calibration};
+use delayd_training_job::params::{CheckedParameters, ThresholdChoice, TrainingParameters};
+use delayd_training_job::report::{
+    ChosenThreshold, Progress, StartedFrom, TrainingControl, TrainingRecord, TrainingReport,
+};
+use delayd_training_job::tune::{TrialRecord, TrialTask, TuningParameters, derived_seed};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::Device;
 
-use crate::bundle_writer::{self, Parts};
-use crate::calibrate::choose_threshold;
-use crate::device;
+use crate::bundle_writer::{self, Parts, permutation_importance};
+use crate::device::{self, library_versions, limit_threads};
 use crate::error::{TrainingError, stop_if_asked};
-use crate::importance::permutation_importance;
-pub use crate::input::TrainingInput;
-use crate::libraries::library_versions;
 use crate::network::{Member, ensemble_logits};
-use crate::split::{Split, age_weights, is_delayed, positive_weight, split};
-use crate::tensors::{EncodedRows, LabelledRows};
-use crate::threads;
+use crate::rows::{EncodedRows, LabelledRows, Split, age_weights, is_delayed, positive_weight, split};
 use crate::trainer::{FittedMember, Start, TrainingSets, fit_members};
-use crate::trial::{self, TrialRunner, log_odds};
+use crate::trial::{TrialRunner, log_odds, search};
 use crate::weights::{MemberWeights, fresh, warm};
-use delayd_judge::evaluation::metrics::Metrics;
-use delayd_training_job::control::{Progress, TrainingControl};
-use delayd_training_job::params::{CheckedParameters, TrainingParameters};
-use delayd_training_job::report::{StartedFrom, TrainingRecord, TrainingReport};
-use delayd_training_job::tune::derived_seed;
-use delayd_training_job::tune::{TrialRecord, TrialTask, TuningParameters};
 
-/// What a run brings.
+pub use crate::input::TrainingInput;
+
 #[derive(Debug, Clone)]
 pub struct TrainedModel {
-    /// The model, ready to be registered.
     pub bundle: Bundle,
-    /// How it came about.
     pub report: TrainingReport,
 }
 
@@ -56,7 +49,7 @@ impl Prepared {
         control: &TrainingControl,
     ) -> Result<Self, TrainingError> {
         let (device, device_name) = device::choose(parameters.device)?;
-        threads::limit(parameters.torch_threads);
+        limit_threads(parameters.torch_threads);
         let split = split(input.examples, parameters)?;
         control.tell(&Progress::Encoding { train_rows: split.train.len(), tail_rows: split.tail.len() });
         let spec = fit_spec(input, &split)?;
@@ -68,10 +61,6 @@ impl Prepared {
 }
 
 /// Trains a model. Blocks for as long as it takes: see [`crate::run_on_thread`].
-///
-/// # Errors
-/// When the rows do not suffice, a loss is not finite, libtorch fails, the run is
-/// cancelled, or the bundle does not agree with libtorch.
 pub fn train(
     input: &TrainingInput<'_>,
     parameters: &CheckedParameters,
@@ -85,7 +74,7 @@ pub fn train(
     let searched = Instant::now();
     let shape = |parameters: &TrainingParameters| architecture(encoder.spec(), parameters);
     let (parameters, tuning) = match tuning.filter(|tuning| tuning.trials > 1) {
-        Some(tuning) => trial::search(parameters, tuning, &sets, &shape, control).map(|(p, r)| (p, Some(r)))?,
+        Some(tuning) => search(parameters, tuning, &sets, &shape, control).map(|(p, r)| (p, Some(r)))?,
         None => (parameters.clone(), None),
     };
     let tuning_seconds = searched.elapsed().as_secs_f64();
@@ -109,8 +98,6 @@ pub fn train(
 
 /// Runs one trial of a search by itself: what a worker on another machine does. The
 /// budget's wall time bounds this trial alone.
-///
-/// # Errors
 /// When the rows do not suffice, libtorch fails, or somebody cancelled; a trial that
 /// goes wrong by its own parameters is a record that says so.
 pub fn train_trial(
@@ -158,8 +145,6 @@ fn encode(
     })
 }
 
-/// The network's shape for a spec.
-#[must_use]
 pub fn architecture(spec: &FeatureSpec, parameters: &TrainingParameters) -> Architecture {
     let cardinalities = spec.cardinalities();
     Architecture {
@@ -282,5 +267,83 @@ impl FinishedRun<'_> {
     fn positive_weight(&self) -> f64 {
         let positives = self.sets.train.labels.iter().filter(|label| **label).count();
         positive_weight(self.parameters.class_weighting, positives, self.sets.train.rows())
+    }
+}
+
+/// Chooses the threshold on calibrated scores. Ties go to the higher threshold:
+/// fewer alerts for the same worth.
+pub fn choose_threshold(choice: ThresholdChoice, scores: &[f32], labels: &[bool]) -> ChosenThreshold {
+    let value = match choice {
+        ThresholdChoice::Fixed(value) => value as f32,
+        ThresholdChoice::MaxF1 => best_threshold(scores, labels, |f1, _| f1),
+        ThresholdChoice::TargetRecall(target) => {
+            // The first threshold from above that reaches the target.
+            best_threshold(scores, labels, |_, recall| if recall + 1e-12 >= target { 1.0 } else { 0.0 })
+        }
+    };
+    let counts = Confusion::at(scores, labels, value, None);
+    ChosenThreshold {
+        value,
+        precision: counts.precision(),
+        recall: counts.recall(),
+        f1: counts.f1(),
+        alert_share: counts.alert_share(),
+    }
+}
+
+/// The highest score at which `worth(f1, recall)` is largest; one half without rows.
+fn best_threshold(scores: &[f32], labels: &[bool], worth: impl Fn(f64, f64) -> f64) -> f32 {
+    let mut order: Vec<usize> = (0..scores.len().min(labels.len())).collect();
+    order.sort_unstable_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let positives = labels.iter().filter(|label| **label).count() as f64;
+    let (mut caught, mut best) = (0.0, (f64::NEG_INFINITY, 0.5));
+    for (taken, index) in order.iter().enumerate() {
+        caught += f64::from(u8::from(labels[*index]));
+        let next = order.get(taken + 1).map(|next| scores[*next]);
+        if next == Some(scores[*index]) {
+            continue;
+        }
+        let f1 = 2.0 * caught / (positives + taken as f64 + 1.0);
+        let found = worth(f1, if positives > 0.0 { caught / positives } else { 0.0 });
+        if found > best.0 {
+            best = (found, scores[*index]);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCORES: [f32; 6] = [0.9, 0.8, 0.7, 0.6, 0.55, 0.1];
+    const LABELS: [bool; 6] = [true, true, false, true, false, false];
+
+    #[test]
+    fn the_best_f1_is_found_at_a_score_that_occurs() {
+        let chosen = choose_threshold(ThresholdChoice::MaxF1, &SCORES, &LABELS);
+        assert_eq!(chosen.value, 0.6);
+        assert!((chosen.f1 - 6.0 / 7.0).abs() < 1e-9 && chosen.recall == 1.0);
+    }
+
+    #[test]
+    fn a_target_recall_is_reached_with_as_few_alerts_as_possible() {
+        let chosen = choose_threshold(ThresholdChoice::TargetRecall(0.6), &SCORES, &LABELS);
+        assert_eq!(chosen.value, 0.8);
+        assert!(chosen.recall >= 0.6 && (chosen.alert_share - 2.0 / 6.0).abs() < 1e-9);
+        assert_eq!(choose_threshold(ThresholdChoice::TargetRecall(1.0), &SCORES, &LABELS).value, 0.6);
+    }
+
+    #[test]
+    fn a_fixed_threshold_stays_and_its_effect_is_reported() {
+        let chosen = choose_threshold(ThresholdChoice::Fixed(0.75), &SCORES, &LABELS);
+        assert_eq!((chosen.value, chosen.precision), (0.75, 1.0));
+    }
+
+    #[test]
+    fn tied_scores_are_taken_together() {
+        let chosen = choose_threshold(ThresholdChoice::MaxF1, &[0.5, 0.5, 0.2], &[true, false, false]);
+        assert_eq!(chosen.value, 0.5);
+        assert_eq!(chosen.alert_share, 2.0 / 3.0);
     }
 }

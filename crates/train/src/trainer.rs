@@ -7,24 +7,22 @@
 
 use std::time::Instant;
 
+use delayd_judge::evaluation::metrics;
 use delayd_model::Architecture;
+use delayd_training_job::params::{OptimizerKind, Schedule, TrainingParameters};
+use delayd_training_job::report::{EpochRecord, Progress, TrainingControl};
+use delayd_training_job::tune::derived_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tch::nn::{Adam, AdamW, Optimizer, OptimizerConfig};
 use tch::{Device, Kind, Reduction, Tensor};
 
+use crate::device::{limit_threads, panicked};
 use crate::error::{TrainingError, WhileDoing, stop_if_asked};
 use crate::network::{Masks, Member};
-use crate::schedule;
-use crate::split::positive_weight;
-use crate::tensors::LabelledRows;
-use crate::threads;
+use crate::rows::{LabelledRows, positive_weight};
 use crate::weights::MemberWeights;
-use delayd_judge::evaluation::metrics;
-use delayd_training_job::control::{EpochRecord, Progress, TrainingControl};
-use delayd_training_job::params::{OptimizerKind, TrainingParameters};
-use delayd_training_job::tune::derived_seed;
 
 /// Rows to learn from and rows to judge by.
 #[derive(Debug)]
@@ -43,7 +41,6 @@ impl TrainingSets {
     }
 }
 
-/// What became of one member.
 #[derive(Debug, Clone)]
 pub(crate) struct FittedMember {
     pub(crate) weights: MemberWeights,
@@ -51,7 +48,6 @@ pub(crate) struct FittedMember {
     pub(crate) best: EpochRecord,
 }
 
-/// How a member starts.
 #[derive(Debug, Clone)]
 pub(crate) struct Start {
     pub(crate) weights: MemberWeights,
@@ -77,14 +73,14 @@ pub(crate) fn fit_members(
                 .into_iter()
                 .map(|(member, start, sets)| {
                     let work = move || {
-                        threads::limit(torch_threads);
+                        limit_threads(torch_threads);
                         MemberRun { architecture, sets: &sets, parameters, control, member }.fit(start)
                     };
                     std::thread::Builder::new().name(format!("train-member-{member}")).spawn_scoped(scope, work)
                 })
                 .collect();
             let join = |handle: std::io::Result<std::thread::ScopedJoinHandle<'_, _>>| match handle {
-                Ok(handle) => handle.join().unwrap_or_else(|panic| Err(threads::panicked(&*panic))),
+                Ok(handle) => handle.join().unwrap_or_else(|panic| Err(panicked(&*panic))),
                 Err(source) => Err(TrainingError::Thread(source)),
             };
             spawned.into_iter().map(join).collect()
@@ -201,7 +197,7 @@ impl MemberRun<'_> {
             let (start, end) = (bounds(batch), bounds(batch + 1));
             let indexes = order.f_narrow(0, start, end - start).while_doing(doing)?;
             let step = (epoch - 1) * steps.batches + batch;
-            let factor = schedule::factor(self.parameters.schedule, step, steps.epochs * steps.batches);
+            let factor = learning_rate_factor(self.parameters.schedule, step, steps.epochs * steps.batches);
             optimizer.set_lr(steps.learning_rate * factor);
             let inputs = train.inputs.select(&indexes)?;
             let logits = network.forward(&inputs, Some(masks)).while_doing(doing)?;
@@ -236,7 +232,6 @@ impl MemberRun<'_> {
         )
     }
 
-    /// Judges the network on the tail.
     fn validate(
         &self,
         network: &Member,
@@ -256,7 +251,7 @@ impl MemberRun<'_> {
             return Err(TrainingError::NotFinite { member: self.member, epoch, loss: log_loss, learning_rate });
         }
         let last_step = (epoch.max(1) * steps.batches).saturating_sub(1);
-        let factor = schedule::factor(self.parameters.schedule, last_step, steps.epochs * steps.batches);
+        let factor = learning_rate_factor(self.parameters.schedule, last_step, steps.epochs * steps.batches);
         let seconds = began.elapsed().as_secs_f64();
         let rows = if epoch == 0 { 0.0 } else { self.sets.train.rows() as f64 };
         Ok(EpochRecord {
@@ -274,5 +269,47 @@ impl MemberRun<'_> {
     fn note(&self, epochs: &mut Vec<EpochRecord>, record: EpochRecord, steps: &Steps) {
         self.control.tell(&Progress::EpochFinished { max_epochs: steps.epochs, record: record.clone() });
         epochs.push(record);
+    }
+}
+
+/// Share of the steps in which the cosine schedule warms up.
+const WARM_UP: f64 = 0.05;
+/// Share of the steps in which the one-cycle schedule rises.
+const RISE: f64 = 0.3;
+/// Where a rise begins and a fall ends, as a share of the highest rate.
+const FLOOR: f64 = 0.01;
+
+/// The factor of the highest learning rate at `step` of `steps`, from 0.
+fn learning_rate_factor(schedule: Schedule, step: usize, steps: usize) -> f64 {
+    let progress = (step as f64 + 0.5) / steps.max(1) as f64;
+    match schedule {
+        Schedule::Constant => 1.0,
+        Schedule::Cosine => rise_and_fall(progress, WARM_UP),
+        Schedule::OneCycle => rise_and_fall(progress, RISE),
+    }
+}
+
+fn rise_and_fall(progress: f64, rise: f64) -> f64 {
+    if progress < rise {
+        return FLOOR + (1.0 - FLOOR) * progress / rise;
+    }
+    let fallen = ((progress - rise) / (1.0 - rise)).clamp(0.0, 1.0);
+    FLOOR + (1.0 - FLOOR) * (1.0 + (std::f64::consts::PI * fallen).cos()) / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_schedule_stays_within_its_bounds_and_a_cosine_ends_near_nothing() {
+        for schedule in [Schedule::Constant, Schedule::Cosine, Schedule::OneCycle] {
+            assert!((0..100).all(|step| (0.0..=1.0).contains(&learning_rate_factor(schedule, step, 100))));
+        }
+        assert!(learning_rate_factor(Schedule::Cosine, 99, 100) < 0.02);
+        assert!(learning_rate_factor(Schedule::Cosine, 5, 100) > 0.98);
+        assert!(learning_rate_factor(Schedule::OneCycle, 5, 100) < 0.25);
+        assert!(learning_rate_factor(Schedule::OneCycle, 30, 100) > 0.98);
+        assert_eq!(learning_rate_factor(Schedule::Constant, 0, 1), 1.0);
     }
 }

@@ -4,19 +4,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use delayd_core::error::chain;
 use delayd_model::Architecture;
+use delayd_training_job::params::{CheckedParameters, TrainingParameters};
+use delayd_training_job::report::{Progress, TrainingControl};
+use delayd_training_job::tune::{
+    Search, TrialOutcome, TrialRecord, TrialTask, TuningParameters, TuningReport, derived_seed,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::device::panicked;
 use crate::error::{TrainingError, stop_if_asked};
-use crate::threads;
 use crate::trainer::{Start, TrainingSets, fit_members};
 use crate::weights::fresh;
-use delayd_core::error::chain;
-use delayd_training_job::control::{Progress, TrainingControl};
-use delayd_training_job::params::{CheckedParameters, TrainingParameters};
-use delayd_training_job::tune::derived_seed;
-use delayd_training_job::tune::{Search, TrialOutcome, TrialRecord, TrialTask, TuningParameters, TuningReport};
 
 /// What trials learn from, and how long they may take.
 pub(crate) struct TrialRunner<'a> {
@@ -39,7 +40,6 @@ impl<'a> TrialRunner<'a> {
         Ok(Self { sets, architecture, control, deadline })
     }
 
-    /// Runs one trial on the calling thread.
     pub(crate) fn run(&self, task: &TrialTask) -> TrialRecord {
         run_trial(task, &self.sets, self.architecture, self.control, self.deadline)
     }
@@ -119,7 +119,7 @@ fn run_trial(
         fit_members(&shape, sets, &[Start { weights, warm: false }], &run, &control)
     };
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(fit));
-    let outcome = match result.unwrap_or_else(|payload| Err(threads::panicked(&*payload))) {
+    let outcome = match result.unwrap_or_else(|payload| Err(panicked(&*payload))) {
         Ok(members) => members.first().map_or(TrialOutcome::OutOfTime, |member| TrialOutcome::Finished {
             validation_log_loss: member.best.validation_log_loss,
             validation_roc_auc: member.best.validation_roc_auc,
@@ -130,7 +130,6 @@ fn run_trial(
     task.ended(outcome, began.elapsed().as_secs_f64())
 }
 
-/// The log-odds of a class among rows.
 pub(crate) fn log_odds(positives: usize, rows: usize) -> f64 {
     ((positives as f64 + 0.5) / ((rows - positives) as f64 + 0.5)).ln()
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use delayd_features::FeatureSpec;
+use delayd_judge::evaluation::robustness::standard_normal;
 use delayd_model::{Architecture, Bundle};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -14,12 +15,10 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::TrainingError;
-use delayd_judge::evaluation::robustness::standard_normal;
 
 /// Standard deviation of a fresh embedding.
 const EMBEDDING_STD: f32 = 0.1;
 
-/// One tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RawTensor {
     pub(crate) shape: Vec<usize>,
@@ -175,10 +174,8 @@ fn move_over(
 
 /// Where each input column was, and how its scale changed.
 struct ColumnMap {
-    /// Per category of the new spec: the old category and, per index, the old index.
     embedding_rows: Vec<Option<(usize, Vec<Option<usize>>)>>,
     embedding_widths: Vec<usize>,
-    /// Per input column of the new network: the old column, its scale and its shift.
     columns: Vec<Option<(usize, f32, f32)>>,
     old_width: usize,
 }
@@ -218,7 +215,6 @@ impl ColumnMap {
         map
     }
 
-    /// `w·x_old = (w·scale)·x_new + w·shift` where `x_old = scale·x_new + shift`.
     fn move_input(&self, old_weight: &[f32], bias: &mut [f32], weight: &mut [f32], hidden: usize) {
         let width = self.columns.len();
         for output in 0..hidden.min(bias.len()) {

@@ -2,19 +2,15 @@
 //!
 //! Nothing here computes with tensors: the daemon plans runs and reads their reports without libtorch.
 
-pub mod control;
 pub mod documents;
-pub mod holdout;
 pub mod job;
 pub mod params;
+pub mod policy;
 pub mod report;
-pub mod sample_weights;
 pub mod tune;
 
-pub use control::{EpochRecord, Progress, TrainingControl};
-pub use holdout::{HoldoutSettings, Part, part_of};
 pub use job::{BundlePlace, Trainer, TrainingJob, TrainingResult};
 pub use params::{CheckedParameters, ParameterFaults, TrainingParameters};
-pub use report::TrainingReport;
-pub use sample_weights::{TrainingPolicy, sample_weights};
+pub use policy::{HoldoutSettings, Part, TrainingPolicy, part_of, sample_weights};
+pub use report::{EpochRecord, Progress, TrainingControl, TrainingReport};
 pub use tune::{TuningParameters, TuningReport};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use delayd_core::fault::is_positive;
 use serde::{Deserialize, Serialize};
 
 /// What the configuration asks for.
@@ -17,7 +18,6 @@ pub enum DevicePreference {
     Cuda,
 }
 
-/// Which optimiser moves the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
@@ -31,7 +31,6 @@ pub enum OptimizerKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// The same all along.
     Constant,
     /// Short warm-up, then half a cosine down to nothing at `max_epochs`.
     Cosine,
@@ -69,7 +68,6 @@ pub enum ThresholdChoice {
     MaxF1,
     /// The highest that finds this share of the tail's delayed flights.
     TargetRecall(f64),
-    /// This one.
     Fixed(f64),
 }
 
@@ -93,7 +91,6 @@ impl Default for EmbeddingRule {
 
 impl EmbeddingRule {
     /// The width for a category of so many indexes.
-    #[must_use]
     pub fn width(&self, cardinality: usize) -> usize {
         let width = (self.factor * (cardinality as f64).powf(self.exponent)).round() as usize;
         width.clamp(1, self.max_width.max(1))
@@ -192,28 +189,29 @@ impl Default for TrainingParameters {
     }
 }
 
-/// One value that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParameterFault {
-    /// Which key.
-    pub key: &'static str,
-    /// What was given.
-    pub given: String,
-    /// What was expected.
-    pub expected: &'static str,
-}
+/// Every value that cannot be used, with its key and what was expected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ParameterFaults(pub Vec<String>);
 
-/// Every value that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParameterFaults(pub Vec<ParameterFault>);
+impl ParameterFaults {
+    pub(crate) fn expect(&mut self, holds: bool, key: &str, given: impl fmt::Debug, expected: &str) {
+        if !holds {
+            self.0.push(format!("`{key}` is {given:?}, expected {expected}"));
+        }
+    }
+
+    fn count(&mut self, key: &str, given: usize, most: usize, expected: &str) {
+        self.expect((1..=most).contains(&given), key, given, expected);
+    }
+
+    pub(crate) fn or<T>(self, checked: T) -> Result<T, Self> {
+        if self.0.is_empty() { Ok(checked) } else { Err(self) }
+    }
+}
 
 impl fmt::Display for ParameterFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}`{}` is {}, expected {}", fault.key, fault.given, fault.expected)?;
-        }
-        Ok(())
+        f.write_str(&self.0.join("; "))
     }
 }
 
@@ -225,8 +223,6 @@ impl std::error::Error for ParameterFaults {}
 pub struct CheckedParameters(TrainingParameters);
 
 impl CheckedParameters {
-    /// The parameters, to be sent or stored.
-    #[must_use]
     pub fn into_inner(self) -> TrainingParameters {
         self.0
     }
@@ -239,93 +235,54 @@ impl std::ops::Deref for CheckedParameters {
     }
 }
 
-/// Collects faults under their keys.
-struct Faults(Vec<ParameterFault>);
-
-impl Faults {
-    fn expect(&mut self, holds: bool, key: &'static str, given: impl fmt::Debug, expected: &'static str) {
-        if !holds {
-            self.0.push(ParameterFault { key, given: format!("{given:?}"), expected });
-        }
-    }
-
-    fn count(&mut self, key: &'static str, given: usize, most: usize, expected: &'static str) {
-        self.expect((1..=most).contains(&given), key, given, expected);
-    }
-}
-
-fn positive(value: f64) -> bool {
-    value.is_finite() && value > 0.0
-}
-
 fn share(value: f64) -> bool {
     (0.0..1.0).contains(&value)
 }
 
 impl TrainingParameters {
     /// Checks every value.
-    ///
-    /// # Errors
-    /// Names every value that cannot be used, not only the first.
     pub fn check(self) -> Result<CheckedParameters, ParameterFaults> {
-        let mut faults = Faults(Vec::new());
+        let mut faults = ParameterFaults::default();
         self.check_network(&mut faults);
         self.check_optimisation(&mut faults);
         self.check_data(&mut faults);
-        if faults.0.is_empty() { Ok(CheckedParameters(self)) } else { Err(ParameterFaults(faults.0)) }
+        faults.or(CheckedParameters(self))
     }
 
-    fn check_network(&self, faults: &mut Faults) {
+    fn check_network(&self, faults: &mut ParameterFaults) {
         faults.count("hidden", self.hidden, 4096, "a width from 1 to 4096");
         faults.expect(self.blocks <= 32, "blocks", self.blocks, "0 to 32 blocks");
         faults.count("members", self.members, 16, "1 to 16 members");
-        let rule = self.embedding;
-        faults.expect(positive(rule.factor), "embedding.factor", rule.factor, "a positive number");
-        faults.expect((0.0..=1.0).contains(&rule.exponent), "embedding.exponent", rule.exponent, "a power from 0 to 1");
-        faults.count("embedding.max_width", rule.max_width, 512, "a width from 1 to 512");
+        let EmbeddingRule { factor, exponent, max_width } = self.embedding;
+        faults.expect(is_positive(factor), "embedding.factor", factor, "a positive number");
+        faults.expect((0.0..=1.0).contains(&exponent), "embedding.exponent", exponent, "a power from 0 to 1");
+        faults.count("embedding.max_width", max_width, 512, "a width from 1 to 512");
         faults.expect(share(self.dropout), "dropout", self.dropout, "a share from 0 to below 1");
         faults.expect(share(self.unseen_share), "unseen_share", self.unseen_share, "a share from 0 to below 1");
     }
 
-    fn check_optimisation(&self, faults: &mut Faults) {
-        faults.expect(
-            positive(self.learning_rate) && self.learning_rate <= 1.0,
-            "learning_rate",
-            self.learning_rate,
-            "a number above 0, at most 1",
-        );
-        faults.expect(
-            self.weight_decay.is_finite() && self.weight_decay >= 0.0,
-            "weight_decay",
-            self.weight_decay,
-            "a number from 0",
-        );
+    fn check_optimisation(&self, faults: &mut ParameterFaults) {
+        let Self { learning_rate: rate, weight_decay: decay, label_smoothing: smoothing, .. } = *self;
+        faults.expect(is_positive(rate) && rate <= 1.0, "learning_rate", rate, "a number above 0, at most 1");
+        faults.expect(decay.is_finite() && decay >= 0.0, "weight_decay", decay, "a number from 0");
         faults.count("batch_size", self.batch_size, 1 << 20, "1 to 1048576 rows");
         faults.count("max_epochs", self.max_epochs, 1000, "1 to 1000 epochs");
         faults.count("patience", self.patience, 1000, "1 to 1000 epochs");
         faults.count("warm_start_max_epochs", self.warm_start_max_epochs, 1000, "1 to 1000 epochs");
-        faults.expect(
-            positive(self.warm_start_learning_rate_factor),
-            "warm_start_learning_rate_factor",
-            self.warm_start_learning_rate_factor,
-            "a positive number",
-        );
-        faults.expect(
-            (0.0..0.5).contains(&self.label_smoothing),
-            "label_smoothing",
-            self.label_smoothing,
-            "a share from 0 to below 0.5",
-        );
+        let factor = self.warm_start_learning_rate_factor;
+        faults.expect(is_positive(factor), "warm_start_learning_rate_factor", factor, "a positive number");
+        let holds = (0.0..0.5).contains(&smoothing);
+        faults.expect(holds, "label_smoothing", smoothing, "a share from 0 to below 0.5");
         faults.count("torch_threads", self.torch_threads, 1024, "1 to 1024 threads");
         if let ClassWeighting::Factor(factor) = self.class_weighting {
-            faults.expect(positive(factor), "class_weighting.factor", factor, "a positive number");
+            faults.expect(is_positive(factor), "class_weighting.factor", factor, "a positive number");
         }
     }
 
-    fn check_data(&self, faults: &mut Faults) {
+    fn check_data(&self, faults: &mut ParameterFaults) {
         match self.validation_tail {
             ValidationTail::Days(days) => {
-                faults.expect(positive(days), "validation_tail.days", days, "a positive number of days");
+                faults.expect(is_positive(days), "validation_tail.days", days, "a positive number of days");
             }
             ValidationTail::Fraction(part) => {
                 faults.expect(share(part) && part > 0.0, "validation_tail.fraction", part, "a share between 0 and 1");
@@ -343,14 +300,10 @@ impl TrainingParameters {
             }
         }
         if let Some(days) = self.history_half_life_days {
-            faults.expect(positive(days), "history_half_life_days", days, "a positive number of days, or none");
+            faults.expect(is_positive(days), "history_half_life_days", days, "a positive number of days, or none");
         }
-        faults.expect(
-            positive(self.reference_days),
-            "reference_days",
-            self.reference_days,
-            "a positive number of days",
-        );
+        let days = self.reference_days;
+        faults.expect(is_positive(days), "reference_days", days, "a positive number of days");
         faults.expect(self.min_rows >= 50, "min_rows", self.min_rows, "at least 50 rows");
     }
 }
@@ -380,7 +333,7 @@ mod tests {
         }
         .check()
         .unwrap_err();
-        let keys: Vec<&str> = faults.0.iter().map(|fault| fault.key).collect();
+        let keys: Vec<&str> = faults.0.iter().filter_map(|fault| fault.split('`').nth(1)).collect();
         let expected = [
             "hidden",
             "dropout",

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::params::{CheckedParameters, ParameterFault, ParameterFaults, TrainingParameters};
+use crate::params::{CheckedParameters, ParameterFaults, TrainingParameters};
 
 /// What each halving divides the trials by and multiplies the epochs with.
 const HALVING: usize = 3;
@@ -93,40 +93,25 @@ impl Default for TuningParameters {
 
 impl TuningParameters {
     /// Checks every value.
-    ///
-    /// # Errors
-    /// Names every value that cannot be used.
     pub fn check(&self) -> Result<(), ParameterFaults> {
-        let mut faults = Vec::new();
-        let mut expect = |holds: bool, key: &'static str, given: String, expected: &'static str| {
-            if !holds {
-                faults.push(ParameterFault { key, given, expected });
-            }
-        };
+        let mut faults = ParameterFaults::default();
         let ordered = |range: [f64; 2], lowest: f64| range[0] > lowest && range[0] <= range[1] && range[1].is_finite();
-        let space = &self.space;
-        let rate = space.learning_rate;
-        expect(self.trials <= 1000, "tuning.trials", self.trials.to_string(), "at most 1000 trials");
-        expect(self.first_epochs > 0, "tuning.first_epochs", self.first_epochs.to_string(), "at least 1 epoch");
-        expect(self.max_rows >= 100, "tuning.max_rows", self.max_rows.to_string(), "at least 100 rows");
-        expect(
-            ordered(rate, 0.0) && rate[1] <= 1.0,
-            "tuning.space.learning_rate",
-            format!("{rate:?}"),
-            "[low, high] above 0, at most 1",
-        );
-        let decay = space.weight_decay;
-        expect(ordered(decay, 0.0), "tuning.space.weight_decay", format!("{decay:?}"), "[low, high] above 0");
-        let dropout = space.dropout;
-        let holds = ordered(dropout, -f64::MIN_POSITIVE) && dropout[1] < 1.0;
-        expect(holds, "tuning.space.dropout", format!("{dropout:?}"), "[low, high] from 0 to below 1");
         let filled =
             |values: &[usize], lowest: usize| !values.is_empty() && values.iter().all(|value| *value >= lowest);
         let positive = "at least one value, each at least 1";
-        expect(filled(&space.hidden, 1), "tuning.space.hidden", format!("{:?}", space.hidden), positive);
-        expect(filled(&space.blocks, 0), "tuning.space.blocks", format!("{:?}", space.blocks), "at least one value");
-        expect(filled(&space.batch_size, 1), "tuning.space.batch_size", format!("{:?}", space.batch_size), positive);
-        if faults.is_empty() { Ok(()) } else { Err(ParameterFaults(faults)) }
+        let SearchSpace { learning_rate: rate, hidden, blocks, dropout, weight_decay: decay, batch_size } = &self.space;
+        faults.expect(self.trials <= 1000, "tuning.trials", self.trials, "at most 1000 trials");
+        faults.expect(self.first_epochs > 0, "tuning.first_epochs", self.first_epochs, "at least 1 epoch");
+        faults.expect(self.max_rows >= 100, "tuning.max_rows", self.max_rows, "at least 100 rows");
+        let holds = ordered(*rate, 0.0) && rate[1] <= 1.0;
+        faults.expect(holds, "tuning.space.learning_rate", rate, "[low, high] above 0, at most 1");
+        faults.expect(ordered(*decay, 0.0), "tuning.space.weight_decay", decay, "[low, high] above 0");
+        let holds = ordered(*dropout, -f64::MIN_POSITIVE) && dropout[1] < 1.0;
+        faults.expect(holds, "tuning.space.dropout", dropout, "[low, high] from 0 to below 1");
+        faults.expect(filled(hidden, 1), "tuning.space.hidden", hidden, positive);
+        faults.expect(filled(blocks, 0), "tuning.space.blocks", blocks, "at least one value");
+        faults.expect(filled(batch_size, 1), "tuning.space.batch_size", batch_size, positive);
+        faults.or(())
     }
 }
 
@@ -134,57 +119,38 @@ impl TuningParameters {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialTask {
-    /// Which candidate; 0 is what is in use now.
     pub trial: usize,
-    /// Which round of the halving, from 0.
     pub round: usize,
-    /// Epochs it is given.
     pub epochs: usize,
-    /// The candidate's parameters.
     pub parameters: TrainingParameters,
 }
 
 impl TrialTask {
-    /// The record of this run.
-    #[must_use]
     pub fn ended(&self, outcome: TrialOutcome, seconds: f64) -> TrialRecord {
         let Self { trial, round, epochs, parameters } = self.clone();
         TrialRecord { trial, round, epochs, parameters, outcome, seconds }
     }
 }
 
-/// One run of one candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrialRecord {
-    /// Which candidate; 0 is what is in use now.
     pub trial: usize,
-    /// Which round of the halving, from 0.
     pub round: usize,
-    /// Epochs it was given.
     pub epochs: usize,
-    /// Its parameters.
     pub parameters: TrainingParameters,
-    /// How it ended.
     pub outcome: TrialOutcome,
-    /// Wall-clock time.
     pub seconds: f64,
 }
 
-/// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ended", rename_all = "snake_case")]
 pub enum TrialOutcome {
-    /// With a model.
     Finished {
-        /// Best log-loss on the tail.
         validation_log_loss: f64,
-        /// ROC-AUC there.
         validation_roc_auc: Option<f64>,
     },
-    /// Without one.
     Failed {
-        /// Why.
         reason: String,
     },
     /// Not at all, or not to its end: the time was up.
@@ -193,7 +159,6 @@ pub enum TrialOutcome {
 
 impl TrialOutcome {
     /// Log-loss on the tail, of a trial that finished.
-    #[must_use]
     pub fn log_loss(&self) -> Option<f64> {
         match self {
             Self::Finished { validation_log_loss, .. } => Some(*validation_log_loss),
@@ -202,20 +167,16 @@ impl TrialOutcome {
     }
 }
 
-/// The search as it went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TuningReport {
-    /// Every run of every trial.
     pub trials: Vec<TrialRecord>,
-    /// The winner.
     pub best_trial: usize,
     /// Whether the wall-clock bound cut the search short.
     pub out_of_time: bool,
 }
 
 /// Draws the candidates: the parameters in use, then random ones.
-#[must_use]
 pub fn candidates(base: &TrainingParameters, tuning: &TuningParameters) -> Vec<TrainingParameters> {
     let mut random = ChaCha8Rng::seed_from_u64(derived_seed(base.seed, "tuning", 0));
     let space = &tuning.space;
@@ -238,7 +199,6 @@ pub fn candidates(base: &TrainingParameters, tuning: &TuningParameters) -> Vec<T
     drawn
 }
 
-/// The search's decisions, round by round.
 #[derive(Debug, Clone)]
 pub struct Search {
     candidates: Vec<TrainingParameters>,
@@ -252,9 +212,6 @@ pub struct Search {
 
 impl Search {
     /// A search that begins with all candidates.
-    ///
-    /// # Errors
-    /// Names every value of the budget that cannot be used.
     pub fn new(base: &CheckedParameters, tuning: &TuningParameters) -> Result<Self, ParameterFaults> {
         tuning.check()?;
         let candidates = candidates(base, tuning);
@@ -271,7 +228,6 @@ impl Search {
     }
 
     /// The trials to run now, in the order of trials; none when the search is over.
-    #[must_use]
     pub fn tasks(&self) -> Vec<TrialTask> {
         let alive = self.alive.iter().filter(|_| !self.over);
         let candidates = alive.filter_map(|trial| Some((*trial, self.candidates.get(*trial)?)));
@@ -304,9 +260,6 @@ impl Search {
     }
 
     /// The best parameters so far, and every trial.
-    ///
-    /// # Errors
-    /// Names the values of the best candidate that cannot be used.
     pub fn result(self) -> Result<(CheckedParameters, TuningReport), ParameterFaults> {
         let best = self.candidates.into_iter().nth(self.report.best_trial).unwrap_or_default();
         Ok((best.check()?, self.report))

@@ -7,8 +7,8 @@ use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
 
 use super::model::{DifferenceInterval, PooledMetrics, Reliability, ReliabilityBin, Week, WeekMetrics};
 use delayd_core::ids::ModelVersion;
-use delayd_judge::evaluation::intervals::{BlockBootstrap, percentile_interval};
 use delayd_judge::evaluation::metrics::{CALIBRATION_BINS, Confusion, Ranked, expected_calibration_error, log_loss};
+use delayd_judge::stats::{BlockBootstrap, percentile_interval};
 
 /// How often the bootstrap draws: enough for 95 % bounds that move by less than the
 /// third decimal, and some seconds for ten months of flights.

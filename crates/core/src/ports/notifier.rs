@@ -53,14 +53,12 @@ pub struct Alert {
 
 impl Alert {
     /// What sort of event it tells: its key up to the first `/`.
-    #[must_use]
     pub fn topic(&self) -> &str {
         topic_of(&self.dedup_key)
     }
 }
 
 /// What sort of event a deduplication key names: the part before the first `/`.
-#[must_use]
 pub fn topic_of(dedup_key: &str) -> &str {
     dedup_key.split('/').next().unwrap_or(dedup_key)
 }
@@ -84,7 +82,6 @@ impl ChannelKind {
     pub const ALL: [Self; 4] = [Self::Log, Self::Slack, Self::Mail, Self::Webhook];
 
     /// Its name in the configuration, the ledger and the log.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Log => "log",
@@ -106,7 +103,6 @@ impl fmt::Display for ChannelKind {
 /// Written `slack` or `mail:ops@example.org`. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
-    /// The channel.
     pub channel: ChannelKind,
     /// Which addressee of it; empty where it has but one.
     pub address: String,
@@ -114,13 +110,11 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// The one addressee of a channel.
-    #[must_use]
     pub fn of(channel: ChannelKind) -> Self {
         Self { channel, address: String::new() }
     }
 
     /// One of several addressees of a channel.
-    #[must_use]
     pub fn at(channel: ChannelKind, address: impl Into<String>) -> Self {
         Self { channel, address: address.into() }
     }
@@ -136,7 +130,6 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A text that names no channel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` names no channel; there are log, slack, mail:<address> and webhook")]
 pub struct UnknownChannel(pub String);
@@ -184,26 +177,20 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// One alert.
-    #[must_use]
     pub fn single(alert: Alert) -> Self {
         Self { kind: NoticeKind::Single, alerts: vec![alert] }
     }
 
-    /// The highest severity among its alerts.
-    #[must_use]
     pub fn severity(&self) -> Severity {
         self.alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info)
     }
 
     /// When the newest of its alerts happened.
-    #[must_use]
     pub fn at(&self) -> DateTime<Utc> {
         self.alerts.iter().map(|alert| alert.at).max().unwrap_or_default()
     }
 
     /// One line.
-    #[must_use]
     pub fn headline(&self) -> String {
         let count = self.alerts.len();
         match (self.kind, self.alerts.as_slice()) {
@@ -216,7 +203,6 @@ impl Notice {
 
     /// The same for the same alerts, also after a restart: by it a delivery that
     /// was repeated after a crash can be recognised.
-    #[must_use]
     pub fn identity(&self) -> String {
         let mut hasher = Sha256::new();
         for alert in &self.alerts {
@@ -237,39 +223,27 @@ pub struct Undelivered {
 }
 
 impl Undelivered {
-    /// What went wrong.
-    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.error.kind()
     }
 
-    /// The error alone.
-    #[must_use]
     pub fn into_error(self) -> PortError {
         self.error
     }
 
-    /// How long the other side asks to be left alone.
-    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
-    /// Whether nothing else can be delivered through this channel now either.
-    #[must_use]
     pub fn is_channel_away(&self) -> bool {
         self.channel_away
     }
 
-    /// The other side asks to be left alone for this long.
-    #[must_use]
     pub fn after(mut self, retry_after: Option<Duration>) -> Self {
         self.retry_after = retry_after;
         self
     }
 
-    /// It concerns this notice or addressee only, or the channel as a whole.
-    #[must_use]
     pub fn with_channel_away(mut self, away: bool) -> Self {
         self.channel_away = away;
         self
@@ -277,7 +251,6 @@ impl Undelivered {
 }
 
 impl From<PortError> for Undelivered {
-    /// A channel that cannot be reached or does not answer is away as a whole.
     fn from(error: PortError) -> Self {
         let channel_away = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
         Self { error, retry_after: None, channel_away }

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{Offset, TimeZone, Timelike};
 use chrono_tz::Tz;
+use delayd_data::Example;
 use delayd_features::{Airport, FlightRow};
 use serde::{Deserialize, Serialize};
-
-use delayd_data::Example;
 
 /// Says of every flight that it is as likely late as flights are.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -19,7 +18,6 @@ pub struct Majority {
 
 impl Majority {
     /// Counts the examples with an outcome; one half without any.
-    #[must_use]
     pub fn fit<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut cell = Cell::default();
         examples.into_iter().filter_map(|example| example.outcome).for_each(|outcome| cell.add(outcome.delayed));
@@ -31,9 +29,7 @@ impl Majority {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cell {
-    /// Flights with an outcome.
     pub rows: u64,
-    /// Late ones.
     pub delayed: u64,
 }
 
@@ -56,7 +52,6 @@ impl Cell {
 pub struct LookupTable {
     /// How many flights of the coarser rate are added to each cell.
     pub strength: f64,
-    /// All flights.
     pub all: Cell,
     /// By key: `B6`, `B6|JFK`, `B6|JFK|17`.
     pub cells: BTreeMap<String, Cell>,
@@ -111,7 +106,6 @@ impl LookupTable {
     }
 
     /// The rate of the flight's cell; of a coarser one where the cell is unknown.
-    #[must_use]
     pub fn score(&self, row: &FlightRow) -> f32 {
         let all = if self.all.rows == 0 { 0.5 } else { self.all.delayed as f64 / self.all.rows as f64 };
         let rate = self
@@ -124,9 +118,10 @@ impl LookupTable {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use chrono::{DateTime, Duration, Utc};
     use delayd_data::Outcome;
+
+    use super::*;
 
     fn example(carrier: &str, departure: &str, delayed: bool) -> Example {
         let departure: DateTime<Utc> = departure.parse().unwrap();

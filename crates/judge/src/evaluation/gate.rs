@@ -10,13 +10,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::intervals::{BlockBootstrap, Interval, percentile_interval};
 use crate::evaluation::metrics::{Confusion, Ranked, log_loss};
+use crate::stats::{BlockBootstrap, Estimate, percentile_interval};
 
 /// The rows of a comparison: what came of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GateRows {
-    /// Late or not.
     pub labels: Vec<bool>,
     /// Rows of one block are drawn together; see [`crate::evaluation::report::block_of`].
     pub blocks: Vec<u32>,
@@ -24,14 +23,11 @@ pub struct GateRows {
     pub recent: Vec<bool>,
 }
 
-/// One model on those rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scored {
     /// What it is called in reasons: `model_v2`.
     pub name: String,
-    /// Its scores, in the order of the rows.
     pub scores: Vec<f32>,
-    /// Its threshold.
     pub threshold: f32,
     /// 95th percentile of its latency per row, measured on this machine.
     pub latency_p95_us: Option<f64>,
@@ -120,44 +116,32 @@ pub enum CheckRole {
     Guard,
 }
 
-/// One check as it went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateCheck {
     /// `roc_auc_gain`, `latency_ratio`, `robustness.missing_weather`, …
     pub check: String,
-    /// Claim or guard.
     pub role: CheckRole,
-    /// What was found.
     pub value: f64,
     /// What it was held against.
     pub bound: f64,
     /// The paired bootstrap interval of the value.
-    pub interval: Option<Interval>,
-    /// Whether it holds.
+    pub interval: Option<Estimate>,
     pub passed: bool,
-    /// One sentence.
     pub reason: String,
 }
 
-/// The gate's answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateVerdict {
-    /// Whether the challenger goes on.
     pub passed: bool,
-    /// One sentence.
     pub reason: String,
-    /// Every check.
     pub checks: Vec<GateCheck>,
-    /// Rows compared on.
     pub rows: u64,
-    /// Delayed flights among them.
     pub positives: u64,
 }
 
 /// Compares. Without a live model the challenger has to beat the lookup table only.
-#[must_use]
 pub fn compare(
     rows: &GateRows,
     challenger: &Scored,

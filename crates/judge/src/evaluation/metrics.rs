@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of the expected calibration error.
 pub const CALIBRATION_BINS: usize = 15;
 
 /// Probabilities are kept this far from 0 and 1 before their logarithm is taken.
@@ -22,7 +21,6 @@ pub struct Ranked<'a> {
 
 impl<'a> Ranked<'a> {
     /// Ranks rows; of unequal lengths the shorter counts.
-    #[must_use]
     pub fn new(scores: &'a [f32], labels: &'a [bool]) -> Self {
         let rows = scores.len().min(labels.len());
         let mut order: Vec<u32> = (0..rows as u32).collect();
@@ -53,7 +51,6 @@ impl<'a> Ranked<'a> {
 
     /// Area under the ROC curve: the share of (delayed, punctual) pairs ranked
     /// rightly, ties counting half. `None` where one class is missing.
-    #[must_use]
     pub fn roc_auc(&self, weights: Option<&[u32]>) -> Option<f64> {
         let (mut seen_positives, mut positives, mut negatives, mut pairs) = (0.0, 0.0, 0.0, 0.0);
         self.each_score(weights, |p, n| {
@@ -67,7 +64,6 @@ impl<'a> Ranked<'a> {
 
     /// Average precision: `Σ (recall_k - recall_{k-1}) · precision_k` over distinct
     /// scores. `None` without positives.
-    #[must_use]
     pub fn pr_auc(&self, weights: Option<&[u32]>) -> Option<f64> {
         let (mut positives, mut all, mut area) = (0.0, 0.0, 0.0);
         self.each_score(weights, |p, n| {
@@ -80,7 +76,6 @@ impl<'a> Ranked<'a> {
 
     /// Recall among the `share` of rows with the highest scores; ties at the cut
     /// count in proportion. `None` without positives.
-    #[must_use]
     pub fn recall_at_alert_share(&self, share: f64, weights: Option<&[u32]>) -> Option<f64> {
         let total: f64 = match weights {
             None => self.order.len() as f64,
@@ -99,15 +94,8 @@ impl<'a> Ranked<'a> {
 }
 
 /// Area under the ROC curve; see [`Ranked::roc_auc`].
-#[must_use]
 pub fn roc_auc(scores: &[f32], labels: &[bool]) -> Option<f64> {
     Ranked::new(scores, labels).roc_auc(None)
-}
-
-/// Average precision; see [`Ranked::pr_auc`].
-#[must_use]
-pub fn pr_auc(scores: &[f32], labels: &[bool]) -> Option<f64> {
-    Ranked::new(scores, labels).pr_auc(None)
 }
 
 fn weighted_mean(rows: usize, weights: Option<&[u32]>, value: impl Fn(usize) -> f64) -> Option<f64> {
@@ -123,7 +111,6 @@ fn weighted_mean(rows: usize, weights: Option<&[u32]>, value: impl Fn(usize) -> 
 }
 
 /// Mean negative log-likelihood in nats; `None` without rows.
-#[must_use]
 pub fn log_loss(scores: &[f32], labels: &[bool], weights: Option<&[u32]>) -> Option<f64> {
     weighted_mean(scores.len().min(labels.len()), weights, |index| {
         let p = f64::from(scores[index]).clamp(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR);
@@ -132,7 +119,6 @@ pub fn log_loss(scores: &[f32], labels: &[bool], weights: Option<&[u32]>) -> Opt
 }
 
 /// Mean squared error of the probability (Brier 1950); `None` without rows.
-#[must_use]
 pub fn brier(scores: &[f32], labels: &[bool]) -> Option<f64> {
     weighted_mean(scores.len().min(labels.len()), None, |index| {
         let error = f64::from(scores[index]) - f64::from(u8::from(labels[index]));
@@ -142,7 +128,6 @@ pub fn brier(scores: &[f32], labels: &[bool]) -> Option<f64> {
 
 /// Expected calibration error over [`CALIBRATION_BINS`] bins of equal width: the
 /// mean distance between predicted and observed rate, weighted by rows.
-#[must_use]
 pub fn expected_calibration_error(scores: &[f32], labels: &[bool]) -> Option<f64> {
     let mut bins = [(0.0_f64, 0.0_f64, 0.0_f64); CALIBRATION_BINS];
     for (score, label) in scores.iter().zip(labels) {
@@ -155,23 +140,17 @@ pub fn expected_calibration_error(scores: &[f32], labels: &[bool]) -> Option<f64
     (rows > 0.0).then(|| bins.iter().map(|(_, predicted, observed)| (predicted - observed).abs()).sum::<f64>() / rows)
 }
 
-/// Counts at a threshold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confusion {
-    /// Delayed, and said so.
     pub true_positives: u64,
-    /// Punctual, but said delayed.
     pub false_positives: u64,
-    /// Punctual, and said so.
     pub true_negatives: u64,
-    /// Delayed, but said punctual.
     pub false_negatives: u64,
 }
 
 impl Confusion {
     /// Counts rows; a score at the threshold counts as delayed.
-    #[must_use]
     pub fn at(scores: &[f32], labels: &[bool], threshold: f32, weights: Option<&[u32]>) -> Self {
         let mut counts = Self::default();
         for (index, (score, label)) in scores.iter().zip(labels).enumerate() {
@@ -187,38 +166,29 @@ impl Confusion {
         counts
     }
 
-    /// Rows in all.
-    #[must_use]
     pub fn rows(&self) -> u64 {
         self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
     }
 
     /// Share of rows judged rightly.
-    #[must_use]
     pub fn accuracy(&self) -> f64 {
         share(self.true_positives + self.true_negatives, self.rows())
     }
 
     /// Share of the alerts that were right; 0 without alerts.
-    #[must_use]
     pub fn precision(&self) -> f64 {
         share(self.true_positives, self.true_positives + self.false_positives)
     }
 
     /// Share of the delayed flights that were found; 0 without any.
-    #[must_use]
     pub fn recall(&self) -> f64 {
         share(self.true_positives, self.true_positives + self.false_negatives)
     }
 
-    /// Harmonic mean of precision and recall.
-    #[must_use]
     pub fn f1(&self) -> f64 {
         share(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
     }
 
-    /// Share of the rows called delayed.
-    #[must_use]
     pub fn alert_share(&self) -> f64 {
         share(self.true_positives + self.false_positives, self.rows())
     }
@@ -228,41 +198,26 @@ fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// All metrics of one set of scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Rows judged.
     pub rows: u64,
-    /// Delayed flights among them.
     pub positives: u64,
-    /// Area under the ROC curve.
     pub roc_auc: Option<f64>,
-    /// Average precision.
     pub pr_auc: Option<f64>,
-    /// Log-loss in nats.
     pub log_loss: Option<f64>,
-    /// Brier score.
     pub brier: Option<f64>,
-    /// Expected calibration error.
     pub expected_calibration_error: Option<f64>,
-    /// The threshold of what follows.
     pub threshold: f32,
-    /// Counts at the threshold.
     pub confusion: Confusion,
-    /// Accuracy at the threshold.
     pub accuracy: f64,
-    /// Precision at the threshold.
     pub precision: f64,
     /// Recall of the delayed class at the threshold.
     pub recall: f64,
-    /// F1 at the threshold.
     pub f1: f64,
 }
 
 impl Metrics {
-    /// Judges scores.
-    #[must_use]
     pub fn of(scores: &[f32], labels: &[bool], threshold: f32) -> Self {
         let ranked = Ranked::new(scores, labels);
         let confusion = Confusion::at(scores, labels, threshold, None);
@@ -316,9 +271,9 @@ mod tests {
     #[test]
     fn average_precision_agrees_with_the_hand_computed_value() {
         // 1/3·1 + 1/3·1 + 1/3·3/4
-        close(pr_auc(&SCORES, &LABELS), (1.0 + 1.0 + 0.75) / 3.0);
+        close(Ranked::new(&SCORES, &LABELS).pr_auc(None), (1.0 + 1.0 + 0.75) / 3.0);
         // All tied: the base rate.
-        close(pr_auc(&[0.5; 4], &[true, false, false, false]), 0.25);
+        close(Ranked::new(&[0.5; 4], &[true, false, false, false]).pr_auc(None), 0.25);
     }
 
     #[test]
@@ -372,7 +327,7 @@ mod tests {
         let labels: Vec<bool> = rows.iter().map(|i| LABELS[*i]).collect();
         let ranked = Ranked::new(&SCORES, &LABELS);
         close(ranked.roc_auc(Some(&weights)), roc_auc(&scores, &labels).unwrap());
-        close(ranked.pr_auc(Some(&weights)), pr_auc(&scores, &labels).unwrap());
+        close(ranked.pr_auc(Some(&weights)), Ranked::new(&scores, &labels).pr_auc(None).unwrap());
         close(log_loss(&SCORES, &LABELS, Some(&weights)), log_loss(&scores, &labels, None).unwrap());
         let counts = Confusion::at(&SCORES, &LABELS, 0.6, Some(&weights));
         assert_eq!(counts, Confusion::at(&scores, &labels, 0.6, None));

@@ -6,16 +6,25 @@
 
 pub mod baselines;
 pub mod gate;
-pub mod inputs;
-pub mod intervals;
-pub mod latency;
 pub mod metrics;
 pub mod report;
 pub mod robustness;
-pub mod score;
-pub mod slices;
+
+use std::borrow::Borrow;
+
+use delayd_features::FlightRow;
+use delayd_model::{PredictScratch, Predictor};
+use rayon::prelude::*;
 
 pub use baselines::{LookupTable, Majority};
 pub use gate::{GatePolicy, GateRows, GateVerdict, Scored, compare};
 pub use metrics::Metrics;
 pub use report::{EvaluationOptions, EvaluationReport, evaluate};
+
+/// The scores of rows, in their order, by the code that serves, on all cores.
+pub fn score_rows<R: Borrow<FlightRow> + Sync>(predictor: &Predictor, rows: &[R]) -> Vec<f32> {
+    rows.par_iter()
+        .with_min_len(64)
+        .map_init(PredictScratch::default, |scratch, row| predictor.predict(row.borrow(), scratch).score)
+        .collect()
+}

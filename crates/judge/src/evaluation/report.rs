@@ -1,18 +1,22 @@
-//! Everything that is known about one model on one set of rows, next to the baselines.
+//! Everything that is known about one model on one set of rows, next to the baselines: metrics with intervals; ROC-AUC by
+//! carrier, origin, hour and month, as a good average can hide a bad corner; and how long the real serving code takes, on
+//! this machine, now.
 
-use chrono::{DateTime, Utc};
-use delayd_features::FlightRow;
-use delayd_model::Predictor;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use chrono::{DateTime, Datelike, Offset, TimeZone, Utc};
+use chrono_tz::Tz;
+use delayd_data::Example;
+use delayd_features::{CategoryInput, Encoder, FlightRow};
+use delayd_model::{PredictScratch, Predictor};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::baselines::{LookupTable, Majority};
-use crate::evaluation::intervals::{BlockBootstrap, Interval, delong, percentile_interval, wilson};
-use crate::evaluation::latency::{self, LatencyReport};
 use crate::evaluation::metrics::{Metrics, Ranked, log_loss};
 use crate::evaluation::robustness::{PerturbedMetrics, robustness};
-use crate::evaluation::score::score_rows;
-use crate::evaluation::slices::{SliceMetrics, by_slice};
-use delayd_data::Example;
+use crate::evaluation::score_rows;
+use crate::stats::{BlockBootstrap, Estimate, delong, percentile_interval, sorted_quantile, wilson};
 
 /// How much effort goes into an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,57 +57,43 @@ impl Default for EvaluationOptions {
 #[serde(deny_unknown_fields)]
 pub struct MetricIntervals {
     /// Wilson's.
-    pub accuracy: Option<Interval>,
+    pub accuracy: Option<Estimate>,
     /// Wilson's.
-    pub recall: Option<Interval>,
+    pub recall: Option<Estimate>,
     /// Wilson's.
-    pub precision: Option<Interval>,
+    pub precision: Option<Estimate>,
     /// DeLong's: rows taken as independent.
-    pub roc_auc_delong: Option<Interval>,
+    pub roc_auc_delong: Option<Estimate>,
     /// Block bootstrap: wider, and more honest.
-    pub roc_auc: Option<Interval>,
+    pub roc_auc: Option<Estimate>,
     /// Block bootstrap.
-    pub pr_auc: Option<Interval>,
+    pub pr_auc: Option<Estimate>,
     /// Block bootstrap.
-    pub log_loss: Option<Interval>,
+    pub log_loss: Option<Estimate>,
 }
 
-/// The whole evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationReport {
-    /// First prediction time.
     pub from: DateTime<Utc>,
-    /// Last prediction time.
     pub until: DateTime<Utc>,
-    /// The model.
     pub model: Metrics,
-    /// Its intervals.
     pub intervals: MetricIntervals,
     /// Always saying the base rate.
     pub majority: Metrics,
     /// The lookup table, its threshold at the same share of alerts as the model's.
     pub lookup: Metrics,
-    /// By carrier, origin, hour and month.
     pub slices: Vec<SliceMetrics>,
-    /// Under perturbations.
     pub robustness: Vec<PerturbedMetrics>,
-    /// Of the serving code.
     pub latency: Option<LatencyReport>,
 }
 
-/// Why an evaluation is not possible.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("none of the {rows} rows to evaluate on has an outcome yet; evaluate on a window whose flights have landed")]
 pub struct NothingToEvaluate {
-    /// Rows given.
     pub rows: usize,
 }
 
-/// Judges a model on the examples with an outcome.
-///
-/// # Errors
-/// When no example has an outcome.
 pub fn evaluate(
     predictor: &Predictor,
     examples: &[Example],
@@ -135,19 +125,17 @@ pub fn evaluate(
         lookup: Metrics::of(&table, &labels, threshold_for_alert_share(&table, share)),
         slices: by_slice(predictor.encoder(), &rows, &scores, &labels, options.min_slice_rows, options.confidence),
         robustness: robustness(predictor, &sampled, &sampled_labels, options.seed),
-        latency: latency::measure(predictor, &sampled, options.latency_calls),
+        latency: measure_latency(predictor, &sampled, options.latency_calls),
         model,
     })
 }
 
 /// Rows of the same stretch of `hours` share a block.
-#[must_use]
 pub fn block_of(time: DateTime<Utc>, hours: u32) -> u32 {
     (time.timestamp().div_euclid(3600 * i64::from(hours.max(1)))) as u32
 }
 
 /// The score that this share of the rows reach.
-#[must_use]
 pub fn threshold_for_alert_share(scores: &[f32], share: f64) -> f32 {
     let mut sorted = scores.to_vec();
     sorted.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -187,6 +175,140 @@ fn intervals(
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SliceBy {
+    Carrier,
+    Origin,
+    /// Hour of the scheduled departure, local time.
+    Hour,
+    /// Month of the scheduled departure, local time, `2013-07`.
+    Month,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SliceMetrics {
+    pub by: SliceBy,
+    pub value: String,
+    pub rows: u64,
+    pub positives: u64,
+    pub mean_score: f64,
+    /// ROC-AUC with DeLong's interval; `None` where a class has fewer than two rows.
+    pub roc_auc: Option<Estimate>,
+}
+
+/// Cuts rows in every way and judges each slice of at least `min_rows`.
+pub fn by_slice(
+    encoder: &Encoder,
+    rows: &[&FlightRow],
+    scores: &[f32],
+    labels: &[bool],
+    min_rows: usize,
+    confidence: f64,
+) -> Vec<SliceMetrics> {
+    let mut slices: BTreeMap<(SliceBy, String), (Vec<f32>, Vec<bool>)> = BTreeMap::new();
+    for ((row, score), label) in rows.iter().zip(scores).zip(labels) {
+        let hour = encoder.raw(row).with_category(row, CategoryInput::DepartureHour, |hour| format!("{hour:0>2}"));
+        let values = [
+            (SliceBy::Carrier, row.carrier.clone()),
+            (SliceBy::Origin, row.origin.clone()),
+            (SliceBy::Hour, hour),
+            (SliceBy::Month, month(encoder, row)),
+        ];
+        for key in values {
+            let slice = slices.entry(key).or_default();
+            slice.0.push(*score);
+            slice.1.push(*label);
+        }
+    }
+    let kept = slices.into_iter().filter(|(_, (scores, _))| scores.len() >= min_rows);
+    kept.map(|((by, value), (scores, labels))| SliceMetrics {
+        by,
+        value,
+        rows: scores.len() as u64,
+        positives: labels.iter().filter(|label| **label).count() as u64,
+        mean_score: scores.iter().map(|score| f64::from(*score)).sum::<f64>() / scores.len().max(1) as f64,
+        roc_auc: delong(&scores, &labels, confidence),
+    })
+    .collect()
+}
+
+fn month(encoder: &Encoder, row: &FlightRow) -> String {
+    let zone = encoder.spec().airports.get(&row.origin).and_then(|airport| airport.time_zone.parse::<Tz>().ok());
+    let departure = row.scheduled_departure.naive_utc();
+    let local = departure + zone.unwrap_or(Tz::UTC).offset_from_utc_datetime(&departure).fix();
+    format!("{:04}-{:02}", local.year(), local.month())
+}
+
+pub const BATCHES: [usize; 3] = [1, 32, 1024];
+
+/// Quantiles of a duration in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatencyQuantiles {
+    pub calls: u64,
+    pub p50_us: f64,
+    pub p95_us: f64,
+    pub p99_us: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchLatency {
+    pub batch: usize,
+    pub per_batch: LatencyQuantiles,
+    pub p50_us_per_row: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatencyReport {
+    pub per_row: LatencyQuantiles,
+    pub batches: Vec<BatchLatency>,
+}
+
+/// Times `calls` calls of each batch size on one thread, after a tenth as many to
+/// warm up. Large batches are called less often, so that each size sees about the
+/// same number of rows, but never fewer than 20 times. `None` without rows.
+pub fn measure_latency(predictor: &Predictor, rows: &[&FlightRow], calls: usize) -> Option<LatencyReport> {
+    if rows.is_empty() || calls == 0 {
+        return None;
+    }
+    let batches: Vec<BatchLatency> = BATCHES
+        .into_iter()
+        .map(|batch| {
+            let per_batch = time_batches(predictor, rows, batch, (calls / batch).max(20));
+            BatchLatency { batch, per_batch, p50_us_per_row: per_batch.p50_us / batch as f64 }
+        })
+        .collect();
+    batches.first().map(|single| single.per_batch).map(|per_row| LatencyReport { per_row, batches })
+}
+
+fn time_batches(predictor: &Predictor, rows: &[&FlightRow], batch: usize, calls: usize) -> LatencyQuantiles {
+    let mut scratch = PredictScratch::default();
+    let mut next = rows.iter().cycle();
+    let mut call = || {
+        let began = Instant::now();
+        for row in next.by_ref().take(batch) {
+            std::hint::black_box(predictor.predict(row, &mut scratch));
+        }
+        began.elapsed().as_secs_f64() * 1e6
+    };
+    (0..calls / 10).for_each(|_| {
+        call();
+    });
+    let mut times: Vec<f64> = (0..calls).map(|_| call()).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    quantiles(&times)
+}
+
+/// Quantiles by nearest rank of ascending values.
+fn quantiles(sorted: &[f64]) -> LatencyQuantiles {
+    let at = |share: f64| sorted_quantile(sorted, share).unwrap_or(f64::NAN);
+    LatencyQuantiles { calls: sorted.len() as u64, p50_us: at(0.5), p95_us: at(0.95), p99_us: at(0.99) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,5 +328,13 @@ mod tests {
         let block = |text| block_of(time(text), 6);
         assert_eq!(block("2013-01-01T00:00:00Z"), block("2013-01-01T05:59:59Z"));
         assert_ne!(block("2013-01-01T05:59:59Z"), block("2013-01-01T06:00:00Z"));
+    }
+
+    #[test]
+    fn quantiles_are_taken_by_nearest_rank() {
+        let times: Vec<f64> = (1..=100).map(f64::from).collect();
+        let found = quantiles(&times);
+        assert_eq!((found.p50_us, found.p95_us, found.p99_us), (50.0, 95.0, 99.0));
+        assert_eq!(quantiles(&[7.0]).p99_us, 7.0);
     }
 }

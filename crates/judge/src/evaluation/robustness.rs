@@ -1,20 +1,17 @@
 //! The same flights with something wrong about their inputs: how far does the metric fall?
 
-use delayd_features::{FlightRow, NumericInput};
+use delayd_features::{FlightRow, KnownWhen, NumericInput};
 use delayd_model::Predictor;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::evaluation::inputs::{is_operations, is_weather};
 use crate::evaluation::metrics::{log_loss, roc_auc};
-use crate::evaluation::score::score_rows;
+use crate::evaluation::score_rows;
 
-/// What is wrong with the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Perturbation {
-    /// Nothing.
     None,
     /// The weather source is down.
     MissingWeather,
@@ -31,7 +28,6 @@ pub enum Perturbation {
 }
 
 impl Perturbation {
-    /// All that are tried.
     pub const ALL: [Self; 7] = [
         Self::None,
         Self::MissingWeather,
@@ -42,8 +38,6 @@ impl Perturbation {
         Self::Shifted(0.5),
     ];
 
-    /// The name in reports and checks.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -57,7 +51,6 @@ impl Perturbation {
     }
 
     /// The rows with that wrong about them. `seed` fixes the noise.
-    #[must_use]
     pub fn apply(self, rows: &[&FlightRow], seed: u64) -> Vec<FlightRow> {
         let mut changed: Vec<FlightRow> = rows.iter().map(|row| (*row).clone()).collect();
         match self {
@@ -109,18 +102,14 @@ fn displace(rows: &mut [FlightRow], mut by: impl FnMut() -> f64) {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerturbedMetrics {
-    /// What was wrong.
     pub perturbation: Perturbation,
-    /// ROC-AUC under it.
     pub roc_auc: Option<f64>,
-    /// Log-loss under it.
     pub log_loss: Option<f64>,
     /// ROC-AUC under it less that without it.
     pub roc_auc_change: Option<f64>,
 }
 
 /// Judges the same rows under every perturbation.
-#[must_use]
 pub fn robustness(predictor: &Predictor, rows: &[&FlightRow], labels: &[bool], seed: u64) -> Vec<PerturbedMetrics> {
     let mut results: Vec<PerturbedMetrics> = Vec::with_capacity(Perturbation::ALL.len());
     for perturbation in Perturbation::ALL {
@@ -141,6 +130,35 @@ pub fn robustness(predictor: &Predictor, rows: &[&FlightRow], labels: &[bool], s
 pub fn standard_normal(random: &mut ChaCha8Rng) -> f32 {
     let radius = (-2.0 * (1.0 - random.random::<f32>()).max(f32::MIN_POSITIVE).ln()).sqrt();
     radius * (std::f32::consts::TAU * random.random::<f32>()).cos()
+}
+
+/// Whether an input comes from the weather source.
+pub fn is_weather(input: NumericInput) -> bool {
+    use NumericInput as N;
+    matches!(
+        input,
+        N::Temperature
+            | N::DewPoint
+            | N::Humidity
+            | N::WindSpeed
+            | N::WindGust
+            | N::WindFromEast
+            | N::WindFromNorth
+            | N::Precipitation
+            | N::Precipitation6h
+            | N::Pressure
+            | N::PressureChange
+            | N::Visibility
+            | N::VisibilityLowest
+            | N::PrecipitationHighest
+            | N::WeatherAge
+            | N::WeatherSeverity
+    )
+}
+
+/// Whether an input comes from the operations of the hours before.
+pub fn is_operations(input: NumericInput) -> bool {
+    input.is_context() && !is_weather(input) && input.known_when() == KnownWhen::PredictionTime
 }
 
 #[cfg(test)]
@@ -187,5 +205,14 @@ mod tests {
             .filter(|(noisy, row)| noisy.get(NumericInput::Temperature) > row.get(NumericInput::Temperature));
         assert!((30..70).contains(&higher.count()));
         assert!(noisy[0].get(NumericInput::Visibility).is_nan());
+    }
+
+    #[test]
+    fn every_input_of_the_prediction_time_is_either_weather_or_operations() {
+        for input in NumericInput::ALL {
+            let late = input.known_when() == KnownWhen::PredictionTime;
+            assert_eq!(late, is_weather(*input) || is_operations(*input), "{}", input.name());
+            assert!(!(is_weather(*input) && is_operations(*input)));
+        }
     }
 }

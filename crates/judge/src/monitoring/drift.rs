@@ -10,7 +10,7 @@
 //! The reference holds whole weeks, so a window must too: half a day or a
 //! weekend has another mix of hours and would look like drift. Give the window
 //! as its days ([`DriftWindow::from_days`]): how much days differ tells how many
-//! independent observations there really are (see [`super::bins`]).
+//! independent observations there really are (see [`super::skew`]).
 //!
 //! Nothing here decides what follows from drift.
 
@@ -20,19 +20,13 @@ use chrono::{DateTime, Utc};
 use delayd_features::{FlightRow, RawInputs};
 use delayd_model::{DriftReference, Sketch, SketchError};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::bins::{design_effect, distances, shares};
-use super::drift_policy::DriftPolicy;
-
-pub use super::drift_report::{
-    DATASET, DriftReport, DriftStatus, DriftWindow, FeatureDrift, SCORE, SignalKind, WindowSummary,
-};
+use crate::monitoring::settings::DriftPolicy;
+use crate::monitoring::skew::{Distances, design_effect, distances, shares};
 
 /// Judges a window. `history` are the windows before it, in any order; only the
 /// latest `policy.of_last_windows - 1` of the same bins count.
-///
-/// # Errors
-/// When the window was not counted in the reference's bins.
 pub fn evaluate(
     reference: &DriftReference,
     window: &DriftWindow,
@@ -289,22 +283,15 @@ fn interval_names(edges: &[f32]) -> Vec<String> {
     names
 }
 
-/// One flight to be counted.
 #[derive(Debug, Clone, Copy)]
 pub struct CountedFlight<'a> {
-    /// The row.
     pub row: &'a FlightRow,
-    /// Its raw inputs.
     pub raw: &'a RawInputs,
-    /// The model's score.
     pub score: f32,
 }
 
 /// Counts flights into the reference's bins on all cores; the replicas do the
 /// same one by one. For flights that are at hand in bulk, and for the benchmark.
-///
-/// # Errors
-/// None in practice: all parts are counted in the bins of one reference.
 pub fn count_flights(reference: &DriftReference, flights: &[CountedFlight<'_>]) -> Result<Sketch, SketchError> {
     const CHUNK: usize = 16_384;
     let (counter, empty) = (reference.counter(), reference.empty_sketch());
@@ -315,4 +302,121 @@ pub fn count_flights(reference: &DriftReference, flights: &[CountedFlight<'_>]) 
     };
     let add = |mut sum: Sketch, part: Sketch| sum.merge(&part).map(|()| sum);
     flights.par_chunks(CHUNK).map(count).try_reduce(|| empty.clone(), add)
+}
+
+/// Name of the score among the signals of a window.
+pub const SCORE: &str = "score";
+/// Name of the importance-weighted sum among the signals of a window.
+pub const DATASET: &str = "dataset";
+
+/// What was counted in a window, as a sum and day by day.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriftWindow {
+    pub ended_at: DateTime<Utc>,
+    pub sketch: Sketch,
+    /// Its days; may be empty where only the sum is known.
+    pub days: Vec<Sketch>,
+}
+
+impl DriftWindow {
+    /// A window from its days; `None` when there are none.
+    pub fn from_days(ended_at: DateTime<Utc>, days: Vec<Sketch>) -> Result<Option<Self>, SketchError> {
+        let Some((first, rest)) = days.split_first() else { return Ok(None) };
+        let mut sketch = first.clone();
+        for day in rest {
+            sketch.merge(day)?;
+        }
+        Ok(Some(Self { ended_at, sketch, days }))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowSummary {
+    pub ended_at: DateTime<Utc>,
+    /// The bins it was counted in: windows of another model say nothing here.
+    pub layout: String,
+    /// Signals that exceeded their thresholds: inputs, [`SCORE`], [`DATASET`].
+    pub exceeded: BTreeSet<String>,
+}
+
+/// What kind of thing was compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SignalKind {
+    /// A number in interval bins, the last bin for "missing".
+    Numeric,
+    /// A category, the last bin for all values without one of their own.
+    Category,
+    /// The model's score.
+    Score,
+}
+
+/// One input (or the score) compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureDrift {
+    pub input: String,
+    pub kind: SignalKind,
+    /// How much the model uses it, 0 to 1 (0 for the score).
+    pub importance: f64,
+    pub distances: Distances,
+    /// Bins for people: intervals, values, `missing`, `other`.
+    pub bins: Vec<String>,
+    pub reference_shares: Vec<f64>,
+    pub window_shares: Vec<f64>,
+    /// Whether this window exceeds the thresholds.
+    pub exceeded: bool,
+    /// In how many of the last windows it did, this one included.
+    pub windows_exceeded: u32,
+    /// Exceeded, and persistently.
+    pub drifted: bool,
+    pub reason: String,
+}
+
+/// The verdict of one evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftStatus {
+    /// Not enough rows or days to say anything.
+    TooFewRows,
+    /// Nothing to see.
+    Stable,
+    /// This window exceeds, but it has not lasted yet.
+    Suspected,
+    /// Drift.
+    Drifted,
+}
+
+/// One evaluation, complete: it can be explained later from itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriftReport {
+    /// End of the window.
+    pub ended_at: DateTime<Utc>,
+    pub layout: String,
+    pub rows: u64,
+    pub days: u32,
+    pub reference_rows: u64,
+    /// Importance-weighted PSI (capped, significant inputs only).
+    pub dataset_psi: f64,
+    /// Inputs, by falling contribution.
+    pub features: Vec<FeatureDrift>,
+    pub score: FeatureDrift,
+    pub exceeded: BTreeSet<String>,
+    pub alarms: Vec<String>,
+    pub status: DriftStatus,
+    pub reason: String,
+    pub policy: DriftPolicy,
+}
+
+impl DriftReport {
+    pub fn summary(&self) -> WindowSummary {
+        WindowSummary { ended_at: self.ended_at, layout: self.layout.clone(), exceeded: self.exceeded.clone() }
+    }
+
+    pub fn is_drifted(&self) -> bool {
+        self.status == DriftStatus::Drifted
+    }
 }

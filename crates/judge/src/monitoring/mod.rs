@@ -6,19 +6,12 @@
 //! serialisable so that a verdict can be explained later from what was stored.
 //! Nothing here decides to retrain (see `delayd::coordinator`) or sends an alert.
 
-pub mod bins;
 pub mod drift;
-pub mod drift_policy;
-mod drift_report;
-pub mod episodes;
-pub mod errors;
-pub mod latency;
 pub mod performance;
 pub mod realised;
 pub mod service;
 pub mod settings;
 pub mod skew;
-pub mod stats;
 pub mod traffic;
 pub mod window;
 

@@ -9,12 +9,12 @@
 //! same window a minute apart say the same thing once ([`one_a_day`]).
 
 use chrono::{DateTime, NaiveDate, Utc};
+use delayd_core::fault::{broken_rules, is_positive};
 use serde::{Deserialize, Serialize};
 
-use super::realised::{MaturedPrediction, Realised, RealisedWithIntervals, Resampling, estimate, realise};
-use super::stats::Interval;
+use crate::monitoring::realised::{MaturedPrediction, Realised, RealisedWithIntervals, Resampling, estimate, realise};
+use crate::stats::Interval;
 
-/// What counts as degraded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PerformancePolicy {
@@ -66,24 +66,24 @@ impl Default for PerformancePolicy {
 
 impl PerformancePolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let checks = [
-            (self.window_days > 0, "window_days must be above 0"),
-            (self.minimum_days <= self.window_days, "minimum_days must not exceed window_days"),
-            (positive(self.auc_drop), "auc_drop must be a number above 0"),
-            (positive(self.log_loss_skill_drop), "log_loss_skill_drop must be a number above 0"),
-            (positive(self.calibration_error_rise), "calibration_error_rise must be a number above 0"),
-            (self.recall_drop.is_none_or(positive), "recall_drop must be a number above 0, or left out"),
-            (self.confidence > 0.5 && self.confidence < 1.0, "confidence must be between 0.5 and 1"),
-            (self.replicates >= 50, "replicates must be 50 or more"),
-            (
-                (1..=self.of_last_windows).contains(&self.persistent_windows),
-                "persistent_windows must be 1 to of_last_windows",
-            ),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("performance: {text}")).collect()
+        broken_rules(
+            "performance",
+            &[
+                (self.window_days > 0, "window_days must be above 0"),
+                (self.minimum_days <= self.window_days, "minimum_days must not exceed window_days"),
+                (is_positive(self.auc_drop), "auc_drop must be a number above 0"),
+                (is_positive(self.log_loss_skill_drop), "log_loss_skill_drop must be a number above 0"),
+                (is_positive(self.calibration_error_rise), "calibration_error_rise must be a number above 0"),
+                (self.recall_drop.is_none_or(is_positive), "recall_drop must be a number above 0, or left out"),
+                (self.confidence > 0.5 && self.confidence < 1.0, "confidence must be between 0.5 and 1"),
+                (self.replicates >= 50, "replicates must be 50 or more"),
+                (
+                    (1..=self.of_last_windows).contains(&self.persistent_windows),
+                    "persistent_windows must be 1 to of_last_windows",
+                ),
+            ],
+        )
     }
 
     fn resampling(&self) -> Resampling {
@@ -96,40 +96,30 @@ impl PerformancePolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValidationBaseline {
-    /// ROC-AUC.
     pub auc: f64,
-    /// Log-loss in nats.
     pub log_loss: f64,
     /// Share of delayed flights in the validation rows.
     pub delayed_share: f64,
-    /// Expected calibration error.
     pub calibration_error: f64,
-    /// Recall at the threshold.
     pub recall: f64,
 }
 
 impl ValidationBaseline {
     /// As in [`Realised::log_loss_skill`].
-    #[must_use]
     pub fn log_loss_skill(&self) -> f64 {
         let share = self.delayed_share.clamp(1e-6, 1.0 - 1e-6);
         1.0 + self.log_loss / (share * share.ln() + (1.0 - share) * (1.0 - share).ln())
     }
 }
 
-/// One metric against its baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricChange {
     /// `auc`, `log_loss_skill`, `calibration_error`, `recall`.
     pub metric: String,
-    /// What validation said.
     pub baseline: f64,
-    /// What came out.
     pub realised: Option<f64>,
-    /// Its interval.
     pub interval: Option<Interval>,
-    /// How much worse, positive for worse.
     pub loss: Option<f64>,
     /// How much worse counts; `None` where it is only reported.
     pub tolerated: Option<f64>,
@@ -139,7 +129,6 @@ pub struct MetricChange {
     pub windows_worse: u32,
 }
 
-/// The verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PerformanceStatus {
@@ -153,51 +142,36 @@ pub enum PerformanceStatus {
     Degraded,
 }
 
-/// What is kept of an earlier evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerformanceSummary {
-    /// When it was evaluated.
     pub at: DateTime<Utc>,
-    /// Metrics that were worse.
     pub worse: Vec<String>,
 }
 
-/// One evaluation, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PerformanceReport {
-    /// When.
     pub at: DateTime<Utc>,
     /// Realised metrics of the window; `None` without outcomes.
     pub realised: Option<RealisedWithIntervals>,
     /// What the scores promise of themselves (CBPE), over the predictions whose
     /// outcomes are not in yet, or over the window where all are.
     pub estimated: Realised,
-    /// Metric by metric.
     pub changes: Vec<MetricChange>,
-    /// Metrics that degraded.
     pub degraded: Vec<String>,
-    /// The verdict.
     pub status: PerformanceStatus,
-    /// One sentence.
     pub reason: String,
-    /// The baseline used.
     pub baseline: ValidationBaseline,
-    /// The thresholds used.
     pub policy: PerformancePolicy,
 }
 
 impl PerformanceReport {
-    /// What to keep for judging persistence later.
-    #[must_use]
     pub fn summary(&self) -> PerformanceSummary {
         let worse = self.changes.iter().filter(|change| change.worse).map(|change| change.metric.clone()).collect();
         PerformanceSummary { at: self.at, worse }
     }
 
-    /// Whether the loop should do something about it.
-    #[must_use]
     pub fn is_degraded(&self) -> bool {
         self.status == PerformanceStatus::Degraded
     }
@@ -211,23 +185,19 @@ pub fn one_a_day(history: &mut Vec<PerformanceSummary>, day_of: impl Fn(DateTime
     history.reverse();
 }
 
-/// What an evaluation looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct PerformanceInputs<'a> {
     /// Matured predictions of the live model; those in the window before `at` count.
     pub outcomes: &'a [MaturedPrediction],
     /// Scores whose outcomes are not known yet.
     pub pending_scores: &'a [f32],
-    /// The model's threshold.
     pub threshold: f32,
-    /// The model's own validation.
     pub baseline: &'a ValidationBaseline,
     /// Evaluations of the same model on earlier days, one a day, in any order.
     pub history: &'a [PerformanceSummary],
 }
 
 /// Judges the live model at the moment `at`.
-#[must_use]
 pub fn evaluate(inputs: PerformanceInputs<'_>, policy: &PerformancePolicy, at: DateTime<Utc>) -> PerformanceReport {
     let start = at - chrono::Duration::days(i64::from(policy.window_days));
     let recent: Vec<MaturedPrediction> =

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::stats::{Interval, sorted_quantile};
+use crate::stats::{Interval, sorted_quantile};
 
 /// Bins of the score for the bootstrap: fine enough that AUC is exact to 1e-4.
 const SCORE_BINS: usize = 1_000;
@@ -19,15 +19,11 @@ const CALIBRATION_BINS: usize = 10;
 /// Scores are kept this far from 0 and 1 in logarithms.
 const LOG_MARGIN: f64 = 1e-6;
 
-/// A prediction whose outcome is known.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaturedPrediction {
-    /// Calibrated probability of delay.
     pub score: f32,
-    /// Whether it was delayed.
     pub delayed: bool,
-    /// When it was predicted.
     pub at: DateTime<Utc>,
 }
 
@@ -35,13 +31,9 @@ pub struct MaturedPrediction {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Realised {
-    /// Predictions.
     pub rows: u64,
-    /// Of these, delayed.
     pub delayed: u64,
-    /// Area under the ROC curve.
     pub auc: Option<f64>,
-    /// Mean negative log-likelihood, in nats.
     pub log_loss: Option<f64>,
     /// `1 - log_loss / entropy of the share delayed`: what the scores tell beyond
     /// that share. Unlike the log-loss it can be compared between a calm and a stormy month.
@@ -149,30 +141,20 @@ impl DayCounts {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RealisedWithIntervals {
-    /// First day, in UTC.
     pub first_day: NaiveDate,
-    /// Last day, in UTC.
     pub last_day: NaiveDate,
-    /// Days with outcomes.
     pub days: u32,
     /// The metrics. AUC is over 1,000 score bins, exact to about 1e-4.
     pub metrics: Realised,
-    /// Of AUC.
     pub auc_interval: Option<Interval>,
-    /// Of the log-loss.
     pub log_loss_interval: Option<Interval>,
-    /// Of the log-loss skill.
     pub log_loss_skill_interval: Option<Interval>,
-    /// Of the calibration error.
     pub calibration_error_interval: Option<Interval>,
-    /// Of the recall.
     pub recall_interval: Option<Interval>,
 }
 
-/// How intervals are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Resampling {
-    /// Bootstrap replicates.
     pub replicates: u32,
     /// Two-sided confidence, 0 to 1.
     pub confidence: f64,
@@ -182,7 +164,6 @@ pub struct Resampling {
 
 /// Metrics of the outcomes, with intervals by bootstrap over days; `None` when
 /// there are no outcomes.
-#[must_use]
 pub fn realise(
     outcomes: &[MaturedPrediction],
     threshold: f32,
@@ -233,36 +214,10 @@ fn resample(days: &[DayCounts], resampling: Resampling) -> Vec<Realised> {
     (0..resampling.replicates).map(|_| replicate()).collect()
 }
 
-/// The outcomes of the `length_days` before each `step_days`-th day's end,
-/// oldest first: sliding windows for charts and reports.
-#[must_use]
-pub fn sliding_windows(
-    outcomes: &[MaturedPrediction],
-    length_days: u32,
-    step_days: u32,
-    threshold: f32,
-    resampling: Resampling,
-) -> Vec<RealisedWithIntervals> {
-    let mut sorted = outcomes.to_vec();
-    sorted.sort_by_key(|outcome| outcome.at);
-    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return Vec::new() };
-    let (length, step) = (i64::from(length_days.max(1)), i64::from(step_days.max(1)));
-    let (first, last) = (first.at.date_naive(), last.at.date_naive());
-    let ends = (0..).map(|n| first + chrono::Duration::days(length - 1 + n * step)).take_while(|end| *end <= last);
-    ends.filter_map(|end| {
-        let start = end - chrono::Duration::days(length - 1);
-        let from = sorted.partition_point(|outcome| outcome.at.date_naive() < start);
-        let to = sorted.partition_point(|outcome| outcome.at.date_naive() <= end);
-        realise(&sorted[from..to], threshold, resampling)
-    })
-    .collect()
-}
-
 /// What calibrated scores promise of themselves: a flight of score `p` counts as
 /// delayed with weight `p` and as punctual with `1 - p` (confidence-based
 /// performance estimation). It sees a harder mix of flights; it cannot see that
 /// scores have stopped being right, so it stands in only until outcomes mature.
-#[must_use]
 pub fn estimate(scores: impl IntoIterator<Item = f32>, threshold: f32) -> Realised {
     let mut counts = DayCounts::empty();
     for score in scores.into_iter().filter(|score| score.is_finite()).map(f64::from) {
@@ -271,19 +226,6 @@ pub fn estimate(scores: impl IntoIterator<Item = f32>, threshold: f32) -> Realis
         counts.count(score, false, f64::from(threshold), 1.0 - score);
     }
     counts.metrics()
-}
-
-/// [`estimate`] from a sketch's score counts: each bin stands for its middle, so
-/// AUC comes out a little low and the calls near the threshold are approximate.
-#[must_use]
-pub fn estimate_from_score_counts(counts: &[u64], threshold: f32) -> Realised {
-    let mut sum = DayCounts::empty();
-    for (bin, count) in counts.iter().enumerate() {
-        let (middle, rows) = ((bin as f64 + 0.5) / counts.len() as f64, *count as f64);
-        sum.count(middle, true, f64::from(threshold), rows * middle);
-        sum.count(middle, false, f64::from(threshold), rows * (1.0 - middle));
-    }
-    sum.metrics()
 }
 
 #[cfg(test)]
@@ -342,24 +284,5 @@ mod tests {
         assert!((promised.accuracy.unwrap() - found.metrics.accuracy.unwrap()).abs() < 0.02);
         assert!(found.metrics.calibration_error.unwrap() < 0.02);
         assert_eq!(found, realise(&outcomes, 0.4, RESAMPLING).unwrap(), "the same seed gives the same interval");
-    }
-
-    #[test]
-    fn the_estimate_from_a_sketch_is_near_the_one_from_all_scores() {
-        let outcomes = calibrated(3, 2_000);
-        let mut counts = vec![0_u64; 20];
-        outcomes.iter().for_each(|outcome| counts[((outcome.score * 20.0) as usize).min(19)] += 1);
-        let exact = estimate(outcomes.iter().map(|outcome| outcome.score), 0.4);
-        let rough = estimate_from_score_counts(&counts, 0.4);
-        assert!((exact.auc.unwrap() - rough.auc.unwrap()).abs() < 0.01, "{exact:?} {rough:?}");
-        assert!((exact.accuracy.unwrap() - rough.accuracy.unwrap()).abs() < 0.01);
-    }
-
-    #[test]
-    fn windows_slide_over_whole_days() {
-        let windows = sliding_windows(&calibrated(28, 20), 14, 7, 0.4, RESAMPLING);
-        let ends: Vec<String> = windows.iter().map(|window| window.last_day.to_string()).collect();
-        assert_eq!(ends, ["2013-03-14", "2013-03-21", "2013-03-28"]);
-        assert!(windows.iter().all(|window| window.days == 14 && window.metrics.rows == 280));
     }
 }

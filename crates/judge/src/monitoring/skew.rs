@@ -1,16 +1,145 @@
-//! Two ways in which what is served can differ from what was meant: the scores
-//! are distributed otherwise than in the reference (prediction skew), or the
-//! service scores a row otherwise than training does (train/serve skew).
+//! How far two sets of counts in the same bins are apart, and two ways in which what is served can differ from what was
+//! meant: the scores are distributed otherwise than in the reference (prediction skew), or the service scores a row
+//! otherwise than training does (train/serve skew).
+//!
+//! Flights of one day share their weather and their queues, so 10,000 rows are
+//! far fewer than 10,000 independent observations. [`design_effect`] estimates by
+//! how much from the differences between days, and every test divides by it
+//! (Rao and Scott, 1981): without that, a large sample makes every difference
+//! "significant", and even PSI is far above zero where nothing changed.
 
 use chrono::{DateTime, Utc};
+use delayd_core::fault::{broken_rules, is_positive};
 use delayd_core::ids::ModelVersion;
 use delayd_model::DriftReference;
 use serde::{Deserialize, Serialize};
 
-use super::bins::{Distances, design_effect, distances};
-use super::drift::DriftWindow;
+use crate::monitoring::drift::DriftWindow;
+use crate::stats::{chi_square_upper_tail, kolmogorov_upper_tail};
 
-/// What counts as skew.
+/// Pseudo-count per bin (Jeffreys' prior): an empty bin says "rare", not "impossible".
+const SMOOTHING: f64 = 0.5;
+
+/// The distances between a reference and a window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distances {
+    /// Bins that hold anything in either.
+    pub bins: usize,
+    /// Population stability index, `Σ (q-p)·ln(q/p)`, smoothed.
+    pub psi: f64,
+    /// What PSI would be on average if nothing had changed:
+    /// `(bins-1)·(1/n + 1/m)` with effective sample sizes.
+    pub expected_psi: f64,
+    /// `psi - expected_psi`, at least 0: the effect size that is judged.
+    pub excess_psi: f64,
+    /// Jensen-Shannon distance, base 2: 0 for equal, 1 for disjoint.
+    pub jensen_shannon: f64,
+    /// Largest difference of the cumulative shares; `None` for unordered bins.
+    pub kolmogorov_smirnov: Option<f64>,
+    pub kolmogorov_smirnov_p: Option<f64>,
+    /// p-value of the chi-square test of homogeneity, with effective sample sizes.
+    pub chi_square_p: f64,
+    /// Cramér's V, as it were with samples of equal size (so that it does not
+    /// depend on how long the reference is): 0 for equal, 1 for disjoint.
+    pub cramers_v: f64,
+    /// Rows per independent observation.
+    pub design_effect: f64,
+}
+
+/// Shares of counts; all zero where nothing was counted.
+pub fn shares(counts: &[u64]) -> Vec<f64> {
+    let total = counts.iter().sum::<u64>().max(1) as f64;
+    counts.iter().map(|count| *count as f64 / total).collect()
+}
+
+/// Measures the distances. `ordered` is the number of leading bins that have an
+/// order (all intervals of a number; 0 for a category).
+pub fn distances(reference: &[u64], window: &[u64], ordered: usize, design_effect: f64) -> Distances {
+    let (m, n) = (reference.iter().sum::<u64>(), window.iter().sum::<u64>());
+    let pairs: Vec<(u64, u64)> =
+        reference.iter().copied().zip(window.iter().copied()).filter(|(r, w)| r + w > 0).collect();
+    let bins = pairs.len();
+    let effect = design_effect.max(1.0);
+    if m == 0 || n == 0 || bins < 2 {
+        return Distances { bins, chi_square_p: 1.0, design_effect: effect, ..Distances::default() };
+    }
+    let (m_eff, n_eff) = (m as f64 / effect, n as f64 / effect);
+    let dof = (bins - 1) as f64;
+    let share = |count: u64, total: u64| (count as f64 + SMOOTHING) / (total as f64 + SMOOTHING * bins as f64);
+    let (mut psi, mut divergence, mut triangular) = (0.0, 0.0, 0.0);
+    for (r, w) in &pairs {
+        let (p, q) = (share(*r, m), share(*w, n));
+        let mid = (p + q) / 2.0;
+        psi += (q - p) * (q / p).ln();
+        divergence += 0.5 * (p * (p / mid).log2() + q * (q / mid).log2());
+        triangular += (p - q) * (p - q) / (p + q);
+    }
+    let expected_psi = dof * (1.0 / n_eff + 1.0 / m_eff);
+    let ks = (ordered > 1).then(|| largest_gap(reference, window, ordered));
+    Distances {
+        bins,
+        psi,
+        expected_psi,
+        excess_psi: (psi - expected_psi).max(0.0),
+        jensen_shannon: divergence.max(0.0).sqrt(),
+        kolmogorov_smirnov: ks,
+        kolmogorov_smirnov_p: ks.map(|gap| kolmogorov_upper_tail(gap, n_eff * m_eff / (n_eff + m_eff))),
+        chi_square_p: chi_square_upper_tail(homogeneity(&[reference, window]).0 / effect, dof),
+        cramers_v: (triangular / 2.0).sqrt(),
+        design_effect: effect,
+    }
+}
+
+/// Rows per independent observation, from how much days differ: the chi-square
+/// statistic of homogeneity among the days by its degrees of freedom. Between 1
+/// and the rows of a day: a day is at least one observation. 1 for fewer than
+/// two days, where nothing can be said.
+pub fn design_effect(days: &[&[u64]]) -> f64 {
+    let days: Vec<&[u64]> = days.iter().copied().filter(|day| day.iter().any(|count| *count > 0)).collect();
+    if days.len() < 2 {
+        return 1.0;
+    }
+    let rows: u64 = days.iter().flat_map(|day| day.iter()).sum();
+    let (statistic, dof) = homogeneity(&days);
+    if dof < 1.0 {
+        return 1.0;
+    }
+    (statistic / dof).clamp(1.0, (rows as f64 / days.len() as f64).max(1.0))
+}
+
+/// Pearson's chi-square statistic of homogeneity and its degrees of freedom.
+fn homogeneity(samples: &[&[u64]]) -> (f64, f64) {
+    let bins = samples.iter().map(|sample| sample.len()).max().unwrap_or(0);
+    let bin_total = |bin: usize| samples.iter().filter_map(|sample| sample.get(bin)).sum::<u64>() as f64;
+    let totals: Vec<f64> = (0..bins).map(bin_total).collect();
+    let all: f64 = totals.iter().sum();
+    let mut statistic = 0.0;
+    for sample in samples {
+        let rows = sample.iter().sum::<u64>() as f64;
+        for (count, total) in sample.iter().zip(&totals) {
+            let expected = rows * total / all.max(1.0);
+            if expected > 0.0 {
+                statistic += (*count as f64 - expected).powi(2) / expected;
+            }
+        }
+    }
+    let used = totals.iter().filter(|total| **total > 0.0).count();
+    (statistic, (samples.len().saturating_sub(1) * used.saturating_sub(1)) as f64)
+}
+
+fn largest_gap(reference: &[u64], window: &[u64], ordered: usize) -> f64 {
+    let total = |counts: &[u64]| counts.iter().take(ordered).sum::<u64>().max(1) as f64;
+    let (m, n) = (total(reference), total(window));
+    let (mut below_m, mut below_n, mut gap) = (0.0, 0.0, 0.0_f64);
+    for (r, w) in reference.iter().zip(window).take(ordered) {
+        below_m += *r as f64 / m;
+        below_n += *w as f64 / n;
+        gap = gap.max((below_m - below_n).abs());
+    }
+    gap
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SkewPolicy {
@@ -35,16 +164,16 @@ impl Default for SkewPolicy {
 
 impl SkewPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let checks = [
-            (positive(self.score_psi), "score_psi must be a number above 0"),
-            (positive(self.significance), "significance must be above 0"),
-            (positive(f64::from(self.score_tolerance)), "score_tolerance must be a number above 0"),
-            ((0.0..1.0).contains(&self.tolerated_share), "tolerated_share must be 0 or more and under 1"),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("skew: {text}")).collect()
+        broken_rules(
+            "skew",
+            &[
+                (is_positive(self.score_psi), "score_psi must be a number above 0"),
+                (is_positive(self.significance), "significance must be above 0"),
+                (is_positive(f64::from(self.score_tolerance)), "score_tolerance must be a number above 0"),
+                ((0.0..1.0).contains(&self.tolerated_share), "tolerated_share must be 0 or more and under 1"),
+            ],
+        )
     }
 }
 
@@ -52,22 +181,16 @@ impl SkewPolicy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PredictionSkewReport {
-    /// Scores judged.
     pub rows: u64,
     /// Mean score in the reference, from bin middles.
     pub reference_mean: f64,
-    /// Mean score in the window.
     pub window_mean: f64,
-    /// Distances.
     pub distances: Distances,
-    /// The verdict.
     pub skewed: bool,
-    /// One sentence.
     pub reason: String,
 }
 
 /// Judges the scores of a window against the bundle's reference.
-#[must_use]
 pub fn prediction_skew(reference: &DriftReference, window: &DriftWindow, policy: &SkewPolicy) -> PredictionSkewReport {
     let days: Vec<&[u64]> = window.days.iter().map(|day| day.scores.as_slice()).collect();
     score_skew(&reference.score_counts, &window.sketch.scores, design_effect(&days), policy)
@@ -75,7 +198,6 @@ pub fn prediction_skew(reference: &DriftReference, window: &DriftWindow, policy:
 
 /// The same from bare counts, for verification's replayed rows. `effect` is the
 /// number of rows per independent observation, 1 where rows are independent.
-#[must_use]
 pub fn score_skew(reference: &[u64], window: &[u64], effect: f64, policy: &SkewPolicy) -> PredictionSkewReport {
     let rows: u64 = window.iter().sum();
     let distances = distances(reference, window, reference.len(), effect);
@@ -100,13 +222,10 @@ fn mean_score(counts: &[u64]) -> f64 {
     counts.iter().enumerate().map(|(bin, count)| (bin as f64 + 0.5) / bins * *count as f64).sum::<f64>() / rows
 }
 
-/// One row scored twice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScoredTwice {
-    /// Which row, for people.
     pub row: String,
-    /// What the service answered.
     pub served: f32,
     /// What the bundle's own code says of the row as training builds it.
     pub recomputed: f32,
@@ -116,23 +235,18 @@ pub struct ScoredTwice {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeSkewReport {
-    /// Rows compared.
     pub rows: u64,
     /// Rows that differ by more than the tolerance.
     pub different: u64,
-    /// Largest difference.
     pub largest_difference: f32,
     /// The rows that differ most, at most ten.
     pub worst: Vec<ScoredTwice>,
-    /// The verdict.
     pub skewed: bool,
-    /// One sentence.
     pub reason: String,
 }
 
 /// Compares served scores with recomputed ones. A score that is not a number on
 /// either side differs from everything.
-#[must_use]
 pub fn train_serve_skew(pairs: &[ScoredTwice], policy: &SkewPolicy) -> TrainServeSkewReport {
     let difference = |pair: &ScoredTwice| {
         let gap = (pair.served - pair.recomputed).abs();
@@ -159,19 +273,52 @@ pub fn train_serve_skew(pairs: &[ScoredTwice], policy: &SkewPolicy) -> TrainServ
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeLook {
-    /// When.
     pub at: DateTime<Utc>,
-    /// The model.
     pub model: ModelVersion,
-    /// Replicas that answered.
     pub replicas: usize,
-    /// Their scores against training's.
     pub report: TrainServeSkewReport,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equal_shares_are_no_distance_and_disjoint_bins_are_the_largest() {
+        let same = distances(&[100, 200, 700], &[10, 20, 70], 3, 1.0);
+        assert!(same.psi < 1e-3 && same.jensen_shannon < 0.02 && same.chi_square_p > 0.99, "{same:?}");
+        let apart = distances(&[100_000, 0], &[0, 100_000], 2, 1.0);
+        assert!(apart.jensen_shannon > 0.99 && apart.cramers_v > 0.99 && apart.psi > 10.0, "{apart:?}");
+        assert_eq!(apart.kolmogorov_smirnov, Some(1.0));
+    }
+
+    #[test]
+    fn psi_matches_a_value_worked_by_hand() {
+        // p = (.5, .5), q = (.6, .4): .1 ln 1.2 - .1 ln .8 = 0.040547.
+        let found = distances(&[500_000, 500_000], &[600_000, 400_000], 2, 1.0);
+        assert!((found.psi - 0.040_547).abs() < 1e-5, "{}", found.psi);
+    }
+
+    #[test]
+    fn an_empty_window_is_no_evidence() {
+        let found = distances(&[10, 20], &[0, 0], 2, 1.0);
+        assert_eq!((found.excess_psi, found.chi_square_p), (0.0, 1.0));
+    }
+
+    #[test]
+    fn days_that_differ_count_as_few_observations_and_days_alike_as_many() {
+        let alike: [&[u64]; 3] = [&[50, 50], &[51, 49], &[49, 51]];
+        assert_eq!(design_effect(&alike), 1.0);
+        let whole_days: [&[u64]; 3] = [&[100, 0], &[0, 100], &[100, 0]];
+        assert_eq!(design_effect(&whole_days), 100.0);
+        let one: [&[u64]; 1] = [&[1, 2]];
+        assert_eq!(design_effect(&one), 1.0);
+    }
+
+    #[test]
+    fn a_bin_that_nobody_uses_costs_no_degree_of_freedom() {
+        assert_eq!(distances(&[10, 20, 0], &[10, 20, 0], 3, 1.0).bins, 2);
+    }
 
     #[test]
     fn scores_of_the_same_distribution_are_no_skew_and_shifted_ones_are() {

@@ -7,14 +7,14 @@
 use std::collections::VecDeque;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
+use delayd_core::fault::{broken_rules, is_positive};
 use serde::{Deserialize, Serialize};
 
-use super::stats::{median, robust_deviation};
+use crate::stats::{median, robust_deviation};
 
 /// Hours of a week.
 const HOURS: usize = 168;
 
-/// What counts as unusual.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrafficPolicy {
@@ -38,52 +38,41 @@ impl Default for TrafficPolicy {
 
 impl TrafficPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let checks = [
-            (self.minimum_weeks > 0, "minimum_weeks must be above 0"),
-            (self.weeks >= self.minimum_weeks, "weeks must not be under minimum_weeks"),
-            (positive(self.limit_deviations), "limit_deviations must be a number above 0"),
-            (self.persistent_hours > 0, "persistent_hours must be above 0"),
-        ];
-        checks.iter().filter(|(fine, _)| !fine).map(|(_, text)| format!("traffic: {text}")).collect()
+        broken_rules(
+            "traffic",
+            &[
+                (self.minimum_weeks > 0, "minimum_weeks must be above 0"),
+                (self.weeks >= self.minimum_weeks, "weeks must not be under minimum_weeks"),
+                (is_positive(self.limit_deviations), "limit_deviations must be a number above 0"),
+                (self.persistent_hours > 0, "persistent_hours must be above 0"),
+            ],
+        )
     }
 }
 
-/// How an hour's traffic is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrafficKind {
     /// Too few earlier weeks to say.
     Unknown,
-    /// As usual.
     Usual,
-    /// Far less.
     Drop,
-    /// Far more.
     Surge,
 }
 
-/// One hour judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrafficReport {
-    /// The hour.
     pub hour: DateTime<Utc>,
-    /// Its requests.
     pub requests: u64,
-    /// The usual number, where known.
     pub expected: Option<f64>,
     /// Distance in robust standard deviations, negative for less.
     pub deviations: Option<f64>,
-    /// How this hour is.
     pub kind: TrafficKind,
     /// Hours in a row of this kind, this one included.
     pub hours_in_a_row: u32,
-    /// Unusual for long enough.
     pub anomalous: bool,
-    /// One sentence.
     pub reason: String,
 }
 

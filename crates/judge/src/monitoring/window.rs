@@ -1,9 +1,12 @@
-//! From what replicas have counted since they started to windows of days and
-//! hours. A [`WindowBook`] remembers each replica's last report, takes it away
-//! from the next one, and adds the difference to the day and hour it belongs to,
-//! model version by model version. A replica that restarted began again at zero,
-//! and all it reports is new. The book is serialisable: it lives in the ledger,
-//! so that nothing is counted twice after a restart of the daemon.
+//! What the monitor remembers between checks. Both live in the ledger, so that nothing is counted or alerted twice after
+//! a restart of the daemon.
+//!
+//! A [`WindowBook`] turns what replicas have counted since they started into windows of days and hours. It remembers each
+//! replica's last report, subtracts it from the next one, and adds the difference to the day and hour it belongs to, model
+//! version by model version. A replica that restarted began again at zero, and all it reports is new.
+//!
+//! [`Episodes`] are stretches of trouble, from the first alarm to the first evaluation that is quiet again. An alert is
+//! sent once for an episode, however often it is evaluated; the next episode alerts again, also on the same model.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +15,7 @@ use delayd_model::admin::{BucketsDiffer, LatencyHistogram, ReplicaReport, Report
 use delayd_model::{Sketch, SketchError};
 use serde::{Deserialize, Serialize};
 
-use super::drift::DriftWindow;
+use crate::monitoring::drift::DriftWindow;
 
 /// Counts of one stretch of time of one model version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,9 +23,7 @@ use super::drift::DriftWindow;
 pub struct Counts {
     /// Rows in the bins of the model's reference.
     pub sketch: Sketch,
-    /// Requests.
     pub requests: RequestCounts,
-    /// Their durations.
     pub latency: LatencyHistogram,
 }
 
@@ -45,11 +46,8 @@ impl Counts {
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("report of replica {replica} ({model_version}) does not add up with the earlier ones; it was left out")]
 pub struct WindowError {
-    /// Which replica.
     pub replica: String,
-    /// Which model it serves.
     pub model_version: String,
-    /// What does not fit.
     #[source]
     pub source: ReportError,
 }
@@ -59,9 +57,7 @@ pub struct WindowError {
 pub struct Absorbed {
     /// The replica was new, or had restarted.
     pub from_zero: bool,
-    /// Rows that are new.
     pub rows: u64,
-    /// Requests that are new.
     pub requests: RequestCounts,
 }
 
@@ -76,7 +72,6 @@ struct ModelCounts {
     replicas: BTreeMap<NaiveDate, ByReplica>,
 }
 
-/// All windows of all model versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WindowBook {
@@ -89,15 +84,12 @@ pub struct WindowBook {
 
 impl WindowBook {
     /// An empty book. `day_starts_minutes_utc` is where a day begins.
-    #[must_use]
     pub fn new(day_starts_minutes_utc: u32) -> Self {
         let day_starts_minutes_utc = day_starts_minutes_utc % (24 * 60);
         Self { day_starts_minutes_utc, last: BTreeMap::new(), models: BTreeMap::new() }
     }
 
     /// Adds what is new in a report. The same report again adds nothing.
-    ///
-    /// # Errors
     /// When it was counted in other bins than the model's earlier ones; the book
     /// is unchanged then.
     pub fn absorb(&mut self, report: &ReplicaReport) -> Result<Absorbed, WindowError> {
@@ -153,16 +145,12 @@ impl WindowBook {
     }
 
     /// The day to which a moment belongs.
-    #[must_use]
     pub fn day_of(&self, moment: DateTime<Utc>) -> NaiveDate {
         (moment - Duration::minutes(i64::from(self.day_starts_minutes_utc))).date_naive()
     }
 
     /// The window of the `days` whole days before `now`; the day under way is
     /// left out, as its mix of hours is not that of a day. `None` without counts.
-    ///
-    /// # Errors
-    /// Never for counts that this book added up itself.
     pub fn drift_window(
         &self,
         model_version: &str,
@@ -179,7 +167,6 @@ impl WindowBook {
     }
 
     /// Requests of a model version from `from` up to `to`, by whole hours.
-    #[must_use]
     pub fn requests(&self, model_version: &str, from: DateTime<Utc>, to: DateTime<Utc>) -> RequestCounts {
         let mut sum = RequestCounts::default();
         if let Some(model) = self.models.get(model_version).filter(|_| from < to) {
@@ -189,15 +176,11 @@ impl WindowBook {
     }
 
     /// Requests of one hour to all model versions: what traffic is judged by.
-    #[must_use]
     pub fn traffic(&self, hour: DateTime<Utc>) -> u64 {
         self.models.values().filter_map(|model| model.hours.get(&hour)).map(RequestCounts::total).sum()
     }
 
     /// Latency by replica over the last `days` days, the day under way included.
-    ///
-    /// # Errors
-    /// When one replica's name was used by builds with different buckets.
     pub fn latency_by_replica(
         &self,
         model_version: &str,
@@ -235,4 +218,59 @@ impl WindowBook {
 /// Whether the counters of `now` go on from those of `last`.
 fn same_process(last: &ReplicaReport, now: &ReplicaReport) -> bool {
     last.started_at == now.started_at && last.model_version == now.model_version && last.bundle == now.bundle
+}
+
+/// The episodes that last, by what is alarming (`drift/model_v3`), with their first alarm.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Episodes(BTreeMap<String, DateTime<Utc>>);
+
+impl Episodes {
+    /// An alarm at `now`: answers the alert's deduplication key, `<what>/<date of the
+    /// episode's first alarm>`. One that ends and begins again on the same day has the
+    /// same key: what flutters is told once a day at most.
+    pub fn alarm(&mut self, what: &str, now: DateTime<Utc>) -> String {
+        let began = *self.0.entry(what.to_owned()).or_insert(now);
+        format!("{what}/{}", began.date_naive())
+    }
+
+    /// An evaluation that found nothing: the episode is over.
+    pub fn quiet(&mut self, what: &str) {
+        self.0.remove(what);
+    }
+
+    /// Forgets the episodes of every model but this one.
+    pub fn keep_only(&mut self, model: &str) {
+        self.0.retain(|what, _| what.rsplit_once('/').is_some_and(|(_, of)| of == model));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_episode_keeps_its_key_and_the_next_one_has_another() {
+        let mut episodes = Episodes::default();
+        let first = episodes.alarm("drift/model_v1", at("2013-03-01T06:00:00Z"));
+        assert_eq!(first, "drift/model_v1/2013-03-01");
+        assert_eq!(episodes.alarm("drift/model_v1", at("2013-03-04T06:00:00Z")), first);
+        episodes.quiet("drift/model_v1");
+        assert_eq!(episodes.alarm("drift/model_v1", at("2013-05-02T06:00:00Z")), "drift/model_v1/2013-05-02");
+    }
+
+    #[test]
+    fn episodes_of_earlier_models_and_other_kinds_do_not_mix() {
+        let mut episodes = Episodes::default();
+        episodes.alarm("drift/model_v1", at("2013-03-01T06:00:00Z"));
+        episodes.alarm("drift/model_v11", at("2013-03-02T06:00:00Z"));
+        episodes.quiet("performance/model_v11");
+        episodes.keep_only("model_v11");
+        assert_eq!(episodes.alarm("drift/model_v11", at("2013-03-09T06:00:00Z")), "drift/model_v11/2013-03-02");
+        assert_eq!(episodes.alarm("drift/model_v1", at("2013-03-09T06:00:00Z")), "drift/model_v1/2013-03-09");
+    }
 }

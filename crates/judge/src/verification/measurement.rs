@@ -6,26 +6,19 @@ use delayd_model::DriftReference;
 use delayd_model::admin::{LatencyHistogram, ReplicaReport, RequestCounts};
 use serde::{Deserialize, Serialize};
 
-use crate::monitoring::latency::quantile_ms;
-use crate::monitoring::stats::{Interval, normal_quantile, sorted_quantile};
+use crate::stats::{Interval, normal_quantile, sorted_quantile};
 
-/// What one request came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeAnswer {
-    /// Which row.
     pub label: String,
     /// From sending the head to having read the body, in milliseconds.
     pub latency_ms: f64,
-    /// HTTP status; `None` without an answer.
     pub status: Option<u16>,
     /// The score; `None` without one.
     pub score: Option<f32>,
-    /// What was expected of it.
     pub expected_score: Option<f32>,
-    /// The model that answered, as it says.
     pub model_version: Option<String>,
-    /// Its bundle's digest, as it says.
     pub bundle: Option<String>,
     /// What went wrong, where something did.
     pub error: Option<String>,
@@ -33,11 +26,9 @@ pub struct ProbeAnswer {
     pub warm_up: bool,
 }
 
-/// What came of a replay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeResult {
-    /// Answers, in the order of the rows.
     pub answers: Vec<ProbeAnswer>,
     /// Rows that were not sent before the deadline.
     pub not_sent: usize,
@@ -45,7 +36,6 @@ pub struct ProbeResult {
     pub duration_ms: f64,
 }
 
-/// How something was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MeasurementSource {
@@ -59,30 +49,23 @@ pub enum MeasurementSource {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measurement {
-    /// How.
     pub source: MeasurementSource,
-    /// Requests.
     pub requests: u64,
     /// Those that the service failed: 5xx, no answer, no readable answer; of a
     /// probe also 4xx, as its rows are known to be good.
     pub errors: u64,
-    /// Median latency.
     pub p50_ms: Option<f64>,
-    /// 95th percentile.
     pub p95_ms: Option<f64>,
-    /// 99th percentile.
     pub p99_ms: Option<f64>,
     /// Interval of the 95th percentile, where single latencies are known.
     pub p95_interval_ms: Option<Interval>,
     /// Scores in the reference's bins.
     pub score_counts: Vec<u64>,
-    /// Scores that are not between 0 and 1.
     pub invalid_scores: u64,
 }
 
 impl Measurement {
     /// From a replay. `confidence` is that of the interval.
-    #[must_use]
     pub fn of_probe(probe: &ProbeResult, confidence: f64) -> Self {
         let answered = probe.answers.iter().filter(|answer| answer.error.is_none());
         let mut latencies: Vec<f64> =
@@ -113,7 +96,6 @@ impl Measurement {
 
     /// From what replicas counted. Replicas of other builds, whose buckets do not
     /// add up, are left out of the latency.
-    #[must_use]
     pub fn of_reports(reports: &[&ReplicaReport]) -> Self {
         let mut requests = RequestCounts::default();
         let mut latency: Option<LatencyHistogram> = None;
@@ -131,7 +113,7 @@ impl Measurement {
                 }
             };
         }
-        let quantile = |p| latency.as_ref().and_then(|sum| quantile_ms(sum, p)).map(|found| found.ms);
+        let quantile = |p| latency.as_ref().and_then(|sum| sum.quantile(p)).map(|secs| secs * 1_000.0);
         Self {
             source: MeasurementSource::LiveTraffic,
             requests: requests.total(),
@@ -150,7 +132,7 @@ impl Measurement {
 /// bracket it (normal approximation of the binomial).
 fn quantile_interval(sorted: &[f64], p: f64, confidence: f64) -> Option<Interval> {
     let n = sorted.len() as f64;
-    let half = normal_quantile(0.5 + confidence / 2.0) * (n * p * (1.0 - p)).sqrt();
+    let half = normal_quantile(confidence) * (n * p * (1.0 - p)).sqrt();
     let at = |rank: f64| sorted.get((rank.max(1.0) as usize).min(sorted.len()).checked_sub(1)?).copied();
     Some(Interval { low: at((n * p - half).floor())?, high: at((n * p + half).ceil() + 1.0)? })
 }

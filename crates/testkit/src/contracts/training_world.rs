@@ -20,7 +20,7 @@ use delayd_outside::worker_trainer::{WaitPolicy, WorkerTrainer};
 use delayd_training_job::HoldoutSettings;
 use delayd_training_job::TrainingJob;
 use delayd_training_job::params::ValidationTail;
-use delayd_training_job::sample_weights::TrainingPolicy;
+use delayd_training_job::policy::TrainingPolicy;
 use delayd_training_job::tune::SearchSpace;
 use delayd_training_job::{TrainingParameters, TuningParameters};
 use rand::{Rng, SeedableRng};

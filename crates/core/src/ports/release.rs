@@ -1,12 +1,12 @@
-//! Where the inference service runs: local processes, or Kubernetes.
+//! Where releases go: the registry of container images, and the cluster that runs the inference service.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::error::PortError;
+use crate::error::{ErrorKind, PortError};
 use crate::ids::{DeploymentId, Digest, ModelVersion};
 
 /// Everything that defines one release of the service; rolling back means
@@ -68,9 +68,7 @@ pub struct Replica {
 pub struct RolloutProgress {
     /// Replicas of the new release that are ready.
     pub updated: u32,
-    /// Replicas wanted.
     pub wanted: u32,
-    /// One line for people.
     pub message: String,
 }
 
@@ -91,7 +89,6 @@ pub trait Cluster: Send + Sync + std::fmt::Debug {
         deadline: Duration,
         progress: &(dyn Fn(RolloutProgress) + Send + Sync),
     ) -> Result<(), PortError>;
-    /// The release that is applied, if any.
     async fn current(&self) -> Result<Option<Release>, PortError>;
     /// All replicas, draining ones too.
     async fn replicas(&self) -> Result<Vec<Replica>, PortError>;
@@ -106,4 +103,53 @@ pub trait Cluster: Send + Sync + std::fmt::Debug {
     /// Whether the cluster can be reached and lets us do what we need to. Changes
     /// nothing; answers with one line about what is there.
     async fn probe(&self) -> Result<String, PortError>;
+}
+
+/// An image as the registry names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PushedImage {
+    /// What a container runtime pulls: `repository@sha256:…`, or for the folder
+    /// layout `oci:<folder>@sha256:…`.
+    pub reference: String,
+    /// The tag, `delay-ml:model_v3`.
+    pub tag: String,
+    /// The digest of the image manifest.
+    pub digest: Digest,
+    /// Bytes of all layers together.
+    pub size_bytes: u64,
+    /// Layers that were uploaded.
+    pub layers_pushed: usize,
+    /// Layers that were there already, in the repository or in another one of the registry.
+    pub layers_reused: usize,
+}
+
+/// A registry that takes an image from a local OCI layout folder.
+///
+/// Contract: pushing the same layout twice is the same as once, and the second
+/// time no layer is uploaded; a tag that points at another digest is moved only
+/// by `push`, never by `remove_tag`; `resolve` of an unknown tag is `None`.
+#[async_trait]
+pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
+    /// Pushes the image that `layout` (an OCI image layout folder) holds under
+    /// `repository:tag`.
+    async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError>;
+    async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError>;
+    /// Takes a tag away; the undo of a push. A missing tag is no error.
+    async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError>;
+    /// Whether the registry can be reached and lets us in. Changes nothing;
+    /// answers with one line about what is there.
+    async fn probe(&self) -> Result<String, PortError>;
+}
+
+/// Refuses what is no tag in the OCI distribution spec's grammar. `action` goes into the error.
+pub fn check_tag(action: &str, tag: &str) -> Result<(), PortError> {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let valid = (1..=128).contains(&tag.len())
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'));
+    if valid {
+        return Ok(());
+    }
+    let message = format!("`{tag}` is not a tag like `model_v3` (letters, digits and `_.-`, at most 128)");
+    Err(PortError::new(ErrorKind::Invalid, action, message))
 }

@@ -1,49 +1,119 @@
-//! How sure a metric is: Wilson's interval for shares, DeLong's for ROC-AUC, and a
-//! seeded block bootstrap for everything else and for differences.
+//! Statistics that evaluation, monitoring and verification share: intervals, tails, robust centres. No policy lives here.
 //!
-//! Flights of one hour share their weather and their queue, so rows are no
-//! independent draws: the bootstrap draws whole blocks of rows.
+//! How sure a number is: Wilson's interval for shares, DeLong's for ROC-AUC, and a seeded block bootstrap for everything
+//! else and for differences. Flights of one hour share their weather and their queue, so rows are not independent draws:
+//! the bootstrap draws whole blocks of rows.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
+use statrs::function::gamma::{gamma_lr, gamma_ur};
 
 /// A value with the bounds of its confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Interval {
-    /// The value on all rows.
+pub struct Estimate {
     pub value: f64,
-    /// Lower bound.
     pub low: f64,
-    /// Upper bound.
+    pub high: f64,
+}
+
+/// The bounds alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interval {
+    pub low: f64,
     pub high: f64,
 }
 
 /// The two-sided standard normal quantile of a confidence level: 1.96 for 0.95.
-fn normal_quantile(confidence: f64) -> f64 {
-    Normal::standard().inverse_cdf(0.5 + confidence.clamp(0.0, 0.999_999) / 2.0)
+pub fn normal_quantile(confidence: f64) -> f64 {
+    Normal::standard().inverse_cdf(0.5 + confidence.clamp(0.0, 1.0 - 1e-12) / 2.0)
 }
 
-/// Wilson's score interval (1927) of a share; `None` without trials.
-#[must_use]
-pub fn wilson(successes: u64, trials: u64, confidence: f64) -> Option<Interval> {
+/// Wilson's score interval (1927) of a share: sensible at zero events and in small samples. `confidence` is two-sided,
+/// 0 to 1. `None` without trials.
+pub fn wilson(events: u64, trials: u64, confidence: f64) -> Option<Estimate> {
     if trials == 0 {
         return None;
     }
-    let n = trials as f64;
-    let p = successes as f64 / n;
     let z = normal_quantile(confidence);
-    let centre = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
-    let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    Some(Interval { value: p, low: (centre - half).max(0.0), high: (centre + half).min(1.0) })
+    let (n, p) = (trials as f64, events.min(trials) as f64 / trials as f64);
+    let scale = 1.0 + z * z / n;
+    let centre = (p + z * z / (2.0 * n)) / scale;
+    let half = z / scale * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    Some(Estimate { value: p, low: (centre - half).max(0.0), high: (centre + half).min(1.0) })
+}
+
+/// [`wilson`]'s bounds for the share of failures: exactly 0 and 1 where none or all failed. Without trials nothing is
+/// known: 0 to 1.
+pub fn failure_interval(failures: u64, trials: u64, confidence: f64) -> Interval {
+    let bounds = wilson(failures, trials, confidence);
+    Interval {
+        low: bounds.filter(|_| failures > 0).map_or(0.0, |bounds| bounds.low),
+        high: bounds.filter(|_| failures < trials).map_or(1.0, |bounds| bounds.high),
+    }
+}
+
+/// Probability of `x` or more under a chi-square law with `dof` degrees of freedom.
+pub fn chi_square_upper_tail(x: f64, dof: f64) -> f64 {
+    if dof <= 0.0 || x <= 0.0 || !x.is_finite() {
+        return if x.is_infinite() && x > 0.0 { 0.0 } else { 1.0 };
+    }
+    gamma_ur(dof / 2.0, x / 2.0).clamp(0.0, 1.0)
+}
+
+/// Probability that a Poisson count with mean `expected` is `count` or more.
+pub fn poisson_upper_tail(count: u64, expected: f64) -> f64 {
+    match (count, expected > 0.0) {
+        (0, _) => 1.0,
+        (_, false) => 0.0,
+        (count, true) => gamma_lr(count as f64, expected).clamp(0.0, 1.0),
+    }
+}
+
+/// Asymptotic probability of a Kolmogorov-Smirnov distance of `distance` or more
+/// between samples with `effective` = n·m/(n+m). On bins the distance can only be
+/// smaller than on the values, so the answer errs on the side of "no difference".
+pub fn kolmogorov_upper_tail(distance: f64, effective: f64) -> f64 {
+    let root = effective.max(0.0).sqrt();
+    // Stephens' correction for small samples.
+    let lambda = (root + 0.12 + 0.11 / root.max(1e-9)) * distance;
+    if lambda < 0.2 {
+        return 1.0;
+    }
+    let term = |k: i32| 2.0 * (-2.0 * f64::from(k * k) * lambda * lambda).exp() * if k % 2 == 1 { 1.0 } else { -1.0 };
+    (1..=100).map(term).sum::<f64>().clamp(0.0, 1.0)
+}
+
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    match sorted.len() % 2 {
+        0 => Some((sorted.get(sorted.len() / 2 - 1)? + upper) / 2.0),
+        _ => Some(upper),
+    }
+}
+
+/// Standard deviation estimated from the median absolute deviation
+/// (1.4826 · MAD, consistent for a normal law); `None` of nothing.
+pub fn robust_deviation(values: &[f64]) -> Option<f64> {
+    let centre = median(values)?;
+    let distances: Vec<f64> = values.iter().map(|value| (value - centre).abs()).collect();
+    median(&distances).map(|mad| 1.4826 * mad)
+}
+
+/// The `p`-quantile (nearest rank) of a sorted slice; `None` of nothing.
+pub fn sorted_quantile(sorted: &[f64], p: f64) -> Option<f64> {
+    let rank = (p.clamp(0.0, 1.0) * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).or(sorted.last()).copied()
 }
 
 /// DeLong's interval (1988) of ROC-AUC by midranks (Sun & Xu 2014); `None` where a
 /// class has fewer than two rows.
-#[must_use]
-pub fn delong(scores: &[f32], labels: &[bool], confidence: f64) -> Option<Interval> {
+pub fn delong(scores: &[f32], labels: &[bool], confidence: f64) -> Option<Estimate> {
     let of = |wanted: bool| -> Vec<f32> {
         scores.iter().zip(labels).filter(|(_, label)| **label == wanted).map(|(score, _)| *score).collect()
     };
@@ -60,7 +130,7 @@ pub fn delong(scores: &[f32], labels: &[bool], confidence: f64) -> Option<Interv
     let value = share_below.iter().sum::<f64>() / m as f64;
     let error = (variance(&share_below) / m as f64 + variance(&share_above) / n as f64).sqrt();
     let half = normal_quantile(confidence) * error;
-    Some(Interval { value, low: (value - half).max(0.0), high: (value + half).min(1.0) })
+    Some(Estimate { value, low: (value - half).max(0.0), high: (value + half).min(1.0) })
 }
 
 fn midranks(values: &[f32]) -> Vec<f64> {
@@ -94,7 +164,6 @@ pub struct BlockBootstrap {
 
 impl BlockBootstrap {
     /// `blocks` names each row's block; rows of equal name are drawn together.
-    #[must_use]
     pub fn new(blocks: &[u32], replicates: usize, seed: u64) -> Self {
         let mut by_name: std::collections::BTreeMap<u32, Vec<u32>> = std::collections::BTreeMap::new();
         for (row, block) in blocks.iter().enumerate() {
@@ -119,8 +188,7 @@ impl BlockBootstrap {
 }
 
 /// The percentile interval of replicates around a value; `None` where there are none.
-#[must_use]
-pub fn percentile_interval(value: f64, mut replicates: Vec<f64>, confidence: f64) -> Option<Interval> {
+pub fn percentile_interval(value: f64, mut replicates: Vec<f64>, confidence: f64) -> Option<Estimate> {
     replicates.retain(|replicate| replicate.is_finite());
     if replicates.is_empty() {
         return None;
@@ -128,13 +196,49 @@ pub fn percentile_interval(value: f64, mut replicates: Vec<f64>, confidence: f64
     replicates.sort_unstable_by(f64::total_cmp);
     let at = |share: f64| replicates[((replicates.len() - 1) as f64 * share).round() as usize];
     let tail = (1.0 - confidence) / 2.0;
-    Some(Interval { value, low: at(tail), high: at(1.0 - tail) })
+    Some(Estimate { value, low: at(tail), high: at(1.0 - tail) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::evaluation::metrics::{Ranked, roc_auc};
+
+    #[test]
+    fn the_wilson_interval_matches_published_values_and_admits_ignorance() {
+        let interval = failure_interval(10, 100, 0.95);
+        assert!((interval.low - 0.0552).abs() < 1e-3 && (interval.high - 0.1744).abs() < 1e-3, "{interval:?}");
+        assert_eq!(failure_interval(0, 0, 0.95), Interval { low: 0.0, high: 1.0 });
+        assert_eq!(failure_interval(0, 50, 0.95).low, 0.0);
+        assert!(failure_interval(0, 50, 0.95).high > 0.05);
+        assert_eq!(failure_interval(50, 50, 0.95).high, 1.0);
+    }
+
+    #[test]
+    fn the_tails_match_tables() {
+        assert!((normal_quantile(0.95) - 1.959_964).abs() < 1e-5);
+        assert!((chi_square_upper_tail(16.919, 9.0) - 0.05).abs() < 1e-4);
+        assert_eq!(chi_square_upper_tail(0.0, 9.0), 1.0);
+        // P(Poisson(2) >= 5) = 0.052653.
+        assert!((poisson_upper_tail(5, 2.0) - 0.052_653).abs() < 1e-5);
+        assert!((kolmogorov_upper_tail(1.358 / 100.0_f64.sqrt() / 1.0132, 100.0) - 0.05).abs() < 2e-3);
+    }
+
+    #[test]
+    fn robust_centre_and_spread_ignore_one_wild_value() {
+        let values = [10.0, 11.0, 9.0, 10.0, 1000.0];
+        assert_eq!(median(&values), Some(10.0));
+        assert!(robust_deviation(&values).unwrap() < 2.0);
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn quantiles_are_by_nearest_rank() {
+        let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(sorted_quantile(&sorted, 0.95), Some(95.0));
+        assert_eq!(sorted_quantile(&sorted, 0.0), Some(1.0));
+        assert_eq!(sorted_quantile(&[], 0.5), None);
+    }
 
     #[test]
     fn wilson_agrees_with_the_published_example() {

@@ -1,35 +1,32 @@
 //! What the workers of a replica share, and what each has of its own.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use chrono::{DateTime, Utc};
-use delayd_features::RawInputs;
+use delayd_features::{CategoryInput, NumericInput, RawInputs};
 use delayd_http_limits::{Connections, Limits};
 use delayd_model::admin::{ReplicaPhase, ReplicaReport};
-use delayd_model::{PredictScratch, Prediction};
+use delayd_model::{Bundle, PredictScratch, Prediction, Predictor, Sketch, SketchCounter};
 use tokio::sync::Notify;
 
-use crate::body::BodyMemory;
-use crate::counters::Counters;
-use crate::model::LoadedModel;
-use crate::ring::PredictionRing;
+use crate::counters::{Counters, PredictionRing};
+use crate::error::{BodyMemory, StartError};
+use crate::options::Options;
 
 /// Connections to the administrative address: it is for the daemon, the kubelet and Prometheus,
 /// and what clients do on the public one must not take their room.
 const ADMIN_CONNECTIONS: usize = 128;
 
-/// One replica.
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) name: String,
     pub(crate) started_at: DateTime<Utc>,
     pub(crate) model: LoadedModel,
     pub(crate) counters: Arc<Counters>,
-    /// Connections to the public address.
     pub(crate) public_connections: Connections,
-    /// Connections to the administrative address.
     pub(crate) admin_connections: Connections,
     pub(crate) ring: PredictionRing,
     pub(crate) max_batch: usize,
@@ -42,18 +39,12 @@ pub(crate) struct Replica {
 
 impl Replica {
     /// A replica that may have so many `descriptors` open.
-    pub(crate) fn new(
-        name: String,
-        model: LoadedModel,
-        shards: usize,
-        descriptors: usize,
-        options: &crate::options::Options,
-    ) -> Self {
+    pub(crate) fn new(name: String, model: LoadedModel, shards: usize, descriptors: usize, options: &Options) -> Self {
         let public = options.limits().within(descriptors.saturating_sub(ADMIN_CONNECTIONS));
         let admin = Limits { connections_per_client: ADMIN_CONNECTIONS / 2, connections: ADMIN_CONNECTIONS, ..public };
         Self {
             name,
-            started_at: crate::clock::now(),
+            started_at: now(),
             counters: Arc::new(Counters::new(shards, &model.empty_sketch)),
             public_connections: Connections::new(public),
             admin_connections: Connections::new(admin),
@@ -86,7 +77,6 @@ impl Replica {
         self.phase.fetch_max(number, Ordering::SeqCst);
     }
 
-    /// Everything counted since the start.
     pub(crate) fn report(&self) -> ReplicaReport {
         // The phase first: what is called final must have been counted before.
         let phase = self.phase();
@@ -102,7 +92,7 @@ impl Replica {
             feature_hash: self.model.feature_hash.clone(),
             phase,
             started_at: self.started_at,
-            reported_at: crate::clock::now(),
+            reported_at: now(),
             requests: total.traffic,
             in_flight: self.counters.public_in_flight.load(Ordering::SeqCst),
             latency: total.traffic_latency,
@@ -124,7 +114,6 @@ pub(crate) struct Worker {
     pub(crate) admin: bool,
 }
 
-/// Buffers kept between requests.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     pub(crate) scratch: PredictScratch,
@@ -136,4 +125,47 @@ pub(crate) fn resident_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// The model and everything about it that answers tell.
+#[derive(Debug)]
+pub(crate) struct LoadedModel {
+    pub(crate) predictor: Predictor,
+    pub(crate) counter: SketchCounter,
+    pub(crate) empty_sketch: Sketch,
+    pub(crate) version: String,
+    pub(crate) bundle: String,
+    pub(crate) feature_hash: String,
+    /// Categories that the network reads, in the order of their indexes.
+    pub(crate) categories: Vec<CategoryInput>,
+    /// Numbers that the network reads and the caller supplies.
+    pub(crate) context: Vec<NumericInput>,
+}
+
+impl LoadedModel {
+    /// Reads a bundle, verifies its digests and checks its golden rows.
+    pub(crate) fn load(dir: &Path, version: &str) -> Result<Self, StartError> {
+        let failed = |source| StartError::Bundle { path: dir.to_owned(), source };
+        let (bundle, digest) = Bundle::read_from(dir).map_err(failed)?;
+        let predictor = Predictor::from_bundle(&bundle).map_err(failed)?;
+        if bundle.golden.is_empty() {
+            tracing::warn!(bundle.digest = %digest, "bundle has no golden rows: nothing shows that it is served as it was trained");
+        }
+        let inputs = bundle.features.numerics.iter().filter_map(|feature| NumericInput::from_name(&feature.input));
+        Ok(Self {
+            counter: bundle.reference.counter(),
+            empty_sketch: bundle.reference.empty_sketch(),
+            version: version.to_owned(),
+            bundle: digest,
+            feature_hash: bundle.features.hash(),
+            categories: bundle.features.categories.iter().map(|feature| feature.input).collect(),
+            context: inputs.filter(|input| input.is_context()).collect(),
+            predictor,
+        })
+    }
+}
+
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn now() -> DateTime<Utc> {
+    Utc::now()
 }
