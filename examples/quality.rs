@@ -91,7 +91,7 @@ fn experiment(world: &World, name: &str, every: u32) -> Result<()> {
             .collect();
         let input = TrainingInput {
             sample_weights: None,
-            examples: &known,
+            examples: &known.as_slice(),
             airports: &world.airports,
             holidays: &HolidayCalendar::us_federal(),
             fit: &FitOptions::default(),

@@ -252,7 +252,7 @@ pub(crate) fn train_model(figures: &mut Figures, world: &World) -> Result<Traine
     let parameters = TrainingParameters { torch_threads: 2, device: DevicePreference::Cpu, ..Default::default() };
     let parameters = parameters.check()?;
     let input = TrainingInput {
-        examples: &examples,
+        examples: &examples.as_slice(),
         sample_weights: None,
         airports: &world.airports,
         holidays: &HolidayCalendar::us_federal(),

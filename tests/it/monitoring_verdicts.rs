@@ -9,12 +9,12 @@ use delayd_features::{
 use delayd_judge::monitoring::drift::{
     CountedFlight, DriftStatus, DriftWindow, SCORE, WindowSummary, count_flights, evaluate,
 };
-use delayd_judge::monitoring::settings::DriftPolicy;
 use delayd_judge::monitoring::performance::{
     PerformanceInputs, PerformancePolicy, PerformanceReport, PerformanceStatus, PerformanceSummary, ValidationBaseline,
     evaluate as evaluate_performance,
 };
 use delayd_judge::monitoring::realised::{MaturedPrediction, estimate};
+use delayd_judge::monitoring::settings::DriftPolicy;
 use delayd_model::{CategoryReference, DriftReference, NumericReference, Sketch};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -9,7 +9,7 @@ use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use super::assemble::Examples;
+use super::assemble::{Examples, outcome};
 use super::dataset::{DatasetManifest, load_manifest};
 use super::dataset_rows::DatasetRows;
 use super::error::DataError;
@@ -37,6 +37,9 @@ pub struct TrainingSet {
     store: Arc<dyn ObjectStore>,
     runtime: Handle,
 }
+
+/// Outcomes that are read at a time, at least.
+const OUTCOMES_AT_A_TIME: usize = 1 << 15;
 
 /// When things were known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,36 @@ impl TrainingSet {
         let manifest = DatasetManifest::clone(&self.manifest);
         let flights = DatasetRows::open(self.store.clone(), self.runtime.clone(), &self.version, manifest)?;
         Examples::new(flights, &self.reference.airports, &self.weather, horizon)
+    }
+
+    /// Its flights and outcomes in time order, a stretch at a time, without what their rows know of weather and
+    /// operations: much quicker. It blocks.
+    ///
+    /// # Errors
+    /// As for [`Self::examples`].
+    pub fn outcomes(&self) -> Result<impl Iterator<Item = Result<Vec<Example>, DataError>>, DataError> {
+        let horizon = Duration::minutes(i64::from(self.timing.horizon_minutes));
+        let manifest = DatasetManifest::clone(&self.manifest);
+        let mut flights =
+            DatasetRows::open(self.store.clone(), self.runtime.clone(), &self.version, manifest)?.peekable();
+        Ok(std::iter::from_fn(move || {
+            let first = flights.next()?;
+            let mut stretch = Vec::new();
+            let mut next = Some(first);
+            while let Some(flight) = next {
+                let flight = match flight {
+                    Ok(flight) => flight,
+                    Err(error) => return Some(Err(error)),
+                };
+                let (departure, outcome) = (flight.scheduled_departure, outcome(&flight));
+                stretch.push(Example { row: flight.scheduled_row(), prediction_time: departure - horizon, outcome });
+                next = flights.next_if(|next| {
+                    stretch.len() < OUTCOMES_AT_A_TIME
+                        || next.as_ref().is_ok_and(|next| next.scheduled_departure == departure)
+                });
+            }
+            Some(Ok(stretch))
+        }))
     }
 
     /// Those of its examples that somebody wants, in time order. It blocks.

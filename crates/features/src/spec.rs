@@ -85,58 +85,95 @@ pub struct SpecDifference {
 /// A number is cut off at this many standard deviations.
 pub(crate) const STANDARDISED_LIMIT: f32 = 5.0;
 
-impl FeatureSpec {
-    /// The format this build writes and reads.
-    pub const FORMAT: u32 = 1;
+/// [`FeatureSpec::fit`], row by row.
+pub struct SpecFit<'a> {
+    airports: &'a BTreeMap<String, Airport>,
+    holidays: &'a HolidayCalendar,
+    options: &'a FitOptions,
+    inputs: Vec<NumericInput>,
+    tables: Tables,
+    counts: Vec<HashMap<String, usize>>,
+    moments: Vec<Moments>,
+    rows: usize,
+}
 
-    /// Learns vocabularies, means and deviations from rows.
-    pub fn fit(
-        rows: &[FlightRow],
-        airports: &BTreeMap<String, Airport>,
-        holidays: &HolidayCalendar,
-        options: &FitOptions,
+impl<'a> SpecFit<'a> {
+    pub fn new(
+        airports: &'a BTreeMap<String, Airport>,
+        holidays: &'a HolidayCalendar,
+        options: &'a FitOptions,
     ) -> Result<Self, SpecError> {
-        if rows.is_empty() {
+        let inputs = options.numerics.iter().map(|name| input_named(name)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            airports,
+            holidays,
+            options,
+            tables: Tables::new(airports, holidays)?,
+            counts: vec![HashMap::new(); options.categories.len()],
+            moments: vec![Moments::default(); inputs.len()],
+            inputs,
+            rows: 0,
+        })
+    }
+
+    pub fn add(&mut self, row: &FlightRow) {
+        self.rows += 1;
+        let raw = RawInputs::of(row, &self.tables);
+        for (count, category) in self.counts.iter_mut().zip(&self.options.categories) {
+            raw.with_category(row, *category, |value| match count.get_mut(value) {
+                Some(rows) => *rows += 1,
+                None => {
+                    count.insert(value.to_owned(), 1);
+                }
+            });
+        }
+        for (moment, input) in self.moments.iter_mut().zip(&self.inputs) {
+            moment.add(input.transform().apply(raw.numeric(*input)));
+        }
+    }
+
+    pub fn finish(self) -> Result<FeatureSpec, SpecError> {
+        if self.rows == 0 {
             return Err(SpecError::Empty);
         }
-        let inputs = options.numerics.iter().map(|name| input_named(name)).collect::<Result<Vec<_>, _>>()?;
-        let tables = Tables::new(airports, holidays)?;
-        let mut counts: Vec<HashMap<String, usize>> = vec![HashMap::new(); options.categories.len()];
-        let mut moments = vec![Moments::default(); inputs.len()];
-        for row in rows {
-            let raw = RawInputs::of(row, &tables);
-            for (count, category) in counts.iter_mut().zip(&options.categories) {
-                raw.with_category(row, *category, |value| match count.get_mut(value) {
-                    Some(rows) => *rows += 1,
-                    None => {
-                        count.insert(value.to_owned(), 1);
-                    }
-                });
-            }
-            for (moment, input) in moments.iter_mut().zip(&inputs) {
-                moment.add(input.transform().apply(raw.numeric(*input)));
-            }
-        }
-        let categories = options.categories.iter().zip(counts).map(|(input, count)| {
+        let options = self.options;
+        let categories = options.categories.iter().zip(self.counts).map(|(input, count)| {
             let kept = count.into_iter().filter(|(_, rows)| *rows >= options.min_category_rows);
             let vocabulary: BTreeSet<String> = kept.map(|(value, _)| value).collect();
             CategoryFeature { input: *input, vocabulary: vocabulary.into_iter().collect() }
         });
-        let numerics = inputs.iter().zip(moments).map(|(input, moment)| NumericFeature {
+        let numerics = self.inputs.iter().zip(self.moments).map(|(input, moment)| NumericFeature {
             input: input.name().to_owned(),
             transform: input.transform(),
             mean: moment.mean(),
             std: moment.std(),
             missing_indicator: moment.missing_share() > 0.001,
         });
-        Ok(Self {
-            format: Self::FORMAT,
+        Ok(FeatureSpec {
+            format: FeatureSpec::FORMAT,
             horizon_minutes: options.horizon_minutes,
             categories: categories.collect(),
             numerics: numerics.collect(),
-            airports: airports.clone(),
-            holidays: holidays.clone(),
+            airports: self.airports.clone(),
+            holidays: self.holidays.clone(),
         })
+    }
+}
+
+impl FeatureSpec {
+    /// The format this build writes and reads.
+    pub const FORMAT: u32 = 1;
+
+    /// Fits vocabularies, means and deviations to rows.
+    pub fn fit(
+        rows: &[FlightRow],
+        airports: &BTreeMap<String, Airport>,
+        holidays: &HolidayCalendar,
+        options: &FitOptions,
+    ) -> Result<Self, SpecError> {
+        let mut fit = SpecFit::new(airports, holidays, options)?;
+        rows.iter().for_each(|row| fit.add(row));
+        fit.finish()
     }
 
     /// The spec's identity: SHA-256 of its canonical JSON, in hex.

@@ -4,7 +4,7 @@
 //! Nothing that depends on the machine's speed goes into the bundle, so that the same
 //! dataset, parameters, seed and commit give the same digest on the CPU.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
 use chrono::Duration;
@@ -21,7 +21,6 @@ use serde_json::json;
 use tch::{Device, Tensor};
 
 use crate::error::{TrainingError, WhileDoing, stop_if_asked};
-use crate::input::TrainingInput;
 use crate::network::{Member, ensemble_logits};
 use crate::rows::{EncodedRows, LabelledRows, Split, evenly_spaced};
 use crate::weights::{MemberWeights, numeric_columns, to_safetensors};
@@ -33,9 +32,31 @@ const PLAIN_GOLDEN_ROWS: usize = 11;
 /// Rows of the tail on which libtorch and the plain forward pass are compared.
 const CHECKED_ROWS: usize = 512;
 
+/// Rows as they are, by their index in the split's facts.
+pub(crate) type KeptRows = HashMap<usize, FlightRow>;
+
+/// The rows that a bundle needs as they are: for golden rows, for the comparison with libtorch, for the drift reference.
+pub(crate) fn rows_to_keep(split: &Split, reference_days: f64) -> HashSet<usize> {
+    let tail = &split.tail;
+    let of_tail = |count| evenly_spaced(tail.len(), count).map(|n| tail[n]);
+    let mut wanted: HashSet<usize> = of_tail(PLAIN_GOLDEN_ROWS).chain(of_tail(CHECKED_ROWS)).collect();
+    wanted.extend(reference_rows(split, reference_days));
+    wanted
+}
+
+/// Rows of the last `reference_days` of the training set and the tail.
+fn reference_rows(split: &Split, reference_days: f64) -> Vec<usize> {
+    let time = |row: &usize| split.facts[*row].prediction_time;
+    let until = split.tail.last().map_or(split.tail_start, time);
+    let from = until - Duration::seconds((reference_days * 86_400.0) as i64);
+    let recent = split.train.iter().chain(&split.tail).copied();
+    let recent: Vec<usize> = recent.filter(|row| time(row) >= from).collect();
+    evenly_spaced(recent.len(), REFERENCE_ROWS).map(|n| recent[n]).collect()
+}
+
 pub(crate) struct Parts<'a> {
-    pub(crate) input: &'a TrainingInput<'a>,
     pub(crate) split: &'a Split,
+    pub(crate) kept: &'a KeptRows,
     pub(crate) encoder: &'a Encoder,
     pub(crate) members: &'a [Member],
     pub(crate) weights: &'a [MemberWeights],
@@ -71,22 +92,22 @@ pub(crate) fn write(parts: &Parts<'_>) -> Result<Written, TrainingError> {
     // Reading the bundle checks the golden rows.
     let predictor = Predictor::from_bundle(&bundle)?;
     let largest_disagreement = parts.compare(&predictor)?;
-    bundle.reference = parts.reference(&predictor);
+    bundle.reference = parts.reference(&predictor)?;
     let digest = bundle.digest()?;
     Ok(Written { bundle, digest, largest_disagreement })
 }
 
 impl Parts<'_> {
-    fn row(&self, index: usize) -> &FlightRow {
-        &self.input.examples[index].row
+    fn row(&self, index: usize) -> Result<&FlightRow, TrainingError> {
+        self.kept.get(&index).ok_or(TrainingError::ExamplesChanged { row: index })
     }
 
     /// Ordinary rows, and the unusual ones that break services: an unseen carrier,
     /// unseen airports, no weather, no operations, nothing but the schedule.
     fn golden_rows(&self) -> Result<Vec<GoldenRow>, TrainingError> {
         let tail = &self.split.tail;
-        let plain = evenly_spaced(tail.len(), PLAIN_GOLDEN_ROWS).map(|n| self.row(tail[n]).clone());
-        let mut rows: Vec<FlightRow> = plain.collect();
+        let plain = evenly_spaced(tail.len(), PLAIN_GOLDEN_ROWS).map(|n| self.row(tail[n]).cloned());
+        let mut rows: Vec<FlightRow> = plain.collect::<Result<_, _>>()?;
         let Some(usual) = rows.first().cloned() else { return Ok(Vec::new()) };
         use Perturbation::{MissingOperations, MissingWeather, UnseenAirports, UnseenCarrier};
         for fault in [UnseenCarrier, UnseenAirports, MissingWeather, MissingOperations] {
@@ -106,7 +127,7 @@ impl Parts<'_> {
         let mut largest = 0.0_f32;
         for position in evenly_spaced(self.split.tail.len(), CHECKED_ROWS) {
             let row = self.split.tail[position];
-            let plain = predictor.predict(self.row(row), &mut scratch).score;
+            let plain = predictor.predict(self.row(row)?, &mut scratch).score;
             let torch = self.tail_scores[position];
             let difference = (plain - torch).abs();
             let tolerance = GoldenRow::TOLERANCE;
@@ -120,19 +141,15 @@ impl Parts<'_> {
     }
 
     /// Counts the last `reference_days` of the training set and the tail.
-    fn reference(&self, predictor: &Predictor) -> DriftReference {
-        let days = self.record.parameters.reference_days;
-        let from = self.record.tail_until - Duration::seconds((days * 86_400.0) as i64);
-        let recent = self.split.train.iter().chain(&self.split.tail).copied();
-        let recent: Vec<usize> = recent.filter(|row| self.input.examples[*row].prediction_time >= from).collect();
-        let kept: Vec<usize> = evenly_spaced(recent.len(), REFERENCE_ROWS).map(|n| recent[n]).collect();
-        // Borrowed one by one: `self` holds tensors, which threads cannot share.
-        let (examples, encoder) = (self.input.examples, self.encoder);
-        let score = |scratch: &mut PredictScratch, row: &usize| {
-            let row = &examples[*row].row;
+    fn reference(&self, predictor: &Predictor) -> Result<DriftReference, TrainingError> {
+        let wanted = reference_rows(self.split, self.record.parameters.reference_days);
+        let kept: Vec<&FlightRow> = wanted.into_iter().map(|index| self.row(index)).collect::<Result<_, _>>()?;
+        // Borrowed by itself: `self` holds tensors, which threads cannot share.
+        let encoder = self.encoder;
+        let score = |scratch: &mut PredictScratch, row: &&FlightRow| {
             let raw = encoder.raw(row);
             let score = predictor.predict_raw(row, &raw, scratch).score;
-            (row.clone(), raw, score)
+            (FlightRow::clone(row), raw, score)
         };
         let counted: Vec<(FlightRow, RawInputs, f32)> =
             kept.par_iter().map_init(PredictScratch::default, score).collect();
@@ -144,7 +161,7 @@ impl Parts<'_> {
             raws.push(raw);
             scores.push(score);
         }
-        DriftReference::build(self.encoder.spec(), &rows, &raws, &scores, self.importance)
+        Ok(DriftReference::build(self.encoder.spec(), &rows, &raws, &scores, self.importance))
     }
 
     fn metrics_json(&self) -> Result<serde_json::Value, TrainingError> {

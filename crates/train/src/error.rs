@@ -12,6 +12,11 @@ pub enum TrainingError {
     /// The dataset cannot be read.
     #[error(transparent)]
     Data(#[from] delayd_data::DataError),
+    /// Going through the examples again brought others.
+    #[error(
+        "row {row} of the examples was not there when they were read again; read the dataset's parts and try again"
+    )]
+    ExamplesChanged { row: usize },
     /// The parameters cannot be used.
     #[error("training parameters cannot be used")]
     Parameters(#[from] ParameterFaults),
@@ -76,6 +81,7 @@ impl TrainingError {
             | Self::Export(_)
             | Self::Record(_)
             | Self::Disagreement { .. }
+            | Self::ExamplesChanged { .. }
             | Self::Folder(_)
             | Self::Panicked(_) => ErrorKind::Internal,
         }

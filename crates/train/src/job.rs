@@ -5,7 +5,7 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use delayd_core::ids::Digest;
-use delayd_data::{Example, TrainingSet};
+use delayd_data::{DataError, Example, TrainingSet};
 use delayd_features::FitOptions;
 use delayd_judge::evaluation::{EvaluationOptions, LookupTable, Majority, evaluate};
 use delayd_model::{Bundle, Predictor};
@@ -14,7 +14,8 @@ use delayd_training_job::tune::{TrialRecord, TrialTask};
 use delayd_training_job::{TrainingControl, TrainingJob, TuningParameters};
 
 use crate::TrainingError;
-use crate::run::{TrainedModel, TrainingInput, train, train_trial};
+use crate::input::{ExampleSource, Stretches, TrainingInput};
+use crate::run::{TrainedModel, train, train_trial};
 
 #[derive(Debug)]
 pub struct FinishedJob {
@@ -31,19 +32,38 @@ pub struct JobInputs<'a> {
     pub live: Option<&'a Bundle>,
 }
 
-impl JobInputs<'_> {
-    fn part(&self, wanted: &[Part]) -> Result<Vec<Example>, TrainingError> {
-        let job = self.job;
-        let kept = self.set.examples_that(|example| wanted.contains(&part_of(example, job.as_of, &job.holdout)));
-        Ok(kept?)
+impl ExampleSource for JobInputs<'_> {
+    /// What the job is trained on.
+    fn examples(&self) -> Result<Stretches<'_>, DataError> {
+        Ok(Box::new(self.training_part(self.set.examples()?)))
     }
 
-    fn with_input<T>(&self, learnt: &[Example], work: impl FnOnce(&TrainingInput<'_>) -> T) -> T {
-        let times: Vec<DateTime<Utc>> = learnt.iter().map(|example| example.prediction_time).collect();
-        let weights = sample_weights(&times, self.job.as_of, &self.job.policy);
+    fn outcomes(&self) -> Result<Stretches<'_>, DataError> {
+        Ok(Box::new(self.training_part(self.set.outcomes()?)))
+    }
+}
+
+impl JobInputs<'_> {
+    fn part_of(&self, example: &Example) -> Part {
+        part_of(example, self.job.as_of, &self.job.holdout)
+    }
+
+    fn training_part<'a>(
+        &'a self,
+        stretches: impl Iterator<Item = Result<Vec<Example>, DataError>> + 'a,
+    ) -> impl Iterator<Item = Result<Vec<Example>, DataError>> + 'a {
+        stretches.map(|stretch| {
+            let mut stretch = stretch?;
+            stretch.retain(|example| self.part_of(example) == Part::Training);
+            Ok(stretch)
+        })
+    }
+
+    fn with_input<T>(&self, work: impl FnOnce(&TrainingInput<'_>) -> T) -> T {
+        let weights = |times: &[DateTime<Utc>]| sample_weights(times, self.job.as_of, &self.job.policy);
         let fit = FitOptions { horizon_minutes: self.job.timing.horizon_minutes, ..FitOptions::default() };
         work(&TrainingInput {
-            examples: learnt,
+            examples: self,
             sample_weights: Some(&weights),
             airports: &self.set.reference.airports,
             holidays: &self.set.reference.holidays,
@@ -56,12 +76,10 @@ impl JobInputs<'_> {
     /// Tunes where the job says so, trains, judges, and writes the bundle to `dir`,
     /// which must not exist yet. Blocks for as long as it takes.
     pub fn train_into(&self, dir: &Path, control: &TrainingControl) -> Result<FinishedJob, TrainingError> {
-        let learnt = self.part(&[Part::Training])?;
         let checked = self.job.parameters.clone().check()?;
         let tuning = self.job.tuning.as_ref();
-        let mut trained = self.with_input(&learnt, |input| train(input, &checked, tuning, control))?;
-        let judged = self.part(&[Part::Recent, Part::Seasonal])?;
-        let roc_auc = self.evaluate(&mut trained, &learnt, &judged)?;
+        let mut trained = self.with_input(|input| train(input, &checked, tuning, control))?;
+        let roc_auc = self.evaluate(&mut trained)?;
         let bundle = trained.bundle.write_to(dir)?;
         let bundle: Digest =
             bundle.parse().map_err(|error: delayd_core::ids::InvalidId| TrainingError::Folder(error.to_string()))?;
@@ -75,23 +93,23 @@ impl JobInputs<'_> {
         task: &TrialTask,
         control: &TrainingControl,
     ) -> Result<TrialRecord, TrainingError> {
-        let learnt = self.part(&[Part::Training])?;
         let checked = self.job.parameters.clone().check()?;
-        self.with_input(&learnt, |input| train_trial(input, &checked, tuning, task, control))
+        self.with_input(|input| train_trial(input, &checked, tuning, task, control))
     }
 
     /// Puts the evaluation on the held-out rows beside the metrics. Latency is
     /// left to the gate: a measured time would give every run another digest.
-    fn evaluate(
-        &self,
-        trained: &mut TrainedModel,
-        learnt: &[Example],
-        judged: &[Example],
-    ) -> Result<f64, TrainingError> {
+    fn evaluate(&self, trained: &mut TrainedModel) -> Result<f64, TrainingError> {
         let predictor = Predictor::from_bundle(&trained.bundle)?;
-        let lookup = LookupTable::fit(learnt, &self.set.reference.airports);
+        let mut lookup = LookupTable::empty();
+        for stretch in ExampleSource::outcomes(self)? {
+            stretch?.iter().for_each(|example| lookup.count(example, &self.set.reference.airports));
+        }
+        let majority = Majority { rate: lookup.all.rate() };
+        let judged =
+            self.set.examples_that(|example| matches!(self.part_of(example), Part::Recent | Part::Seasonal))?;
         let options = EvaluationOptions { latency_calls: 0, ..EvaluationOptions::default() };
-        let report = match evaluate(&predictor, judged, Majority::fit(learnt), &lookup, &options) {
+        let report = match evaluate(&predictor, &judged, majority, &lookup, &options) {
             Ok(report) => report,
             Err(nothing) => {
                 tracing::warn!(error = %nothing, "the model is judged by its validation tail alone");

@@ -8,7 +8,7 @@
 mod bundle_writer;
 pub mod device;
 pub mod error;
-mod input;
+pub mod input;
 pub mod job;
 pub mod network;
 mod rows;

@@ -8,43 +8,32 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{TrainingError, WhileDoing};
+use crate::input::ExampleSource;
 
-/// The rows of a run, as indexes into its examples, in time order.
-#[derive(Debug, Clone, PartialEq)]
+/// What a run has to know of every row that it may use, in the order of training.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowFacts {
+    pub prediction_time: DateTime<Utc>,
+    known_at: DateTime<Utc>,
+    pub delayed: bool,
+}
+
+/// The rows of a run, as indexes into its facts, in time order.
+#[derive(Debug)]
 pub(crate) struct Split {
+    pub facts: Vec<RowFacts>,
     pub train: Vec<usize>,
     /// Kept for early stopping, calibration and threshold: the newest.
     pub tail: Vec<usize>,
     pub tail_start: DateTime<Utc>,
 }
 
-/// Whether the flight came late; `false` where the outcome is not known.
-pub(crate) fn is_delayed(example: &Example) -> bool {
-    example.outcome.is_some_and(|outcome| outcome.delayed)
-}
-
-/// Splits the rows with an outcome at one moment. A row predicted before that
-/// moment whose outcome came after it belongs to neither part: at the moment of
-/// the split nobody could have learnt from it.
-pub(crate) fn split(examples: &[Example], parameters: &TrainingParameters) -> Result<Split, TrainingError> {
-    let mut order: Vec<usize> = (0..examples.len()).filter(|index| examples[*index].outcome.is_some()).collect();
-    // A total order, so that the order in which sources were read changes nothing.
-    order.sort_by(|a, b| sort_key(&examples[*a]).cmp(&sort_key(&examples[*b])));
-    let needed = parameters.min_rows;
-    if order.len() < needed {
-        return Err(TrainingError::TooFewRows { what: "rows with an outcome", found: order.len(), needed });
-    }
-    let tail_start = tail_start(examples, &order, parameters.validation_tail);
-    let known_before = |index: &usize| {
-        let example = &examples[*index];
-        example.prediction_time < tail_start && example.outcome.is_some_and(|outcome| outcome.known_at <= tail_start)
-    };
-    let train: Vec<usize> = order.iter().copied().filter(known_before).collect();
-    let tail: Vec<usize> =
-        order.iter().copied().filter(|index| examples[*index].prediction_time >= tail_start).collect();
-    check_part(examples, &train, "rows before the validation tail", needed / 2)?;
-    check_part(examples, &tail, "rows in the validation tail", 20)?;
-    Ok(Split { train, tail, tail_start })
+/// The rows of a stretch that have an outcome, in a total order, so that the order in which sources were read changes
+/// nothing.
+pub(crate) fn in_order(stretch: Vec<Example>) -> Vec<Example> {
+    let mut rows: Vec<Example> = stretch.into_iter().filter(|example| example.outcome.is_some()).collect();
+    rows.sort_by(|a, b| sort_key(a).cmp(&sort_key(b)));
+    rows
 }
 
 fn sort_key(example: &Example) -> (DateTime<Utc>, DateTime<Utc>, &str, u32, &str, &str) {
@@ -52,22 +41,49 @@ fn sort_key(example: &Example) -> (DateTime<Utc>, DateTime<Utc>, &str, u32, &str
     (example.prediction_time, row.scheduled_departure, &row.carrier, row.flight_number, &row.origin, &row.dest)
 }
 
-fn tail_start(examples: &[Example], order: &[usize], tail: ValidationTail) -> DateTime<Utc> {
-    let time_at = |position: usize| examples[order[position]].prediction_time;
+/// Splits the rows with an outcome at one moment. A row predicted before that
+/// moment whose outcome came after it belongs to neither part: at the moment of
+/// the split nobody could have learnt from it.
+pub(crate) fn split(source: &dyn ExampleSource, parameters: &TrainingParameters) -> Result<Split, TrainingError> {
+    let mut facts = Vec::new();
+    for stretch in source.outcomes()? {
+        facts.extend(in_order(stretch?).iter().filter_map(|example| {
+            let outcome = example.outcome?;
+            let (prediction_time, known_at) = (example.prediction_time, outcome.known_at);
+            Some(RowFacts { prediction_time, known_at, delayed: outcome.delayed })
+        }));
+    }
+    let needed = parameters.min_rows;
+    if facts.len() < needed {
+        return Err(TrainingError::TooFewRows { what: "rows with an outcome", found: facts.len(), needed });
+    }
+    let tail_start = tail_start(&facts, parameters.validation_tail);
+    let indexes = |wanted: &dyn Fn(&RowFacts) -> bool| -> Vec<usize> {
+        facts.iter().enumerate().filter(|(_, row)| wanted(row)).map(|(index, _)| index).collect()
+    };
+    let train = indexes(&|row| row.prediction_time < tail_start && row.known_at <= tail_start);
+    let tail = indexes(&|row| row.prediction_time >= tail_start);
+    check_part(&facts, &train, "rows before the validation tail", needed / 2)?;
+    check_part(&facts, &tail, "rows in the validation tail", 20)?;
+    Ok(Split { facts, train, tail, tail_start })
+}
+
+fn tail_start(facts: &[RowFacts], tail: ValidationTail) -> DateTime<Utc> {
+    let time_at = |position: usize| facts[position].prediction_time;
     match tail {
         ValidationTail::Fraction(part) => {
-            let position = (order.len() as f64 * (1.0 - part)) as usize;
-            time_at(position.min(order.len() - 1))
+            let position = (facts.len() as f64 * (1.0 - part)) as usize;
+            time_at(position.min(facts.len() - 1))
         }
-        ValidationTail::Days(days) => time_at(order.len() - 1) - Duration::seconds((days * 86_400.0) as i64),
+        ValidationTail::Days(days) => time_at(facts.len() - 1) - Duration::seconds((days * 86_400.0) as i64),
     }
 }
 
-fn check_part(examples: &[Example], rows: &[usize], part: &'static str, needed: usize) -> Result<(), TrainingError> {
+fn check_part(facts: &[RowFacts], rows: &[usize], part: &'static str, needed: usize) -> Result<(), TrainingError> {
     if rows.len() < needed.max(2) {
         return Err(TrainingError::TooFewRows { what: part, found: rows.len(), needed: needed.max(2) });
     }
-    let delayed = rows.iter().filter(|index| is_delayed(&examples[**index])).count();
+    let delayed = rows.iter().filter(|index| facts[**index].delayed).count();
     let missing = match (delayed, rows.len() - delayed) {
         (0, _) => "delayed",
         (_, 0) => "punctual",
@@ -76,12 +92,19 @@ fn check_part(examples: &[Example], rows: &[usize], part: &'static str, needed: 
     Err(TrainingError::OneClass { part, rows: rows.len(), missing })
 }
 
-/// The weight of each row by its age: `0.5 ^ (age / half-life)`, the newest 1.
-pub(crate) fn age_weights(examples: &[Example], rows: &[usize], half_life_days: Option<f64>) -> Vec<f32> {
-    let newest = rows.iter().map(|index| examples[*index].prediction_time).max();
-    let (Some(half_life), Some(newest)) = (half_life_days, newest) else { return vec![1.0; rows.len()] };
-    let age_days = |index: &usize| (newest - examples[*index].prediction_time).num_seconds() as f64 / 86_400.0;
-    rows.iter().map(|index| 0.5_f64.powf(age_days(index) / half_life) as f32).collect()
+impl Split {
+    pub(crate) fn labels(&self, rows: &[usize]) -> Vec<bool> {
+        rows.iter().map(|index| self.facts[*index].delayed).collect()
+    }
+
+    /// The weight of each training row by its age: `0.5 ^ (age / half-life)`, the newest 1.
+    pub(crate) fn age_weights(&self, half_life_days: Option<f64>) -> Vec<f32> {
+        let time = |index: &usize| self.facts[*index].prediction_time;
+        let newest = self.train.iter().map(time).max();
+        let (Some(half_life), Some(newest)) = (half_life_days, newest) else { return vec![1.0; self.train.len()] };
+        let age_days = |index: &usize| (newest - time(index)).num_seconds() as f64 / 86_400.0;
+        self.train.iter().map(|index| 0.5_f64.powf(age_days(index) / half_life) as f32).collect()
+    }
 }
 
 /// How many times more a delayed row weighs than a punctual one.
@@ -132,6 +155,24 @@ impl EncodedRows {
             numerics: on_device(Tensor::f_from_slice(&numerics).and_then(|t| t.f_view(shape(numerics_width))))?,
             rows: rows.len(),
         })
+    }
+
+    /// Room for so many rows, to be filled by [`Self::put`].
+    pub(crate) fn room(encoder: &Encoder, rows: usize, device: Device) -> Result<Self, TrainingError> {
+        let zeros = |width: usize, kind| {
+            Tensor::f_zeros([rows as i64, width as i64], (kind, device)).while_doing("making room for encoded rows")
+        };
+        let categories = zeros(encoder.spec().categories.len(), Kind::Int64)?;
+        Ok(Self { categories, numerics: zeros(encoder.spec().numeric_width(), Kind::Float)?, rows })
+    }
+
+    /// Writes rows into place.
+    pub(crate) fn put(&mut self, start: usize, rows: &Self) -> Result<(), TrainingError> {
+        let mut place = self.narrow(start, rows.rows)?;
+        let doing = "writing encoded rows";
+        place.categories.f_copy_(&rows.categories).while_doing(doing)?;
+        place.numerics.f_copy_(&rows.numerics).while_doing(doing)?;
+        Ok(())
     }
 
     /// Another handle on the same memory, to send to another thread.

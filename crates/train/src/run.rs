@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use delayd_features::{Encoder, FeatureSpec, FlightRow};
+use delayd_features::{Encoder, FeatureSpec, FlightRow, SpecFit};
 use delayd_judge::evaluation::metrics::{Confusion, Metrics};
 use delayd_model::{Architecture, Bundle, Calibration};
 use delayd_training_job::params::{CheckedParameters, ThresholdChoice, TrainingParameters};
@@ -16,16 +16,16 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::Device;
 
-use crate::bundle_writer::{self, Parts, permutation_importance};
+use crate::bundle_writer::{self, KeptRows, Parts, permutation_importance};
 use crate::device::{self, library_versions, limit_threads};
 use crate::error::{TrainingError, stop_if_asked};
 use crate::network::{Member, ensemble_logits};
-use crate::rows::{EncodedRows, LabelledRows, Split, age_weights, is_delayed, positive_weight, split};
+use crate::rows::{EncodedRows, LabelledRows, Split, in_order, positive_weight, split};
 use crate::trainer::{FittedMember, Start, TrainingSets, fit_members};
 use crate::trial::{TrialRunner, log_odds, search};
 use crate::weights::{MemberWeights, fresh, warm};
 
-pub use crate::input::TrainingInput;
+pub use crate::input::{ExampleSource, TrainingInput};
 
 #[derive(Debug, Clone)]
 pub struct TrainedModel {
@@ -38,6 +38,7 @@ struct Prepared {
     split: Split,
     encoder: Encoder,
     sets: TrainingSets,
+    kept: KeptRows,
     device: Device,
     device_name: String,
 }
@@ -53,10 +54,11 @@ impl Prepared {
         let split = split(input.examples, parameters)?;
         control.tell(&Progress::Encoding { train_rows: split.train.len(), tail_rows: split.tail.len() });
         let spec = fit_spec(input, &split)?;
-        let encoder = Encoder::new(spec)?;
-        let sets = encode(input, &split, &encoder, parameters, device)?;
         stop_if_asked(control, 0)?;
-        Ok(Self { split, encoder, sets, device, device_name })
+        let encoder = Encoder::new(spec)?;
+        let (sets, kept) = encode(input, &split, &encoder, parameters, device)?;
+        stop_if_asked(control, 0)?;
+        Ok(Self { split, encoder, sets, kept, device, device_name })
     }
 }
 
@@ -68,7 +70,7 @@ pub fn train(
     control: &TrainingControl,
 ) -> Result<TrainedModel, TrainingError> {
     let began = Instant::now();
-    let Prepared { split, encoder, sets, device, device_name } = Prepared::new(input, parameters, control)?;
+    let Prepared { split, encoder, sets, kept, device, device_name } = Prepared::new(input, parameters, control)?;
     let encoding_seconds = began.elapsed().as_secs_f64();
 
     let searched = Instant::now();
@@ -86,7 +88,15 @@ pub fn train(
     let fitting_seconds = fitting.elapsed().as_secs_f64();
 
     control.tell(&Progress::Packing);
-    let run = FinishedRun { input, split: &split, encoder: &encoder, sets: &sets, parameters: &parameters, device };
+    let run = FinishedRun {
+        input,
+        split: &split,
+        encoder: &encoder,
+        sets: &sets,
+        kept: &kept,
+        parameters: &parameters,
+        device,
+    };
     let (bundle, mut report) = run.pack(architecture, &fitted, started_from, device_name, control)?;
     report.tuning = tuning;
     report.encoding_seconds = encoding_seconds;
@@ -114,35 +124,80 @@ pub fn train_trial(
     if control.is_cancelled() { Err(TrainingError::Cancelled { epoch: 0 }) } else { Ok(record) }
 }
 
-/// The transform is fitted on the rows that are learnt from, never on the tail.
-fn fit_spec(input: &TrainingInput<'_>, split: &Split) -> Result<FeatureSpec, TrainingError> {
-    let rows: Vec<FlightRow> = split.train.iter().map(|index| input.examples[*index].row.clone()).collect();
-    Ok(FeatureSpec::fit(&rows, input.airports, input.holidays, input.fit)?)
+/// Goes through all rows with an outcome, in the order of the split's facts. `wanted` rows of a stretch, each with its
+/// place among them, are given to `use_rows` together.
+fn go_through(
+    input: &TrainingInput<'_>,
+    wanted: &[usize],
+    mut use_rows: impl FnMut(usize, &[(usize, FlightRow)]) -> Result<(), TrainingError>,
+) -> Result<(), TrainingError> {
+    let (mut first, mut place) = (0, 0);
+    for stretch in input.examples.examples()? {
+        let rows = in_order(stretch?);
+        let until = first + rows.len();
+        let end = place + wanted[place..].partition_point(|index| *index < until);
+        let taken = &wanted[place..end];
+        let mut rows: Vec<Option<FlightRow>> = rows.into_iter().map(|example| Some(example.row)).collect();
+        let rows: Vec<(usize, FlightRow)> =
+            taken.iter().filter_map(|index| Some((*index, rows.get_mut(index - first)?.take()?))).collect();
+        use_rows(place, &rows)?;
+        (first, place) = (until, end);
+    }
+    Ok(())
 }
 
+/// The transform is fitted on the rows that are trained on, never on the tail.
+fn fit_spec(input: &TrainingInput<'_>, split: &Split) -> Result<FeatureSpec, TrainingError> {
+    let mut fit = SpecFit::new(input.airports, input.holidays, input.fit)?;
+    go_through(input, &split.train, |_, rows| {
+        rows.iter().for_each(|(_, row)| fit.add(row));
+        Ok(())
+    })?;
+    Ok(fit.finish()?)
+}
+
+/// Encodes the training rows and the tail, and keeps the few rows as they are that the bundle needs.
 fn encode(
     input: &TrainingInput<'_>,
     split: &Split,
     encoder: &Encoder,
     parameters: &TrainingParameters,
     device: Device,
-) -> Result<TrainingSets, TrainingError> {
-    let examples = input.examples;
-    let labelled = |indexes: &[usize], weights: &[f32]| {
-        let rows: Vec<&FlightRow> = indexes.iter().map(|index| &examples[*index].row).collect();
-        let labels = indexes.iter().map(|index| is_delayed(&examples[*index])).collect();
-        LabelledRows::new(EncodedRows::encode(encoder, &rows, device)?, labels, weights)
-    };
-    let mut weights = age_weights(examples, &split.train, parameters.history_half_life_days);
-    if let Some(given) = input.sample_weights {
+) -> Result<(TrainingSets, KeptRows), TrainingError> {
+    let mut train = EncodedRows::room(encoder, split.train.len(), device)?;
+    let mut tail = EncodedRows::room(encoder, split.tail.len(), device)?;
+    let wanted = bundle_writer::rows_to_keep(split, parameters.reference_days);
+    let mut kept = KeptRows::with_capacity(wanted.len());
+    // A row predicted before the tail is no row of it: every training row comes first.
+    let both = [split.train.as_slice(), split.tail.as_slice()].concat();
+    go_through(input, &both, |place, rows| {
+        let in_train = split.train.len().saturating_sub(place).min(rows.len());
+        for (set, start, rows) in [
+            (&mut train, place, &rows[..in_train]),
+            (&mut tail, place.saturating_sub(split.train.len()), &rows[in_train..]),
+        ] {
+            let of_set: Vec<&FlightRow> = rows.iter().map(|(_, row)| row).collect();
+            if !of_set.is_empty() {
+                set.put(start, &EncodedRows::encode(encoder, &of_set, device)?)?;
+            }
+        }
+        let needed = rows.iter().filter(|(index, _)| wanted.contains(index));
+        kept.extend(needed.map(|(index, row)| (*index, row.clone())));
+        Ok(())
+    })?;
+    let mut weights = split.age_weights(parameters.history_half_life_days);
+    if let Some(sample_weights) = input.sample_weights {
+        let times: Vec<DateTime<Utc>> = split.facts.iter().map(|row| row.prediction_time).collect();
+        let given = sample_weights(&times);
         for (weight, index) in weights.iter_mut().zip(&split.train) {
             *weight *= given.get(*index).copied().unwrap_or(1.0);
         }
     }
-    Ok(TrainingSets {
-        train: labelled(&split.train, &weights)?,
-        tail: labelled(&split.tail, &vec![1.0; split.tail.len()])?,
-    })
+    let sets = TrainingSets {
+        train: LabelledRows::new(train, split.labels(&split.train), &weights)?,
+        tail: LabelledRows::new(tail, split.labels(&split.tail), &vec![1.0; split.tail.len()])?,
+    };
+    Ok((sets, kept))
 }
 
 pub fn architecture(spec: &FeatureSpec, parameters: &TrainingParameters) -> Architecture {
@@ -198,6 +253,7 @@ struct FinishedRun<'a> {
     split: &'a Split,
     encoder: &'a Encoder,
     sets: &'a TrainingSets,
+    kept: &'a KeptRows,
     parameters: &'a CheckedParameters,
     device: Device,
 }
@@ -223,7 +279,7 @@ impl FinishedRun<'_> {
         let validation = Metrics::of(&scores, &tail.labels, threshold.value);
         let seed = derived_seed(self.parameters.seed, "importance", 0);
         let importance = permutation_importance(&members, self.encoder.spec(), tail, seed, control)?;
-        let time = |index: usize| self.input.examples[index].prediction_time;
+        let time = |index: usize| self.split.facts[index].prediction_time;
         let record = TrainingRecord {
             parameters: TrainingParameters::clone(self.parameters),
             dataset: self.input.dataset.map(str::to_owned),
@@ -247,8 +303,8 @@ impl FinishedRun<'_> {
         };
         let weights: Vec<MemberWeights> = fitted.iter().map(|member| member.weights.clone()).collect();
         let parts = Parts {
-            input: self.input,
             split: self.split,
+            kept: self.kept,
             encoder: self.encoder,
             members: &members,
             weights: &weights,

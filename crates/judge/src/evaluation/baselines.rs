@@ -21,7 +21,7 @@ impl Majority {
     pub fn fit<'a>(examples: impl IntoIterator<Item = &'a Example>) -> Self {
         let mut cell = Cell::default();
         examples.into_iter().filter_map(|example| example.outcome).for_each(|outcome| cell.add(outcome.delayed));
-        Self { rate: if cell.rows == 0 { 0.5 } else { (cell.delayed as f64 / cell.rows as f64) as f32 } }
+        Self { rate: cell.rate() }
     }
 }
 
@@ -34,6 +34,11 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// The share of late flights; one half without any.
+    pub fn rate(self) -> f32 {
+        if self.rows == 0 { 0.5 } else { (self.delayed as f64 / self.rows as f64) as f32 }
+    }
+
     fn add(&mut self, delayed: bool) {
         self.rows += 1;
         self.delayed += u64::from(delayed);

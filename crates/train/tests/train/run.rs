@@ -39,7 +39,7 @@ fn run_with(
     let (airports, holidays) = (crate::airports(), crate::holidays());
     let dataset = Some("sha256:test");
     let input = TrainingInput {
-        examples,
+        examples: &examples,
         sample_weights: None,
         airports: &airports,
         holidays: &holidays,
