@@ -18,6 +18,7 @@ use delayd_outside::local::{OciBuilder, OciLayoutRegistry};
 use delayd_outside::packaging::ImageBuilder;
 use delayd_outside::packaging::oci::{Layout, Manifest};
 use delayd_outside::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive, package};
+use delayd_testkit::tools::assert_error;
 use nix::sys::signal::{Signal, kill};
 
 fn engine(dockerd: &Dockerd) -> DockerEngine {
@@ -65,8 +66,7 @@ async fn an_engine_that_stops_is_an_outage_and_one_that_hangs_is_given_up() {
     let quick = DockerEngine::new(&DockerEngineSettings { host: dockerd.host(), timeout_secs: 1 });
     kill(dockerd.pid(), Signal::SIGSTOP).unwrap();
     let error = quick.build(&request).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.to_string().contains("packaging.docker.timeout_secs"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["packaging.docker.timeout_secs"]);
     kill(dockerd.pid(), Signal::SIGCONT).unwrap();
     let engine = engine(&dockerd);
     engine.build(&request).await.unwrap();
@@ -75,8 +75,7 @@ async fn an_engine_that_stops_is_an_outage_and_one_that_hangs_is_given_up() {
     let socket = dockerd.socket();
     wait_for("the engine is gone", || std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(()));
     let error = engine.build(&request).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains(&dockerd.host()) && error.to_string().contains("running?"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &[&dockerd.host(), "running?"]);
 }
 
 #[tokio::test]
@@ -113,8 +112,7 @@ async fn refused_permission_to_the_socket_says_how_to_get_it() {
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000)).unwrap();
     let host = format!("unix://{}", socket.display());
     let error = DockerEngine::new(&DockerEngineSettings { host, timeout_secs: 5 }).probe().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    assert!(error.to_string().contains("`docker`"), "{error}");
+    assert_error(&error, ErrorKind::Denied, &["`docker`"]);
 }
 
 // ---------------------------------------------------------------- what engines export

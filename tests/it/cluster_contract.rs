@@ -18,7 +18,7 @@ use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
-use delayd_testkit::tools::until_true;
+use delayd_testkit::tools::{assert_error, until_true};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -124,8 +124,7 @@ async fn the_error_tells_how_a_replica_ended_and_what_it_said_last() {
     }
     let never = playground.release(2, Behaviour::NeverReady);
     let error = cluster.apply(&never, Duration::from_millis(600), &|_| ()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("has not opened its administrative port"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["has not opened its administrative port"]);
 }
 
 #[tokio::test]
@@ -158,8 +157,7 @@ async fn a_release_that_answers_no_client_does_not_become_ready() {
     let release = playground.release(1, Behaviour::Good);
     silence(&release.bundle_dir, "delayd-serve-1");
     let error = cluster.apply(&release, Duration::from_secs(1), &|_| ()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("public port"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["public port"]);
 }
 
 #[tokio::test]
@@ -168,8 +166,7 @@ async fn a_missing_executable_is_told_by_name() {
     let config = ProcessClusterConfig { service_binary: "/nowhere/delayd-serve".into(), ..playground.config.clone() };
     let cluster = ProcessCluster::open(config).unwrap();
     let error = apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.to_string().contains("/nowhere/delayd-serve"), "{error}");
+    assert_error(&error, ErrorKind::NotFound, &["/nowhere/delayd-serve"]);
 }
 
 #[tokio::test]
@@ -236,8 +233,7 @@ async fn only_one_daemon_may_run_a_cluster() {
     let playground = Playground::new();
     let _first = playground.open();
     let error = ProcessCluster::open(playground.config.clone()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(error.to_string().contains("another daemon"), "{error}");
+    assert_error(&error, ErrorKind::Conflict, &["another daemon"]);
 }
 
 #[tokio::test]
@@ -367,8 +363,7 @@ async fn the_local_cluster_keeps_the_contract_with_the_real_service() {
 async fn a_damaged_bundle_is_told_as_the_reason() {
     let Some((playground, releases)) = real_playground() else { return };
     let error = apply(&playground.open(), &releases.broken).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    assert!(error.to_string().contains("weights.safetensors is damaged"), "{error}");
+    assert_error(&error, ErrorKind::Invalid, &["weights.safetensors is damaged"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ use delayd_outside::local::{FolderStore, OciLayoutRegistry};
 use delayd_outside::wrap::{Failing, PlannedFailures, RetryPolicy, Retrying};
 use delayd_testkit::contracts;
 use delayd_testkit::contracts::layouts;
+use delayd_testkit::tools::assert_error;
 
 #[tokio::test]
 async fn the_folder_store_keeps_the_contract() {
@@ -109,8 +110,7 @@ async fn a_full_disk_is_told_and_leaves_the_old_object_and_nothing_half_written(
     let large = Bytes::from(vec![1_u8; 1 << 20]);
     for key in ["old", "new"] {
         let error = store.put(key, large.clone()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-        assert!(error.to_string().contains(key), "{error}");
+        assert_error(&error, ErrorKind::Exhausted, &[key]);
     }
     assert_eq!(store.put_if_absent("new", large).await.unwrap_err().kind(), ErrorKind::Exhausted);
     assert_eq!(store.get("old").await.unwrap(), "old");

@@ -15,6 +15,7 @@ use delayd_core::ports::ObjectStore;
 use delayd_outside::local::ProcessPool;
 use delayd_outside::worker_trainer::{WaitPolicy, Worker, WorkerPool, WorkerState, WorkerTrainer};
 use delayd_testkit::contracts::training_world::{World, quick_search};
+use delayd_testkit::tools::assert_error;
 use delayd_training_job::documents::{
     FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, put_json,
 };
@@ -380,8 +381,7 @@ async fn what_a_failed_worker_said_last_is_told_and_kept_beside_the_run() {
     let bench = Bench::of_script("echo 'delayd-train: the disk is full' >&2\nexit 75");
     bench.pool.start(&worker()).await.unwrap();
     let error = bench.failed().await;
-    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
-    assert!(error.to_string().contains("the disk is full") && error.to_string().contains("75"), "{error}");
+    assert_error(&error, ErrorKind::Interrupted, &["the disk is full", "75"]);
     assert!(bench.written("state/runs/run_7/training.log").contains("the disk is full"));
 }
 

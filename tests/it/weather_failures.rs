@@ -12,6 +12,7 @@ use delayd_core::ports::WeatherSource;
 use delayd_outside::cloud::OpenMeteoSettings;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use delayd_testkit::contracts::open_meteo_server::Behaviour;
+use delayd_testkit::tools::assert_error;
 use serde_json::Value;
 
 use crate::weather_documents::DocumentServer;
@@ -93,8 +94,7 @@ async fn an_answer_that_breaks_off_with_status_200_is_an_outage_and_is_tried_aga
     world.server.behave(Behaviour { breaks_off: 2, ..Behaviour::default() });
     let source = world.direct();
     let error = failure(&source).await;
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("no whole JSON document"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["no whole JSON document"]);
     world.server.behave(Behaviour { breaks_off: 1, ..Behaviour::default() });
     assert_eq!(asked(&source, &AIRPORTS, DAY.0, DAY.1).await.len(), 72);
 }
@@ -105,8 +105,7 @@ async fn another_unit_than_asked_for_is_refused_by_name() {
     let units = [("temperature_2m", "°F")].into();
     world.server.behave(Behaviour { units, ..Behaviour::default() });
     let error = failure(&world.direct()).await;
-    assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains("temperature_2m in °F instead of °C"), "{error}");
+    assert_error(&error, ErrorKind::Invalid, &["temperature_2m in °F instead of °C"]);
     assert_eq!(world.server.take_seen().len(), 1);
 }
 
@@ -116,8 +115,7 @@ async fn an_unknown_certificate_is_told_and_a_known_authority_is_trusted() {
     let front = TlsFront::before(world.server.address()).await;
     let url = format!("https://localhost:{}", front.address.port());
     let error = failure(&world.source(settings(&url))).await;
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("certificate"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["certificate"]);
     let trusting = settings(&url);
     let http = HttpClientSettings { ca_path: front.ca_path.clone(), ..trusting.http.clone() };
     let source = world.source(OpenMeteoSettings { http, ..trusting });
@@ -145,8 +143,7 @@ async fn after_a_spent_quota_the_api_is_left_alone() {
         world.server.behave(Behaviour { too_many: Some((100, reason, retry_after)), ..Behaviour::default() });
         let source = world.direct();
         let error = failure(&source).await;
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.to_string().contains(told) && error.to_string().contains(reason), "{error}");
+        assert_error(&error, ErrorKind::Unavailable, &[told, reason]);
         assert_eq!(world.server.take_seen().len(), 1);
         let again = failure(&source).await;
         assert!(again.to_string().contains("left alone"), "{again}");

@@ -1,11 +1,9 @@
 //! Both sources against the contract, and against each other.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use bytes::Bytes;
 use delayd::config::Settings;
 use delayd_core::error::{ErrorKind, chain};
@@ -17,7 +15,7 @@ use delayd_outside::wrap::{Failing, PlannedFailures};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::open_meteo_server::{Behaviour, Seen};
 use delayd_testkit::contracts::weather::{keeps_the_whole_contract, tells_an_outage};
-use delayd_testkit::tools::CapturedLog;
+use delayd_testkit::tools::{CapturedLog, http_answer, serving};
 
 use crate::weather_stage::{AIRPORTS, NOW, World, asked, codes, newest, settings, utc};
 
@@ -351,43 +349,20 @@ async fn a_missing_and_a_wrong_key_are_denied_and_not_tried_again() {
 }
 
 /// The headers of what reached the second server.
-type Headers = Arc<Mutex<Vec<String>>>;
-
-async fn note(request: HttpRequest, headers: web::Data<Mutex<Vec<String>>>) -> HttpResponse {
-    headers.lock().unwrap().push(format!("{} {:?}", request.uri(), request.headers()));
-    HttpResponse::Ok().body("not weather")
-}
-
-fn second_server() -> (String, Headers) {
-    let headers = Headers::default();
-    let data = web::Data::from(headers.clone());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = HttpServer::new(move || App::new().app_data(data.clone()).default_service(web::to(note)));
-    let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
-    std::thread::spawn(move || actix_web::rt::System::new().block_on(server));
-    (format!("http://{address}"), headers)
-}
-
 #[tokio::test]
 async fn a_redirect_does_not_tell_the_key_to_another_server() {
     let Some(world) = World::at("a_redirect_does_not_tell_the_key…", NOW).await else { return };
-    let (other, headers) = second_server();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = HttpServer::new(move || {
-        let location = format!("{other}/elsewhere");
-        App::new().default_service(web::to(move || {
-            let location = location.clone();
-            async move { HttpResponse::Found().insert_header(("location", location)).finish() }
-        }))
-    });
-    let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
-    std::thread::spawn(move || actix_web::rt::System::new().block_on(server));
-    let url = format!("http://{address}");
+    let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = heads.clone();
+    let other = serving(move |head| {
+        seen.lock().unwrap().push(head.to_owned());
+        Some(http_answer("200 OK", "not weather"))
+    })
+    .await;
+    let url = serving(move |_| Some(http_answer(&format!("302 Found\r\nlocation: {other}/elsewhere"), ""))).await;
     let source = world.source(OpenMeteoSettings { api_key: Secret::new(KEY), attempts: 1, ..settings(&url) });
     source.observations(&codes(&AIRPORTS), utc(DAY.0), utc(DAY.1)).await.unwrap_err();
-    let headers = headers.lock().unwrap();
-    assert_eq!(headers.len(), 1, "{headers:?}");
-    assert!(headers[0].starts_with("/elsewhere") && !headers[0].contains(KEY), "{headers:?}");
+    let heads = heads.lock().unwrap();
+    assert_eq!(heads.len(), 1, "{heads:?}");
+    assert!(heads[0].starts_with("GET /elsewhere") && !heads[0].contains(KEY), "{heads:?}");
 }
