@@ -12,7 +12,7 @@ use delayd::http::Metrics;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{ObjectStore, Release, Severity};
-use delayd_ledger::{CancelRequest, CycleOutcome, CycleReason, CycleState, Ledger, Page, RunState, StepState};
+use delayd_ledger::{CancelRequest, CycleOutcome, CycleReason, CycleState, Page, RunState, StepState};
 use delayd_testkit::contracts::training_world::{endless, job_in, process_trainer};
 use delayd_testkit::cycle_world::{
     Material, Place, alerts, assert_step, at, command, cycle_until, ended_with, finished, last_deed, live, start, step,

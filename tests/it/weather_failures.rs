@@ -1,9 +1,7 @@
 //! Every way in which the API can fail, and what is left of a question then.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use delayd_core::error::{ErrorKind, PortError};
@@ -12,7 +10,8 @@ use delayd_core::ports::WeatherSource;
 use delayd_outside::cloud::OpenMeteoSettings;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use delayd_testkit::contracts::open_meteo_server::Behaviour;
-use delayd_testkit::tools::assert_error;
+use delayd_testkit::site::Running;
+use delayd_testkit::tools::{assert_error, free_port, until};
 use serde_json::Value;
 
 use crate::weather_documents::DocumentServer;
@@ -237,8 +236,7 @@ fn finding(findings: &Value, what: &str) -> (bool, String) {
 }
 
 fn write_config(folder: &Path, weather: &str, airports: &str, holidays: &str) -> std::path::PathBuf {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let port = free_port();
     let text = format!(
         "[daemon]\nstate_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n\
          [weather]\nkind = \"open_meteo\"\n\
@@ -280,16 +278,6 @@ async fn check_tells_of_the_weather_and_of_each_document_and_changes_nothing() {
     assert!(finding(&findings, "holidays by URL").0, "{findings}");
 }
 
-/// Killed at the end.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test]
 async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
     let test = "the_status_endpoint_tells_the_reference_data…";
@@ -304,23 +292,15 @@ async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
     let address = text.lines().find_map(|line| line.strip_prefix("listen = ")).unwrap().trim_matches('"').to_owned();
     let log = world.folder().join("daemon.log");
     let mut command = delayd(&config);
-    command.arg("run").env("DELAYD_SERVE_BIN", service).stdout(Stdio::null());
-    let _daemon = Daemon(command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
+    command.arg("run").env("DELAYD_SERVE_BIN", service);
+    let _daemon = Running::start(command, &world.folder().join("state"), &log);
     let url = format!("http://{address}/api/v1/reference");
     let client = delayd_core::http_client::client_builder().no_proxy().build().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let document: Value = loop {
-        if let Ok(answer) = client.get(&url).send().await
-            && let Ok(document) = answer.json::<Value>().await
-            && document["current"].as_array().is_some_and(|current| current.len() == 2)
-        {
-            break document;
-        }
-        let told =
-            || BufReader::new(std::fs::File::open(&log).unwrap()).lines().map_while(Result::ok).collect::<Vec<_>>();
-        assert!(Instant::now() < deadline, "{:#?}", told());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let document = until("both documents are there", async || {
+        let document: Value = client.get(&url).send().await.ok()?.json().await.ok()?;
+        (document["current"].as_array()?.len() == 2).then_some(document)
+    })
+    .await;
     assert_eq!(document["current"][0]["kind"], "airports");
     assert_eq!(document["current"][0]["origin"], "url");
     assert_eq!(document["current"][0]["entries"], 1);

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use delayd_ledger::Ledger;
 
 use crate::tools::{free_address, post_json};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde_json::json;
 use tempfile::TempDir;
@@ -189,7 +188,7 @@ impl Site {
 
     /// Asks the daemon to stop; the live model must keep serving without it.
     pub fn stop(&self, mut daemon: Running) {
-        kill(Pid::from_raw(i32::try_from(daemon.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        daemon.signal(Signal::SIGTERM);
         let status = ended(&mut daemon.child, Duration::from_secs(30));
         assert!(
             status.is_some_and(|status| status.success()),

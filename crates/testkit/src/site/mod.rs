@@ -171,6 +171,16 @@ impl Running {
         let child = command.stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
         Self { child, state: state.to_owned(), log: log.to_owned() }
     }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Its exit status, once it has ended; it is given a minute.
+    pub fn end(&mut self) -> ExitStatus {
+        ended(&mut self.child, Duration::from_secs(60))
+            .unwrap_or_else(|| panic!("it does not end:\n{}", tail(&self.log)))
+    }
 }
 
 impl Drop for Running {
