@@ -293,10 +293,10 @@ async fn a_daemon_that_stops_ends_its_streams_and_does_not_wait_for_them() {
     assert!(stream.next().await.is_some());
     let running = daemon.running.as_mut().unwrap();
     let began = std::time::Instant::now();
-    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    running.signal(Signal::SIGTERM);
     let end = async { while stream.next().await.is_some_and(|piece| piece.is_ok()) {} };
     tokio::time::timeout(Duration::from_secs(20), end).await.expect("the stream goes on");
-    let status = delayd_testkit::site::ended(&mut running.child, DEADLINE).unwrap();
+    let status = running.end();
     assert!(status.success(), "{status} after {:?}", began.elapsed());
     assert!(!daemon.state().join("delayd.sock").exists(), "the socket goes with the daemon");
 }
