@@ -1,24 +1,21 @@
 //! Both image builders against the contract of their port; the Docker Engine is a
 //! real one that the test starts. What it exports is read, and images of both run.
 
-use delayd_testkit::ci;
-use delayd_testkit::contracts;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ci::docker::Dockerd;
-use ci::{has, wait_for};
-use contracts::layouts;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::Digest;
 use delayd_core::ports::ImageRegistry;
 use delayd_outside::cloud::{DockerEngine, DockerEngineSettings};
 use delayd_outside::local::{OciBuilder, OciLayoutRegistry};
-use delayd_outside::packaging::ImageBuilder;
 use delayd_outside::packaging::oci::{Layout, Manifest};
-use delayd_outside::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive, package};
+use delayd_outside::packaging::{ImageBuilder, PackageRequest, PackagedImage, PackagingError, docker_archive, package};
+use delayd_testkit::ci::docker::Dockerd;
+use delayd_testkit::ci::{has, wait_for};
+use delayd_testkit::contracts::layouts;
 use delayd_testkit::tools::assert_error;
+use delayd_testkit::{ci, contracts};
 use nix::sys::signal::{Signal, kill};
 
 fn engine(dockerd: &Dockerd) -> DockerEngine {

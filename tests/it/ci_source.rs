@@ -1,15 +1,16 @@
 //! The service from its source: real repositories, real servers, real builds.
 
-use delayd_testkit::ci;
-
 use std::path::Path;
 use std::process::Command;
 
-use ci::{ServiceRepository, cargo_settings, files_with, is_alive, makes_a_binary, script_settings, wait_for};
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ids::{CycleId, Digest};
 use delayd_outside::packaging::SourceSettings;
 use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError, build_log_path};
+use delayd_testkit::ci;
+use delayd_testkit::ci::{
+    ServiceRepository, cargo_settings, files_with, is_alive, makes_a_binary, script_settings, wait_for,
+};
 use tempfile::TempDir;
 
 const FIRST: CycleId = CycleId(1);

@@ -3,21 +3,20 @@
 //! those that need the real `delayd-serve` take it from `DELAYD_SERVE_BIN` or from
 //! beside the test executables.
 
-use delayd_testkit::contracts;
-
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contracts::cluster::{
-    LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
-};
-use contracts::scripted_replica::silence;
-use contracts::scripted_replica::{Behaviour, run_if_started_as_replica, write_bundle, write_executable};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
+use delayd_testkit::contracts::cluster::{
+    LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
+};
+use delayd_testkit::contracts::scripted_replica::{
+    Behaviour, run_if_started_as_replica, silence, write_bundle, write_executable,
+};
 use delayd_testkit::tools::{assert_error, until_true};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

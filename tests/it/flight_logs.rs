@@ -1,9 +1,6 @@
 //! Flight logs over months: refused, unreadable, overwritten, deleted. What the data
 //! stage records of them, whom it tells, and that a dataset is made all the same.
 
-use delayd_testkit::contracts;
-use delayd_testkit::data_support;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -21,8 +18,8 @@ use delayd_core::ports::{ObjectMeta, ObjectStore};
 use delayd_data::FlightRecord;
 use delayd_data::formats::parquet;
 use delayd_ledger::{CycleReason, ObjectStatus, Page};
-
-use data_support::{flight, utc};
+use delayd_testkit::contracts;
+use delayd_testkit::data_support::{flight, utc};
 
 const AIRPORTS: &str = "faa,name,lat,lon,alt,tz,dst,tzone\n\
     JFK,Kennedy,40.6398,-73.7789,13,-5,A,America/New_York\n\

@@ -1,15 +1,10 @@
 //! Amazon ECR: its API is moto's server, the registry behind it docker-registry,
 //! which lets in nobody but who comes with ECR's login.
 
-use delayd_testkit::contracts;
-use delayd_testkit::registry_servers;
-
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
-use contracts::layouts as images;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ports::ImageRegistry;
@@ -17,11 +12,13 @@ use delayd_core::secret::Secret;
 use delayd_outside::cloud::ecr::{EcrRegistry, EcrRegistrySettings};
 use delayd_outside::cloud::registry::UploadSettings;
 use delayd_outside::wrap::Retrying;
+use delayd_testkit::contracts;
+use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
+use delayd_testkit::contracts::layouts as images;
+use delayd_testkit::registry_servers::ecr_api::{EcrApi, LOGIN, moto};
+use delayd_testkit::registry_servers::skopeo::Entry;
+use delayd_testkit::registry_servers::{Access, DockerRegistry, Log, layouts, skopeo};
 use delayd_testkit::tools::assert_error;
-use registry_servers::Log;
-use registry_servers::ecr_api::{EcrApi, LOGIN, moto};
-use registry_servers::skopeo::{self, Entry};
-use registry_servers::{Access, DockerRegistry, layouts};
 use serde_json::json;
 
 const SECRET_KEY: &str = "s3cret-of-the-aws-key";

@@ -1,14 +1,9 @@
 //! The OCI registry adapter while the registry is down, slow, refusing, forgetful,
 //! cut off or an impostor; and that pushes go on from where they were.
 
-use delayd_testkit::contracts;
-use delayd_testkit::registry_servers;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
-use contracts::layouts as images;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ids::Digest;
@@ -16,13 +11,15 @@ use delayd_core::ports::{ImageRegistry, PushedImage};
 use delayd_core::secret::Secret;
 use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
 use delayd_outside::wrap::Retrying;
-use futures::StreamExt as _;
-use registry_servers::docker_registry::{PASSWORD, USER};
-use registry_servers::keeping_registry::Manners;
-use registry_servers::skopeo::{self, Entry};
-use registry_servers::{
-    Access, DockerRegistry, KeepingRegistry, Log, Phase, PhaseProxy, TokenServer, Trouble, layouts,
+use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
+use delayd_testkit::contracts::layouts as images;
+use delayd_testkit::registry_servers::docker_registry::{PASSWORD, USER};
+use delayd_testkit::registry_servers::keeping_registry::Manners;
+use delayd_testkit::registry_servers::skopeo::Entry;
+use delayd_testkit::registry_servers::{
+    Access, DockerRegistry, KeepingRegistry, Log, Phase, PhaseProxy, TokenServer, Trouble, layouts, skopeo,
 };
+use futures::StreamExt as _;
 
 const REPOSITORY: &str = "delay-ml";
 const TAG: &str = "model_v1";

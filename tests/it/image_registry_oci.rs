@@ -1,23 +1,23 @@
 //! The OCI registry adapter against Debian's docker-registry: open, with password
 //! and TLS, and with a token server; and skopeo pulling back what was pushed.
 
-use delayd_testkit::contracts;
-use delayd_testkit::registry_servers;
-
 use std::path::Path;
 
-use contracts::layouts as images;
 use delayd_core::error::ErrorKind;
 use delayd_core::ports::ImageRegistry;
 use delayd_core::secret::Secret;
 use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
 use delayd_outside::wrap::Retrying;
+use delayd_testkit::contracts::layouts as images;
+use delayd_testkit::registry_servers::containerd::Containerd;
+use delayd_testkit::registry_servers::docker_registry::{PASSWORD, USER};
+use delayd_testkit::registry_servers::keeping_registry::Manners;
+use delayd_testkit::registry_servers::skopeo::Entry;
+use delayd_testkit::registry_servers::{
+    Access, DockerRegistry, KeepingRegistry, Phase, PhaseProxy, TokenServer, Trouble, layouts, skopeo,
+};
 use delayd_testkit::tools::assert_error;
-use registry_servers::containerd::Containerd;
-use registry_servers::docker_registry::{PASSWORD, USER};
-use registry_servers::keeping_registry::Manners;
-use registry_servers::skopeo::{self, Entry};
-use registry_servers::{Access, DockerRegistry, KeepingRegistry, Phase, PhaseProxy, TokenServer, Trouble, layouts};
+use delayd_testkit::{contracts, registry_servers};
 
 fn at(host: &str) -> OciRegistrySettings {
     OciRegistrySettings { host: host.to_owned(), plain_http: true, ..OciRegistrySettings::default() }

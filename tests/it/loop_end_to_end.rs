@@ -1,21 +1,20 @@
 //! The whole loop as an operator has it: the `delayd` binary as a process, the real
 //! inference service, real flights. What it needs is told in `site`.
 
-use delayd_testkit::site;
-use delayd_testkit::tools::gzip;
-
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use polars::prelude::{ParquetReader, SerReader};
-use rusqlite::OptionalExtension;
-use site::{
+use delayd_testkit::site::{
     Day, Needs, OFTEN, QUICK, REPLAY_LIMIT, Running, Site, command, copy_days, ended, flights_text, needs, reduced,
     tail,
 };
+use delayd_testkit::tools::gzip;
+use polars::prelude::{ParquetReader, SerReader};
+use rusqlite::OptionalExtension;
 use tempfile::TempDir;
 
 // ---------------------------------------------------------------- replays

@@ -3,25 +3,20 @@
 //! says SKIPPED without. Pods and this test share a folder store on the node, so the
 //! cluster must run on this machine.
 
-#[allow(dead_code, reason = "the deployment's tests use the rest")]
-use delayd_testkit::cluster;
-use delayd_testkit::contracts;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster::Site;
-use cluster::{Gate, GateState};
-use contracts::trainer::{keeps_the_whole_contract, trained};
-use contracts::training_world::{World, endless, quick_search};
-use contracts::{daemon_image, training_world};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{Digest, RunId};
 use delayd_outside::cloud::kubernetes_trainer::{self, KubernetesTrainerSettings};
+use delayd_testkit::cluster;
+use delayd_testkit::cluster::{Gate, GateState, Site};
+use delayd_testkit::contracts::trainer::{keeps_the_whole_contract, trained};
+use delayd_testkit::contracts::training_world::{World, endless, quick_search};
+use delayd_testkit::contracts::{daemon_image, training_world};
 use delayd_testkit::tools::{assert_error, until_true};
 use delayd_training_job::tune::TrialOutcome;
-use delayd_training_job::{Progress, TrainingControl, TrainingParameters};
-use delayd_training_job::{Trainer, TrainingJob};
+use delayd_training_job::{Progress, Trainer, TrainingControl, TrainingJob, TrainingParameters};
 use nix::sys::stat::{Mode, umask};
 
 /// A namespace, a world on the node's disk, and the image.

@@ -2,27 +2,24 @@
 //!
 //! Pictures of every view are left in the target directory's `tmp/page`.
 
-#[allow(dead_code, unreachable_pub, reason = "shared by inclusion")]
-use delayd_testkit::receiver;
-use delayd_testkit::site;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::browser::{Browser, DESK, NIGHT, PHONE};
 use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::Severity;
 use delayd_ledger::{MetricsWindow, NewAlert};
+use delayd_testkit::receiver::Receiver;
 use delayd_testkit::records;
+use delayd_testkit::site::{CYCLE_LIMIT, DatalessDaemon, NEVER, QUICK, Running, Site, needs, tail};
 use delayd_testkit::tools::free_address;
 use fantoccini::key::Key;
-use receiver::Receiver;
 use rusqlite::OptionalExtension;
 use serde_json::json;
-use site::{CYCLE_LIMIT, DatalessDaemon, NEVER, QUICK, Running, Site, needs, tail};
+
+use crate::browser::{Browser, DESK, NIGHT, PHONE};
 
 const TOKEN: &str = "a token that the test's operator has";
 
