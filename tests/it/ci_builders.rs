@@ -76,8 +76,8 @@ async fn an_engine_that_stops_is_an_outage_and_one_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_the_engine_says_of_a_failed_build_is_told() {
-    let Some(dockerd) = Dockerd::start("what_the_engine_says_of_a_failed_build_is_told") else { return };
+async fn what_the_engine_says_of_a_failed_build_is_reported() {
+    let Some(dockerd) = Dockerd::start("what_the_engine_says_of_a_failed_build_is_reported") else { return };
     let folder = tempfile::tempdir().unwrap();
     let request = layouts::request(folder.path(), 1, b"weights");
     // An engine whose data folder takes nothing more: a file stands where a folder must be made.

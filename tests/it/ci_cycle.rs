@@ -132,7 +132,7 @@ fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
 }
 
 #[test]
-fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
+fn a_cycle_waits_for_a_git_server_that_is_unavailable_and_continues_when_it_is_back() {
     in_system(async {
         let place = ci::private_folder();
         ServiceRepository::script(&place.path().join("root/service"), &makes_a_binary("one"));
@@ -219,7 +219,7 @@ fn older_ledger(path: &Path) {
 }
 
 #[test]
-fn a_cycle_that_an_older_daemon_packaged_goes_on_without_a_build() {
+fn a_cycle_that_an_older_daemon_packaged_continues_without_a_build() {
     in_system(async {
         let place = ci::private_folder();
         // Nothing could be built from there.
@@ -400,7 +400,7 @@ fn what_was_built_is_recorded_annotated_exported_and_withdrawn() {
 }
 
 #[test]
-fn an_export_that_cannot_be_written_is_told_and_holds_nothing_up() {
+fn an_export_that_cannot_be_written_is_reported_and_holds_nothing_up() {
     in_system(async {
         let (bench, _) = Bench::new(&makes_a_binary("one"), |settings| {
             settings.packaging.export.dotenv_path = settings.daemon.state_dir.join("no/such/folder/image.env");

@@ -137,7 +137,7 @@ fn a_pinned_commit_that_is_built_needs_neither_network_nor_repository() {
 }
 
 #[test]
-fn a_mirror_that_was_left_locked_or_damaged_is_fetched_anew() {
+fn a_mirror_that_was_left_locked_or_damaged_is_fetched_again() {
     let (place, repository, _) = script(&makes_a_binary("one"));
     let settings = script_settings(&repository.url());
     build(&settings, place.path(), FIRST).unwrap();
@@ -237,7 +237,7 @@ fn a_state_directory_may_be_named_from_where_the_daemon_was_started() {
 }
 
 #[test]
-fn a_command_that_builds_nothing_is_told_so() {
+fn a_command_that_builds_nothing_is_reported() {
     let (place, repository, _) = script("echo nothing to do\n");
     let error = build(&script_settings(&repository.url()), place.path(), FIRST).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -353,7 +353,7 @@ fn only_so_many_logs_and_executables_are_kept() {
 }
 
 #[test]
-fn an_endless_log_is_bounded_and_still_tells_the_end() {
+fn an_endless_log_is_bounded_and_still_reports_the_end() {
     let text = "i=0\nwhile [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done\necho the very end\nexit 3\n";
     let (place, repository, _) = script(text);
     let settings = SourceSettings { maximum_log_bytes: 65_536, ..script_settings(&repository.url()) };
@@ -364,7 +364,7 @@ fn an_endless_log_is_bounded_and_still_tells_the_end() {
 }
 
 #[test]
-fn a_probe_tells_the_commit_and_leaves_nothing_behind() {
+fn a_probe_reports_the_commit_and_leaves_nothing_behind() {
     let (place, repository, commit) = script(&makes_a_binary("one"));
     let state = place.path().join("state");
     let settings = script_settings(&repository.url());

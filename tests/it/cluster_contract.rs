@@ -112,7 +112,7 @@ async fn the_local_cluster_keeps_the_contract_when_a_release_never_becomes_ready
 }
 
 #[tokio::test]
-async fn the_error_tells_how_a_replica_ended_and_what_it_said_last() {
+async fn the_error_says_how_a_replica_ended_and_what_it_said_last() {
     let playground = Playground::new();
     let cluster = playground.open();
     let crash = playground.release(1, Behaviour::CrashAtStart);
@@ -160,7 +160,7 @@ async fn a_release_that_answers_no_client_does_not_become_ready() {
 }
 
 #[tokio::test]
-async fn a_missing_executable_is_told_by_name() {
+async fn a_missing_executable_is_named() {
     let playground = Playground::new();
     let config = ProcessClusterConfig { service_binary: "/nowhere/delayd-serve".into(), ..playground.config.clone() };
     let cluster = ProcessCluster::open(config).unwrap();
@@ -236,7 +236,7 @@ async fn only_one_daemon_may_run_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_port_of_another_program_is_told_by_number() {
+async fn a_port_of_another_program_is_named_by_number() {
     let playground = Playground::new();
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stranger.local_addr().unwrap().port();
@@ -271,7 +271,7 @@ async fn a_rollout_that_was_interrupted_is_undone_by_the_next_daemon() {
 }
 
 #[tokio::test]
-async fn a_replica_that_will_not_stop_is_killed_and_the_rollout_goes_on() {
+async fn a_replica_that_will_not_stop_is_killed_and_the_rollout_continues() {
     let playground = Playground::new();
     let mut playground = playground;
     playground.config.drain_timeout = Duration::from_millis(300);
@@ -359,7 +359,7 @@ async fn the_local_cluster_keeps_the_contract_with_the_real_service() {
 }
 
 #[tokio::test]
-async fn a_damaged_bundle_is_told_as_the_reason() {
+async fn a_damaged_bundle_is_reported_as_the_reason() {
     let Some((playground, releases)) = real_playground() else { return };
     let error = apply(&playground.open(), &releases.broken).await.unwrap_err();
     assert_error(&error, ErrorKind::Invalid, &["weights.safetensors is damaged"]);

@@ -148,7 +148,7 @@ async fn a_log_that_is_overwritten_with_garbage_and_one_that_is_deleted_go_on_to
 }
 
 #[tokio::test]
-async fn a_log_that_may_not_be_read_is_recorded_and_told_once_until_it_can_be() {
+async fn a_log_that_may_not_be_read_is_recorded_and_reported_once_until_it_can_be() {
     let home = Home::new().await;
     home.put("flights/1.parquet", log(1, 30)).await;
     home.put("flights/2.parquet", log(2, 20)).await;

@@ -89,7 +89,7 @@ async fn lists_are_paged_and_tell_where_they_end() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_answered_is_told_as_a_problem_with_the_requests_name() {
+async fn what_cannot_be_answered_is_reported_as_a_problem_with_the_requests_name() {
     let daemon = started("loopback_role = \"operator\"");
     let cases = [
         ("GET", "/api/v1/cycles/cycle_9", 404, "cycle_9 is not in the ledger"),
@@ -257,7 +257,7 @@ async fn until(answer: Response, kind: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_happens_is_told_as_it_happens_and_can_be_told_again() {
+async fn what_happens_is_streamed_as_it_happens_and_can_be_streamed_again() {
     let daemon = started("");
     let open = |last: Option<u64>| {
         let request = client().get(daemon.url("/api/v1/events"));

@@ -164,8 +164,8 @@ async fn a_repository_that_is_not_ours_to_create_is_missed_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logins_are_kept_until_shortly_before_they_expire_and_had_anew_when_refused() {
-    delayd_testkit::needs_registry!("logins_are_kept_until_shortly_before_they_expire_and_had_anew_when_refused");
+async fn logins_are_kept_until_shortly_before_they_expire_and_renewed_when_refused() {
+    delayd_testkit::needs_registry!("logins_are_kept_until_shortly_before_they_expire_and_renewed_when_refused");
     let Some(ecr) = Ecr::start("logins_are_kept").await else { return };
     let folder = tempfile::tempdir().unwrap();
     let (image, layout) = images::image(folder.path(), 1);
@@ -232,8 +232,8 @@ async fn every_failure_of_the_api_has_its_kind_and_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_untrusted_certificate_of_the_api_is_told_as_one() {
-    delayd_testkit::needs_registry!("an_untrusted_certificate_of_the_api_is_told_as_one");
+async fn an_untrusted_certificate_of_the_api_is_reported_as_one() {
+    delayd_testkit::needs_registry!("an_untrusted_certificate_of_the_api_is_reported_as_one");
     let Some(ecr) = Ecr::start("an_untrusted_certificate_of_the_api").await else { return };
     let front = TlsFront::before(ecr.api.address).await;
     let mut settings = EcrRegistrySettings { endpoint: format!("https://{}", front.address), ..ecr.settings() };

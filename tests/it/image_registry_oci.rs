@@ -291,8 +291,8 @@ async fn a_login_may_come_from_dockers_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_probe_tells_whether_the_registry_is_there_and_lets_us_in() {
-    delayd_testkit::needs_registry!("a_probe_tells_whether_the_registry_is_there_and_lets_us_in");
+async fn a_probe_reports_whether_the_registry_is_there_and_lets_us_in() {
+    delayd_testkit::needs_registry!("a_probe_reports_whether_the_registry_is_there_and_lets_us_in");
     let open_server = DockerRegistry::open();
     let told = open(&at(&open_server.host())).probe().await.unwrap();
     assert_eq!(told, format!("OCI registry at {}, no login", open_server.host()));

@@ -196,18 +196,18 @@ fn killed_during(test: &str, step: &str) {
 }
 
 #[test]
-fn a_cycle_that_was_killed_in_training_goes_on_once_after_a_start() {
-    killed_during("a_cycle_that_was_killed_in_training_goes_on_once_after_a_start", "train");
+fn a_cycle_that_was_killed_in_training_continues_once_after_a_start() {
+    killed_during("a_cycle_that_was_killed_in_training_continues_once_after_a_start", "train");
 }
 
 #[test]
-fn a_cycle_that_was_killed_in_packaging_goes_on_once_after_a_start() {
-    killed_during("a_cycle_that_was_killed_in_packaging_goes_on_once_after_a_start", "package");
+fn a_cycle_that_was_killed_in_packaging_continues_once_after_a_start() {
+    killed_during("a_cycle_that_was_killed_in_packaging_continues_once_after_a_start", "package");
 }
 
 #[test]
-fn a_cycle_that_was_killed_in_its_rollout_goes_on_once_after_a_start() {
-    killed_during("a_cycle_that_was_killed_in_its_rollout_goes_on_once_after_a_start", "deploy");
+fn a_cycle_that_was_killed_in_its_rollout_continues_once_after_a_start() {
+    killed_during("a_cycle_that_was_killed_in_its_rollout_continues_once_after_a_start", "deploy");
 }
 
 /// The commit that this clone is at; `None` outside of one.

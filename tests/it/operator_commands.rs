@@ -216,7 +216,7 @@ fn with_an_older_ledger_restored_a_release_is_deployed_and_undone_to_the_live_mo
 }
 
 #[test]
-fn a_live_model_that_does_not_serve_is_told_once_and_measured() {
+fn a_live_model_that_is_not_being_served_is_reported_once_and_measured() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let first = place.deployed(1).await;

@@ -232,7 +232,7 @@ impl Place {
 }
 
 #[tokio::test]
-async fn a_git_server_that_is_away_or_breaks_off_is_an_outage_and_its_return_ends_it() {
+async fn a_git_server_that_is_unavailable_or_breaks_off_is_an_outage_and_its_return_ends_it() {
     let place = Place::new();
     let server = ServerProcess::git_daemon(&place.root());
     let proxy = FlakyProxy::before(server.address).await;

@@ -58,7 +58,7 @@ fn a_rollback_is_refused_while_a_release_waits_for_approval_and_the_refusal_name
 }
 
 #[test]
-fn a_rollback_moves_cluster_and_ledger_together_and_tells_that_the_restored_release_was_not_found_good() {
+fn a_rollback_moves_cluster_and_ledger_together_and_reports_that_the_restored_release_failed_verification() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (first, second) = two_models(&place).await;
@@ -81,7 +81,7 @@ fn a_rollback_moves_cluster_and_ledger_together_and_tells_that_the_restored_rele
 }
 
 #[test]
-fn a_rollback_that_is_cut_off_after_the_cluster_went_back_is_finished_at_the_next_start() {
+fn a_rollback_that_is_interrupted_after_the_cluster_went_back_is_finished_at_the_next_start() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (first, second) = two_models(&place).await;
@@ -118,7 +118,7 @@ fn a_rollback_that_is_cut_off_after_the_cluster_went_back_is_finished_at_the_nex
 }
 
 #[test]
-fn a_rollback_that_cannot_be_done_is_given_up_and_told_and_the_live_model_stays() {
+fn a_rollback_that_cannot_be_done_is_given_up_and_reported_and_the_live_model_is_kept() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (_, second) = two_models(&place).await;
@@ -139,7 +139,7 @@ fn a_rollback_that_cannot_be_done_is_given_up_and_told_and_the_live_model_stays(
 }
 
 #[test]
-fn a_rollback_waits_for_a_cluster_that_is_away() {
+fn a_rollback_waits_for_a_cluster_that_is_unavailable() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (first, _) = two_models(&place).await;
@@ -159,7 +159,7 @@ fn a_rollback_waits_for_a_cluster_that_is_away() {
 // A cycle that is undone stays undone, whenever the daemon dies; what is not served is not made live.
 
 #[test]
-fn a_cycle_whose_undo_was_cut_off_goes_on_undoing_and_never_deploys_again() {
+fn a_cycle_whose_undo_was_interrupted_continues_undoing_and_never_deploys_again() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let first = place.deployed(1).await;
@@ -256,7 +256,7 @@ fn who_approved_is_not_forgotten_by_a_crash() {
 }
 
 #[test]
-fn a_rejection_is_told_and_one_that_is_stuck_is_told_as_critical() {
+fn a_rejection_is_reported_and_one_that_is_stuck_is_reported_as_critical() {
     in_system(async {
         for (stuck, severity, title, outcome) in [
             (false, Severity::Warning, "model_v2 was rolled back", CycleOutcome::RolledBack),

@@ -101,7 +101,7 @@ async fn an_object_that_is_too_large_for_us_is_refused_before_it_is_fetched() {
 }
 
 #[tokio::test]
-async fn an_object_that_changes_while_it_is_read_is_read_anew() {
+async fn an_object_that_changes_while_it_is_read_is_read_again() {
     for overlooks_conditions in [false, true] {
         let server = S3Server::start().await;
         server.plan.lock().unwrap().overlooks_conditions = overlooks_conditions;
@@ -116,7 +116,7 @@ async fn an_object_that_changes_while_it_is_read_is_read_anew() {
 }
 
 #[tokio::test]
-async fn an_object_that_never_stands_still_is_told() {
+async fn an_object_that_keeps_changing_is_reported() {
     let server = S3Server::start().await;
     let store = Arc::new(server.store());
     store.put("swapped", noise(12 * MIB, 9)).await.unwrap();
@@ -130,7 +130,7 @@ async fn an_object_that_never_stands_still_is_told() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_not_those_that_were_written_are_told() {
+async fn bytes_that_are_not_those_that_were_written_are_reported() {
     let server = S3Server::start().await;
     let store = server.store();
     let mut body = noise(12 * MIB, 11).to_vec();

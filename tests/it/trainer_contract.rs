@@ -94,7 +94,7 @@ async fn a_worker_that_was_killed_is_started_again_and_gives_the_same_bundle() {
 }
 
 #[tokio::test]
-async fn a_search_goes_on_where_it_was_after_the_daemon_died() {
+async fn a_search_resumes_where_it_was_after_the_daemon_died() {
     let world = World::new().await;
     let pool = pool_of(&world);
     let job = TrainingJob { tuning: Some(quick_search()), ..world.job.clone() };

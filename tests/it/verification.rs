@@ -164,7 +164,7 @@ fn rows(count: usize) -> Vec<ProbeRow> {
 }
 
 #[tokio::test]
-async fn rows_are_replayed_as_real_requests_and_every_failure_is_told() {
+async fn rows_are_replayed_as_real_requests_and_every_failure_is_reported() {
     let scored = r#"{"model_version":"model_v2","bundle":"sha256:x","threshold":0.4,"predictions":[{"score":0.25,"delayed":false,"warnings":[]}]}"#;
     let answers = [("500 X", "out of order"), ("200 OK", "not json")].into_iter().chain(repeat(("200 OK", scored)));
     let mut answers = answers.map(|(status, body)| http_answer(status, body));

@@ -143,7 +143,7 @@ async fn a_date_serves_where_there_is_no_tag_and_neither_means_a_whole_fetch() {
 }
 
 #[tokio::test]
-async fn opened_closed_and_moved_airports_are_recorded_and_told() {
+async fn opened_closed_and_moved_airports_are_recorded_and_reported() {
     let server = DocumentServer::start(airports(&FOUR[..3]));
     let home = Home::of_airports(&server.url());
     let stage = home.stage();
@@ -187,7 +187,7 @@ async fn a_change_by_hand_in_the_store_is_noticed_too() {
 }
 
 #[tokio::test]
-async fn nonsense_and_a_shrunk_list_do_not_replace_the_copy_and_are_told_once_a_day() {
+async fn nonsense_and_a_shrunk_list_do_not_replace_the_copy_and_are_reported_once_a_day() {
     let server = DocumentServer::start(airports(&FOUR));
     let home = Home::of_airports(&server.url());
     let stage = home.stage();
@@ -222,7 +222,7 @@ async fn nonsense_and_a_shrunk_list_do_not_replace_the_copy_and_are_told_once_a_
 }
 
 #[tokio::test]
-async fn without_a_copy_a_url_that_is_away_is_a_clear_error_and_with_one_it_is_a_warning() {
+async fn without_a_copy_a_url_that_is_unavailable_is_a_clear_error_and_with_one_it_is_a_warning() {
     let server = DocumentServer::start(airports(&FOUR));
     let proxy = FlakyProxy::before(server.address()).await;
     let home = Home::of_airports(&format!("{}{PATH}", proxy.url()));
@@ -268,7 +268,7 @@ fn calendar(days: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn holidays_by_url_count_their_changes_are_told_and_nonsense_is_not_taken() {
+async fn holidays_by_url_count_their_changes_are_reported_and_nonsense_is_not_taken() {
     let server = DocumentServer::start(calendar(&["20130812", "20130813"]));
     let home = Home::with(|settings| settings.ingestion.holidays_url = Secret::new(server.url()));
     home.env.object_store.put("reference/airports.csv", airports(&FOUR).into()).await.unwrap();

@@ -68,8 +68,8 @@ async fn one_bad_answer_is_tried_again() {
 }
 
 #[tokio::test]
-async fn down_slow_and_cut_off_are_outages_and_nothing_half_read_is_kept() {
-    let Some(world) = World::at("down_slow_and_cut_off…", NOW).await else { return };
+async fn down_slow_and_interrupted_are_outages_and_nothing_half_read_is_kept() {
+    let Some(world) = World::at("down_slow_and_interrupted…", NOW).await else { return };
     let proxy = FlakyProxy::before(world.server.address()).await;
     let impatient = OpenMeteoSettings { request_timeout_secs: 1, ..settings(&proxy.url()) };
     for (mood, kind) in [
@@ -109,8 +109,8 @@ async fn another_unit_than_asked_for_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn an_unknown_certificate_is_told_and_a_known_authority_is_trusted() {
-    let Some(world) = World::at("an_unknown_certificate_is_told…", NOW).await else { return };
+async fn an_unknown_certificate_is_reported_and_a_known_authority_is_trusted() {
+    let Some(world) = World::at("an_unknown_certificate_is_reported…", NOW).await else { return };
     let front = TlsFront::before(world.server.address()).await;
     let url = format!("https://localhost:{}", front.address.port());
     let error = failure(&world.source(settings(&url))).await;
@@ -151,7 +151,7 @@ async fn after_a_spent_quota_the_api_is_left_alone() {
 }
 
 #[tokio::test]
-async fn what_could_be_had_is_available_while_the_rest_is_away() {
+async fn what_could_be_had_is_available_while_the_rest_is_unavailable() {
     let Some(world) = World::at("what_could_be_had_is_available…", NOW).await else { return };
     let proxy = FlakyProxy::before(world.server.address()).await;
     let forecast_away = OpenMeteoSettings { forecast_url: proxy.url(), ..settings(&world.server.url()) };
@@ -256,8 +256,8 @@ const CALENDAR: &str =
     "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nDTSTART;VALUE=DATE:20130812\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
 
 #[tokio::test]
-async fn check_tells_of_the_weather_and_of_each_document_and_changes_nothing() {
-    let Some(world) = World::at("check_tells_of_the_weather…", NOW).await else { return };
+async fn check_reports_the_weather_and_each_document_and_changes_nothing() {
+    let Some(world) = World::at("check_reports_the_weather…", NOW).await else { return };
     // `check` asks for the real yesterday, which the server's archive must allow.
     world.server.set_now(utc("2100-01-01T00:00:00Z"));
     let (airports, holidays) = (DocumentServer::start(AIRPORTS_CSV), DocumentServer::start(CALENDAR));
@@ -279,8 +279,8 @@ async fn check_tells_of_the_weather_and_of_each_document_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
-    let test = "the_status_endpoint_tells_the_reference_data…";
+async fn the_status_endpoint_reports_the_reference_data_and_their_changes() {
+    let test = "the_status_endpoint_reports_the_reference_data…";
     let Some(world) = World::at(test, NOW).await else { return };
     let Some(service) = std::env::var_os("DELAYD_SERVE_BIN").filter(|path| Path::new(path).is_file()) else {
         eprintln!("SKIPPED: {test}: the service is missing; build it and name it in DELAYD_SERVE_BIN (make test does)");

@@ -51,8 +51,8 @@ async fn the_api_keeps_the_contract_with_cold_and_warm_caches_and_whatever_way_i
 }
 
 #[tokio::test]
-async fn the_api_tells_an_outage_and_is_back_when_the_server_is() {
-    let Some(world) = World::at("the_api_tells_an_outage…", NOW).await else { return };
+async fn the_api_reports_an_outage_and_is_back_when_the_server_is() {
+    let Some(world) = World::at("the_api_reports_an_outage…", NOW).await else { return };
     let proxy = FlakyProxy::before(world.server.address()).await;
     proxy.set(Mood::Down);
     let source = world.source(settings(&proxy.url()));
@@ -101,7 +101,7 @@ fn pairs(a: &WeatherObservation, b: &WeatherObservation) -> [(&'static str, f32,
 }
 
 #[tokio::test]
-async fn an_archive_without_visibility_tells_everything_else() {
+async fn an_archive_without_visibility_reports_everything_else() {
     let Some(world) = World::at("an_archive_without_visibility…", NOW).await else { return };
     world.server.behave(Behaviour { archive_without_visibility: true, ..Behaviour::default() });
     let found = asked(&world.direct(), &["JFK"], "2013-07-01T00:00:00Z", "2013-07-02T00:00:00Z").await;
@@ -245,7 +245,7 @@ async fn requests_are_paced() {
 }
 
 #[tokio::test]
-async fn a_damaged_cache_is_asked_for_again_and_a_store_that_is_away_does_not_matter() {
+async fn a_damaged_cache_is_asked_for_again_and_a_store_that_is_unavailable_does_not_matter() {
     let Some(world) = World::at("a_damaged_cache…", NOW).await else { return };
     let window = ("2013-07-01T00:00:00Z", "2013-07-05T00:00:00Z");
     asked(&world.direct(), &["JFK"], window.0, window.1).await;
@@ -283,7 +283,7 @@ async fn an_airport_that_moved_is_asked_for_at_its_new_place() {
 }
 
 #[tokio::test]
-async fn what_was_known_of_a_day_is_not_lost_when_a_service_tells_less_of_it() {
+async fn what_was_known_of_a_day_is_not_lost_when_a_service_reports_less_of_it() {
     let Some(world) = World::at("what_was_known_of_a_day_is_not_lost…", NOW).await else { return };
     let source = world.direct();
     let of = |day: &str| (format!("{day}T00:00:00Z"), format!("{day}T23:59:59Z"));

@@ -153,8 +153,8 @@ impl Pod<'_> {
 }
 
 #[tokio::test]
-async fn the_daemon_runs_its_loop_as_a_pod_and_its_successor_goes_on() {
-    let test = "the_daemon_runs_its_loop_as_a_pod_and_its_successor_goes_on";
+async fn the_daemon_runs_its_loop_as_a_pod_and_its_successor_continues() {
+    let test = "the_daemon_runs_its_loop_as_a_pod_and_its_successor_continues";
     let Some(needs) = needs(test) else { return };
     umask(Mode::empty());
     let Some(site) = Site::new("daemon_as_pod") else { return };
@@ -337,8 +337,8 @@ fn model_that_answers(daemon: &site::Site) -> Option<String> {
 }
 
 #[test]
-fn a_bad_release_is_rolled_back_and_the_live_model_serves_on() {
-    let test = "a_bad_release_is_rolled_back_and_the_live_model_serves_on";
+fn a_bad_release_is_rolled_back_and_the_live_model_keeps_serving() {
+    let test = "a_bad_release_is_rolled_back_and_the_live_model_keeps_serving";
     let Some(needs) = needs(test) else { return };
     let Some(cluster) = Site::new("bad") else { return };
     let mut daemon = site::Site::with_history(&needs);

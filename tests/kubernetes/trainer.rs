@@ -114,8 +114,8 @@ async fn jobs_of_a_cluster_keep_the_contract() {
 }
 
 #[tokio::test]
-async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
-    let Some(field) = Field::new("a_gpu_that_no_node_has_is_told_in_the_schedulers_words", "jobs_gpu").await else {
+async fn a_gpu_that_no_node_has_is_reported_in_the_schedulers_words() {
+    let Some(field) = Field::new("a_gpu_that_no_node_has_is_reported_in_the_schedulers_words", "jobs_gpu").await else {
         return;
     };
     let trainer = field.trainer_with(|settings| {
@@ -137,8 +137,8 @@ async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_pulled_is_told() {
-    let Some(field) = Field::new("an_image_that_cannot_be_pulled_is_told", "jobs_image").await else { return };
+async fn an_image_that_cannot_be_pulled_is_reported() {
+    let Some(field) = Field::new("an_image_that_cannot_be_pulled_is_reported", "jobs_image").await else { return };
     let trainer = field.trainer_with(|settings| {
         let (repository, _) = settings.image.rsplit_once('@').unwrap();
         settings.image = format!("{repository}@{}", Digest::of(b"nowhere"));
@@ -152,9 +152,9 @@ async fn an_image_that_cannot_be_pulled_is_told() {
 }
 
 #[tokio::test]
-async fn a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost() {
+async fn a_pod_that_ran_out_of_memory_is_reported_and_a_trial_that_did_has_lost() {
     let Some(field) =
-        Field::new("a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost", "jobs_memory").await
+        Field::new("a_pod_that_ran_out_of_memory_is_reported_and_a_trial_that_did_has_lost", "jobs_memory").await
     else {
         return;
     };
@@ -211,8 +211,9 @@ async fn a_job_is_found_again_after_the_daemon_died_and_is_stopped_when_the_run_
 }
 
 #[tokio::test]
-async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
-    let Some(field) = Field::new("an_api_server_that_is_away_for_a_while_costs_no_training", "jobs_outage").await
+async fn an_api_server_that_is_unavailable_for_a_while_costs_no_training() {
+    let Some(field) =
+        Field::new("an_api_server_that_is_unavailable_for_a_while_costs_no_training", "jobs_outage").await
     else {
         return;
     };
@@ -255,8 +256,8 @@ async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
 }
 
 #[tokio::test]
-async fn missing_rights_are_told_by_the_probe() {
-    let Some(field) = Field::new("missing_rights_are_told_by_the_probe", "jobs_rights").await else { return };
+async fn missing_rights_are_reported_by_the_probe() {
+    let Some(field) = Field::new("missing_rights_are_reported_by_the_probe", "jobs_rights").await else { return };
     field.site.kubectl(&["delete", "rolebinding", "delayd-training"]);
     let error = field.trainer().probe().await.unwrap_err();
     assert_error(&error, ErrorKind::Denied, &["jobs"]);

@@ -1,6 +1,6 @@
 //! The page as people use it: a real chromium, a real daemon, a whole cycle.
 //!
-//! Pictures of every view are left in the target directory's `tmp/page`.
+//! Pictures of every view are left in the target directory's `tmp/page` where `DELAYD_TEST_PICTURES` is set.
 
 use std::collections::BTreeSet;
 use std::fs;
