@@ -58,6 +58,12 @@ impl Playground {
         Self { folder, config }
     }
 
+    fn opened() -> (Self, ProcessCluster) {
+        let playground = Self::new();
+        let cluster = playground.open();
+        (playground, cluster)
+    }
+
     fn open(&self) -> ProcessCluster {
         ProcessCluster::open(self.config.clone()).unwrap()
     }
@@ -113,8 +119,7 @@ async fn the_local_cluster_keeps_the_contract_when_a_release_never_becomes_ready
 
 #[tokio::test]
 async fn the_error_says_how_a_replica_ended_and_what_it_said_last() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     let crash = playground.release(1, Behaviour::CrashAtStart);
     let error = apply(&cluster, &crash).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -128,8 +133,7 @@ async fn the_error_says_how_a_replica_ended_and_what_it_said_last() {
 
 #[tokio::test]
 async fn a_replica_that_answers_no_client_is_not_called_ready_and_is_left_alive() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     let release = playground.release(1, Behaviour::Good);
     apply(&cluster, &release).await.unwrap();
     let names: Vec<String> = ready(&cluster).await.into_iter().map(|replica| replica.name).collect();
@@ -151,8 +155,7 @@ async fn a_replica_that_answers_no_client_is_not_called_ready_and_is_left_alive(
 
 #[tokio::test]
 async fn a_release_that_answers_no_client_does_not_become_ready() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     let release = playground.release(1, Behaviour::Good);
     silence(&release.bundle_dir, "delayd-serve-1");
     let error = cluster.apply(&release, Duration::from_secs(1), &|_| ()).await.unwrap_err();
@@ -177,8 +180,7 @@ async fn a_release_without_replicas_is_refused() {
 
 #[tokio::test]
 async fn a_killed_replica_is_restarted_at_once_and_when_it_dies_again_after_a_pause() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap();
     let victim = ready(&cluster).await.remove(0);
     kill(playground.pid_of(&victim), Signal::SIGKILL).unwrap();
@@ -248,8 +250,7 @@ async fn a_port_of_another_program_is_named_by_number() {
 
 #[tokio::test]
 async fn a_rollout_that_was_interrupted_is_undone_by_the_next_daemon() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap();
     let before = ready(&cluster).await;
     let never = playground.release(2, Behaviour::NeverReady);
@@ -272,8 +273,7 @@ async fn a_rollout_that_was_interrupted_is_undone_by_the_next_daemon() {
 
 #[tokio::test]
 async fn a_replica_that_will_not_stop_is_killed_and_the_rollout_continues() {
-    let playground = Playground::new();
-    let mut playground = playground;
+    let mut playground = Playground::new();
     playground.config.drain_timeout = Duration::from_millis(300);
     let cluster = playground.open();
     apply(&cluster, &playground.release(1, Behaviour::IgnoresSigterm)).await.unwrap();
@@ -286,8 +286,7 @@ async fn a_replica_that_will_not_stop_is_killed_and_the_rollout_continues() {
 
 #[tokio::test]
 async fn a_replica_that_hangs_is_replaced() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &Release { replicas: 1, ..playground.release(1, Behaviour::Good) }).await.unwrap();
     let hanging = ready(&cluster).await.remove(0);
     kill(playground.pid_of(&hanging), Signal::SIGSTOP).unwrap();
@@ -308,8 +307,7 @@ async fn a_replica_that_hangs_is_replaced() {
 
 #[tokio::test]
 async fn replicas_run_in_process_groups_of_their_own() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap();
     for replica in ready(&cluster).await {
         let pid = playground.pid_of(&replica);
