@@ -61,7 +61,7 @@ test-cluster: setup-test service ## the tests that need a Kubernetes (KUBECONFIG
 	  exit 1; \
 	fi
 	@cargo build --release --locked --workspace --bins $(CLUSTER_TESTS)
-	@$(PROGRAMS) cargo nextest run --release --locked --workspace --no-fail-fast --test-threads 1 $(CLUSTER_TESTS)
+	@$(PROGRAMS) cargo nextest run --release --locked --workspace --no-fail-fast --test-threads 2 $(CLUSTER_TESTS)
 
 lint: setup ## format and clippy, warnings are errors
 	@cargo fmt --all --check

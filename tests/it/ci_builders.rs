@@ -1,23 +1,21 @@
 //! Both image builders against the contract of their port; the Docker Engine is a
 //! real one that the test starts. What it exports is read, and images of both run.
 
-use delayd_testkit::ci;
-use delayd_testkit::contracts;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ci::docker::Dockerd;
-use ci::{has, wait_for};
-use contracts::layouts;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::Digest;
 use delayd_core::ports::ImageRegistry;
 use delayd_outside::cloud::{DockerEngine, DockerEngineSettings};
 use delayd_outside::local::{OciBuilder, OciLayoutRegistry};
-use delayd_outside::packaging::ImageBuilder;
 use delayd_outside::packaging::oci::{Layout, Manifest};
-use delayd_outside::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive, package};
+use delayd_outside::packaging::{ImageBuilder, PackageRequest, PackagedImage, PackagingError, docker_archive, package};
+use delayd_testkit::ci::docker::Dockerd;
+use delayd_testkit::ci::{has, wait_for};
+use delayd_testkit::contracts::layouts;
+use delayd_testkit::tools::assert_error;
+use delayd_testkit::{ci, contracts};
 use nix::sys::signal::{Signal, kill};
 
 fn engine(dockerd: &Dockerd) -> DockerEngine {
@@ -65,8 +63,7 @@ async fn an_engine_that_stops_is_an_outage_and_one_that_hangs_is_given_up() {
     let quick = DockerEngine::new(&DockerEngineSettings { host: dockerd.host(), timeout_secs: 1 });
     kill(dockerd.pid(), Signal::SIGSTOP).unwrap();
     let error = quick.build(&request).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.to_string().contains("packaging.docker.timeout_secs"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["packaging.docker.timeout_secs"]);
     kill(dockerd.pid(), Signal::SIGCONT).unwrap();
     let engine = engine(&dockerd);
     engine.build(&request).await.unwrap();
@@ -75,13 +72,12 @@ async fn an_engine_that_stops_is_an_outage_and_one_that_hangs_is_given_up() {
     let socket = dockerd.socket();
     wait_for("the engine is gone", || std::os::unix::net::UnixStream::connect(&socket).is_err().then_some(()));
     let error = engine.build(&request).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains(&dockerd.host()) && error.to_string().contains("running?"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &[&dockerd.host(), "running?"]);
 }
 
 #[tokio::test]
-async fn what_the_engine_says_of_a_failed_build_is_told() {
-    let Some(dockerd) = Dockerd::start("what_the_engine_says_of_a_failed_build_is_told") else { return };
+async fn what_the_engine_says_of_a_failed_build_is_reported() {
+    let Some(dockerd) = Dockerd::start("what_the_engine_says_of_a_failed_build_is_reported") else { return };
     let folder = tempfile::tempdir().unwrap();
     let request = layouts::request(folder.path(), 1, b"weights");
     // An engine whose data folder takes nothing more: a file stands where a folder must be made.
@@ -113,8 +109,7 @@ async fn refused_permission_to_the_socket_says_how_to_get_it() {
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000)).unwrap();
     let host = format!("unix://{}", socket.display());
     let error = DockerEngine::new(&DockerEngineSettings { host, timeout_secs: 5 }).probe().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    assert!(error.to_string().contains("`docker`"), "{error}");
+    assert_error(&error, ErrorKind::Denied, &["`docker`"]);
 }
 
 // ---------------------------------------------------------------- what engines export

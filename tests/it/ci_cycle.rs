@@ -25,7 +25,7 @@ use delayd_testkit::ci::git_server::ServerProcess;
 use delayd_testkit::ci::{ServiceRepository, is_alive, makes_a_binary, private_folder, script_settings};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::layouts;
-use delayd_testkit::cycle_world::{Material, alerts, at, cycle_until, finished, step};
+use delayd_testkit::cycle_world::{Material, alerts, at, cycle_until, ended_with, step};
 use delayd_testkit::tools::{Silent, in_system, until};
 
 /// Settings of a daemon that tries again quickly and deploys nothing that runs.
@@ -104,8 +104,7 @@ fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
         let (cycle, ..) = registered(&settings).await;
         let daemon = start(settings);
         resume(&daemon).await;
-        let ended = finished(&daemon, cycle.id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::Failed), "{}", ended.detail);
+        let ended = ended_with(&daemon, cycle.id, CycleOutcome::Failed).await;
         for part in [&commit[..12], "exit status 4", "error: the encoder is not there", "build.log"] {
             assert!(ended.detail.contains(part), "{part} is not in {}", ended.detail);
         }
@@ -133,7 +132,7 @@ fn a_failed_build_ends_the_cycle_cleanly_and_its_last_lines_are_in_the_alert() {
 }
 
 #[test]
-fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
+fn a_cycle_waits_for_a_git_server_that_is_unavailable_and_continues_when_it_is_back() {
     in_system(async {
         let place = ci::private_folder();
         ServiceRepository::script(&place.path().join("root/service"), &makes_a_binary("one"));
@@ -155,8 +154,7 @@ fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
         assert!(build.attempt > 2, "{build:?}");
         until("the end of the outage is told", || alert(&daemon, "cycle_1 goes on after `build`")).await;
         // What passes for a service here does not run, so the release is taken back, and the rest with it.
-        let ended = finished(&daemon, cycle.id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
+        ended_with(&daemon, cycle.id, CycleOutcome::RolledBack).await;
         let of = |name: &'static str| step(&daemon.env.ledger, cycle.id, name);
         assert_eq!(of("push").await.unwrap().state, StepState::Undone);
         assert_eq!(daemon.env.ledger.standing_image(None).await.unwrap(), None);
@@ -221,7 +219,7 @@ fn older_ledger(path: &Path) {
 }
 
 #[test]
-fn a_cycle_that_an_older_daemon_packaged_goes_on_without_a_build() {
+fn a_cycle_that_an_older_daemon_packaged_continues_without_a_build() {
     in_system(async {
         let place = ci::private_folder();
         // Nothing could be built from there.
@@ -251,8 +249,7 @@ fn a_cycle_that_an_older_daemon_packaged_goes_on_without_a_build() {
         assert_eq!(positions("steps"), newer);
         resume(&daemon).await;
         // The made-up service does not run: what counts is that its image was pushed, and nothing was built.
-        let ended = finished(&daemon, cycle.id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
+        ended_with(&daemon, cycle.id, CycleOutcome::RolledBack).await;
         let steps = daemon.env.ledger.steps_of(cycle.id).await.unwrap();
         let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
         assert_eq!(names, ["ingest", "dataset", "train", "gate", "register", "package", "push", "deploy"]);
@@ -403,7 +400,7 @@ fn what_was_built_is_recorded_annotated_exported_and_withdrawn() {
 }
 
 #[test]
-fn an_export_that_cannot_be_written_is_told_and_holds_nothing_up() {
+fn an_export_that_cannot_be_written_is_reported_and_holds_nothing_up() {
     in_system(async {
         let (bench, _) = Bench::new(&makes_a_binary("one"), |settings| {
             settings.packaging.export.dotenv_path = settings.daemon.state_dir.join("no/such/folder/image.env");

@@ -1,21 +1,37 @@
 //! The service from its source: real repositories, real servers, real builds.
 
-use delayd_testkit::ci;
-
 use std::path::Path;
 use std::process::Command;
 
-use ci::{ServiceRepository, cargo_settings, files_with, is_alive, makes_a_binary, script_settings, wait_for};
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ids::{CycleId, Digest};
 use delayd_outside::packaging::SourceSettings;
 use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError, build_log_path};
+use delayd_testkit::ci;
+use delayd_testkit::ci::{
+    ServiceRepository, cargo_settings, files_with, is_alive, makes_a_binary, script_settings, wait_for,
+};
+use tempfile::TempDir;
 
 const FIRST: CycleId = CycleId(1);
 
 fn build(settings: &SourceSettings, state: &Path, cycle: CycleId) -> Result<FinishedBuild, SourceError> {
     assert_eq!(settings.faults(), Vec::<String>::new());
     SourceBuilder::new(settings, true, state).build(cycle, &BuildControl::default(), &|_| ())
+}
+
+/// A folder with a repository that is built by this script, and its commit.
+fn script(script: &str) -> (TempDir, ServiceRepository, String) {
+    let place = ci::private_folder();
+    let (repository, commit) = ServiceRepository::script(&place.path().join("service"), script);
+    (place, repository, commit)
+}
+
+/// The same with a cargo workspace whose service says something.
+fn cargo(says: &str) -> (TempDir, ServiceRepository, String) {
+    let place = ci::private_folder();
+    let (repository, commit) = ServiceRepository::cargo(&place.path().join("service"), says);
+    (place, repository, commit)
 }
 
 fn log(state: &Path, cycle: CycleId) -> String {
@@ -29,8 +45,7 @@ fn output(build: &FinishedBuild) -> String {
 
 #[test]
 fn a_locked_build_of_a_branch_gives_a_static_service_and_says_where_it_came_from() {
-    let place = ci::private_folder();
-    let (repository, commit) = ServiceRepository::cargo(&place.path().join("service"), "one");
+    let (place, repository, commit) = cargo("one");
     let settings = cargo_settings(&repository.url());
     let told = std::sync::Mutex::new(Vec::new());
     let builder = SourceBuilder::new(&settings, true, place.path());
@@ -63,8 +78,7 @@ fn a_locked_build_of_a_branch_gives_a_static_service_and_says_where_it_came_from
 
 #[test]
 fn a_lock_file_that_is_out_of_date_fails_with_what_to_do() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::cargo(&place.path().join("service"), "one");
+    let (place, repository, _) = cargo("one");
     repository.write("extra/Cargo.toml", "[package]\nname = \"extra\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
     repository.write("extra/src/lib.rs", "");
     repository.write(
@@ -80,8 +94,7 @@ fn a_lock_file_that_is_out_of_date_fails_with_what_to_do() {
 
 #[test]
 fn a_compile_error_ends_the_build_with_the_compilers_last_lines() {
-    let place = ci::private_folder();
-    let (repository, commit) = ServiceRepository::cargo(&place.path().join("service"), "one");
+    let (place, repository, commit) = cargo("one");
     repository.write("serve/src/main.rs", "fn main() { let late: u32 = \"late\"; }\n");
     let broken = repository.commit("does not compile");
     let settings = cargo_settings(&repository.url());
@@ -100,8 +113,7 @@ fn a_compile_error_ends_the_build_with_the_compilers_last_lines() {
 
 #[test]
 fn a_service_that_needs_a_loader_is_refused() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::cargo(&place.path().join("service"), "one");
+    let (place, repository, _) = cargo("one");
     let mut settings = cargo_settings(&repository.url());
     settings.environment.insert("RUSTFLAGS".to_owned(), String::new());
     let error = build(&settings, place.path(), FIRST).unwrap_err();
@@ -111,8 +123,7 @@ fn a_service_that_needs_a_loader_is_refused() {
 
 #[test]
 fn a_pinned_commit_that_is_built_needs_neither_network_nor_repository() {
-    let place = ci::private_folder();
-    let (repository, commit) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+    let (place, repository, commit) = script(&makes_a_binary("one"));
     let settings = SourceSettings { revision: commit, ..script_settings(&repository.url()) };
     let built = build(&settings, place.path(), FIRST).unwrap();
     std::fs::remove_dir_all(&repository.dir).unwrap();
@@ -126,9 +137,8 @@ fn a_pinned_commit_that_is_built_needs_neither_network_nor_repository() {
 }
 
 #[test]
-fn a_mirror_that_was_left_locked_or_damaged_is_fetched_anew() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+fn a_mirror_that_was_left_locked_or_damaged_is_fetched_again() {
+    let (place, repository, _) = script(&makes_a_binary("one"));
     let settings = script_settings(&repository.url());
     build(&settings, place.path(), FIRST).unwrap();
     let mirrors = || {
@@ -154,8 +164,7 @@ fn a_mirror_that_was_left_locked_or_damaged_is_fetched_anew() {
 
 #[test]
 fn an_abbreviated_commit_of_the_history_is_found() {
-    let place = ci::private_folder();
-    let (repository, old) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+    let (place, repository, old) = script(&makes_a_binary("one"));
     repository.write("build.sh", &makes_a_binary("two"));
     let new = repository.commit("second");
     let settings = script_settings(&repository.dir.display().to_string());
@@ -167,8 +176,7 @@ fn an_abbreviated_commit_of_the_history_is_found() {
 
 #[test]
 fn an_unknown_revision_is_named_with_those_that_there_are() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+    let (place, repository, _) = script(&makes_a_binary("one"));
     repository.git(&["branch", "develop"]);
     for unknown in ["realease/7", "0123456789abcdef0123456789abcdef01234567", "0123abcd"] {
         let settings = SourceSettings { revision: unknown.to_owned(), ..script_settings(&repository.url()) };
@@ -193,9 +201,8 @@ fn a_repository_that_is_not_there_is_named() {
 
 #[test]
 fn every_build_begins_in_a_tree_where_nothing_else_lies() {
-    let place = ci::private_folder();
-    let script = format!("test ! -e junk || exit 9\ntouch junk\nrm build.sh\n{}", makes_a_binary("one"));
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &script);
+    let text = format!("test ! -e junk || exit 9\ntouch junk\nrm build.sh\n{}", makes_a_binary("one"));
+    let (place, repository, _) = script(&text);
     repository.write(".gitignore", "junk\n");
     let settings = script_settings(&repository.url());
     repository.commit("ignore the junk");
@@ -209,8 +216,7 @@ fn every_build_begins_in_a_tree_where_nothing_else_lies() {
 
 #[test]
 fn a_subdirectory_is_built_and_a_missing_one_is_named() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), "exit 1\n");
+    let (place, repository, _) = script("exit 1\n");
     repository.write("services/delay/build.sh", &makes_a_binary("inner"));
     repository.commit("inner");
     let settings = SourceSettings { subdirectory: "services/delay".to_owned(), ..script_settings(&repository.url()) };
@@ -222,8 +228,7 @@ fn a_subdirectory_is_built_and_a_missing_one_is_named() {
 
 #[test]
 fn a_state_directory_may_be_named_from_where_the_daemon_was_started() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+    let (place, repository, _) = script(&makes_a_binary("one"));
     let up: std::path::PathBuf = std::env::current_dir().unwrap().components().skip(1).map(|_| "..").collect();
     let relative = up.join(place.path().strip_prefix("/").unwrap()).join("state");
     assert!(relative.is_relative());
@@ -232,9 +237,8 @@ fn a_state_directory_may_be_named_from_where_the_daemon_was_started() {
 }
 
 #[test]
-fn a_command_that_builds_nothing_is_told_so() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), "echo nothing to do\n");
+fn a_command_that_builds_nothing_is_reported() {
+    let (place, repository, _) = script("echo nothing to do\n");
     let error = build(&script_settings(&repository.url()), place.path(), FIRST).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("packaging.source.binary"), "{error}");
@@ -299,8 +303,7 @@ fn a_cancelled_build_is_ended_with_all_its_children() {
 
 #[test]
 fn what_a_killed_daemon_left_running_is_ended_by_the_next_build() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+    let (place, repository, _) = script(&makes_a_binary("one"));
     let builds = place.path().join("builds");
     std::fs::create_dir_all(&builds).unwrap();
     let mark = builds.canonicalize().unwrap().display().to_string();
@@ -317,9 +320,8 @@ fn what_a_killed_daemon_left_running_is_ended_by_the_next_build() {
 
 #[test]
 fn the_build_sees_little_of_the_daemons_environment_and_gives_way_to_others() {
-    let place = ci::private_folder();
-    let script = format!("env | sort\nnice\n{}", makes_a_binary("one"));
-    let (repository, commit) = ServiceRepository::script(&place.path().join("service"), &script);
+    let text = format!("env | sort\nnice\n{}", makes_a_binary("one"));
+    let (place, repository, commit) = script(&text);
     let mut settings = script_settings(&repository.url());
     settings.environment.insert("FLAVOUR".to_owned(), "plain".to_owned());
     settings.niceness = 7;
@@ -338,8 +340,7 @@ fn the_build_sees_little_of_the_daemons_environment_and_gives_way_to_others() {
 
 #[test]
 fn only_so_many_logs_and_executables_are_kept() {
-    let place = ci::private_folder();
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("0"));
+    let (place, repository, _) = script(&makes_a_binary("0"));
     let settings = SourceSettings { keep_builds: 2, ..script_settings(&repository.url()) };
     for number in 1..=4 {
         repository.write("build.sh", &makes_a_binary(&number.to_string()));
@@ -352,10 +353,9 @@ fn only_so_many_logs_and_executables_are_kept() {
 }
 
 #[test]
-fn an_endless_log_is_bounded_and_still_tells_the_end() {
-    let place = ci::private_folder();
-    let script = "i=0\nwhile [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done\necho the very end\nexit 3\n";
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), script);
+fn an_endless_log_is_bounded_and_still_reports_the_end() {
+    let text = "i=0\nwhile [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done\necho the very end\nexit 3\n";
+    let (place, repository, _) = script(text);
     let settings = SourceSettings { maximum_log_bytes: 65_536, ..script_settings(&repository.url()) };
     let error = build(&settings, place.path(), FIRST).unwrap_err();
     assert!(error.to_string().contains("exit status 3") && error.to_string().contains("the very end"), "{error}");
@@ -364,9 +364,8 @@ fn an_endless_log_is_bounded_and_still_tells_the_end() {
 }
 
 #[test]
-fn a_probe_tells_the_commit_and_leaves_nothing_behind() {
-    let place = ci::private_folder();
-    let (repository, commit) = ServiceRepository::script(&place.path().join("service"), &makes_a_binary("one"));
+fn a_probe_reports_the_commit_and_leaves_nothing_behind() {
+    let (place, repository, commit) = script(&makes_a_binary("one"));
     let state = place.path().join("state");
     let settings = script_settings(&repository.url());
     let told = SourceBuilder::new(&settings, true, &state).probe().unwrap();
@@ -380,12 +379,11 @@ fn a_probe_tells_the_commit_and_leaves_nothing_behind() {
 
 #[test]
 fn two_builds_at_once_wait_for_each_other() {
-    let place = ci::private_folder();
-    let script = format!(
+    let text = format!(
         "mkdir \"$CARGO_TARGET_DIR/busy\" || exit 9\nsleep 0.3\nrmdir \"$CARGO_TARGET_DIR/busy\"\n{}",
         makes_a_binary("one")
     );
-    let (repository, _) = ServiceRepository::script(&place.path().join("service"), &script);
+    let (place, repository, _) = script(&text);
     let builds: Vec<_> = (1..=3)
         .map(|number| {
             let mut settings = script_settings(&repository.url());

@@ -3,22 +3,21 @@
 //! those that need the real `delayd-serve` take it from `DELAYD_SERVE_BIN` or from
 //! beside the test executables.
 
-use delayd_testkit::contracts;
-
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contracts::cluster::{
-    LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
-};
-use contracts::scripted_replica::silence;
-use contracts::scripted_replica::{Behaviour, run_if_started_as_replica, write_bundle, write_executable};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
-use delayd_testkit::tools::until_true;
+use delayd_testkit::contracts::cluster::{
+    LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
+};
+use delayd_testkit::contracts::scripted_replica::{
+    Behaviour, run_if_started_as_replica, silence, write_bundle, write_executable,
+};
+use delayd_testkit::tools::{assert_error, until_true};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -57,6 +56,12 @@ impl Playground {
             ..ProcessClusterConfig::new(&binary, &folder.path().join("state"))
         };
         Self { folder, config }
+    }
+
+    fn opened() -> (Self, ProcessCluster) {
+        let playground = Self::new();
+        let cluster = playground.open();
+        (playground, cluster)
     }
 
     fn open(&self) -> ProcessCluster {
@@ -113,9 +118,8 @@ async fn the_local_cluster_keeps_the_contract_when_a_release_never_becomes_ready
 }
 
 #[tokio::test]
-async fn the_error_tells_how_a_replica_ended_and_what_it_said_last() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+async fn the_error_says_how_a_replica_ended_and_what_it_said_last() {
+    let (playground, cluster) = Playground::opened();
     let crash = playground.release(1, Behaviour::CrashAtStart);
     let error = apply(&cluster, &crash).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -124,14 +128,12 @@ async fn the_error_tells_how_a_replica_ended_and_what_it_said_last() {
     }
     let never = playground.release(2, Behaviour::NeverReady);
     let error = cluster.apply(&never, Duration::from_millis(600), &|_| ()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("has not opened its administrative port"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["has not opened its administrative port"]);
 }
 
 #[tokio::test]
 async fn a_replica_that_answers_no_client_is_not_called_ready_and_is_left_alive() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     let release = playground.release(1, Behaviour::Good);
     apply(&cluster, &release).await.unwrap();
     let names: Vec<String> = ready(&cluster).await.into_iter().map(|replica| replica.name).collect();
@@ -153,23 +155,20 @@ async fn a_replica_that_answers_no_client_is_not_called_ready_and_is_left_alive(
 
 #[tokio::test]
 async fn a_release_that_answers_no_client_does_not_become_ready() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     let release = playground.release(1, Behaviour::Good);
     silence(&release.bundle_dir, "delayd-serve-1");
     let error = cluster.apply(&release, Duration::from_secs(1), &|_| ()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("public port"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["public port"]);
 }
 
 #[tokio::test]
-async fn a_missing_executable_is_told_by_name() {
+async fn a_missing_executable_is_named() {
     let playground = Playground::new();
     let config = ProcessClusterConfig { service_binary: "/nowhere/delayd-serve".into(), ..playground.config.clone() };
     let cluster = ProcessCluster::open(config).unwrap();
     let error = apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.to_string().contains("/nowhere/delayd-serve"), "{error}");
+    assert_error(&error, ErrorKind::NotFound, &["/nowhere/delayd-serve"]);
 }
 
 #[tokio::test]
@@ -181,8 +180,7 @@ async fn a_release_without_replicas_is_refused() {
 
 #[tokio::test]
 async fn a_killed_replica_is_restarted_at_once_and_when_it_dies_again_after_a_pause() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap();
     let victim = ready(&cluster).await.remove(0);
     kill(playground.pid_of(&victim), Signal::SIGKILL).unwrap();
@@ -236,12 +234,11 @@ async fn only_one_daemon_may_run_a_cluster() {
     let playground = Playground::new();
     let _first = playground.open();
     let error = ProcessCluster::open(playground.config.clone()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(error.to_string().contains("another daemon"), "{error}");
+    assert_error(&error, ErrorKind::Conflict, &["another daemon"]);
 }
 
 #[tokio::test]
-async fn a_port_of_another_program_is_told_by_number() {
+async fn a_port_of_another_program_is_named_by_number() {
     let playground = Playground::new();
     let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stranger.local_addr().unwrap().port();
@@ -253,8 +250,7 @@ async fn a_port_of_another_program_is_told_by_number() {
 
 #[tokio::test]
 async fn a_rollout_that_was_interrupted_is_undone_by_the_next_daemon() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap();
     let before = ready(&cluster).await;
     let never = playground.release(2, Behaviour::NeverReady);
@@ -276,9 +272,8 @@ async fn a_rollout_that_was_interrupted_is_undone_by_the_next_daemon() {
 }
 
 #[tokio::test]
-async fn a_replica_that_will_not_stop_is_killed_and_the_rollout_goes_on() {
-    let playground = Playground::new();
-    let mut playground = playground;
+async fn a_replica_that_will_not_stop_is_killed_and_the_rollout_continues() {
+    let mut playground = Playground::new();
     playground.config.drain_timeout = Duration::from_millis(300);
     let cluster = playground.open();
     apply(&cluster, &playground.release(1, Behaviour::IgnoresSigterm)).await.unwrap();
@@ -291,8 +286,7 @@ async fn a_replica_that_will_not_stop_is_killed_and_the_rollout_goes_on() {
 
 #[tokio::test]
 async fn a_replica_that_hangs_is_replaced() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &Release { replicas: 1, ..playground.release(1, Behaviour::Good) }).await.unwrap();
     let hanging = ready(&cluster).await.remove(0);
     kill(playground.pid_of(&hanging), Signal::SIGSTOP).unwrap();
@@ -313,8 +307,7 @@ async fn a_replica_that_hangs_is_replaced() {
 
 #[tokio::test]
 async fn replicas_run_in_process_groups_of_their_own() {
-    let playground = Playground::new();
-    let cluster = playground.open();
+    let (playground, cluster) = Playground::opened();
     apply(&cluster, &playground.release(1, Behaviour::Good)).await.unwrap();
     for replica in ready(&cluster).await {
         let pid = playground.pid_of(&replica);
@@ -364,11 +357,10 @@ async fn the_local_cluster_keeps_the_contract_with_the_real_service() {
 }
 
 #[tokio::test]
-async fn a_damaged_bundle_is_told_as_the_reason() {
+async fn a_damaged_bundle_is_reported_as_the_reason() {
     let Some((playground, releases)) = real_playground() else { return };
     let error = apply(&playground.open(), &releases.broken).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-    assert!(error.to_string().contains("weights.safetensors is damaged"), "{error}");
+    assert_error(&error, ErrorKind::Invalid, &["weights.safetensors is damaged"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

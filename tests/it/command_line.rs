@@ -81,7 +81,7 @@ fn from_elsewhere_a_token_opens_what_its_role_allows() {
 }
 
 #[test]
-fn without_a_daemon_reading_goes_on_and_asking_says_so() {
+fn without_a_daemon_reading_continues_and_asking_says_so() {
     let mut daemon = started("");
     daemon.says(&["pause", "--why", "before the end"]);
     let with_daemon: Value = serde_json::from_str(&daemon.says(&["audit", "--json"])).unwrap();

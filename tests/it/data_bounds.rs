@@ -148,7 +148,7 @@ fn a_quote_that_is_never_closed_and_a_header_without_end_are_refused() {
 }
 
 #[test]
-fn a_calendar_stands_for_so_many_days_and_tells_so_many_faults() {
+fn a_calendar_stands_for_so_many_days_and_reports_so_many_faults() {
     let limits = ParseLimits::default();
     let event = |year: u32| {
         format!(
@@ -364,7 +364,7 @@ fn good(number: u32) -> FlightRecord {
 }
 
 #[test]
-fn every_rule_that_a_row_breaks_is_told() {
+fn every_rule_that_a_row_breaks_is_reported() {
     let mut bad = good(20_000);
     bad.dest = "XXX".into();
     bad.arrived_at = Some(bad.departed_at.unwrap());

@@ -62,7 +62,7 @@ fn both_bts_headers_give_the_same_flight() {
 }
 
 #[test]
-fn gzip_zip_and_parquet_are_told_by_their_content() {
+fn gzip_zip_and_parquet_are_recognised_by_their_content() {
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gz.write_all(NYC.as_bytes()).unwrap();
     let gz = gz.finish().unwrap();

@@ -132,7 +132,7 @@ async fn built(store: &MemoryStore, parts: Vec<(String, Part)>, window: &Dataset
 }
 
 #[tokio::test]
-async fn a_dataset_is_stored_read_verified_and_made_again_and_every_difference_is_told() {
+async fn a_dataset_is_stored_read_verified_and_made_again_and_every_difference_is_reported() {
     let store = Arc::new(MemoryStore::default());
     let logs = [("flights/1.parquet", day(1, 30)), ("flights/2.parquet", day(2, 20))];
     logs.iter().for_each(|(key, body)| store.write(key, body.clone(), "2013-07-02T00:00:00Z"));
@@ -268,7 +268,7 @@ fn limits() -> ParseLimits {
 }
 
 #[test]
-fn weather_is_converted_and_a_wind_of_1048_mph_is_no_wind() {
+fn weather_is_converted_and_a_wind_of_1048_mph_is_not_a_wind() {
     let (observations, report) = parse_weather_csv("w.csv", &Bytes::from(WEATHER), &limits()).unwrap();
     assert_eq!((observations.len(), report.rejected_count), (3, 1));
     assert_eq!(report.implausible, BTreeMap::from([("wind_speed".to_owned(), 1)]));
@@ -352,7 +352,7 @@ fn both_airport_files_are_read_and_changes_are_noticed() {
 }
 
 #[test]
-fn calendars_and_events_add_days_and_faults_are_told() {
+fn calendars_and_events_add_days_and_faults_are_reported() {
     let date = |text: &str| text.parse::<NaiveDate>().unwrap();
     let ics = "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nDTSTART;VALUE=DATE:20130704\r\nDTEND;VALUE=DATE:20130706\r\nSUMMARY:Long\r\n  weekend\\, fun\r\nEND:VEVENT\r\nBEGIN:VEVENT\r\nDTSTART:oops\r\nEND:VEVENT\r\nBEGIN:VEVENT\r\nDTSTART:20131031T000000Z\r\nRRULE:FREQ=YEARLY\r\nSUMMARY:Halloween\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
     let (days, faults) = parse_icalendar("h.ics", &Bytes::from(ics), &limits()).unwrap();

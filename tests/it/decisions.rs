@@ -218,7 +218,7 @@ fn broken(verdict: &GateVerdict) -> Vec<&str> {
 }
 
 #[test]
-fn a_challenger_that_ranks_and_calibrates_better_goes_on() {
+fn a_challenger_that_ranks_and_calibrates_better_passes() {
     let world = world(ROWS);
     let verdict = world.judge(&world.model("model_v2", 0.2, 1), Some(&world.model("model_v1", 5.0, 2)));
     assert!(verdict.passed, "{verdict:#?}");

@@ -1,9 +1,6 @@
 //! Flight logs over months: refused, unreadable, overwritten, deleted. What the data
 //! stage records of them, whom it tells, and that a dataset is made all the same.
 
-use delayd_testkit::contracts;
-use delayd_testkit::data_support;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -23,8 +20,8 @@ use delayd_core::ports::{ObjectMeta, ObjectStore};
 use delayd_data::FlightRecord;
 use delayd_data::formats::parquet;
 use delayd_ledger::{CycleReason, ObjectStatus, Page};
-
-use data_support::{flight, utc};
+use delayd_testkit::contracts;
+use delayd_testkit::data_support::{flight, utc};
 
 const AIRPORTS: &str = "faa,name,lat,lon,alt,tz,dst,tzone\n\
     JFK,Kennedy,40.6398,-73.7789,13,-5,A,America/New_York\n\
@@ -153,7 +150,7 @@ async fn a_log_that_is_overwritten_with_garbage_and_one_that_is_deleted_go_on_to
 }
 
 #[tokio::test]
-async fn a_log_that_may_not_be_read_is_recorded_and_told_once_until_it_can_be() {
+async fn a_log_that_may_not_be_read_is_recorded_and_reported_once_until_it_can_be() {
     let home = Home::new().await;
     home.put("flights/1.parquet", log(1, 30)).await;
     home.put("flights/2.parquet", log(2, 20)).await;

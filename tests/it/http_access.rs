@@ -21,7 +21,7 @@ async fn post(daemon: &DatalessDaemon, path: &str, headers: &[(&str, &str)]) -> 
 }
 
 #[tokio::test]
-async fn a_viewer_looks_and_an_operator_commands_and_what_they_do_is_noted() {
+async fn a_viewer_reads_and_an_operator_commands_and_what_they_do_is_recorded() {
     let daemon = started("");
     assert_eq!(get(&daemon.url("/api/v1/session")).await.1["role"], "viewer");
     let (status, problem) = post(&daemon, "/api/v1/pause", &[]).await;
@@ -274,7 +274,7 @@ async fn stalled_handshakes_keep_nobody_from_an_answer() {
 }
 
 #[tokio::test]
-async fn readiness_tells_how_many_replicas_clients_reach() {
+async fn readiness_reports_how_many_replicas_clients_reach() {
     let daemon = started("");
     let (status, body) = get(&daemon.url("/readyz")).await;
     assert_eq!((status, &body["ready"]), (200, &true.into()));

@@ -89,7 +89,7 @@ async fn lists_are_paged_and_tell_where_they_end() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_answered_is_told_as_a_problem_with_the_requests_name() {
+async fn what_cannot_be_answered_is_reported_as_a_problem_with_the_requests_name() {
     let daemon = started("loopback_role = \"operator\"");
     let cases = [
         ("GET", "/api/v1/cycles/cycle_9", 404, "cycle_9 is not in the ledger"),
@@ -257,7 +257,7 @@ async fn until(answer: Response, kind: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_happens_is_told_as_it_happens_and_can_be_told_again() {
+async fn what_happens_is_streamed_as_it_happens_and_can_be_streamed_again() {
     let daemon = started("");
     let open = |last: Option<u64>| {
         let request = client().get(daemon.url("/api/v1/events"));
@@ -293,10 +293,10 @@ async fn a_daemon_that_stops_ends_its_streams_and_does_not_wait_for_them() {
     assert!(stream.next().await.is_some());
     let running = daemon.running.as_mut().unwrap();
     let began = std::time::Instant::now();
-    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    running.signal(Signal::SIGTERM);
     let end = async { while stream.next().await.is_some_and(|piece| piece.is_ok()) {} };
     tokio::time::timeout(Duration::from_secs(20), end).await.expect("the stream goes on");
-    let status = delayd_testkit::site::ended(&mut running.child, DEADLINE).unwrap();
+    let status = running.end();
     assert!(status.success(), "{status} after {:?}", began.elapsed());
     assert!(!daemon.state().join("delayd.sock").exists(), "the socket goes with the daemon");
 }

@@ -1,15 +1,10 @@
 //! Amazon ECR: its API is moto's server, the registry behind it docker-registry,
 //! which lets in nobody but who comes with ECR's login.
 
-use delayd_testkit::contracts;
-use delayd_testkit::registry_servers;
-
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
-use contracts::layouts as images;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ports::ImageRegistry;
@@ -17,10 +12,13 @@ use delayd_core::secret::Secret;
 use delayd_outside::cloud::ecr::{EcrRegistry, EcrRegistrySettings};
 use delayd_outside::cloud::registry::UploadSettings;
 use delayd_outside::wrap::Retrying;
-use registry_servers::Log;
-use registry_servers::ecr_api::{EcrApi, LOGIN, moto};
-use registry_servers::skopeo::{self, Entry};
-use registry_servers::{Access, DockerRegistry, layouts};
+use delayd_testkit::contracts;
+use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
+use delayd_testkit::contracts::layouts as images;
+use delayd_testkit::registry_servers::ecr_api::{EcrApi, LOGIN, moto};
+use delayd_testkit::registry_servers::skopeo::Entry;
+use delayd_testkit::registry_servers::{Access, DockerRegistry, Log, layouts, skopeo};
+use delayd_testkit::tools::assert_error;
 use serde_json::json;
 
 const SECRET_KEY: &str = "s3cret-of-the-aws-key";
@@ -159,16 +157,15 @@ async fn a_repository_that_is_not_ours_to_create_is_missed_by_name() {
     let (_, layout) = images::image(folder.path(), 1);
     let registry = open(EcrRegistrySettings { create_repository: false, ..ecr.settings() });
     let error = registry.push(&layout, REPOSITORY, "model_v1").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
-    assert!(error.to_string().contains(REPOSITORY), "{error}");
+    assert_error(&error, ErrorKind::NotFound, &[REPOSITORY]);
     // A missing repository has no tags either.
     registry.remove_tag("nothing", "model_v1").await.unwrap();
     assert_eq!(registry.resolve("nothing", "model_v1").await.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logins_are_kept_until_shortly_before_they_expire_and_had_anew_when_refused() {
-    delayd_testkit::needs_registry!("logins_are_kept_until_shortly_before_they_expire_and_had_anew_when_refused");
+async fn logins_are_kept_until_shortly_before_they_expire_and_renewed_when_refused() {
+    delayd_testkit::needs_registry!("logins_are_kept_until_shortly_before_they_expire_and_renewed_when_refused");
     let Some(ecr) = Ecr::start("logins_are_kept").await else { return };
     let folder = tempfile::tempdir().unwrap();
     let (image, layout) = images::image(folder.path(), 1);
@@ -235,14 +232,13 @@ async fn every_failure_of_the_api_has_its_kind_and_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_untrusted_certificate_of_the_api_is_told_as_one() {
-    delayd_testkit::needs_registry!("an_untrusted_certificate_of_the_api_is_told_as_one");
+async fn an_untrusted_certificate_of_the_api_is_reported_as_one() {
+    delayd_testkit::needs_registry!("an_untrusted_certificate_of_the_api_is_reported_as_one");
     let Some(ecr) = Ecr::start("an_untrusted_certificate_of_the_api").await else { return };
     let front = TlsFront::before(ecr.api.address).await;
     let mut settings = EcrRegistrySettings { endpoint: format!("https://{}", front.address), ..ecr.settings() };
     let error = open(settings.clone()).probe().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("certificate") && error.to_string().contains("ca_path"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["certificate", "ca_path"]);
     settings.http.ca_path = front.ca_path;
     open(settings.clone()).probe().await.unwrap();
     settings.http.ca_path = "/nowhere/ca.pem".into();
@@ -268,8 +264,7 @@ async fn neither_the_key_nor_the_login_gets_out() {
     told.push(format!("{refused:?}"));
     let missing = EcrRegistrySettings { secret_access_key: Secret::new("file:/nowhere/key"), ..ecr.settings() };
     let error = open(missing).probe().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    assert!(error.to_string().contains("/nowhere/key"), "{error}");
+    assert_error(&error, ErrorKind::Denied, &["/nowhere/key"]);
     told.push(chain(&error));
     let logged = log.text();
     assert!(logged.contains("transmitting request"), "the SDK's lowest level was heard: {logged}");

@@ -1,14 +1,9 @@
 //! The OCI registry adapter while the registry is down, slow, refusing, forgetful,
 //! cut off or an impostor; and that pushes go on from where they were.
 
-use delayd_testkit::contracts;
-use delayd_testkit::registry_servers;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
-use contracts::layouts as images;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ids::Digest;
@@ -16,13 +11,15 @@ use delayd_core::ports::{ImageRegistry, PushedImage};
 use delayd_core::secret::Secret;
 use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
 use delayd_outside::wrap::Retrying;
-use futures::StreamExt as _;
-use registry_servers::docker_registry::{PASSWORD, USER};
-use registry_servers::keeping_registry::Manners;
-use registry_servers::skopeo::{self, Entry};
-use registry_servers::{
-    Access, DockerRegistry, KeepingRegistry, Log, Phase, PhaseProxy, TokenServer, Trouble, layouts,
+use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
+use delayd_testkit::contracts::layouts as images;
+use delayd_testkit::registry_servers::docker_registry::{PASSWORD, USER};
+use delayd_testkit::registry_servers::keeping_registry::Manners;
+use delayd_testkit::registry_servers::skopeo::Entry;
+use delayd_testkit::registry_servers::{
+    Access, DockerRegistry, KeepingRegistry, Log, Phase, PhaseProxy, TokenServer, Trouble, layouts, skopeo,
 };
+use futures::StreamExt as _;
 
 const REPOSITORY: &str = "delay-ml";
 const TAG: &str = "model_v1";
@@ -110,8 +107,8 @@ impl Image {
 /// Every phase of a push, with every trouble: the kind of the failure, no tag
 /// before all is there, and a next push that succeeds.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_fails_cleanly_in_every_phase_and_the_next_one_goes_on() {
-    delayd_testkit::needs_registry!("a_push_fails_cleanly_in_every_phase_and_the_next_one_goes_on");
+async fn a_push_fails_cleanly_in_every_phase_and_the_next_one_continues() {
+    delayd_testkit::needs_registry!("a_push_fails_cleanly_in_every_phase_and_the_next_one_continues");
     let server = DockerRegistry::open();
     let image = small_image();
     let phases =
@@ -235,8 +232,8 @@ async fn a_registry_that_asks_for_a_pause_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_untrusted_certificate_is_told_as_one_and_its_authority_helps() {
-    delayd_testkit::needs_registry!("an_untrusted_certificate_is_told_as_one_and_its_authority_helps");
+async fn an_untrusted_certificate_is_reported_as_one_and_its_authority_helps() {
+    delayd_testkit::needs_registry!("an_untrusted_certificate_is_reported_as_one_and_its_authority_helps");
     let server = DockerRegistry::open();
     let (front, other) = (TlsFront::before(server.address).await, TlsFront::before(server.address).await);
     let image = small_image();
@@ -256,8 +253,8 @@ async fn an_untrusted_certificate_is_told_as_one_and_its_authority_helps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_piece_that_was_cut_off_goes_on_from_what_the_registry_kept() {
-    delayd_testkit::needs_registry!("a_piece_that_was_cut_off_goes_on_from_what_the_registry_kept");
+async fn a_piece_that_was_interrupted_resumes_from_what_the_registry_kept() {
+    delayd_testkit::needs_registry!("a_piece_that_was_interrupted_resumes_from_what_the_registry_kept");
     let server = KeepingRegistry::start(Manners::default()).await;
     let proxy = PhaseProxy::before(server.address).await;
     let (image, settings) = (large_image(), in_large_pieces(&proxy.host()));
@@ -294,8 +291,8 @@ async fn dockers_registry_drops_an_upload_that_was_cut_in_a_piece_and_gets_it_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_goes_on_where_it_was_after_the_registry_has_started_again() {
-    delayd_testkit::needs_registry!("a_push_goes_on_where_it_was_after_the_registry_has_started_again");
+async fn a_push_resumes_where_it_was_after_the_registry_has_started_again() {
+    delayd_testkit::needs_registry!("a_push_resumes_where_it_was_after_the_registry_has_started_again");
     let mut server = DockerRegistry::open();
     let proxy = PhaseProxy::before(server.address).await;
     let (image, settings) = (large_image(), in_large_pieces(&proxy.host()));
@@ -360,8 +357,8 @@ async fn tokens_are_renewed_when_they_end_and_when_the_registry_wants_another() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_server_that_refuses_is_told_apart_from_one_that_is_away() {
-    delayd_testkit::needs_registry!("a_token_server_that_refuses_is_told_apart_from_one_that_is_away");
+async fn a_token_server_that_refuses_is_distinguished_from_one_that_is_unavailable() {
+    delayd_testkit::needs_registry!("a_token_server_that_refuses_is_distinguished_from_one_that_is_unavailable");
     let tokens = TokenServer::start().await;
     let server = DockerRegistry::start(&Access::Token(&tokens), true);
     let image = small_image();

@@ -1,22 +1,23 @@
 //! The OCI registry adapter against Debian's docker-registry: open, with password
 //! and TLS, and with a token server; and skopeo pulling back what was pushed.
 
-use delayd_testkit::contracts;
-use delayd_testkit::registry_servers;
-
 use std::path::Path;
 
-use contracts::layouts as images;
 use delayd_core::error::ErrorKind;
 use delayd_core::ports::ImageRegistry;
 use delayd_core::secret::Secret;
 use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
 use delayd_outside::wrap::Retrying;
-use registry_servers::containerd::Containerd;
-use registry_servers::docker_registry::{PASSWORD, USER};
-use registry_servers::keeping_registry::Manners;
-use registry_servers::skopeo::{self, Entry};
-use registry_servers::{Access, DockerRegistry, KeepingRegistry, Phase, PhaseProxy, TokenServer, Trouble, layouts};
+use delayd_testkit::contracts::layouts as images;
+use delayd_testkit::registry_servers::containerd::Containerd;
+use delayd_testkit::registry_servers::docker_registry::{PASSWORD, USER};
+use delayd_testkit::registry_servers::keeping_registry::Manners;
+use delayd_testkit::registry_servers::skopeo::Entry;
+use delayd_testkit::registry_servers::{
+    Access, DockerRegistry, KeepingRegistry, Phase, PhaseProxy, TokenServer, Trouble, layouts, skopeo,
+};
+use delayd_testkit::tools::assert_error;
+use delayd_testkit::{contracts, registry_servers};
 
 fn at(host: &str) -> OciRegistrySettings {
     OciRegistrySettings { host: host.to_owned(), plain_http: true, ..OciRegistrySettings::default() }
@@ -201,8 +202,7 @@ async fn an_image_that_was_damaged_in_the_registry_does_not_pass_for_one() {
     let text = std::fs::read_to_string(&blob).unwrap();
     std::fs::write(&blob, text.replacen("model_v1", "model_v9", 1)).unwrap();
     let error = registry.resolve("delay-ml", "model_v1").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    assert!(error.to_string().contains(image.manifest.as_str()), "{error}");
+    assert_error(&error, ErrorKind::Corrupt, &[image.manifest.as_str()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,8 +214,7 @@ async fn a_tag_stays_where_the_registry_deletes_nothing_and_the_error_says_what_
     let (image, layout) = images::image(folder.path(), 1);
     registry.push(&layout, "delay-ml", "model_v1").await.unwrap();
     let error = registry.remove_tag("delay-ml", "model_v1").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    assert!(error.to_string().contains("storage.delete.enabled"), "{error}");
+    assert_error(&error, ErrorKind::Denied, &["storage.delete.enabled"]);
     assert_eq!(registry.resolve("delay-ml", "model_v1").await.unwrap(), Some(image.manifest));
 }
 
@@ -292,8 +291,8 @@ async fn a_login_may_come_from_dockers_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_probe_tells_whether_the_registry_is_there_and_lets_us_in() {
-    delayd_testkit::needs_registry!("a_probe_tells_whether_the_registry_is_there_and_lets_us_in");
+async fn a_probe_reports_whether_the_registry_is_there_and_lets_us_in() {
+    delayd_testkit::needs_registry!("a_probe_reports_whether_the_registry_is_there_and_lets_us_in");
     let open_server = DockerRegistry::open();
     let told = open(&at(&open_server.host())).probe().await.unwrap();
     assert_eq!(told, format!("OCI registry at {}, no login", open_server.host()));

@@ -2,19 +2,18 @@
 //! `scripts/test/debian_package`, which says each thing that it finds.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use delayd::config::Settings;
-use delayd_testkit::site::{command, ended, needs};
+use delayd_testkit::site::{Running, command, needs};
 use delayd_testkit::tools::{self, free_port};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -116,32 +115,8 @@ fn daemon(config: &Path, state: &Path) -> Command {
     command
 }
 
-/// A process that does not outlive its test, also when that fails.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // One that ended already is what was wanted.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl std::ops::Deref for Ending {
-    type Target = Child;
-    fn deref(&self) -> &Child {
-        &self.0
-    }
-}
-
-impl std::ops::DerefMut for Ending {
-    fn deref_mut(&mut self) -> &mut Child {
-        &mut self.0
-    }
-}
-
-fn pid(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).unwrap())
+fn started(command: Command, state: &Path) -> Running {
+    Running::start(command, state, &state.with_file_name("daemon.log"))
 }
 
 #[test]
@@ -151,7 +126,7 @@ fn the_service_manager_hears_readiness_where_the_loop_is_beats_and_the_end() {
     let (config, state) = configuration(manager.folder.path(), &listen);
     let mut command = daemon(&config, &state);
     command.env("NOTIFY_SOCKET", manager.folder.path().join("notify")).env("WATCHDOG_USEC", "2000000");
-    let mut child = Ending(command.stderr(Stdio::null()).spawn().unwrap());
+    let mut daemon = started(command, &state);
 
     manager.until("READY=1\n");
     let health = tools::get(&listen, "/healthz").unwrap();
@@ -159,16 +134,15 @@ fn the_service_manager_hears_readiness_where_the_loop_is_beats_and_the_end() {
     manager.until("STATUS=no model is live yet; watching\n");
     manager.until("WATCHDOG=1\n");
 
-    kill(pid(&child), Signal::SIGSTOP).unwrap();
+    daemon.signal(Signal::SIGSTOP);
     while manager.heard(Duration::from_millis(200)).is_some() {}
     assert_eq!(manager.heard(Duration::from_secs(2)), None, "a stopped daemon gives no beat");
-    kill(pid(&child), Signal::SIGCONT).unwrap();
+    daemon.signal(Signal::SIGCONT);
     manager.until("WATCHDOG=1\n");
 
-    kill(pid(&child), Signal::SIGTERM).unwrap();
+    daemon.signal(Signal::SIGTERM);
     assert_eq!(manager.until("STOPPING=1\n"), "STOPPING=1\nSTATUS=stopping; replicas keep serving\n");
-    let status = ended(&mut child, LIMIT).expect("it stops when it is told to");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(daemon.end().code(), Some(0));
 }
 
 #[test]
@@ -177,21 +151,22 @@ fn no_beat_is_asked_for_and_none_is_given() {
     let (config, state) = configuration(manager.folder.path(), "127.0.0.1:0");
     let mut command = daemon(&config, &state);
     command.env("NOTIFY_SOCKET", manager.folder.path().join("notify"));
-    let mut child = Ending(command.stderr(Stdio::null()).spawn().unwrap());
+    let mut daemon = started(command, &state);
     manager.until("STATUS=no model is live yet");
     let later = std::iter::from_fn(|| manager.heard(Duration::from_secs(2))).collect::<Vec<_>>();
     assert!(later.iter().all(|message| !message.contains("WATCHDOG")), "{later:?}");
-    kill(pid(&child), Signal::SIGTERM).unwrap();
-    assert!(ended(&mut child, LIMIT).expect("it stops").success());
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.end().success());
 }
 
 /// Starts the daemon as the service manager does that passes `socket`: as descriptor 3.
-fn activated(config: &Path, state: &Path, socket: impl Into<OwnedFd>) -> Ending {
+fn activated(config: &Path, state: &Path, socket: impl Into<OwnedFd>) -> Running {
     let run = daemon(config, state);
     let mut shell = Command::new("sh");
     shell.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""]);
     shell.arg(run.get_program()).args(run.get_args()).env("DELAYD_SERVE_BIN", "/bin/true");
-    Ending(shell.stdin(Stdio::from(socket.into())).stderr(Stdio::piped()).spawn().unwrap())
+    shell.stdin(Stdio::from(socket.into()));
+    started(shell, state)
 }
 
 #[test]
@@ -201,23 +176,22 @@ fn the_status_endpoint_answers_on_the_socket_that_was_passed_also_who_came_befor
     let address = passed.local_addr().unwrap().to_string();
     let early = TcpStream::connect(&address).unwrap();
     let (config, state) = configuration(folder.path(), &own);
-    let mut child = activated(&config, &state, passed);
+    let mut daemon = activated(&config, &state, passed);
     let answered = tools::answer_on(early, "GET /api/v1/status HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
     assert_eq!(tools::status_and_body(&answered).unwrap().0, 200, "{answered}");
     assert_eq!(tools::get(&address, "/readyz").unwrap().0, 200);
     assert!(TcpStream::connect(&own).is_err(), "the configured address is not used then");
-    kill(pid(&child), Signal::SIGTERM).unwrap();
-    assert!(ended(&mut child, LIMIT).expect("it stops").success());
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.end().success());
 }
 
 #[test]
 fn a_passed_socket_that_cannot_be_used_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let (config, state) = configuration(folder.path(), "127.0.0.1:0");
-    let mut child = activated(&config, &state, UdpSocket::bind("127.0.0.1:0").unwrap());
-    let status = ended(&mut child, LIMIT).expect("it refuses at once");
-    let mut told = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    let mut daemon = activated(&config, &state, UdpSocket::bind("127.0.0.1:0").unwrap());
+    let status = daemon.end();
+    let told = fs::read_to_string(&daemon.log).unwrap();
     assert_eq!(status.code(), Some(1), "{told}");
     assert!(told.contains("neither TCP nor Unix"), "{told}");
 }

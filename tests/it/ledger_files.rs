@@ -68,7 +68,7 @@ fn a_second_daemon_is_refused_with_the_first_ones_process_and_readers_are_not() 
 }
 
 #[test]
-fn a_file_that_is_no_database_or_a_newer_one_is_refused_and_left_as_it_is() {
+fn a_file_that_is_not_a_database_or_a_newer_one_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let text = dir.path().join("text.db");
     fs::write(&text, "these are my holiday notes, not a database").unwrap();
@@ -124,7 +124,7 @@ fn a_full_disk_is_exhausted_and_leaves_the_ledger_usable() {
 }
 
 #[tokio::test]
-async fn a_refusal_a_panic_and_an_error_store_nothing_and_the_ledger_goes_on() {
+async fn a_refusal_a_panic_and_an_error_store_nothing_and_the_ledger_continues() {
     let ledger = Ledger::in_memory().unwrap();
     set(&ledger, 1).unwrap();
     let refused: Result<(), _> = ledger
@@ -268,7 +268,7 @@ fn a_backup_is_taken_from_a_running_daemon_and_a_restore_waits_for_its_end() {
 }
 
 #[test]
-fn what_is_no_whole_backup_is_refused_and_the_ledger_is_not_touched() {
+fn what_is_not_a_whole_backup_is_refused_and_the_ledger_is_not_touched() {
     let state = State::with_cycles(40);
     let before = fs::read(state.ledger()).unwrap();
     let damaged = state.backup("damaged");

@@ -87,7 +87,7 @@ async fn the_database_itself_refuses_a_second_open_cycle() {
 }
 
 #[tokio::test]
-async fn steps_count_their_attempts_and_a_done_step_is_not_begun_again() {
+async fn steps_count_their_attempts_and_a_done_step_is_not_started_again() {
     let ledger = Ledger::in_memory().unwrap();
     let cycle = ledger.begin_cycle(CycleReason::Bootstrap, at(0)).await.unwrap().id;
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(1)).await.unwrap(), 1);
@@ -176,7 +176,7 @@ async fn lineage_leads_from_sources_to_deployments() {
 }
 
 #[tokio::test]
-async fn the_image_of_a_model_that_was_rolled_back_is_not_the_one_told() {
+async fn the_image_of_a_model_that_was_rolled_back_is_not_the_one_reported() {
     let ledger = Ledger::in_memory().unwrap();
     let v1 = finished_cycle(&ledger, None).await;
     let v2 = finished_cycle(&ledger, Some(v1.version)).await;

@@ -1,21 +1,20 @@
 //! The whole loop as an operator has it: the `delayd` binary as a process, the real
 //! inference service, real flights. What it needs is told in `site`.
 
-use delayd_testkit::site;
-use delayd_testkit::tools::gzip;
-
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use polars::prelude::{ParquetReader, SerReader};
-use rusqlite::OptionalExtension;
-use site::{
+use delayd_testkit::site::{
     Day, Needs, OFTEN, QUICK, REPLAY_LIMIT, Running, Site, command, copy_days, ended, flights_text, needs, reduced,
     tail,
 };
+use delayd_testkit::tools::gzip;
+use polars::prelude::{ParquetReader, SerReader};
+use rusqlite::OptionalExtension;
 use tempfile::TempDir;
 
 // ---------------------------------------------------------------- replays
@@ -197,18 +196,18 @@ fn killed_during(test: &str, step: &str) {
 }
 
 #[test]
-fn a_cycle_that_was_killed_in_training_goes_on_once_after_a_start() {
-    killed_during("a_cycle_that_was_killed_in_training_goes_on_once_after_a_start", "train");
+fn a_cycle_that_was_killed_in_training_continues_once_after_a_start() {
+    killed_during("a_cycle_that_was_killed_in_training_continues_once_after_a_start", "train");
 }
 
 #[test]
-fn a_cycle_that_was_killed_in_packaging_goes_on_once_after_a_start() {
-    killed_during("a_cycle_that_was_killed_in_packaging_goes_on_once_after_a_start", "package");
+fn a_cycle_that_was_killed_in_packaging_continues_once_after_a_start() {
+    killed_during("a_cycle_that_was_killed_in_packaging_continues_once_after_a_start", "package");
 }
 
 #[test]
-fn a_cycle_that_was_killed_in_its_rollout_goes_on_once_after_a_start() {
-    killed_during("a_cycle_that_was_killed_in_its_rollout_goes_on_once_after_a_start", "deploy");
+fn a_cycle_that_was_killed_in_its_rollout_continues_once_after_a_start() {
+    killed_during("a_cycle_that_was_killed_in_its_rollout_continues_once_after_a_start", "deploy");
 }
 
 /// The commit that this clone is at; `None` outside of one.
@@ -263,19 +262,13 @@ fn what_a_model_was_made_with_and_why_is_recorded_and_shown() {
     }
     assert!(reason.as_str().unwrap().contains("no live model"), "{reason}");
 
-    let state = site.state().to_str().unwrap().to_owned();
-    let shown = |arguments: &[&str]| {
-        let arguments: Vec<&str> = ["--state", &state].into_iter().chain(arguments.iter().copied()).collect();
-        let output = command(&arguments).stdout(std::process::Stdio::piped()).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let run = shown(&["runs", "run_1"]);
+    let run = site.says(&["runs", "run_1"]);
     assert!(run.contains(record["commit"].as_str().unwrap_or("unknown")) && run.contains("libtorch"), "{run}");
-    let model = shown(&["models", "model_v1"]);
+    let model = site.says(&["models", "model_v1"]);
     for told in ["95 % interval", "lookup table", "missing weather", "by slice", "p99 µs", "no live model"] {
         assert!(model.contains(told), "`{told}` is not in\n{model}");
     }
-    let deployments = shown(&["deployments"]);
+    let deployments = site.says(&["deployments"]);
     assert!(deployments.contains("serving"), "{deployments}");
 }
 
@@ -339,15 +332,7 @@ fn a_cycle_completes_after_the_logs_it_learns_from_were_overwritten_and_deleted(
     let refused = "SELECT count(*) FROM objects WHERE status = 'rejected'";
     site.wait(&mut daemon, "the garbage was looked at", || (count(refused) == 1).then_some(()));
 
-    let (config, state) = (site.config(), site.state());
-    let place = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
-    let ask = |words: &[&str]| {
-        let output = command(&[&place[..], words].concat()).output().unwrap();
-        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success(), "{words:?}: {told}");
-        told
-    };
-    ask(&["retrain", "--why", "the logs are gone"]);
+    site.says(&["retrain", "--why", "the logs are gone"]);
     let (outcome, detail) = site.wait(&mut daemon, "the second cycle is finished", || {
         let finished = "SELECT outcome, detail FROM cycles WHERE id = 2 AND state = 'finished'";
         let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
@@ -356,13 +341,13 @@ fn a_cycle_completes_after_the_logs_it_learns_from_were_overwritten_and_deleted(
     assert!(outcome == "deployed" || outcome == "kept_live", "{outcome}: {detail}");
     let sources = "SELECT count(*) FROM dataset_objects WHERE dataset = (SELECT dataset FROM runs WHERE cycle = 2)";
     assert_eq!(count(sources), 2, "both logs are in it");
-    let listed = ask(&["objects", "--status", "rejected"]);
+    let listed = site.says(&["objects", "--status", "rejected"]);
     assert!(listed.contains("flights/2013-01.csv") && listed.contains("rejected"), "{listed}");
     let version: String =
         site.ledger().unwrap().query_row("SELECT dataset FROM runs WHERE cycle = 2", [], |row| row.get(0)).unwrap();
-    assert!(ask(&["datasets", &version, "--verify"]).contains("is what it was"));
-    assert!(ask(&["datasets", &version, "--rebuild"]).contains("was made again"));
-    assert!(ask(&["reference"]).contains("reference/versions/airports/"));
-    assert!(ask(&["validate", more.to_str().unwrap()]).contains("would be taken"));
+    assert!(site.says(&["datasets", &version, "--verify"]).contains("is what it was"));
+    assert!(site.says(&["datasets", &version, "--rebuild"]).contains("was made again"));
+    assert!(site.says(&["reference"]).contains("reference/versions/airports/"));
+    assert!(site.says(&["validate", more.to_str().unwrap()]).contains("would be taken"));
     drop(daemon);
 }

@@ -212,7 +212,7 @@ fn too_few_rows_are_not_judged_and_foreign_bins_are_refused() {
 }
 
 #[test]
-fn a_report_survives_json_and_tells_every_bin() {
+fn a_report_survives_json_and_reports_every_bin() {
     let mut random = SmallRng::seed_from_u64(20);
     let report = evaluate(&reference(), &window(100, &[], &mut random), &[], &DriftPolicy::default()).unwrap();
     let stored = serde_json::to_string(&report).unwrap();
@@ -355,7 +355,7 @@ fn a_share_of_delays_that_changes_with_the_scores_is_not_degradation() {
 }
 
 #[test]
-fn until_outcomes_are_in_the_estimate_stands_in() {
+fn until_outcomes_are_known_the_estimate_stands_in() {
     let baseline = baseline();
     let pending: Vec<f32> = outcomes(2, 500, 0.0, 3).iter().map(|outcome| outcome.score).collect();
     let inputs = PerformanceInputs {

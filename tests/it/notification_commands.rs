@@ -116,7 +116,7 @@ fn administrate(receiver: &Receiver) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_check_tells_of_every_channel_and_template() {
+async fn a_check_reports_every_channel_and_template() {
     let receiver = Receiver::start().await;
     tokio::task::spawn_blocking(move || check(&receiver)).await.unwrap();
 }
@@ -144,7 +144,7 @@ fn check(receiver: &Receiver) {
 }
 
 #[test]
-fn wrong_notification_settings_are_told_together_by_key() {
+fn wrong_notification_settings_are_reported_together_by_key() {
     let daemon = daemon(
         "[notification]\nchannels = [\"mail\"]\n[[notification.routes]]\nchannels = [\"slack\"]\n\
          [notification.quiet_hours]\ntime_zone = \"Mars\"\n[notification.slack]\nwebhook_url = \"\"\n",
@@ -179,7 +179,7 @@ async fn states(ledger: &Ledger) -> Vec<OutboxState> {
 }
 
 #[tokio::test]
-async fn while_one_channel_is_down_the_other_delivers_and_afterwards_everybody_was_told_once() {
+async fn while_one_channel_is_down_the_other_delivers_and_afterwards_everybody_was_alerted_once() {
     let Some(exim) = Exim::start("while_one_channel_is_down_the_other_delivers") else { return };
     let receiver = Receiver::start().await;
     let to_slack = FlakyProxy::before(receiver.address).await;
@@ -269,8 +269,8 @@ async fn a_death_between_delivery_and_its_mark_repeats_the_same_mail() {
 }
 
 #[tokio::test]
-async fn a_channel_given_up_is_told_by_the_other() {
-    let Some(exim) = Exim::start("a_channel_given_up_is_told_by_the_other") else { return };
+async fn a_channel_given_up_is_reported_by_the_other() {
+    let Some(exim) = Exim::start("a_channel_given_up_is_reported_by_the_other") else { return };
     let receiver = Receiver::start().await;
     let settings = delayd_outside::cloud::MailSettings { to: vec!["nobody@example.org".into()], ..exim.settings() };
     let channels = Channels::new([

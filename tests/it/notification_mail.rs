@@ -149,8 +149,8 @@ async fn one_refused_recipient_costs_the_others_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_busy_or_slow_is_an_outage_and_ends() {
-    let Some(exim) = Exim::start("a_server_that_is_away_busy_or_slow_is_an_outage_and_ends") else { return };
+async fn a_server_that_is_unavailable_busy_or_slow_is_an_outage_and_ends() {
+    let Some(exim) = Exim::start("a_server_that_is_unavailable_busy_or_slow_is_an_outage_and_ends") else { return };
     let proxy = FlakyProxy::before(exim.smtp).await;
     let settings = MailSettings { timeout_secs: 1, ..exim.settings_by(proxy.address()) };
     let slow = Mood::Slow(Duration::from_secs(30));
@@ -215,8 +215,9 @@ async fn cutting_data(server: SocketAddr, times: usize) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_connection_cut_off_within_the_mail_is_an_outage_and_the_mail_arrives_once() {
-    let Some(exim) = Exim::start("a_connection_cut_off_within_the_mail_is_an_outage_and_the_mail_arrives_once") else {
+async fn a_connection_interrupted_within_the_mail_is_an_outage_and_the_mail_arrives_once() {
+    let Some(exim) = Exim::start("a_connection_interrupted_within_the_mail_is_an_outage_and_the_mail_arrives_once")
+    else {
         return;
     };
     let settings = exim.open_by(cutting_data(exim.smtp, 2).await);

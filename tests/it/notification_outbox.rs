@@ -124,7 +124,7 @@ async fn an_alert_is_delivered_after_failures_and_then_never_again() {
 }
 
 #[tokio::test]
-async fn a_dead_channel_delays_nobody_else_and_its_failure_is_told_by_another() {
+async fn a_dead_channel_delays_nobody_else_and_its_failure_is_reported_by_another() {
     let ledger = ledger_with(&["drift/model_v1"]).await;
     let notifier =
         Scripted::with(&["slack", "mail:a@x.org", "mail:b@x.org"]).failing("mail:b@x.org", &[ErrorKind::Denied; 3]);
@@ -203,7 +203,7 @@ async fn a_channel_that_hangs_ends_its_round_after_one_timeout() {
 }
 
 #[tokio::test]
-async fn the_other_sides_wish_to_be_left_alone_is_heeded() {
+async fn the_other_sides_retry_after_is_respected() {
     let ledger = ledger_with(&["a"]).await;
     let mut notifier = Scripted::with(&["slack"]).failing("slack", &[ErrorKind::Unavailable]);
     notifier.retry_after = Some(Duration::from_secs(120));
@@ -245,7 +245,7 @@ async fn a_delivery_that_cannot_be_marked_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn routes_say_who_is_told() {
+async fn routes_say_who_is_alerted() {
     let ledger = Ledger::in_memory().unwrap();
     for (key, severity) in [("a", Severity::Info), ("b", Severity::Warning), ("c", Severity::Critical)] {
         ledger.enqueue_alert(alert(key, severity, 0)).await.unwrap();
@@ -311,7 +311,7 @@ async fn a_message_that_is_tried_again_holds_the_same_alerts() {
 }
 
 #[tokio::test]
-async fn at_night_only_the_critical_is_told_and_the_rest_in_the_morning_as_one() {
+async fn at_night_only_the_critical_is_sent_and_the_rest_in_the_morning_as_one() {
     // Noon in UTC; five in the morning in Los Angeles.
     let clock: Arc<ReplayClock> = Arc::new(ReplayClock::starting_at(at(0)));
     let nights = QuietPeriod { days: vec![Weekday::Sun, Weekday::Mon], from: "22:00".into(), until: "07:00".into() };
@@ -334,7 +334,7 @@ async fn at_night_only_the_critical_is_told_and_the_rest_in_the_morning_as_one()
 }
 
 #[tokio::test]
-async fn a_quiet_weekend_is_no_outage() {
+async fn a_quiet_weekend_is_not_an_outage() {
     let weekend = QuietPeriod { days: vec![Weekday::Mon], from: "00:00".into(), until: "24:00".into() };
     let quiet = QuietHours { periods: vec![weekend], ..QuietHours::default() }.schedule().unwrap();
     let ledger = ledger_with(&["drift/1"]).await;
@@ -348,7 +348,7 @@ async fn a_quiet_weekend_is_no_outage() {
 }
 
 #[tokio::test]
-async fn an_endpoint_is_told_so_many_messages_a_minute_and_the_rest_as_one() {
+async fn an_endpoint_gets_so_many_messages_a_minute_and_the_rest_as_one() {
     let ledger = ledger_with(&["a/1", "b/1", "c/1", "d/1"]).await;
     let notifier = Scripted::with(&["slack"]);
     let limit = BTreeMap::from([(ChannelKind::Slack, 2)]);
@@ -362,7 +362,7 @@ async fn an_endpoint_is_told_so_many_messages_a_minute_and_the_rest_as_one() {
 }
 
 #[tokio::test]
-async fn what_is_silenced_stays_on_record_and_is_not_told() {
+async fn what_is_silenced_stays_on_record_and_is_not_sent() {
     let ledger = ledger_with(&["drift/1", "cycle/1"]).await;
     let begin = |prefix: &str, until: i64| NewSilence {
         prefix: prefix.to_owned(),

@@ -76,7 +76,7 @@ async fn each_of_slacks_refusals_has_its_kind_and_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn slacks_wish_to_wait_is_passed_on() {
+async fn slacks_retry_after_is_passed_on() {
     let receiver = Receiver::start().await;
     receiver.plan_with(429, "rate_limited", "Retry-After: 37");
     assert_eq!(deliver(&receiver.url()).await.unwrap_err().retry_after(), Some(Duration::from_secs(37)));
@@ -96,7 +96,7 @@ async fn a_message_whose_blocks_are_refused_is_sent_as_plain_text() {
 }
 
 #[tokio::test]
-async fn an_outage_is_told_as_one_and_ends() {
+async fn an_outage_is_reported_as_one_and_ends() {
     let receiver = Receiver::start().await;
     let proxy = FlakyProxy::before(receiver.address).await;
     let url = url_at(proxy.address());
@@ -131,7 +131,7 @@ async fn a_certificate_that_is_not_trusted_is_named_and_one_of_our_own_is_truste
 }
 
 #[tokio::test]
-async fn a_probe_tells_nobody_anything_and_knows_a_good_webhook_from_a_bad_one() {
+async fn a_probe_alerts_nobody_and_knows_a_good_webhook_from_a_bad_one() {
     let receiver = Receiver::start().await;
     let slack = slack_at(&receiver.url(), Path::new(""));
     let told = slack.probe().await.unwrap();

@@ -12,10 +12,10 @@ use delayd::http::Metrics;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{ObjectStore, Release, Severity};
-use delayd_ledger::{CancelRequest, CycleOutcome, CycleReason, CycleState, Ledger, Page, RunState, StepState};
+use delayd_ledger::{CancelRequest, CycleOutcome, CycleReason, CycleState, Page, RunState, StepState};
 use delayd_testkit::contracts::training_world::{endless, job_in, process_trainer};
 use delayd_testkit::cycle_world::{
-    Material, Place, alerts, assert_step, at, command, cycle_until, deployed, finished, last_deed, live, start, step,
+    Material, Place, alerts, assert_step, at, command, cycle_until, ended_with, finished, last_deed, live, start, step,
     told,
 };
 use delayd_testkit::tools::{in_system, until};
@@ -24,11 +24,8 @@ use delayd_testkit::tools::{in_system, until};
 fn a_retrain_that_is_refused_does_not_begin_later_by_itself() {
     in_system(async {
         let place = Place::new(ApprovalMode::Manual);
-        let ledger = place.env().ledger;
-        let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-        let second = cycle_until(&ledger, place.path(), Material::made_up(2), "verify").await;
-        ledger.set_cycle_state(second.cycle.id, CycleState::WaitingApproval).await.unwrap();
-        drop(ledger);
+        let first = place.deployed(1).await;
+        let second = place.waiting(2).await;
         place.cluster.serve(&second.release);
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Retrain, "new airline").await.unwrap_err();
@@ -78,7 +75,7 @@ fn a_second_pause_leaves_the_first_ones_reason_and_a_resume_needs_something_to_r
 fn a_resume_closes_an_open_breaker_without_a_pause() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
-        let ledger = place.env().ledger;
+        let ledger = place.ledger().await;
         for _ in 0..place.settings.retrain.governor.breaker_after {
             let cycle = ledger.begin_cycle(CycleReason::Scheduled, at(0)).await.unwrap();
             ledger.finish_cycle(cycle.id, CycleOutcome::KeptLive, "no better", at(1)).await.unwrap();
@@ -108,8 +105,7 @@ fn training_that_would_take_hours_stops_at_once_when_its_cycle_is_cancelled() {
         let made = cycle_until(&env.ledger, place.path(), material, "dataset").await;
         let trainer = process_trainer(env.object_store.clone(), place.path().join("store"), place.path().to_owned());
         drop(env);
-        until("the ledger is free", || async { Ledger::open(&place.path().join("ledger.sqlite")).ok().map(drop) })
-            .await;
+        drop(place.ledger().await);
         let daemon = start(&place.settings, Env { trainer: Arc::new(trainer), ..place.env() }).await;
         daemon.resume().await.unwrap();
         let (ledger, id) = (&daemon.env.ledger, made.cycle.id);
@@ -139,15 +135,12 @@ fn training_that_would_take_hours_stops_at_once_when_its_cycle_is_cancelled() {
 fn a_cycle_that_is_cancelled_in_its_rollout_ends_with_the_release_before() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
-        let ledger = place.env().ledger;
-        let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-        let second = cycle_until(&ledger, place.path(), Material::made_up(2), "push").await;
-        drop(ledger);
+        let first = place.deployed(1).await;
+        let second = place.cycle_until(2, "push").await;
         place.cluster.serve(&first.release);
         // The rollout is under way until it is let go on.
         place.failures.fail_always("apply", ErrorKind::Unavailable);
-        let daemon = place.start().await;
-        daemon.resume().await.unwrap();
+        let daemon = place.resumed().await;
         let (ledger, id) = (&daemon.env.ledger, second.cycle.id);
         until("the rollout waits", || async { step(ledger, id, "deploy").await.filter(|step| step.attempt > 1) }).await;
         command(&daemon, CommandKind::Cancel, "not now").await.unwrap();
@@ -156,8 +149,7 @@ fn a_cycle_that_is_cancelled_in_its_rollout_ends_with_the_release_before() {
         assert!(refused.message.contains("cycle_2 is being undone already"), "{refused}");
         tokio::time::sleep(Duration::from_millis(50)).await;
         place.failures.heal();
-        let ended = finished(&daemon, id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::Cancelled), "{}", ended.detail);
+        ended_with(&daemon, id, CycleOutcome::Cancelled).await;
         assert_eq!(place.cluster.serves(), Some(first.release.deployment));
         assert!(!place.cluster.applied().contains(&second.release.deployment));
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
@@ -168,15 +160,13 @@ fn a_cycle_that_is_cancelled_in_its_rollout_ends_with_the_release_before() {
 fn a_cycle_that_was_to_stop_when_the_daemon_died_stops_at_the_next_start() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
-        let ledger = place.env().ledger;
-        let made = cycle_until(&ledger, place.path(), Material::made_up(1), "push").await;
+        let made = place.cycle_until(1, "push").await;
+        let ledger = place.ledger().await;
         let request = CancelRequest { by: "alice".to_owned(), why: "not now".to_owned() };
         ledger.request_cancel(made.cycle.id, request).await.unwrap();
         drop(ledger);
-        let daemon = place.start().await;
-        daemon.resume().await.unwrap();
-        let ended = finished(&daemon, made.cycle.id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::Cancelled), "{}", ended.detail);
+        let daemon = place.resumed().await;
+        ended_with(&daemon, made.cycle.id, CycleOutcome::Cancelled).await;
         assert!(place.cluster.applied().is_empty());
         assert!(step(&daemon.env.ledger, made.cycle.id, "deploy").await.is_none());
     });
@@ -186,10 +176,7 @@ fn a_cycle_that_was_to_stop_when_the_daemon_died_stops_at_the_next_start() {
 fn a_cycle_that_waits_for_approval_is_rejected_and_not_cancelled() {
     in_system(async {
         let place = Place::new(ApprovalMode::Manual);
-        let ledger = place.env().ledger;
-        let made = cycle_until(&ledger, place.path(), Material::made_up(1), "verify").await;
-        ledger.set_cycle_state(made.cycle.id, CycleState::WaitingApproval).await.unwrap();
-        drop(ledger);
+        let made = place.waiting(1).await;
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Cancel, "no").await.unwrap_err();
         assert!(refused.message.contains("`delayd reject` takes model_v1 back"), "{refused}");
@@ -210,16 +197,12 @@ fn of_a_lost_ledger(known: &Release) -> Release {
 fn with_an_older_ledger_restored_a_release_is_deployed_and_undone_to_the_live_models_own() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
-        let ledger = place.env().ledger;
-        let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-        let second = cycle_until(&ledger, place.path(), Material::made_up(2), "push").await;
-        drop(ledger);
+        let first = place.deployed(1).await;
+        let second = place.cycle_until(2, "push").await;
         place.cluster.serve(&of_a_lost_ledger(&first.release));
-        let daemon = place.start().await;
-        daemon.resume().await.unwrap();
+        let daemon = place.resumed().await;
         // There is no such bundle, so its verification fails, after it was deployed.
-        let ended = finished(&daemon, second.cycle.id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
+        ended_with(&daemon, second.cycle.id, CycleOutcome::RolledBack).await;
         let (good, bad) = (first.release.deployment, second.release.deployment);
         assert_eq!(place.cluster.applied(), [bad, good]);
         let ledger = &daemon.env.ledger;
@@ -233,13 +216,11 @@ fn with_an_older_ledger_restored_a_release_is_deployed_and_undone_to_the_live_mo
 }
 
 #[test]
-fn a_live_model_that_does_not_serve_is_told_once_and_measured() {
+fn a_live_model_that_is_not_being_served_is_reported_once_and_measured() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
-        let ledger = place.env().ledger;
-        let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-        let second = deployed(&ledger, place.path(), Material::made_up(2)).await;
-        drop(ledger);
+        let first = place.deployed(1).await;
+        let second = place.deployed(2).await;
         place.cluster.serve(&second.release);
         let daemon = place.start().await;
         let metrics = Metrics::new(&daemon.settings).unwrap();

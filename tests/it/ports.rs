@@ -11,6 +11,7 @@ use delayd_outside::local::{FolderStore, OciLayoutRegistry};
 use delayd_outside::wrap::{Failing, PlannedFailures, RetryPolicy, Retrying};
 use delayd_testkit::contracts;
 use delayd_testkit::contracts::layouts;
+use delayd_testkit::tools::assert_error;
 
 #[tokio::test]
 async fn the_folder_store_keeps_the_contract() {
@@ -99,7 +100,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_leaves_the_old_object_and_nothing_half_written() {
+async fn a_full_disk_is_reported_and_leaves_the_old_object_and_nothing_half_written() {
     let Some(disk) = SmallDisk::mount() else {
         eprintln!("SKIPPED: a_full_disk_…: this user may not mount a tmpfs");
         return;
@@ -109,8 +110,7 @@ async fn a_full_disk_is_told_and_leaves_the_old_object_and_nothing_half_written(
     let large = Bytes::from(vec![1_u8; 1 << 20]);
     for key in ["old", "new"] {
         let error = store.put(key, large.clone()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-        assert!(error.to_string().contains(key), "{error}");
+        assert_error(&error, ErrorKind::Exhausted, &[key]);
     }
     assert_eq!(store.put_if_absent("new", large).await.unwrap_err().kind(), ErrorKind::Exhausted);
     assert_eq!(store.get("old").await.unwrap(), "old");
@@ -202,7 +202,7 @@ async fn a_call_that_fails_for_a_moment_succeeds_in_the_end() {
 }
 
 #[tokio::test]
-async fn attempts_are_bounded_and_the_last_error_is_told() {
+async fn attempts_are_bounded_and_the_last_error_is_reported() {
     let (_folder, store, failures) = wrapped(FAST);
     failures.fail_always("get", ErrorKind::Unavailable);
     let error = store.get("a").await.unwrap_err();
@@ -230,7 +230,7 @@ async fn a_conflict_is_the_answer_of_put_if_absent_and_passed_on_at_once() {
 }
 
 #[tokio::test]
-async fn a_reply_lost_after_the_object_was_written_is_no_conflict() {
+async fn a_reply_lost_after_the_object_was_written_is_not_a_conflict() {
     let (_folder, store, failures) = wrapped(FAST);
     failures.fail_call_after_effect("put_if_absent", 1, ErrorKind::Timeout);
     store.put_if_absent("a", Bytes::from_static(b"ours")).await.unwrap();

@@ -17,17 +17,16 @@ use delayd_outside::bundles::{BundleStore, download_bundle};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
 use delayd_testkit::contracts::training_world::{job_in, process_trainer};
 use delayd_testkit::cycle_world::{
-    Made, Material, Place, alerts, assert_step, at, command, cycle_until, deployed, finished, last_deed, live, start,
-    state_of, step, told,
+    Made, Material, Place, alerts, assert_step, at, command, cycle_until, deployed, ended_with, finished, last_deed,
+    live, start, state_of, step, told,
 };
 use delayd_testkit::tools::{in_system, until};
 use delayd_training_job::{BundlePlace, Trainer as _, TrainingControl, TrainingJob, TrainingParameters};
 
 /// Two models went live one after the other; the second one serves.
 async fn two_models(place: &Place) -> (Made, Made) {
-    let ledger = place.env().ledger;
-    let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-    let second = deployed(&ledger, place.path(), Material::made_up(2)).await;
+    let first = place.deployed(1).await;
+    let second = place.deployed(2).await;
     place.cluster.serve(&second.release);
     (first, second)
 }
@@ -37,11 +36,8 @@ fn a_rollback_is_refused_while_a_release_waits_for_approval_and_the_refusal_name
     in_system(async {
         let place = Place::new(ApprovalMode::Manual);
         two_models(&place).await;
-        let ledger = place.env().ledger;
-        let third = cycle_until(&ledger, place.path(), Material::made_up(3), "verify").await;
-        ledger.set_cycle_state(third.cycle.id, CycleState::WaitingApproval).await.unwrap();
+        let third = place.waiting(3).await;
         place.cluster.serve(&third.release);
-        drop(ledger);
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Rollback, "no good").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
@@ -62,7 +58,7 @@ fn a_rollback_is_refused_while_a_release_waits_for_approval_and_the_refusal_name
 }
 
 #[test]
-fn a_rollback_moves_cluster_and_ledger_together_and_tells_that_the_restored_release_was_not_found_good() {
+fn a_rollback_moves_cluster_and_ledger_together_and_reports_that_the_restored_release_failed_verification() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (first, second) = two_models(&place).await;
@@ -85,7 +81,7 @@ fn a_rollback_moves_cluster_and_ledger_together_and_tells_that_the_restored_rele
 }
 
 #[test]
-fn a_rollback_that_is_cut_off_after_the_cluster_went_back_is_finished_at_the_next_start() {
+fn a_rollback_that_is_interrupted_after_the_cluster_went_back_is_finished_at_the_next_start() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (first, second) = two_models(&place).await;
@@ -108,8 +104,7 @@ fn a_rollback_that_is_cut_off_after_the_cluster_went_back_is_finished_at_the_nex
         asked.abort();
         place.cluster.hang_after(None);
 
-        let next = place.start().await;
-        next.resume().await.unwrap();
+        let next = place.resumed().await;
         let ledger = &next.env.ledger;
         assert_eq!((live(ledger).await, place.cluster.serves()), (Some(ModelVersion(1)), Some(to)));
         assert_eq!(state_of(ledger, second.release.deployment).await, DeploymentState::RolledBack);
@@ -123,7 +118,7 @@ fn a_rollback_that_is_cut_off_after_the_cluster_went_back_is_finished_at_the_nex
 }
 
 #[test]
-fn a_rollback_that_cannot_be_done_is_given_up_and_told_and_the_live_model_stays() {
+fn a_rollback_that_cannot_be_done_is_given_up_and_reported_and_the_live_model_is_kept() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (_, second) = two_models(&place).await;
@@ -144,11 +139,11 @@ fn a_rollback_that_cannot_be_done_is_given_up_and_told_and_the_live_model_stays(
 }
 
 #[test]
-fn a_rollback_waits_for_a_cluster_that_is_away() {
+fn a_rollback_waits_for_a_cluster_that_is_unavailable() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
         let (first, _) = two_models(&place).await;
-        let daemon = start(&place.settings, place.env()).await;
+        let daemon = place.start().await;
         place.failures.fail_always("apply", ErrorKind::Unavailable);
         let failed = command(&daemon, CommandKind::Rollback, "worse").await.unwrap_err();
         assert!(failed.message.contains("is not finished and goes on by itself"), "{failed}");
@@ -164,19 +159,16 @@ fn a_rollback_waits_for_a_cluster_that_is_away() {
 // A cycle that is undone stays undone, whenever the daemon dies; what is not served is not made live.
 
 #[test]
-fn a_cycle_whose_undo_was_cut_off_goes_on_undoing_and_never_deploys_again() {
+fn a_cycle_whose_undo_was_interrupted_continues_undoing_and_never_deploys_again() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
-        let ledger = place.env().ledger;
-        let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-        let second = cycle_until(&ledger, place.path(), Material::made_up(2), "push").await;
-        drop(ledger);
+        let first = place.deployed(1).await;
+        let second = place.cycle_until(2, "push").await;
         place.cluster.serve(&first.release);
         let (good, bad) = (first.release.deployment, second.release.deployment);
         // There is no such bundle, so the verification fails; going back takes effect, and the daemon dies there.
         place.cluster.hang_after(Some(good));
-        let daemon = place.start().await;
-        daemon.resume().await.unwrap();
+        let daemon = place.resumed().await;
         until("the release before is applied", || async { (place.cluster.applied() == [bad, good]).then_some(()) })
             .await;
         let id = second.cycle.id;
@@ -185,10 +177,8 @@ fn a_cycle_whose_undo_was_cut_off_goes_on_undoing_and_never_deploys_again() {
         drop(daemon);
         place.cluster.hang_after(None);
 
-        let next = place.start().await;
-        next.resume().await.unwrap();
-        let ended = finished(&next, id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
+        let next = place.resumed().await;
+        let ended = ended_with(&next, id, CycleOutcome::RolledBack).await;
         assert!(ended.detail.starts_with(&noted.why) && ended.detail.contains("model_v1"), "{}", ended.detail);
         assert_eq!(place.cluster.applied(), [bad, good, good]);
         let ledger = &next.env.ledger;
@@ -205,19 +195,17 @@ fn a_cycle_whose_undo_was_cut_off_goes_on_undoing_and_never_deploys_again() {
 fn a_release_that_was_taken_back_before_the_crash_is_not_deployed_by_the_next_start() {
     in_system(async {
         let place = Place::new(ApprovalMode::Automatic);
-        let ledger = place.env().ledger;
-        let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-        let second = cycle_until(&ledger, place.path(), Material::made_up(2), "deploy").await;
+        let first = place.deployed(1).await;
+        let second = place.cycle_until(2, "deploy").await;
+        let ledger = place.ledger().await;
         let id = second.cycle.id;
         let undoing = Undoing { cause: UndoCause::Failed, why: "p95_latency: over 50 ms".to_owned() };
         ledger.begin_undo(id, undoing).await.unwrap();
         ledger.step_undone(id, 80, at(9)).await.unwrap();
         drop(ledger);
         place.cluster.serve(&first.release);
-        let daemon = place.start().await;
-        daemon.resume().await.unwrap();
-        let ended = finished(&daemon, id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
+        let daemon = place.resumed().await;
+        ended_with(&daemon, id, CycleOutcome::RolledBack).await;
         assert!(place.cluster.applied().is_empty(), "{:?}", place.cluster.applied());
         assert_step(&daemon.env.ledger, id, "push", StepState::Undone).await;
     });
@@ -227,12 +215,9 @@ fn a_release_that_was_taken_back_before_the_crash_is_not_deployed_by_the_next_st
 fn a_release_that_does_not_serve_any_more_is_neither_approved_nor_made_live() {
     in_system(async {
         let place = Place::new(ApprovalMode::Manual);
-        let ledger = place.env().ledger;
-        let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-        let second = cycle_until(&ledger, place.path(), Material::made_up(2), "verify").await;
+        let first = place.deployed(1).await;
+        let second = place.waiting(2).await;
         let id = second.cycle.id;
-        ledger.set_cycle_state(id, CycleState::WaitingApproval).await.unwrap();
-        drop(ledger);
         place.cluster.serve(&first.release);
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Approve, "fine").await.unwrap_err();
@@ -243,8 +228,7 @@ fn a_release_that_does_not_serve_any_more_is_neither_approved_nor_made_live() {
         // Approved before that was looked at: the step that makes it live looks again.
         ledger.approve_cycle(id, "alice").await.unwrap();
         daemon.resume().await.unwrap();
-        let ended = finished(&daemon, id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
+        let ended = ended_with(&daemon, id, CycleOutcome::RolledBack).await;
         assert!(ended.detail.contains("model_v2 was not made live"), "{}", ended.detail);
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
         assert_eq!(place.cluster.serves(), Some(first.release.deployment));
@@ -256,18 +240,15 @@ fn a_release_that_does_not_serve_any_more_is_neither_approved_nor_made_live() {
 fn who_approved_is_not_forgotten_by_a_crash() {
     in_system(async {
         let place = Place::new(ApprovalMode::Manual);
-        let ledger = place.env().ledger;
-        let first = cycle_until(&ledger, place.path(), Material::made_up(1), "verify").await;
+        let first = place.waiting(1).await;
+        let ledger = place.ledger().await;
         let id = first.cycle.id;
-        ledger.set_cycle_state(id, CycleState::WaitingApproval).await.unwrap();
         place.cluster.serve(&first.release);
         // The daemon died right after it had noted the approval.
         ledger.approve_cycle(id, "alice").await.unwrap();
         drop(ledger);
-        let daemon = place.start().await;
-        daemon.resume().await.unwrap();
-        let ended = finished(&daemon, id).await;
-        assert_eq!(ended.outcome, Some(CycleOutcome::Deployed), "{}", ended.detail);
+        let daemon = place.resumed().await;
+        let ended = ended_with(&daemon, id, CycleOutcome::Deployed).await;
         assert!(ended.detail.contains("approved by alice"), "{}", ended.detail);
         assert_eq!(ended.approved_by.as_deref(), Some("alice"));
         assert_eq!(live(&daemon.env.ledger).await, Some(ModelVersion(1)));
@@ -275,19 +256,16 @@ fn who_approved_is_not_forgotten_by_a_crash() {
 }
 
 #[test]
-fn a_rejection_is_told_and_one_that_is_stuck_is_told_as_critical() {
+fn a_rejection_is_reported_and_one_that_is_stuck_is_reported_as_critical() {
     in_system(async {
         for (stuck, severity, title, outcome) in [
             (false, Severity::Warning, "model_v2 was rolled back", CycleOutcome::RolledBack),
             (true, Severity::Critical, "cycle_2 is stuck", CycleOutcome::Stuck),
         ] {
             let place = Place::new(ApprovalMode::Manual);
-            let ledger = place.env().ledger;
-            let first = deployed(&ledger, place.path(), Material::made_up(1)).await;
-            let second = cycle_until(&ledger, place.path(), Material::made_up(2), "verify").await;
+            let first = place.deployed(1).await;
+            let second = place.waiting(2).await;
             let id = second.cycle.id;
-            ledger.set_cycle_state(id, CycleState::WaitingApproval).await.unwrap();
-            drop(ledger);
             place.cluster.serve(&second.release);
             let daemon = place.start().await;
             if stuck {

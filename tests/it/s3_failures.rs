@@ -12,6 +12,7 @@ use delayd_core::secret::Secret;
 use delayd_outside::cloud::s3::{S3Settings, S3Store};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use delayd_testkit::s3_server::{S3Server, Trouble};
+use delayd_testkit::tools::assert_error;
 
 use crate::s3_contract::noise;
 
@@ -58,7 +59,7 @@ async fn a_store_that_is_down_is_unavailable_and_works_again_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn every_refusal_has_its_kind_and_its_status_is_told() {
+async fn every_refusal_has_its_kind_and_its_status_is_reported() {
     let (_server, proxy, settings) = behind_a_proxy().await;
     for (status, kind, tries_more) in [
         (401, ErrorKind::Denied, false),
@@ -83,7 +84,7 @@ async fn every_refusal_has_its_kind_and_its_status_is_told() {
 }
 
 #[tokio::test]
-async fn removing_is_no_success_when_the_store_refuses() {
+async fn removing_is_not_a_success_when_the_store_refuses() {
     let (server, proxy, settings) = behind_a_proxy().await;
     for (status, kind) in [(403, ErrorKind::Denied), (503, ErrorKind::Unavailable)] {
         proxy.set(Mood::Refuse(status));
@@ -94,7 +95,7 @@ async fn removing_is_no_success_when_the_store_refuses() {
 }
 
 #[tokio::test]
-async fn what_passes_soon_is_outlasted() {
+async fn short_outages_are_waited_out() {
     let (_server, proxy, settings) = behind_a_proxy().await;
     for mood in [Mood::Down, Mood::Refuse(503), Mood::Refuse(429), Mood::CutAfter(0), Mood::CutAfter(150)] {
         let store = S3Store::new(settings.clone());
@@ -110,7 +111,7 @@ async fn what_passes_soon_is_outlasted() {
 }
 
 #[tokio::test]
-async fn an_object_cut_off_in_mid_transfer_is_fetched_again_part_by_part() {
+async fn an_object_interrupted_in_mid_transfer_is_fetched_again_part_by_part() {
     let (_server, proxy, settings) = behind_a_proxy().await;
     for cut in [MIB, 4 * MIB, 5 * MIB] {
         proxy.set_for(Mood::CutAfter(cut), 3);
@@ -120,14 +121,13 @@ async fn an_object_cut_off_in_mid_transfer_is_fetched_again_part_by_part() {
     proxy.set(Mood::CutAfter(MIB));
     let store = S3Store::new(settings);
     let error = store.get("large").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("broke off") && error.to_string().contains("tried 4 times"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["broke off", "tried 4 times"]);
     proxy.set(Mood::Pass);
     assert_eq!(store.get("large").await.unwrap(), noise(17 * MIB, 2));
 }
 
 #[tokio::test]
-async fn an_upload_cut_off_in_the_middle_leaves_no_object_and_goes_through_when_the_store_is_back() {
+async fn an_upload_interrupted_in_the_middle_leaves_no_object_and_goes_through_when_the_store_is_back() {
     let (server, proxy, settings) = behind_a_proxy().await;
     let store = S3Store::new(settings);
     // The upload is begun on a connection that stands; its parts want more of them.
@@ -158,14 +158,13 @@ async fn a_slow_store_is_a_timeout_and_a_patient_client_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_certificate_nobody_vouches_for_is_told_and_not_tried_again() {
+async fn a_certificate_nobody_vouches_for_is_reported_and_not_tried_again() {
     let server = S3Server::start().await;
     let tls = TlsFront::before(server.address).await;
     let proxy = FlakyProxy::before(tls.address).await;
     let settings = S3Server::settings_at(&format!("https://localhost:{}", proxy.address().port()));
     let error = S3Store::new(settings.clone()).get("small").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("certificate") && error.to_string().contains("ca_path"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["certificate", "ca_path"]);
     assert_eq!(proxy.connections(), 1);
     let mut trusting = settings;
     trusting.http.ca_path = tls.ca_path.clone();
@@ -173,13 +172,13 @@ async fn a_certificate_nobody_vouches_for_is_told_and_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_told() {
+async fn a_certificate_for_another_name_is_reported() {
     let server = S3Server::start().await;
     let tls = TlsFront::before(server.address).await;
     // 127.0.0.2 reaches the same listener and is not in its certificate.
     let listener = std::net::TcpListener::bind("127.0.0.2:0");
     let Ok(listener) = listener else {
-        eprintln!("SKIPPED: a_certificate_for_another_name_is_told: this system has no 127.0.0.2");
+        eprintln!("SKIPPED: a_certificate_for_another_name_is_reported: this system has no 127.0.0.2");
         return;
     };
     let listener = tokio::net::TcpListener::from_std({
@@ -200,8 +199,7 @@ async fn a_certificate_for_another_name_is_told() {
     let mut settings = S3Server::settings_at(&format!("https://{address}"));
     settings.http.ca_path = tls.ca_path.clone();
     let error = S3Store::new(settings).list("").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("certificate"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["certificate"]);
 }
 
 // ----------------------------------------------------------------

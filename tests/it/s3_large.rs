@@ -12,6 +12,7 @@ use delayd_core::ports::ObjectStore;
 use delayd_outside::cloud::s3::{S3Settings, S3Store};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Trouble};
+use delayd_testkit::tools::assert_error;
 
 use crate::s3_contract::noise;
 
@@ -95,13 +96,12 @@ async fn an_object_that_is_too_large_for_us_is_refused_before_it_is_fetched() {
     let store = S3Store::new(S3Settings { maximum_object_bytes: 6 << 20, ..server.settings() });
     std::fs::write(server.bucket().join("large"), noise(7 * MIB, 6)).unwrap();
     let error = store.get("large").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Exhausted);
-    assert!(error.to_string().contains("maximum_object_bytes"), "{error}");
+    assert_error(&error, ErrorKind::Exhausted, &["maximum_object_bytes"]);
     assert_eq!(server.seen().len(), 1);
 }
 
 #[tokio::test]
-async fn an_object_that_changes_while_it_is_read_is_read_anew() {
+async fn an_object_that_changes_while_it_is_read_is_read_again() {
     for overlooks_conditions in [false, true] {
         let server = S3Server::start().await;
         server.plan.lock().unwrap().overlooks_conditions = overlooks_conditions;
@@ -116,7 +116,7 @@ async fn an_object_that_changes_while_it_is_read_is_read_anew() {
 }
 
 #[tokio::test]
-async fn an_object_that_never_stands_still_is_told() {
+async fn an_object_that_keeps_changing_is_reported() {
     let server = S3Server::start().await;
     let store = Arc::new(server.store());
     store.put("swapped", noise(12 * MIB, 9)).await.unwrap();
@@ -126,12 +126,11 @@ async fn an_object_that_never_stands_still_is_told() {
         server.plan.lock().unwrap().after_gets.push(swap);
     }
     let error = store.get("swapped").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-    assert!(error.to_string().contains("changed while it was read"), "{error}");
+    assert_error(&error, ErrorKind::Conflict, &["changed while it was read"]);
 }
 
 #[tokio::test]
-async fn bytes_that_are_not_those_that_were_written_are_told() {
+async fn bytes_that_are_not_those_that_were_written_are_reported() {
     let server = S3Server::start().await;
     let store = server.store();
     let mut body = noise(12 * MIB, 11).to_vec();
@@ -139,8 +138,7 @@ async fn bytes_that_are_not_those_that_were_written_are_told() {
     body[9 * MIB] ^= 1;
     std::fs::write(server.bucket().join("damaged"), body).unwrap();
     let error = store.get("damaged").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    assert!(error.to_string().contains("SHA-256") && error.to_string().contains(BUCKET), "{error}");
+    assert_error(&error, ErrorKind::Corrupt, &["SHA-256", BUCKET]);
 }
 
 // ----------------------------------------------------------------

@@ -51,7 +51,7 @@ async fn alerts(env: &Env) -> Vec<(Severity, String)> {
 }
 
 #[tokio::test]
-async fn a_step_waits_out_an_outage_and_both_its_beginning_and_its_end_are_told_once() {
+async fn a_step_waits_out_an_outage_and_both_its_beginning_and_its_end_are_reported_once() {
     let folder = tempfile::tempdir().unwrap();
     let env = env(folder.path());
     let (saga, cycle) = saga(&env, Duration::from_secs(60)).await;
@@ -92,7 +92,7 @@ async fn an_undo_waits_out_an_outage_instead_of_getting_stuck() {
 }
 
 #[tokio::test]
-async fn what_is_no_outage_is_tried_a_few_times_only() {
+async fn what_is_not_an_outage_is_tried_a_few_times_only() {
     let folder = tempfile::tempdir().unwrap();
     let env = env(folder.path());
     let (saga, _) = saga(&env, Duration::from_secs(60)).await;
@@ -250,7 +250,7 @@ async fn number(bench: &Bench, expected: u32) {
 }
 
 #[actix::test]
-async fn an_actor_that_panics_in_a_handler_is_replaced_and_its_caller_is_told() {
+async fn an_actor_that_panics_in_a_handler_is_replaced_and_its_caller_gets_an_error() {
     let bench = bench();
     number(&bench, 1).await;
     let gone = bench.actor.actor_ref().send(Do::Panic, SOON).await.unwrap_err();

@@ -15,7 +15,7 @@ use delayd_outside::worker_trainer::{WaitPolicy, WorkerTrainer};
 use delayd_testkit::contracts::process_pool::{ProcessPool, worker_command};
 use delayd_testkit::contracts::trainer::{PATIENCE, keeps_the_whole_contract, nonsense, trained};
 use delayd_testkit::contracts::training_world::{World, endless, process_trainer, quick_search};
-use delayd_testkit::tools::until;
+use delayd_testkit::tools::{assert_error, until};
 use delayd_training_job::documents::{FailureDocument, Work, WorkDocument, WorkPart, WorkResult, get_json};
 use delayd_training_job::{Progress, Trainer, TrainingControl, TrainingJob, TrainingParameters};
 use nix::sys::signal::Signal;
@@ -94,7 +94,7 @@ async fn a_worker_that_was_killed_is_started_again_and_gives_the_same_bundle() {
 }
 
 #[tokio::test]
-async fn a_search_goes_on_where_it_was_after_the_daemon_died() {
+async fn a_search_resumes_where_it_was_after_the_daemon_died() {
     let world = World::new().await;
     let pool = pool_of(&world);
     let job = TrainingJob { tuning: Some(quick_search()), ..world.job.clone() };
@@ -133,8 +133,7 @@ async fn a_worker_that_is_told_to_stop_says_so_and_cleans_up() {
     let (ended, ()) = tokio::join!(trainer.train(&job, &control), stopping);
     // Nobody cancelled the run: a drained node did, and it is worth trying again.
     let error = ended.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
-    assert!(error.to_string().contains("exit status: 143"), "{error}");
+    assert_error(&error, ErrorKind::Interrupted, &["exit status: 143"]);
     let failure = appears(world.store.as_ref(), "training-jobs/run_3/", "failure.json").await;
     let failure: serde_json::Value = serde_json::from_slice(&world.store.get(&failure).await.unwrap()).unwrap();
     assert_eq!(failure["kind"], "cancelled", "{failure}");

@@ -15,6 +15,7 @@ use delayd_core::ports::ObjectStore;
 use delayd_outside::local::ProcessPool;
 use delayd_outside::worker_trainer::{WaitPolicy, Worker, WorkerPool, WorkerState, WorkerTrainer};
 use delayd_testkit::contracts::training_world::{World, quick_search};
+use delayd_testkit::tools::assert_error;
 use delayd_training_job::documents::{
     FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, put_json,
 };
@@ -221,7 +222,7 @@ async fn a_worker_that_vanishes_is_started_again_a_few_times() {
 }
 
 #[tokio::test]
-async fn a_pool_that_is_away_for_a_few_looks_costs_nothing_and_a_lasting_outage_is_the_sagas() {
+async fn a_pool_that_is_unavailable_for_a_few_checks_costs_nothing_and_a_lasting_outage_is_the_sagas() {
     let mut looks = vec![Look::Away; 5];
     looks.extend([Look::Running, Look::Away, Look::Away, Look::Failed(ErrorKind::Timeout)]);
     expect(&looks, ErrorKind::Timeout, "ended badly", 1, 0).await;
@@ -234,7 +235,7 @@ async fn a_worker_that_ended_well_without_a_result_used_another_store() {
 }
 
 #[tokio::test]
-async fn news_are_told_once_each() {
+async fn news_are_reported_once_each() {
     let looks = [Look::Tells(1), Look::Running, Look::Tells(1), Look::Tells(3), Look::Failed(ErrorKind::Timeout)];
     let stage = expect(&looks, ErrorKind::Timeout, "", 1, 0).await;
     let rows = |news: Progress| match news {
@@ -376,12 +377,11 @@ async fn a_worker_gets_its_document_by_argument_and_secrets_by_standard_input_al
 }
 
 #[tokio::test]
-async fn what_a_failed_worker_said_last_is_told_and_kept_beside_the_run() {
+async fn what_a_failed_worker_said_last_is_reported_and_kept_beside_the_run() {
     let bench = Bench::of_script("echo 'delayd-train: the disk is full' >&2\nexit 75");
     bench.pool.start(&worker()).await.unwrap();
     let error = bench.failed().await;
-    assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
-    assert!(error.to_string().contains("the disk is full") && error.to_string().contains("75"), "{error}");
+    assert_error(&error, ErrorKind::Interrupted, &["the disk is full", "75"]);
     assert!(bench.written("state/runs/run_7/training.log").contains("the disk is full"));
 }
 

@@ -1,6 +1,7 @@
 //! Verdicts on deployments, and the replay of rows over HTTP.
 
 use std::collections::BTreeMap;
+use std::iter::repeat;
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_core::error::ErrorKind;
@@ -16,7 +17,7 @@ use delayd_model::{DriftReference, Sketch};
 use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
 use delayd_outside::service::scrape::{ScrapePolicy, Scraper};
 use delayd_testkit::records;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use delayd_testkit::tools::{free_address, http_answer, serving};
 
 fn bundle() -> Digest {
     Digest::of(b"the bundle")
@@ -157,41 +158,20 @@ fn a_clearly_broken_deployment_fails_without_waiting_for_more_requests() {
     assert!(failed(&report).contains(&"error_share"));
 }
 
-/// Answers `POST /predict` with what `respond` makes of how many came before.
-async fn service(respond: fn(usize) -> (u16, String)) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut served = 0;
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = vec![0; 8192];
-            let read = stream.read(&mut request).await.unwrap_or(0);
-            let head = String::from_utf8_lossy(&request[..read]).to_lowercase();
-            let fine = head.starts_with("post /predict") && head.contains("x-delayd-probe");
-            let (status, body) = if fine { respond(served) } else { (404, String::new()) };
-            served += 1;
-            let length = body.len();
-            let text = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
-            let _ = stream.write_all(text.as_bytes()).await;
-        }
-    });
-    format!("http://{address}/")
-}
-
 fn rows(count: usize) -> Vec<ProbeRow> {
     let row = |n| ProbeRow { label: format!("{n}"), body: serde_json::json!({"carrier": "B6"}), expected_score: None };
     (0..count).map(row).collect()
 }
 
 #[tokio::test]
-async fn rows_are_replayed_as_real_requests_and_every_failure_is_told() {
-    let url = service(|n| match n {
-        0 => (500, "out of order".into()),
-        1 => (200, "not json".into()),
-        _ => {
-            let body = r#"{"model_version":"model_v2","bundle":"sha256:x","threshold":0.4,"predictions":[{"score":0.25,"delayed":false,"warnings":[]}]}"#;
-            (200, body.into())
-        }
+async fn rows_are_replayed_as_real_requests_and_every_failure_is_reported() {
+    let scored = r#"{"model_version":"model_v2","bundle":"sha256:x","threshold":0.4,"predictions":[{"score":0.25,"delayed":false,"warnings":[]}]}"#;
+    let answers = [("500 X", "out of order"), ("200 OK", "not json")].into_iter().chain(repeat(("200 OK", scored)));
+    let mut answers = answers.map(|(status, body)| http_answer(status, body));
+    let url = serving(move |head| {
+        let head = head.to_lowercase();
+        let fine = head.starts_with("post /predict") && head.contains("x-delayd-probe");
+        if fine { answers.next() } else { Some(http_answer("404 X", "")) }
     })
     .await;
     let policy = ProbePolicy { concurrency: 1, warm_up: 1, ..ProbePolicy::default() };
@@ -207,9 +187,7 @@ async fn rows_are_replayed_as_real_requests_and_every_failure_is_told() {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_is_a_result_and_a_passed_deadline_sends_nothing() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let url = format!("http://{}", free_address());
     let result = replay(&url, &rows(3), &ProbePolicy::default()).await.unwrap();
     assert!(result.answers.iter().all(|answer| answer.status.is_none() && answer.error.is_some()));
     let policy = ProbePolicy { deadline_secs: 0, headers: BTreeMap::new(), ..ProbePolicy::default() };
@@ -317,29 +295,10 @@ fn the_book_survives_json_and_forgets_on_request() {
     assert_eq!(restored, WindowBook::new(300));
 }
 
-/// A server that gives every connection the same answer; `None` never answers.
-async fn server(answer: Option<String>) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut held = Vec::new();
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut request = [0; 4096];
-            let _ = stream.read(&mut request).await;
-            match &answer {
-                Some(answer) => {
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                }
-                None => held.push(stream),
-            }
-        }
-    });
-    format!("http://{address}")
-}
-
-fn http(status: &str, body: &str) -> Option<String> {
-    let length = body.len();
-    Some(format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"))
+/// A server that gives every connection the same answer.
+async fn server(status: &str, body: &str) -> String {
+    let answer = http_answer(status, body);
+    serving(move |_| Some(answer.clone())).await
 }
 
 fn replica_at(name: &str, admin_url: String) -> Replica {
@@ -350,18 +309,15 @@ fn replica_at(name: &str, admin_url: String) -> Replica {
 async fn one_dead_replica_does_not_hide_the_others() {
     let start = at("2013-03-01T00:00:00Z");
     let body = |name: &str| serde_json::to_string(&report(name, MODEL, start, start, 4)).unwrap();
-    let closed = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    let closed = format!("http://{}", free_address());
     let replicas = [
-        replica_at("fine", server(http("200 OK", &body("fine"))).await),
-        replica_at("hangs", server(None).await),
+        replica_at("fine", server("200 OK", &body("fine")).await),
+        replica_at("hangs", serving(|_| None).await),
         replica_at("gone", closed),
-        replica_at("broken", server(http("200 OK", "{\"replica\":")).await),
-        replica_at("sick", server(http("503 Service Unavailable", "")).await),
-        replica_at("usurped", server(http("200 OK", &body("other"))).await),
-        replica_at("large", server(http("200 OK", &" ".repeat(200_000))).await),
+        replica_at("broken", server("200 OK", "{\"replica\":").await),
+        replica_at("sick", server("503 Service Unavailable", "").await),
+        replica_at("usurped", server("200 OK", &body("other")).await),
+        replica_at("large", server("200 OK", &" ".repeat(200_000)).await),
     ];
     let policy = ScrapePolicy { timeout_ms: 500, maximum_bytes: 100_000, ..ScrapePolicy::default() };
     let scraped = Scraper::new(policy).unwrap().reports(&replicas).await;
@@ -383,7 +339,7 @@ async fn one_dead_replica_does_not_hide_the_others() {
 #[tokio::test]
 async fn predictions_are_fetched_by_page() {
     let page = r#"{"replica":"a","started_at":"2013-03-01T00:00:00Z","phase":"ready","predictions":[],"next_after":7,"lost":0,"more":false}"#;
-    let replica = replica_at("a", server(http("200 OK", page)).await);
+    let replica = replica_at("a", server("200 OK", page).await);
     let scraped = Scraper::new(ScrapePolicy::default()).unwrap().predictions(&[(replica, 5)]).await;
     assert_eq!(scraped.answers[0].next_after, 7);
     assert!(scraped.failures.is_empty());

@@ -1,9 +1,7 @@
 //! Every way in which the API can fail, and what is left of a question then.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use delayd_core::error::{ErrorKind, PortError};
@@ -12,6 +10,8 @@ use delayd_core::ports::WeatherSource;
 use delayd_outside::cloud::OpenMeteoSettings;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use delayd_testkit::contracts::open_meteo_server::Behaviour;
+use delayd_testkit::site::Running;
+use delayd_testkit::tools::{assert_error, free_port, until};
 use serde_json::Value;
 
 use crate::weather_documents::DocumentServer;
@@ -68,8 +68,8 @@ async fn one_bad_answer_is_tried_again() {
 }
 
 #[tokio::test]
-async fn down_slow_and_cut_off_are_outages_and_nothing_half_read_is_kept() {
-    let Some(world) = World::at("down_slow_and_cut_off…", NOW).await else { return };
+async fn down_slow_and_interrupted_are_outages_and_nothing_half_read_is_kept() {
+    let Some(world) = World::at("down_slow_and_interrupted…", NOW).await else { return };
     let proxy = FlakyProxy::before(world.server.address()).await;
     let impatient = OpenMeteoSettings { request_timeout_secs: 1, ..settings(&proxy.url()) };
     for (mood, kind) in [
@@ -93,8 +93,7 @@ async fn an_answer_that_breaks_off_with_status_200_is_an_outage_and_is_tried_aga
     world.server.behave(Behaviour { breaks_off: 2, ..Behaviour::default() });
     let source = world.direct();
     let error = failure(&source).await;
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("no whole JSON document"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["no whole JSON document"]);
     world.server.behave(Behaviour { breaks_off: 1, ..Behaviour::default() });
     assert_eq!(asked(&source, &AIRPORTS, DAY.0, DAY.1).await.len(), 72);
 }
@@ -105,19 +104,17 @@ async fn another_unit_than_asked_for_is_refused_by_name() {
     let units = [("temperature_2m", "°F")].into();
     world.server.behave(Behaviour { units, ..Behaviour::default() });
     let error = failure(&world.direct()).await;
-    assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.to_string().contains("temperature_2m in °F instead of °C"), "{error}");
+    assert_error(&error, ErrorKind::Invalid, &["temperature_2m in °F instead of °C"]);
     assert_eq!(world.server.take_seen().len(), 1);
 }
 
 #[tokio::test]
-async fn an_unknown_certificate_is_told_and_a_known_authority_is_trusted() {
-    let Some(world) = World::at("an_unknown_certificate_is_told…", NOW).await else { return };
+async fn an_unknown_certificate_is_reported_and_a_known_authority_is_trusted() {
+    let Some(world) = World::at("an_unknown_certificate_is_reported…", NOW).await else { return };
     let front = TlsFront::before(world.server.address()).await;
     let url = format!("https://localhost:{}", front.address.port());
     let error = failure(&world.source(settings(&url))).await;
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("certificate"), "{error}");
+    assert_error(&error, ErrorKind::Unavailable, &["certificate"]);
     let trusting = settings(&url);
     let http = HttpClientSettings { ca_path: front.ca_path.clone(), ..trusting.http.clone() };
     let source = world.source(OpenMeteoSettings { http, ..trusting });
@@ -145,8 +142,7 @@ async fn after_a_spent_quota_the_api_is_left_alone() {
         world.server.behave(Behaviour { too_many: Some((100, reason, retry_after)), ..Behaviour::default() });
         let source = world.direct();
         let error = failure(&source).await;
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.to_string().contains(told) && error.to_string().contains(reason), "{error}");
+        assert_error(&error, ErrorKind::Unavailable, &[told, reason]);
         assert_eq!(world.server.take_seen().len(), 1);
         let again = failure(&source).await;
         assert!(again.to_string().contains("left alone"), "{again}");
@@ -155,7 +151,7 @@ async fn after_a_spent_quota_the_api_is_left_alone() {
 }
 
 #[tokio::test]
-async fn what_could_be_had_is_available_while_the_rest_is_away() {
+async fn what_could_be_had_is_available_while_the_rest_is_unavailable() {
     let Some(world) = World::at("what_could_be_had_is_available…", NOW).await else { return };
     let proxy = FlakyProxy::before(world.server.address()).await;
     let forecast_away = OpenMeteoSettings { forecast_url: proxy.url(), ..settings(&world.server.url()) };
@@ -240,8 +236,7 @@ fn finding(findings: &Value, what: &str) -> (bool, String) {
 }
 
 fn write_config(folder: &Path, weather: &str, airports: &str, holidays: &str) -> std::path::PathBuf {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let port = free_port();
     let text = format!(
         "[daemon]\nstate_dir = \"{}\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n\
          [weather]\nkind = \"open_meteo\"\n\
@@ -261,8 +256,8 @@ const CALENDAR: &str =
     "BEGIN:VCALENDAR\r\nBEGIN:VEVENT\r\nDTSTART;VALUE=DATE:20130812\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
 
 #[tokio::test]
-async fn check_tells_of_the_weather_and_of_each_document_and_changes_nothing() {
-    let Some(world) = World::at("check_tells_of_the_weather…", NOW).await else { return };
+async fn check_reports_the_weather_and_each_document_and_changes_nothing() {
+    let Some(world) = World::at("check_reports_the_weather…", NOW).await else { return };
     // `check` asks for the real yesterday, which the server's archive must allow.
     world.server.set_now(utc("2100-01-01T00:00:00Z"));
     let (airports, holidays) = (DocumentServer::start(AIRPORTS_CSV), DocumentServer::start(CALENDAR));
@@ -283,19 +278,9 @@ async fn check_tells_of_the_weather_and_of_each_document_and_changes_nothing() {
     assert!(finding(&findings, "holidays by URL").0, "{findings}");
 }
 
-/// Killed at the end.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test]
-async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
-    let test = "the_status_endpoint_tells_the_reference_data…";
+async fn the_status_endpoint_reports_the_reference_data_and_their_changes() {
+    let test = "the_status_endpoint_reports_the_reference_data…";
     let Some(world) = World::at(test, NOW).await else { return };
     let Some(service) = std::env::var_os("DELAYD_SERVE_BIN").filter(|path| Path::new(path).is_file()) else {
         eprintln!("SKIPPED: {test}: the service is missing; build it and name it in DELAYD_SERVE_BIN (make test does)");
@@ -307,23 +292,15 @@ async fn the_status_endpoint_tells_the_reference_data_and_their_changes() {
     let address = text.lines().find_map(|line| line.strip_prefix("listen = ")).unwrap().trim_matches('"').to_owned();
     let log = world.folder().join("daemon.log");
     let mut command = delayd(&config);
-    command.arg("run").env("DELAYD_SERVE_BIN", service).stdout(Stdio::null());
-    let _daemon = Daemon(command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
+    command.arg("run").env("DELAYD_SERVE_BIN", service);
+    let _daemon = Running::start(command, &world.folder().join("state"), &log);
     let url = format!("http://{address}/api/v1/reference");
     let client = delayd_core::http_client::client_builder().no_proxy().build().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let document: Value = loop {
-        if let Ok(answer) = client.get(&url).send().await
-            && let Ok(document) = answer.json::<Value>().await
-            && document["current"].as_array().is_some_and(|current| current.len() == 2)
-        {
-            break document;
-        }
-        let told =
-            || BufReader::new(std::fs::File::open(&log).unwrap()).lines().map_while(Result::ok).collect::<Vec<_>>();
-        assert!(Instant::now() < deadline, "{:#?}", told());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let document = until("both documents are there", async || {
+        let document: Value = client.get(&url).send().await.ok()?.json().await.ok()?;
+        (document["current"].as_array()?.len() == 2).then_some(document)
+    })
+    .await;
     assert_eq!(document["current"][0]["kind"], "airports");
     assert_eq!(document["current"][0]["origin"], "url");
     assert_eq!(document["current"][0]["entries"], 1);

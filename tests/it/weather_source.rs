@@ -1,11 +1,9 @@
 //! Both sources against the contract, and against each other.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use bytes::Bytes;
 use delayd::config::Settings;
 use delayd_core::error::{ErrorKind, chain};
@@ -17,7 +15,7 @@ use delayd_outside::wrap::{Failing, PlannedFailures};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::open_meteo_server::{Behaviour, Seen};
 use delayd_testkit::contracts::weather::{keeps_the_whole_contract, tells_an_outage};
-use delayd_testkit::tools::CapturedLog;
+use delayd_testkit::tools::{CapturedLog, http_answer, serving};
 
 use crate::weather_stage::{AIRPORTS, NOW, World, asked, codes, newest, settings, utc};
 
@@ -53,8 +51,8 @@ async fn the_api_keeps_the_contract_with_cold_and_warm_caches_and_whatever_way_i
 }
 
 #[tokio::test]
-async fn the_api_tells_an_outage_and_is_back_when_the_server_is() {
-    let Some(world) = World::at("the_api_tells_an_outage…", NOW).await else { return };
+async fn the_api_reports_an_outage_and_is_back_when_the_server_is() {
+    let Some(world) = World::at("the_api_reports_an_outage…", NOW).await else { return };
     let proxy = FlakyProxy::before(world.server.address()).await;
     proxy.set(Mood::Down);
     let source = world.source(settings(&proxy.url()));
@@ -103,7 +101,7 @@ fn pairs(a: &WeatherObservation, b: &WeatherObservation) -> [(&'static str, f32,
 }
 
 #[tokio::test]
-async fn an_archive_without_visibility_tells_everything_else() {
+async fn an_archive_without_visibility_reports_everything_else() {
     let Some(world) = World::at("an_archive_without_visibility…", NOW).await else { return };
     world.server.behave(Behaviour { archive_without_visibility: true, ..Behaviour::default() });
     let found = asked(&world.direct(), &["JFK"], "2013-07-01T00:00:00Z", "2013-07-02T00:00:00Z").await;
@@ -247,7 +245,7 @@ async fn requests_are_paced() {
 }
 
 #[tokio::test]
-async fn a_damaged_cache_is_asked_for_again_and_a_store_that_is_away_does_not_matter() {
+async fn a_damaged_cache_is_asked_for_again_and_a_store_that_is_unavailable_does_not_matter() {
     let Some(world) = World::at("a_damaged_cache…", NOW).await else { return };
     let window = ("2013-07-01T00:00:00Z", "2013-07-05T00:00:00Z");
     asked(&world.direct(), &["JFK"], window.0, window.1).await;
@@ -285,7 +283,7 @@ async fn an_airport_that_moved_is_asked_for_at_its_new_place() {
 }
 
 #[tokio::test]
-async fn what_was_known_of_a_day_is_not_lost_when_a_service_tells_less_of_it() {
+async fn what_was_known_of_a_day_is_not_lost_when_a_service_reports_less_of_it() {
     let Some(world) = World::at("what_was_known_of_a_day_is_not_lost…", NOW).await else { return };
     let source = world.direct();
     let of = |day: &str| (format!("{day}T00:00:00Z"), format!("{day}T23:59:59Z"));
@@ -351,43 +349,20 @@ async fn a_missing_and_a_wrong_key_are_denied_and_not_tried_again() {
 }
 
 /// The headers of what reached the second server.
-type Headers = Arc<Mutex<Vec<String>>>;
-
-async fn note(request: HttpRequest, headers: web::Data<Mutex<Vec<String>>>) -> HttpResponse {
-    headers.lock().unwrap().push(format!("{} {:?}", request.uri(), request.headers()));
-    HttpResponse::Ok().body("not weather")
-}
-
-fn second_server() -> (String, Headers) {
-    let headers = Headers::default();
-    let data = web::Data::from(headers.clone());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = HttpServer::new(move || App::new().app_data(data.clone()).default_service(web::to(note)));
-    let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
-    std::thread::spawn(move || actix_web::rt::System::new().block_on(server));
-    (format!("http://{address}"), headers)
-}
-
 #[tokio::test]
 async fn a_redirect_does_not_tell_the_key_to_another_server() {
     let Some(world) = World::at("a_redirect_does_not_tell_the_key…", NOW).await else { return };
-    let (other, headers) = second_server();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = HttpServer::new(move || {
-        let location = format!("{other}/elsewhere");
-        App::new().default_service(web::to(move || {
-            let location = location.clone();
-            async move { HttpResponse::Found().insert_header(("location", location)).finish() }
-        }))
-    });
-    let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
-    std::thread::spawn(move || actix_web::rt::System::new().block_on(server));
-    let url = format!("http://{address}");
+    let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = heads.clone();
+    let other = serving(move |head| {
+        seen.lock().unwrap().push(head.to_owned());
+        Some(http_answer("200 OK", "not weather"))
+    })
+    .await;
+    let url = serving(move |_| Some(http_answer(&format!("302 Found\r\nlocation: {other}/elsewhere"), ""))).await;
     let source = world.source(OpenMeteoSettings { api_key: Secret::new(KEY), attempts: 1, ..settings(&url) });
     source.observations(&codes(&AIRPORTS), utc(DAY.0), utc(DAY.1)).await.unwrap_err();
-    let headers = headers.lock().unwrap();
-    assert_eq!(headers.len(), 1, "{headers:?}");
-    assert!(headers[0].starts_with("/elsewhere") && !headers[0].contains(KEY), "{headers:?}");
+    let heads = heads.lock().unwrap();
+    assert_eq!(heads.len(), 1, "{heads:?}");
+    assert!(heads[0].starts_with("GET /elsewhere") && !heads[0].contains(KEY), "{heads:?}");
 }

@@ -121,8 +121,8 @@ async fn examples(stage: &DataStage, version: &Digest) -> Result<Vec<delayd_data
 }
 
 #[tokio::test]
-async fn a_part_that_is_away_is_recorded_with_the_dataset_and_told_once_a_day() {
-    let Some(home) = Home::new("a_part_that_is_away_is_recorded…").await else { return };
+async fn a_part_that_is_unavailable_is_recorded_with_the_dataset_and_reported_once_a_day() {
+    let Some(home) = Home::new("a_part_that_is_unavailable_is_recorded…").await else { return };
     let version = home.dataset("all").await;
     home.proxy.set(Mood::Down);
     let stage = home.stage(0.0);
@@ -198,7 +198,7 @@ async fn weather_of_the_api_makes_the_same_examples_as_the_file() {
 }
 
 #[tokio::test]
-async fn a_step_of_the_saga_waits_out_an_outage_of_the_weather_and_goes_on_by_itself() {
+async fn a_step_of_the_saga_waits_out_an_outage_of_the_weather_and_continues_by_itself() {
     let Some(home) = Home::new("a_step_of_the_saga_waits_out_an_outage…").await else { return };
     let version = home.dataset("all").await;
     home.proxy.set(Mood::Down);

@@ -19,7 +19,7 @@ fn outage() -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_api_server_is_away_the_service_serves_and_everything_goes_on_afterwards() {
+async fn while_the_api_server_is_unavailable_the_service_serves_and_everything_continues_afterwards() {
     let Some(site) = Site::new("away") else { return };
     let gate = Gate::before(site.api_server()).await;
     let kubeconfig = site.kubeconfig_via(gate.address);
@@ -105,7 +105,7 @@ async fn a_missing_right_is_named_by_probe_and_by_the_call_that_needs_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_that_are_refused_are_told_and_never_shown() {
+async fn credentials_that_are_refused_are_reported_and_never_shown() {
     let Some(site) = Site::new("refused") else { return };
     let token = "not-a-token-but-secret";
     let kubeconfig = site.kubeconfig_with_token("wrong", token);
@@ -182,7 +182,7 @@ async fn every_refusal_of_the_api_server_has_its_kind_and_passing_ones_are_tried
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_that_does_not_exist_is_told_with_the_command_that_makes_it() {
+async fn a_namespace_that_does_not_exist_is_reported_with_the_command_that_makes_it() {
     let Some(site) = Site::new("namespace") else { return };
     let cluster = site.open_with(|settings| settings.namespace = "delayd-test-nowhere".to_owned());
     let expected = ["kubectl create namespace delayd-test-nowhere"];

@@ -178,7 +178,7 @@ async fn a_crash_loop_is_rolled_back_before_the_deadline_with_code_and_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_no_node_has_room_for_is_told_as_the_scheduler_says_it() {
+async fn what_no_node_has_room_for_is_reported_as_the_scheduler_says_it() {
     let Some(site) = Site::new("room") else { return };
     let good = site.release(1).await;
     let cluster = site.open();
@@ -190,7 +190,7 @@ async fn what_no_node_has_room_for_is_told_as_the_scheduler_says_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pods_that_a_quota_forbids_are_told() {
+async fn pods_that_a_quota_forbids_are_reported() {
     let Some(site) = Site::new("quota") else { return };
     let cluster = site.open();
     apply(&cluster, &site.release(1).await).await.unwrap();
@@ -201,7 +201,7 @@ async fn pods_that_a_quota_forbids_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_probe_is_told_as_the_kubelet_says_it() {
+async fn a_failing_probe_is_reported_as_the_kubelet_says_it() {
     let Some(site) = Site::new("probe") else { return };
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/service/deployment.yaml")).unwrap();
     std::fs::write(site.folder.path().join("deployment.yaml"), text.replace("/health/ready", "/nowhere")).unwrap();
@@ -215,7 +215,7 @@ async fn a_failing_probe_is_told_as_the_kubelet_says_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_the_daemon_cannot_reach_is_told_with_the_way_out() {
+async fn a_service_that_the_daemon_cannot_reach_is_reported_with_the_way_out() {
     let Some(site) = Site::new("unreachable") else { return };
     let cluster = site.open_with(|settings| settings.service_url = "http://127.0.0.1:1".to_owned());
     let error = cluster.apply(&site.release(1).await, Duration::from_secs(30), &|_| ()).await.unwrap_err();
@@ -227,7 +227,7 @@ async fn a_service_that_the_daemon_cannot_reach_is_told_with_the_way_out() {
 // What breaks or is changed while nobody looks.
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_is_killed_is_replaced_and_both_are_told() {
+async fn a_pod_that_is_killed_is_replaced_and_both_are_reported() {
     let Some(site) = Site::new("killed") else { return };
     let cluster = site.open();
     apply(&cluster, &site.release(1).await).await.unwrap();
@@ -245,7 +245,7 @@ async fn a_pod_that_is_killed_is_replaced_and_both_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_daemon_that_died_in_the_middle_of_a_rollout_is_followed_by_one_that_goes_on() {
+async fn a_daemon_that_died_in_the_middle_of_a_rollout_is_followed_by_one_that_continues() {
     let Some(site) = Site::new("died") else { return };
     let (first, second, third) = (site.release(1).await, site.release(2).await, site.release(3).await);
     let cluster = site.open();
@@ -279,7 +279,7 @@ async fn a_daemon_that_died_in_the_middle_of_a_rollout_is_followed_by_one_that_g
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_rollout_that_nobody_goes_on_with_is_undone() {
+async fn a_broken_rollout_that_nobody_continues_is_undone() {
     let Some(site) = Site::new("undone") else { return };
     let (good, bad) = (site.release(1).await, site.damaged_release(2).await);
     let cluster = site.open();
@@ -299,7 +299,7 @@ async fn a_broken_rollout_that_nobody_goes_on_with_is_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_somebody_changes_or_deletes_is_noticed_told_and_put_right() {
+async fn what_somebody_changes_or_deletes_is_noticed_reported_and_put_right() {
     let Some(site) = Site::new("drift") else { return };
     let cluster = site.open();
     let release = site.release(1).await;

@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 use delayd_testkit::cluster::Site;
 use delayd_testkit::contracts::daemon_image;
 use delayd_testkit::site;
-use delayd_testkit::site::{NEVER, Needs, QUICK, REPLAY_LIMIT, Running, command, ended, needs, reduced, tail};
+use delayd_testkit::site::{
+    NEVER, QUICK, REPLAY_LIMIT, Running, command, ended, needs, one_flight, put_history, reduced, tail,
+};
+use delayd_testkit::tools::post_json;
 use nix::sys::stat::{Mode, umask};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -150,15 +153,15 @@ impl Pod<'_> {
 }
 
 #[tokio::test]
-async fn the_daemon_runs_its_loop_as_a_pod_and_its_successor_goes_on() {
-    let test = "the_daemon_runs_its_loop_as_a_pod_and_its_successor_goes_on";
+async fn the_daemon_runs_its_loop_as_a_pod_and_its_successor_continues() {
+    let test = "the_daemon_runs_its_loop_as_a_pod_and_its_successor_continues";
     let Some(needs) = needs(test) else { return };
     umask(Mode::empty());
     let Some(site) = Site::new("daemon_as_pod") else { return };
     let Some(image) = daemon_image::pushed(test, &site.registry, &needs.service) else { return };
     fs::set_permissions(site.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let pod = Pod { site: &site, volume: site.folder.path().join("volume") };
-    put_history(&pod.volume, &needs.data, site.folder.path());
+    put_history(&needs.data, site.folder.path(), &pod.volume.join("store"));
     let registry = registry_for_pods(&site).await;
     site.apply_yaml(&manifests(&site, &image, &pod.volume, &registry));
 
@@ -208,21 +211,6 @@ async fn the_daemon_runs_its_loop_as_a_pod_and_its_successor_goes_on() {
     site.kubectl_anywhere(&["delete", "persistentvolume", &format!("{}-state", site.namespace), "--wait=false"]);
 }
 
-/// Puts a month of flights where the daemon's store will be.
-fn put_history(volume: &Path, data: &Path, scratch: &Path) {
-    let reduced_to = scratch.join("data");
-    reduced(data, &reduced_to, (1, 1), (2, 3), |_, _, _| ());
-    for (file, key) in [
-        ("airports.csv", "reference/airports.csv"),
-        ("weather.csv", "weather/weather.csv"),
-        ("flights.csv", "flights/2013-01.csv"),
-    ] {
-        let target = volume.join("store").join(key);
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(reduced_to.join(file), &target).unwrap();
-    }
-}
-
 // ----------------------------------------------------------------
 // The whole loop on a real Kubernetes: images pushed to a real registry, pods that
 // pull them from there, real flights asked of the Service. Needs what `KUBECONFIG`
@@ -240,57 +228,22 @@ urgent_cooldown_days = 5
 retrains_per_30_days = 20
 ";
 
-/// A namespace of its own, removed at the end.
-struct Namespace {
-    name: String,
-    registry: String,
+/// Variables that send what `delayd` starts to this namespace and registry.
+fn on_the_cluster(cluster: &Site) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("DELAYD__CLUSTER__KIND", "kubernetes".to_owned()),
+        ("DELAYD__CLUSTER__READY_DEADLINE_SECS", "90".to_owned()),
+        ("DELAYD__CLUSTER__KUBERNETES__NAMESPACE", cluster.namespace.clone()),
+        ("DELAYD__REGISTRY__KIND", "oci".to_owned()),
+        ("DELAYD__REGISTRY__OCI__HOST", cluster.registry.clone()),
+        ("DELAYD__REGISTRY__OCI__PLAIN_HTTP", "true".to_owned()),
+        ("DELAYD__REGISTRY__OCI__REPOSITORY_PREFIX", cluster.namespace.clone()),
+    ])
 }
 
-impl Namespace {
-    fn new(test: &str, purpose: &str) -> Option<Self> {
-        let (Some(_), Ok(registry)) = (std::env::var_os("KUBECONFIG"), std::env::var("DELAYD_TEST_REGISTRY")) else {
-            eprintln!(
-                "SKIPPED: {test}: no cluster; name one in KUBECONFIG, and a registry its nodes pull from in DELAYD_TEST_REGISTRY"
-            );
-            return None;
-        };
-        let name = format!("delayd-{purpose}-{}", std::process::id());
-        let namespace = Self { name, registry };
-        assert!(namespace.kubectl(&["create", "namespace", &namespace.name]).0, "no namespace {}", namespace.name);
-        Some(namespace)
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> (bool, String) {
-        let output = Command::new("kubectl").args(["-n", &self.name]).args(arguments).output().unwrap();
-        let text = if output.status.success() { output.stdout } else { output.stderr };
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn pods(&self) -> Value {
-        let (fine, text) = self.kubectl(&["get", "pods", "-o", "json"]);
-        assert!(fine, "{text}");
-        serde_json::from_str(&text).unwrap()
-    }
-
-    /// Sends what `delayd` starts to this namespace and registry.
-    fn apply_to(&self, command: &mut Command) {
-        let settings = BTreeMap::from([
-            ("DELAYD__CLUSTER__KIND", "kubernetes"),
-            ("DELAYD__CLUSTER__READY_DEADLINE_SECS", "90"),
-            ("DELAYD__CLUSTER__KUBERNETES__NAMESPACE", &self.name),
-            ("DELAYD__REGISTRY__KIND", "oci"),
-            ("DELAYD__REGISTRY__OCI__HOST", &self.registry),
-            ("DELAYD__REGISTRY__OCI__PLAIN_HTTP", "true"),
-            ("DELAYD__REGISTRY__OCI__REPOSITORY_PREFIX", &self.name),
-        ]);
-        command.envs(settings);
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        self.kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
-    }
+fn pods(cluster: &Site) -> Vec<Value> {
+    let pods: Value = serde_json::from_str(&cluster.kubectl(&["get", "pods", "-o", "json"])).unwrap();
+    pods["items"].as_array().unwrap().clone()
 }
 
 /// A carrier changes its code: from one day on, a third of all flights are of one
@@ -305,7 +258,7 @@ fn carrier_renamed_from(day: site::Day, flight: &mut site::Flight, today: site::
 fn the_loop_goes_from_drift_to_live_on_kubernetes() {
     let test = "the_loop_goes_from_drift_to_live_on_kubernetes";
     let Some(needs) = needs(test) else { return };
-    let Some(namespace) = Namespace::new(test, "loop") else { return };
+    let Some(cluster) = Site::new("loop") else { return };
     let place = TempDir::new().unwrap();
     let (data, state, out) = (place.path().join("data"), place.path().join("state"), place.path().join("out"));
     reduced(&needs.data, &data, (1, 1), (2, 28), |flight, today, _| carrier_renamed_from((2, 8), flight, today));
@@ -314,10 +267,10 @@ fn the_loop_goes_from_drift_to_live_on_kubernetes() {
     let mut replay = command(&["replay", "--train-from", "2013-01-01", "--train-until", "2013-02-01"]);
     replay.args(["--until", "2013-02-26"]).arg("--data").arg(&data).arg("--out").arg(&out);
     replay.env("DELAYD_CONFIG", &config).env("DELAYD_STATE", &state).env("DELAYD_SERVE_BIN", &needs.service);
-    namespace.apply_to(&mut replay);
+    replay.envs(on_the_cluster(&cluster));
     let log = place.path().join("replay.log");
     let mut running = Running::start(replay, &state, &log);
-    let images = watch_images(&namespace, &mut running, &log);
+    let images = watch_images(&cluster, &mut running, &log);
 
     let report: Value = serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
     let cycles = report["cycles"].as_array().unwrap();
@@ -333,20 +286,18 @@ fn the_loop_goes_from_drift_to_live_on_kubernetes() {
     // Every pod pulled its image from the registry, by digest, and there were at least two models.
     assert!(images.len() >= 2, "{images:?}");
     for image in &images {
-        assert!(image.starts_with(&namespace.registry) && image.contains("@sha256:"), "{image}");
+        assert!(image.starts_with(&cluster.registry) && image.contains("@sha256:"), "{image}");
     }
     // The replay puts away what it started.
-    assert!(
-        namespace.pods()["items"].as_array().unwrap().iter().all(|pod| !pod["metadata"]["deletionTimestamp"].is_null())
-    );
+    assert!(pods(&cluster).iter().all(|pod| !pod["metadata"]["deletionTimestamp"].is_null()));
 }
 
 /// Looks at the pods' images until the replay has ended well.
-fn watch_images(namespace: &Namespace, running: &mut Running, log: &Path) -> Vec<String> {
+fn watch_images(cluster: &Site, running: &mut Running, log: &Path) -> Vec<String> {
     let mut images = Vec::new();
     let began = Instant::now();
     loop {
-        for pod in namespace.pods()["items"].as_array().unwrap() {
+        for pod in pods(cluster) {
             let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
             if !images.contains(&image) {
                 images.push(image);
@@ -360,97 +311,42 @@ fn watch_images(namespace: &Namespace, running: &mut Running, log: &Path) -> Vec
     }
 }
 
-/// A daemon with a month of flights, on a port of its own.
-struct Daemon<'a> {
-    namespace: &'a Namespace,
-    place: TempDir,
-    port: u16,
+/// What a command answers with `--json`.
+fn asked(daemon: &site::Site, arguments: &[&str]) -> Option<Value> {
+    let output = daemon.command(arguments).arg("--json").output().unwrap();
+    serde_json::from_slice(&output.stdout).ok()
 }
 
-impl<'a> Daemon<'a> {
-    fn with_history(needs: &Needs, namespace: &'a Namespace) -> Self {
-        let place = TempDir::new().unwrap();
-        let data = place.path().join("data");
-        reduced(&needs.data, &data, (1, 1), (2, 3), |_, _, _| ());
-        for (file, key) in [
-            ("airports.csv", "reference/airports.csv"),
-            ("weather.csv", "weather/weather.csv"),
-            ("flights.csv", "flights/2013-01.csv"),
-        ] {
-            let target = place.path().join("state/store").join(key);
-            fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::rename(data.join(file), target).unwrap();
-        }
-        fs::write(place.path().join("delayd.toml"), format!("{QUICK}{NEVER}")).unwrap();
-        let port = delayd_testkit::tools::free_port();
-        Self { namespace, place, port }
-    }
+/// How the newest cycle ended, once there are so many and it has.
+fn outcome_of_cycle(daemon: &site::Site, number: usize) -> Option<(String, String)> {
+    // Each question starts a process.
+    std::thread::sleep(Duration::from_millis(300));
+    let cycles = asked(daemon, &["cycles"])?;
+    let cycles = cycles.as_array()?;
+    let newest = cycles.first().filter(|_| cycles.len() == number)?;
+    Some((newest["outcome"].as_str()?.to_owned(), newest["detail"].to_string()))
+}
 
-    fn start(&self, service: &Path) -> Running {
-        let (state, log) = (self.place.path().join("state"), self.place.path().join("daemon.log"));
-        let mut run = command(&["run"]);
-        run.env("DELAYD_CONFIG", self.place.path().join("delayd.toml")).env("DELAYD_STATE", &state);
-        run.env("DELAYD_SERVE_BIN", service).env("DELAYD__HTTP__LISTEN", format!("127.0.0.1:{}", self.port));
-        self.namespace.apply_to(&mut run);
-        Running::start(run, &state, &log)
-    }
-
-    /// What a command answers with `--json`.
-    fn asked(&self, arguments: &[&str]) -> Option<Value> {
-        let mut ask = command(arguments);
-        ask.arg("--json").env("DELAYD_STATE", self.place.path().join("state"));
-        ask.env("DELAYD__HTTP__LISTEN", format!("127.0.0.1:{}", self.port));
-        serde_json::from_slice(&ask.output().unwrap().stdout).ok()
-    }
-
-    fn wait<T>(&self, running: &mut Running, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let began = Instant::now();
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            let ended = ended(&mut running.child, Duration::from_millis(300));
-            assert!(ended.is_none(), "the daemon ended while waiting until {what}:\n{}", tail(&running.log));
-            assert!(began.elapsed() < LIMIT, "waited in vain until {what}:\n{}", tail(&running.log));
-        }
-    }
-
-    /// How the newest cycle ended, once there are so many and it has.
-    fn outcome_of_cycle(&self, number: usize) -> Option<(String, String)> {
-        let cycles = self.asked(&["cycles"])?;
-        let cycles = cycles.as_array()?;
-        let newest = cycles.first().filter(|_| cycles.len() == number)?;
-        Some((newest["outcome"].as_str()?.to_owned(), newest["detail"].to_string()))
-    }
-
-    /// The model that answers a real request at the Service.
-    fn model_that_answers(&self) -> Option<String> {
-        let url = self.asked(&["status"])?["service_url"].as_str()?.to_owned();
-        let flight = json!({ "flights": [{
-            "carrier": "UA", "flight_number": 1545, "origin": "EWR", "dest": "IAH",
-            "scheduled_departure": "2013-02-04T15:15:00Z", "scheduled_arrival": "2013-02-04T19:15:00Z",
-            "distance_miles": 1400.0, "context": {},
-        }] });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let answer = runtime.block_on(async {
-            let client =
-                delayd_core::http_client::client_builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
-            client.post(format!("{url}/predict")).json(&flight).send().await.ok()?.json::<Value>().await.ok()
-        })?;
-        Some(answer["model_version"].as_str()?.to_owned())
-    }
+/// The model that answers a real request at the Service.
+fn model_that_answers(daemon: &site::Site) -> Option<String> {
+    let url = asked(daemon, &["status"])?["service_url"].as_str()?.to_owned();
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let (_, body) = post_json(address, "/predict", &one_flight())?;
+    let answer: Value = serde_json::from_str(&body).ok()?;
+    Some(answer["model_version"].as_str()?.to_owned())
 }
 
 #[test]
-fn a_bad_release_is_rolled_back_and_the_live_model_serves_on() {
-    let test = "a_bad_release_is_rolled_back_and_the_live_model_serves_on";
+fn a_bad_release_is_rolled_back_and_the_live_model_keeps_serving() {
+    let test = "a_bad_release_is_rolled_back_and_the_live_model_keeps_serving";
     let Some(needs) = needs(test) else { return };
-    let Some(namespace) = Namespace::new(test, "bad") else { return };
-    let daemon = Daemon::with_history(&needs, &namespace);
-    let mut running = daemon.start(&needs.service);
-    let (outcome, detail) = daemon.wait(&mut running, "the first model is live", || daemon.outcome_of_cycle(1));
+    let Some(cluster) = Site::new("bad") else { return };
+    let mut daemon = site::Site::with_history(&needs);
+    daemon.environment = on_the_cluster(&cluster);
+    let mut running = daemon.start();
+    let (outcome, detail) = daemon.wait(&mut running, "the first model is live", || outcome_of_cycle(&daemon, 1));
     assert_eq!(outcome, "deployed", "{detail}\n{}", tail(&running.log));
-    assert_eq!(daemon.model_that_answers().as_deref(), Some("model_v1"));
+    assert_eq!(model_that_answers(&daemon).as_deref(), Some("model_v1"));
     drop(running);
 
     // The next release's service cannot start: a static program that fails at once.
@@ -460,15 +356,16 @@ fn a_bad_release_is_rolled_back_and_the_live_model_serves_on() {
         .unwrap();
     let compiled = Command::new("gcc").args(["-static", "-O1", "-o"]).arg(&broken).arg(&source).status().unwrap();
     assert!(compiled.success());
-    let mut running = daemon.start(&broken);
+    daemon.service = broken;
+    let mut running = daemon.start();
     daemon.wait(&mut running, "the daemon answers", || {
-        daemon.asked(&["status"])?["service_url"].as_str().map(str::to_owned)
+        asked(&daemon, &["status"])?["service_url"].as_str().map(str::to_owned)
     });
-    assert!(daemon.asked(&["retrain", "--why", "to see a release fail"]).is_some());
-    let (outcome, detail) = daemon.wait(&mut running, "the second cycle is over", || daemon.outcome_of_cycle(2));
+    assert!(asked(&daemon, &["retrain", "--why", "to see a release fail"]).is_some());
+    let (outcome, detail) = daemon.wait(&mut running, "the second cycle is over", || outcome_of_cycle(&daemon, 2));
     assert_eq!(outcome, "rolled_back", "{detail}\n{}", tail(&running.log));
     assert!(detail.contains("cannot serve"), "the reason does not hold the pod's last words: {detail}");
-    assert_eq!(daemon.model_that_answers().as_deref(), Some("model_v1"));
+    assert_eq!(model_that_answers(&daemon).as_deref(), Some("model_v1"));
     let alerts = fs::read_to_string(&running.log).unwrap();
     assert!(alerts.contains("model_v2"), "nobody was told:\n{}", tail(&running.log));
 }

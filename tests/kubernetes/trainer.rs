@@ -3,25 +3,20 @@
 //! says SKIPPED without. Pods and this test share a folder store on the node, so the
 //! cluster must run on this machine.
 
-#[allow(dead_code, reason = "the deployment's tests use the rest")]
-use delayd_testkit::cluster;
-use delayd_testkit::contracts;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cluster::Site;
-use cluster::{Gate, GateState};
-use contracts::trainer::{keeps_the_whole_contract, trained};
-use contracts::training_world::{World, endless, quick_search};
-use contracts::{daemon_image, training_world};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{Digest, RunId};
 use delayd_outside::cloud::kubernetes_trainer::{self, KubernetesTrainerSettings};
-use delayd_testkit::tools::until_true;
+use delayd_testkit::cluster;
+use delayd_testkit::cluster::{Gate, GateState, Site};
+use delayd_testkit::contracts::trainer::{keeps_the_whole_contract, trained};
+use delayd_testkit::contracts::training_world::{World, endless, quick_search};
+use delayd_testkit::contracts::{daemon_image, training_world};
+use delayd_testkit::tools::{assert_error, until_true};
 use delayd_training_job::tune::TrialOutcome;
-use delayd_training_job::{Progress, TrainingControl, TrainingParameters};
-use delayd_training_job::{Trainer, TrainingJob};
+use delayd_training_job::{Progress, Trainer, TrainingControl, TrainingJob, TrainingParameters};
 use nix::sys::stat::{Mode, umask};
 
 /// A namespace, a world on the node's disk, and the image.
@@ -119,8 +114,8 @@ async fn jobs_of_a_cluster_keep_the_contract() {
 }
 
 #[tokio::test]
-async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
-    let Some(field) = Field::new("a_gpu_that_no_node_has_is_told_in_the_schedulers_words", "jobs_gpu").await else {
+async fn a_gpu_that_no_node_has_is_reported_in_the_schedulers_words() {
+    let Some(field) = Field::new("a_gpu_that_no_node_has_is_reported_in_the_schedulers_words", "jobs_gpu").await else {
         return;
     };
     let trainer = field.trainer_with(|settings| {
@@ -128,8 +123,7 @@ async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
         settings.start_deadline_secs = 4;
     });
     let (error, news) = field.refused(trainer.as_ref(), &field.world.job).await;
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.to_string().contains("Unschedulable") && error.to_string().contains("nvidia.com/gpu"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["Unschedulable", "nvidia.com/gpu"]);
     let waiting = |news: &Progress| matches!(news, Progress::Waiting { what } if what.contains("nvidia.com/gpu"));
     assert!(news.iter().any(waiting), "{news:?}");
     assert!(field.jobs().is_empty(), "what was given up must not start later: {:?}", field.jobs());
@@ -139,13 +133,12 @@ async fn a_gpu_that_no_node_has_is_told_in_the_schedulers_words() {
         settings.start_deadline_secs = 4;
     });
     let (error, _) = field.refused(nowhere.as_ref(), &field.world.job).await;
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.to_string().contains("node"), "{error}");
+    assert_error(&error, ErrorKind::Timeout, &["node"]);
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_pulled_is_told() {
-    let Some(field) = Field::new("an_image_that_cannot_be_pulled_is_told", "jobs_image").await else { return };
+async fn an_image_that_cannot_be_pulled_is_reported() {
+    let Some(field) = Field::new("an_image_that_cannot_be_pulled_is_reported", "jobs_image").await else { return };
     let trainer = field.trainer_with(|settings| {
         let (repository, _) = settings.image.rsplit_once('@').unwrap();
         settings.image = format!("{repository}@{}", Digest::of(b"nowhere"));
@@ -159,9 +152,9 @@ async fn an_image_that_cannot_be_pulled_is_told() {
 }
 
 #[tokio::test]
-async fn a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost() {
+async fn a_pod_that_ran_out_of_memory_is_reported_and_a_trial_that_did_has_lost() {
     let Some(field) =
-        Field::new("a_pod_that_ran_out_of_memory_is_told_and_a_trial_that_did_has_lost", "jobs_memory").await
+        Field::new("a_pod_that_ran_out_of_memory_is_reported_and_a_trial_that_did_has_lost", "jobs_memory").await
     else {
         return;
     };
@@ -218,8 +211,9 @@ async fn a_job_is_found_again_after_the_daemon_died_and_is_stopped_when_the_run_
 }
 
 #[tokio::test]
-async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
-    let Some(field) = Field::new("an_api_server_that_is_away_for_a_while_costs_no_training", "jobs_outage").await
+async fn an_api_server_that_is_unavailable_for_a_while_costs_no_training() {
+    let Some(field) =
+        Field::new("an_api_server_that_is_unavailable_for_a_while_costs_no_training", "jobs_outage").await
     else {
         return;
     };
@@ -262,10 +256,9 @@ async fn an_api_server_that_is_away_for_a_while_costs_no_training() {
 }
 
 #[tokio::test]
-async fn missing_rights_are_told_by_the_probe() {
-    let Some(field) = Field::new("missing_rights_are_told_by_the_probe", "jobs_rights").await else { return };
+async fn missing_rights_are_reported_by_the_probe() {
+    let Some(field) = Field::new("missing_rights_are_reported_by_the_probe", "jobs_rights").await else { return };
     field.site.kubectl(&["delete", "rolebinding", "delayd-training"]);
     let error = field.trainer().probe().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
-    assert!(error.to_string().contains("jobs"), "{error}");
+    assert_error(&error, ErrorKind::Denied, &["jobs"]);
 }

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
-use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
+use delayd_core::ports::{Cluster, ImageRegistry as _, Release, Replica, ReplicaState};
 use delayd_outside::cloud::kubernetes::{Access, KubernetesCluster, KubernetesClusterConfig, KubernetesSettings};
-use delayd_outside::packaging::oci::{Layout, Manifest};
+use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings};
 use delayd_outside::packaging::{PackageRequest, PackagedImage, package};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -308,7 +308,7 @@ pub fn through_the_api_server(settings: &mut KubernetesSettings) {
 // ----------------------------------------------------------------
 // Service images from tiny bundles, and the few calls that push one.
 
-const REPOSITORY: &str = "delayd-test/delay-ml";
+const REPOSITORY: &str = "delay-ml";
 
 /// An image and the bundle in it.
 pub struct BuiltImage {
@@ -356,28 +356,14 @@ fn build(number: u64, bundle_dir: PathBuf, bundle: Digest, folder: &Path) -> Bui
 
 /// Pushes an image to a registry without TLS and login; answers what nodes pull.
 pub async fn push_image(registry: &str, image: &PackagedImage) -> String {
-    let client = delayd_core::http_client::client_builder().no_proxy().build().unwrap();
-    let base = format!("http://{registry}/v2/{REPOSITORY}");
-    let layout = Layout::at(&image.layout_dir);
-    let manifest_bytes = std::fs::read(layout.blob_path(&image.manifest)).unwrap();
-    let manifest: Manifest = serde_json::from_slice(&manifest_bytes).unwrap();
-    for blob in manifest.layers.iter().chain([&manifest.config]) {
-        let there = client.head(format!("{base}/blobs/{}", blob.digest)).send().await.unwrap();
-        if there.status().is_success() {
-            continue;
-        }
-        let begun = client.post(format!("{base}/blobs/uploads/")).send().await.unwrap();
-        let location = begun.headers()["location"].to_str().unwrap().to_owned();
-        let location = if location.starts_with('/') { format!("http://{registry}{location}") } else { location };
-        let separator = if location.contains('?') { '&' } else { '?' };
-        let bytes = std::fs::read(layout.blob_path(&blob.digest)).unwrap();
-        let put = client.put(format!("{location}{separator}digest={}", blob.digest)).body(bytes).send().await.unwrap();
-        assert!(put.status().is_success(), "pushing a blob: {}", put.status());
-    }
-    let put = client.put(format!("{base}/manifests/{}", image.manifest));
-    let put = put.header("content-type", manifest.media_type).body(manifest_bytes).send().await.unwrap();
-    assert!(put.status().is_success(), "pushing the manifest: {}", put.status());
-    format!("{registry}/{REPOSITORY}@{}", image.manifest)
+    let settings = OciRegistrySettings {
+        host: registry.to_owned(),
+        plain_http: true,
+        repository_prefix: "delayd-test".to_owned(),
+        ..OciRegistrySettings::default()
+    };
+    let (_, tag) = image.tag.split_once(':').unwrap();
+    OciRegistry::open(&settings).unwrap().push(&image.layout_dir, REPOSITORY, tag).await.unwrap().reference
 }
 
 // ----------------------------------------------------------------

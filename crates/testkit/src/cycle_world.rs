@@ -147,10 +147,39 @@ impl Place {
         Env { cluster: Arc::new(cluster), ..surroundings::env(self.path()) }
     }
 
+    /// The ledger, once nobody else has it.
+    pub async fn ledger(&self) -> Ledger {
+        let path = self.path().join("ledger.sqlite");
+        until("the ledger is free", async || Ledger::open(&path).ok()).await
+    }
+
+    /// A made-up model that went live.
+    pub async fn deployed(&self, number: i64) -> Made {
+        deployed(&self.ledger().await, self.path(), Material::made_up(number)).await
+    }
+
+    /// A cycle of a made-up model, done up to and with the step `last`.
+    pub async fn cycle_until(&self, number: i64, last: &str) -> Made {
+        cycle_until(&self.ledger().await, self.path(), Material::made_up(number), last).await
+    }
+
+    /// A cycle of a made-up model that is waiting for approval.
+    pub async fn waiting(&self, number: i64) -> Made {
+        let made = self.cycle_until(number, "verify").await;
+        self.ledger().await.set_cycle_state(made.cycle.id, CycleState::WaitingApproval).await.unwrap();
+        made
+    }
+
+    /// Starts a daemon and has it continue what is unfinished.
+    pub async fn resumed(&self) -> Daemon {
+        let daemon = self.start().await;
+        daemon.resume().await.unwrap();
+        daemon
+    }
+
     /// Starts a daemon, the first one or the next, and waits until its actors run.
     pub async fn start(&self) -> Daemon {
-        let ledger = self.path().join("ledger.sqlite");
-        until("the ledger is free", || async { Ledger::open(&ledger).ok().map(drop) }).await;
+        drop(self.ledger().await);
         start(&self.settings, self.env()).await
     }
 }
@@ -176,6 +205,13 @@ pub async fn finished(daemon: &Daemon, cycle: CycleId) -> Cycle {
         (found.state == CycleState::Finished).then_some(found)
     })
     .await
+}
+
+/// Waits until a cycle has ended with this outcome.
+pub async fn ended_with(daemon: &Daemon, cycle: CycleId, outcome: CycleOutcome) -> Cycle {
+    let ended = finished(daemon, cycle).await;
+    assert_eq!(ended.outcome, Some(outcome), "{}", ended.detail);
+    ended
 }
 
 pub async fn step(ledger: &Ledger, cycle: CycleId, name: &str) -> Option<Step> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use delayd::saga::StepObserver;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::CycleId;
 use tracing_subscriber::fmt::MakeWriter;
@@ -53,6 +54,31 @@ pub fn post_json(address: impl ToSocketAddrs, path: &str, json: &str) -> Option<
     status_and_body(&exchange(address, &format!("{head}Content-Length: {}\r\n\r\n{json}", json.len()))?)
 }
 
+/// A web server that answers a connection with what `respond` makes of the head of its request; `None` holds it open.
+pub async fn serving(mut respond: impl FnMut(&str) -> Option<String> + Send + 'static) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 8192];
+            let read = stream.read(&mut request).await.unwrap_or(0);
+            match respond(&String::from_utf8_lossy(&request[..read])) {
+                // A client that hung up is a test.
+                Some(answer) => drop(stream.write_all(answer.as_bytes()).await),
+                None => held.push(stream),
+            }
+        }
+    });
+    url
+}
+
+/// An answer for [`serving`]: a status with its reason and further lines of the head, and a body.
+pub fn http_answer(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+}
+
 /// Waits until `look` finds something; actors of this thread continue meanwhile.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -73,6 +99,15 @@ pub async fn until_true(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 /// Runs a test that starts actors.
 pub fn in_system<T>(test: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(test)
+}
+
+/// An error of this kind, whose text holds all these parts.
+pub fn assert_error(error: &PortError, kind: ErrorKind, parts: &[&str]) {
+    let text = error.to_string();
+    assert_eq!(error.kind(), kind, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing in: {text}");
+    }
 }
 
 pub fn gzip(body: &[u8]) -> Vec<u8> {

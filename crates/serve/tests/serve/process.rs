@@ -96,7 +96,7 @@ fn failure(command: &mut Command) -> (i32, String) {
 }
 
 #[test]
-fn what_keeps_a_replica_from_starting_is_told_in_one_line() {
+fn what_keeps_a_replica_from_starting_is_reported_in_one_line() {
     let (folder, dir) = bundle(1);
     let line = |code: i32, stderr: String, words: &[&str]| {
         assert_eq!(code, 1, "{stderr}");

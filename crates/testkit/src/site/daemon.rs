@@ -1,42 +1,61 @@
 //! A daemon's folder, with the ways to look into it from outside.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use delayd_ledger::Ledger;
 
 use crate::tools::{free_address, post_json};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::{CYCLE_LIMIT, NEVER, Needs, QUICK, Running, cluster_state, command, ended, reduced, tail};
 
+/// The body of a `POST /predict` about one flight.
+pub fn one_flight() -> String {
+    json!({ "flights": [{
+        "carrier": "UA", "flight_number": 1545, "origin": "EWR", "dest": "IAH",
+        "scheduled_departure": "2013-02-04T15:15:00Z", "scheduled_arrival": "2013-02-04T19:15:00Z",
+        "distance_miles": 1400.0, "context": {},
+    }] })
+    .to_string()
+}
+
+/// Puts a month of recorded flights where a daemon's store will be; `scratch` is a folder on the same disk.
+pub fn put_history(data: &Path, scratch: &Path, store: &Path) {
+    let folder = scratch.join("data");
+    reduced(data, &folder, (1, 1), (2, 3), |_, _, _| ());
+    for (file, key) in [
+        ("airports.csv", "reference/airports.csv"),
+        ("weather.csv", "weather/weather.csv"),
+        ("flights.csv", "flights/2013-01.csv"),
+    ] {
+        let target = store.join(key);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::rename(folder.join(file), target).unwrap();
+    }
+}
+
 /// A daemon's folder, with the ways to look into it from outside.
 pub struct Site {
     pub place: TempDir,
     pub service: PathBuf,
+    /// Variables of the daemon's environment.
+    pub environment: BTreeMap<&'static str, String>,
 }
 
 impl Site {
     /// A state folder whose store holds a month of flights.
     pub fn with_history(needs: &Needs) -> Self {
         let place = TempDir::new().unwrap();
-        let site = Self { place, service: needs.service.clone() };
-        let data = site.place.path().join("data");
-        reduced(&needs.data, &data, (1, 1), (2, 3), |_, _, _| ());
-        for (file, key) in [
-            ("airports.csv", "reference/airports.csv"),
-            ("weather.csv", "weather/weather.csv"),
-            ("flights.csv", "flights/2013-01.csv"),
-        ] {
-            site.put(key, &fs::read(data.join(file)).unwrap());
-        }
+        let site = Self { place, service: needs.service.clone(), environment: BTreeMap::new() };
+        put_history(&needs.data, site.place.path(), &site.state().join("store"));
         fs::write(site.config(), format!("{QUICK}{NEVER}")).unwrap();
         site
     }
@@ -58,11 +77,24 @@ impl Site {
         fs::rename(beside, target).unwrap();
     }
 
-    pub fn start(&self) -> Running {
+    /// `delayd` with this site's configuration and state.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let (config, state) = (self.config(), self.state());
-        let mut command = command(&["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap(), "run"]);
-        command.env("DELAYD_SERVE_BIN", &self.service);
-        Running::start(command, &state, &self.place.path().join("daemon.log"))
+        let place = ["--config", config.to_str().unwrap(), "--state", state.to_str().unwrap()];
+        let mut command = command(&[&place[..], arguments].concat());
+        command.env("DELAYD_SERVE_BIN", &self.service).envs(&self.environment);
+        command
+    }
+
+    pub fn start(&self) -> Running {
+        Running::start(self.command(&["run"]), &self.state(), &self.place.path().join("daemon.log"))
+    }
+
+    /// What a command prints that must succeed.
+    pub fn says(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
     }
 
     /// The ledger as it is now; `None` while there is none. A ledger that is only
@@ -123,13 +155,7 @@ impl Site {
     /// `POST /predict` about one flight; `None` when nobody answers.
     pub fn predict(&self) -> Option<(u16, String)> {
         let port = cluster_state(&self.state())["public_port"].as_u64().and_then(|port| u16::try_from(port).ok())?;
-        let body = json!({ "flights": [{
-            "carrier": "UA", "flight_number": 1545, "origin": "EWR", "dest": "IAH",
-            "scheduled_departure": "2013-02-04T15:15:00Z", "scheduled_arrival": "2013-02-04T19:15:00Z",
-            "distance_miles": 1400.0, "context": {},
-        }] })
-        .to_string();
-        post_json(("127.0.0.1", port), "/predict", &body)
+        post_json(("127.0.0.1", port), "/predict", &one_flight())
     }
 
     pub fn assert_it_answers(&self, daemon: &Running) {
@@ -162,7 +188,7 @@ impl Site {
 
     /// Asks the daemon to stop; the live model must keep serving without it.
     pub fn stop(&self, mut daemon: Running) {
-        kill(Pid::from_raw(i32::try_from(daemon.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+        daemon.signal(Signal::SIGTERM);
         let status = ended(&mut daemon.child, Duration::from_secs(30));
         assert!(
             status.is_some_and(|status| status.success()),

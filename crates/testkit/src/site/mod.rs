@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-pub use daemon::{DatalessDaemon, Site, text};
+pub use daemon::{DatalessDaemon, Site, one_flight, put_history, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -170,6 +170,16 @@ impl Running {
         let out = File::options().create(true).append(true).open(log).unwrap();
         let child = command.stdout(out.try_clone().unwrap()).stderr(out).spawn().unwrap();
         Self { child, state: state.to_owned(), log: log.to_owned() }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Its exit status, once it has ended; it is given a minute.
+    pub fn end(&mut self) -> ExitStatus {
+        ended(&mut self.child, Duration::from_secs(60))
+            .unwrap_or_else(|| panic!("it does not end:\n{}", tail(&self.log)))
     }
 }
 

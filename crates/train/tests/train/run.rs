@@ -216,7 +216,7 @@ fn the_search_records_every_trial_keeps_what_is_in_use_as_trial_0_and_repeats_it
 }
 
 #[test]
-fn a_search_without_time_measures_what_is_in_use_and_goes_on_with_it() {
+fn a_search_without_time_measures_what_is_in_use_and_continues_with_it() {
     let examples = crate::examples(2000, 60, 9);
     let tuning = TuningParameters { trials: 5, wall_time_secs: Some(0), ..TuningParameters::default() };
     let control = TrainingControl::default();
@@ -228,7 +228,7 @@ fn a_search_without_time_measures_what_is_in_use_and_goes_on_with_it() {
 }
 
 #[test]
-fn a_run_tells_its_progress_and_stops_when_it_is_cancelled() {
+fn a_run_reports_its_progress_and_stops_when_it_is_cancelled() {
     let examples = crate::examples(4000, 60, 10);
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let cancel = Arc::new(AtomicBool::new(false));
