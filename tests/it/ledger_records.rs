@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
 use delayd_core::ports::{PushedImage, Release, Severity};
-use delayd_ledger::tx::{route_alert, unrouted_alerts};
 use delayd_ledger::{
     Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
     IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewAlert, NewDecision, ObjectRef, ObjectStatus,
@@ -122,7 +121,7 @@ async fn one_cycle_is_open_at_a_time_and_an_unused_model_number_is_used_by_the_n
 async fn the_database_itself_refuses_a_second_open_cycle() {
     let ledger = Ledger::in_memory().unwrap();
     ledger.begin_cycle(CycleReason::Bootstrap, at(0)).await.unwrap();
-    let forced = ledger.transact("forcing a second cycle", |t| {
+    let forced = ledger.write("forcing a second cycle", |t| {
         t.execute(
             "INSERT INTO cycles (id, reason, state, run, model, deployment, started_at)
                    VALUES (99, '{\"kind\":\"scheduled\"}', 'waiting_approval', 99, 99, 99, 0)",
@@ -317,9 +316,9 @@ async fn the_same_event_is_one_alert() {
     };
     let id = ledger.enqueue_alert(alert.clone()).await.unwrap();
     let routed = ledger.alert(id).await.unwrap().unwrap().alert;
-    ledger.transact("routing", move |tx| route_alert(tx, &routed, &[], at(1))).await.unwrap();
+    ledger.write("routing", move |tx| tx.route_alert(&routed, &[], at(1))).await.unwrap();
     assert_eq!(ledger.enqueue_alert(alert).await.unwrap(), id);
-    assert!(ledger.transact("looking", |tx| unrouted_alerts(tx, 10)).await.unwrap().is_empty());
+    assert!(ledger.write("looking", |tx| tx.unrouted_alerts(10)).await.unwrap().is_empty());
 }
 
 fn flight(number: u32) -> FlightKey {

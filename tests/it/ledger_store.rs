@@ -9,7 +9,7 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use delayd_core::error::ErrorKind;
-use delayd_ledger::{CycleReason, Ledger, LedgerError, Page, recover_copy, refuse, tx};
+use delayd_ledger::{CycleReason, Ledger, LedgerError, Page, recover_copy, refuse};
 use serde_json::json;
 
 fn at(secs: i64) -> DateTime<Utc> {
@@ -17,28 +17,26 @@ fn at(secs: i64) -> DateTime<Utc> {
 }
 
 fn set(ledger: &Ledger, value: u32) -> Result<(), LedgerError> {
-    ledger.transact_blocking("setting", move |t| tx::set_setting(t, "number", &value, at(0)))
+    ledger.blocking().set_setting("number", value, at(0))
 }
 
 fn get(ledger: &Ledger) -> Option<u32> {
-    ledger.read_blocking("getting", |c| tx::setting(c, "number")).unwrap()
+    ledger.blocking().setting("number").unwrap()
 }
 
 fn filled(path: &Path) {
     let ledger = Ledger::open(path).unwrap();
     ledger
-        .transact_blocking("filling", |t| {
+        .blocking()
+        .write("filling", |t| {
             for n in 0..3000 {
-                tx::record_audit(
-                    t,
-                    &delayd_ledger::AuditEntry {
-                        at: at(n),
-                        actor: "ann".into(),
-                        action: "pause".into(),
-                        subject: format!("cycle_{n}"),
-                        detail: "x".repeat(100),
-                    },
-                )?;
+                t.record_audit(&delayd_ledger::AuditEntry {
+                    at: at(n),
+                    actor: "ann".into(),
+                    action: "pause".into(),
+                    subject: format!("cycle_{n}"),
+                    detail: "x".repeat(100),
+                })?;
             }
             Ok(())
         })
@@ -57,7 +55,7 @@ fn a_second_daemon_is_refused_with_the_first_ones_process_and_readers_are_not() 
     let reader = Ledger::open_read_only(&path).unwrap();
     assert_eq!(get(&reader), Some(1));
     assert!(matches!(set(&reader, 2), Err(LedgerError::ReadOnly { .. })));
-    let sneaky = reader.read_blocking("writing all the same", |c| c.execute("DELETE FROM settings", []));
+    let sneaky = reader.blocking().read("writing all the same", |c| c.execute("DELETE FROM settings", []));
     assert_eq!(sneaky.unwrap_err().kind(), ErrorKind::Denied);
     drop(first);
     assert_eq!(get(&Ledger::open(&path).unwrap()), Some(1), "the lock goes with the last handle");
@@ -110,10 +108,10 @@ fn a_damaged_file_is_refused_untouched_and_what_can_be_read_of_it_is_copied() {
 #[test]
 fn a_full_disk_is_exhausted_and_leaves_the_ledger_usable() {
     let ledger = Ledger::in_memory().unwrap();
-    let full = ledger.transact_blocking("filling the disk", |t| {
+    let full = ledger.blocking().write("filling the disk", |t| {
         let pages: i64 = t.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         t.query_row(&format!("PRAGMA max_page_count = {}", pages + 2), [], |_| Ok(()))?;
-        tx::set_setting(t, "number", &"x".repeat(100_000), at(0))
+        t.set_setting("number", "x".repeat(100_000), at(0))
     });
     assert_eq!(full.unwrap_err().kind(), ErrorKind::Exhausted);
     set(&ledger, 5).unwrap();
@@ -125,15 +123,15 @@ async fn a_refusal_a_panic_and_an_error_store_nothing_and_the_ledger_goes_on() {
     let ledger = Ledger::in_memory().unwrap();
     set(&ledger, 1).unwrap();
     let refused: Result<(), _> = ledger
-        .transact("refusing", |t| {
-            tx::set_setting(t, "number", &2, at(0))?;
+        .write("refusing", |t| {
+            t.set_setting("number", 2, at(0))?;
             Err(refuse(ErrorKind::Invalid, "not today"))
         })
         .await;
     assert_eq!(refused.unwrap_err().to_string(), "ledger: refusing: not today");
     let panicked: Result<(), _> = ledger
-        .transact("panicking", |t| {
-            tx::set_setting(t, "number", &3, at(0))?;
+        .write("panicking", |t| {
+            t.set_setting("number", 3, at(0))?;
             panic!("a fault of ours")
         })
         .await;

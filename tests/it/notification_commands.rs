@@ -51,17 +51,14 @@ const SLACK: &str = "[notification]\nchannels = [\"log\", \"slack\"]\nattempts =
 
 fn enqueue(state: &Path, key: &str) {
     let ledger = Ledger::open(&state.join("ledger.sqlite")).unwrap();
-    let id = ledger.transact_blocking("telling", {
-        let alert = NewAlert {
-            at: "2013-07-01T12:00:00Z".parse().unwrap(),
-            severity: Severity::Warning,
-            dedup_key: key.to_owned(),
-            title: "Drift: model_v1 sees other data".into(),
-            body: "wind_speed".into(),
-        };
-        move |tx| delayd_ledger::tx::enqueue_alert(tx, &alert)
-    });
-    id.unwrap();
+    let alert = NewAlert {
+        at: "2013-07-01T12:00:00Z".parse().unwrap(),
+        severity: Severity::Warning,
+        dedup_key: key.to_owned(),
+        title: "Drift: model_v1 sees other data".into(),
+        body: "wind_speed".into(),
+    };
+    ledger.blocking().enqueue_alert(alert).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

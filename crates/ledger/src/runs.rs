@@ -1,13 +1,14 @@
 //! Training runs: what was tried with what, and what came of it.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::DatasetVersion;
 use super::columns::{At, Json, text_enum};
 use super::query::{self, Page};
-use super::{DatasetVersion, Ledger, LedgerError};
+use super::records::{Reads, Records, Writes};
 use delayd_core::ids::{CycleId, RunId};
 
 text_enum! {
@@ -77,12 +78,11 @@ impl Run {
     }
 }
 
-/// Notes a run as it is now: at its begin, as it goes on, at its end.
-///
-/// # Errors
-/// Its cycle or dataset is unknown, or SQLite failed.
-pub fn save(tx: &Transaction<'_>, run: &Run) -> rusqlite::Result<()> {
-    tx.execute(
+impl<W: Writes> Records<W> {
+    /// Notes a run as it is now: at its begin, as it goes on, at its end.
+    pub fn save_run(&self, run: Run) -> W::Answer<()> {
+        self.write("noting a training run", move |tx| {
+            tx.execute(
         "INSERT INTO runs (id, cycle, dataset, parameters, seed, device, state, epochs, trials, metrics, started_at,
          finished_at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
          ON CONFLICT (id) DO UPDATE SET dataset = ?3, parameters = ?4, seed = ?5, device = ?6, state = ?7,
@@ -103,35 +103,21 @@ pub fn save(tx: &Transaction<'_>, run: &Run) -> rusqlite::Result<()> {
             Json(&run.record)
         ],
     )?;
-    Ok(())
-}
-
-pub(super) fn get(connection: &Connection, id: RunId) -> rusqlite::Result<Option<Run>> {
-    query::one(connection, "SELECT * FROM runs WHERE id = ?1", [id], Run::from_row)
-}
-
-impl Ledger {
-    /// Notes a run as it is now: at its begin, as it goes on, at its end.
-    ///
-    /// # Errors
-    /// Its cycle or dataset is unknown, or SQLite failed.
-    pub async fn save_run(&self, run: Run) -> Result<(), LedgerError> {
-        self.transact("noting a training run", move |tx| save(tx, &run)).await
+            Ok(())
+        })
     }
+}
 
+impl<R: Reads> Records<R> {
     /// One run.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn run(&self, id: RunId) -> Result<Option<Run>, LedgerError> {
-        self.read("reading a training run", move |connection| get(connection, id)).await
+    pub fn run(&self, id: RunId) -> R::Answer<Option<Run>> {
+        self.read("reading a training run", move |connection| {
+            query::one(connection, "SELECT * FROM runs WHERE id = ?1", [id], Run::from_row)
+        })
     }
 
     /// Runs, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn runs(&self, page: Page) -> Result<Vec<Run>, LedgerError> {
-        self.read("listing training runs", move |c| query::page(c, "runs", "id DESC", page, Run::from_row)).await
+    pub fn runs(&self, page: Page) -> R::Answer<Vec<Run>> {
+        self.read("listing training runs", move |c| query::page(c, "runs", "id DESC", page, Run::from_row))
     }
 }

@@ -11,8 +11,7 @@ use crate::http::metrics::page::Page;
 use crate::saga::steps::STEPS;
 use delayd_core::ports::ChannelKind;
 use delayd_judge::governor::{GovernorPolicy, GovernorState, standing};
-use delayd_ledger::tx::cycles_page;
-use delayd_ledger::{CycleState, Page as LedgerPage};
+use delayd_ledger::{CycleState, Page as LedgerPage, Snapshot};
 
 const REASONS: [&str; 5] = ["bootstrap", "drift", "performance", "scheduled", "manual"];
 const OUTCOMES: [&str; 6] = ["deployed", "kept_live", "failed", "cancelled", "rolled_back", "stuck"];
@@ -94,7 +93,7 @@ fn open(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
 
 pub(super) fn governor(
     page: &mut Page,
-    connection: &Connection,
+    connection: &Snapshot<'_>,
     policy: &GovernorPolicy,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<()> {
@@ -104,7 +103,7 @@ pub(super) fn governor(
     page.put(&names::PAUSED, &[], f64::from(u8::from(paused)));
     let reset = word("breaker_reset")?;
     let reset_at = reset.as_ref().and_then(|word| word.get("at")?.as_str()?.parse().ok());
-    let cycles = cycles_page(connection, LedgerPage { offset: 0, limit: 200 })?;
+    let cycles = connection.cycles(LedgerPage { offset: 0, limit: 200 })?;
     let state = GovernorState { cycles: cycles.iter().filter_map(past_cycle).collect(), reset_at };
     let standing = standing(&state, policy, now);
     let left = |until: Option<DateTime<Utc>>| until.map_or(0.0, |until| (seconds(until) - seconds(now)).max(0.0));

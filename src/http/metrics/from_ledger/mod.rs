@@ -15,10 +15,10 @@ use serde_json::Value;
 use super::catalogue::{self as names, Metric};
 use super::page::Page;
 use delayd_judge::governor::GovernorPolicy;
-use delayd_ledger::LedgerUsage;
+use delayd_ledger::{LedgerUsage, Snapshot};
 
 /// Everything that the ledger tells.
-pub(super) fn read(connection: &Connection, governor: &GovernorPolicy, now: DateTime<Utc>) -> rusqlite::Result<Page> {
+pub(super) fn read(connection: &Snapshot<'_>, governor: &GovernorPolicy, now: DateTime<Utc>) -> rusqlite::Result<Page> {
     let mut page = Page::default();
     data::ingestion(&mut page, connection, now)?;
     data::validation(&mut page, connection)?;
