@@ -44,7 +44,7 @@ impl RegistryStage {
             cycle: cycle.id,
             reason: Some(cycle.reason.to_string()),
             parent,
-            metrics: bundle.metrics,
+            metrics: bundle.metrics.into(),
             bundle_key: bundle_prefix(&digest),
             registered_at: self.env.now(),
         };

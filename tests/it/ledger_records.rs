@@ -42,25 +42,25 @@ async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) 
         version: Digest::of(b"manifest"),
         cycle: cycle.id,
         sources: vec![source],
-        manifest: json!({"sources": 1}),
+        manifest: json!({"sources": 1}).into(),
         rows: 9,
         from: at(0),
         until: at(86_400 * 7),
-        validation: json!({}),
+        validation: json!({}).into(),
         created_at: at(1),
     };
     let run = Run {
         id: cycle.run,
         cycle: cycle.id,
         dataset: dataset.version.clone(),
-        parameters: json!({"lr": 0.001}),
+        parameters: json!({"lr": 0.001}).into(),
         seed: u64::MAX,
         device: "cpu".into(),
         state: RunState::Succeeded,
-        epochs: json!([]),
-        trials: json!([]),
-        metrics: json!({"auc": 0.75}),
-        record: json!({"commit": "0123abc"}),
+        epochs: json!([]).into(),
+        trials: json!([]).into(),
+        metrics: json!({"auc": 0.75}).into(),
+        record: json!({"commit": "0123abc"}).into(),
         started_at: at(2),
         finished_at: Some(at(3)),
     };
@@ -73,7 +73,7 @@ async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) 
         cycle: cycle.id,
         reason: None,
         parent,
-        metrics: json!({"auc": 0.75}),
+        metrics: json!({"auc": 0.75}).into(),
         registered_at: at(4),
     };
     // Everything twice: every insert is safe to repeat.
@@ -138,7 +138,7 @@ async fn steps_count_their_attempts_and_a_done_step_is_not_begun_again() {
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(1)).await.unwrap(), 1);
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(2)).await.unwrap(), 2, "after a crash");
     ledger.step_progress(cycle, 0, "3 of 9 objects").await.unwrap();
-    ledger.step_done(cycle, 0, json!({"rows": 9}), at(3), 1500).await.unwrap();
+    ledger.step_done(cycle, 0, json!({"rows": 9}).into(), at(3), 1500).await.unwrap();
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(4)).await.unwrap_err().kind(), ErrorKind::Conflict);
     ledger.step_started(cycle, 1, "train", at(5)).await.unwrap();
     ledger.step_failed(cycle, 1, "no rows", at(6), 10).await.unwrap();
@@ -294,9 +294,9 @@ async fn a_decision_reads_back_with_everything_that_was_weighed() {
         at: at(0),
         cycle: None,
         kind: "gate".into(),
-        inputs: json!({"live": "model_v1"}),
-        tests: json!([{"name": "auc", "passed": true}]),
-        alternatives: json!(["keep the live model"]),
+        inputs: json!({"live": "model_v1"}).into(),
+        tests: json!([{"name": "auc", "passed": true}]).into(),
+        alternatives: json!(["keep the live model"]).into(),
         outcome: "promote".into(),
         reason: "AUC is higher".into(),
     };
@@ -379,12 +379,16 @@ async fn thousands_of_predictions_are_stored_at_once() {
 async fn windows_for_a_chart_are_thinned_evenly_and_keep_the_newest() {
     let ledger = Ledger::in_memory().unwrap();
     for minute in 0..100 {
-        let window = MetricsWindow { at: at(60 * minute), model: ModelVersion(1), body: json!({ "minute": minute }) };
+        let window =
+            MetricsWindow { at: at(60 * minute), model: ModelVersion(1), body: json!({ "minute": minute }).into() };
         ledger.save_metrics_window(window).await.unwrap();
     }
     let minutes = async |points| {
         let found = ledger.metrics_windows_thinned(at(0), at(6000), points).await.unwrap();
-        found.iter().map(|window| window.body["minute"].as_i64().unwrap()).collect::<Vec<_>>()
+        found
+            .iter()
+            .map(|window| serde_json::to_value(&window.body).unwrap()["minute"].as_i64().unwrap())
+            .collect::<Vec<_>>()
     };
     assert_eq!(minutes(10).await, [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]);
     assert_eq!(minutes(1).await, [99]);

@@ -151,7 +151,7 @@ async fn a_backup_is_whole_while_the_ledger_is_in_use_and_never_overwrites() {
     ledger.backup_to(&backup).await.unwrap();
     assert_eq!(ledger.backup_to(&backup).await.unwrap_err().kind(), ErrorKind::Conflict);
     ledger.step_started(cycle.id, 0, "ingest", at(6)).await.unwrap();
-    ledger.step_done(cycle.id, 0, json!({"rows": 1}), at(7), 10).await.unwrap();
+    ledger.step_done(cycle.id, 0, json!({"rows": 1}).into(), at(7), 10).await.unwrap();
     let restored = Ledger::open(&backup).unwrap();
     assert_eq!(restored.cycles(Page::default()).await.unwrap(), vec![cycle.clone()]);
     assert!(restored.steps_of(cycle.id).await.unwrap().is_empty());

@@ -21,6 +21,7 @@ use super::formats::{ColumnMapping, ParseLimits, parquet, parse_flights};
 use super::local_time::TimeZones;
 use super::sources::{SourceVersion, read_source};
 use super::validation::{LeftOutSource, QuarantinedRow, SourcedRecord, ValidationInput, ValidationReport, validate};
+use delayd_core::Stored;
 use delayd_core::error::chain;
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
@@ -59,6 +60,10 @@ pub struct DatasetManifest {
     pub rows: u64,
     /// Digest over the flights, independent of how they are stored.
     pub rows_sha256: Digest,
+}
+
+impl Stored for DatasetManifest {
+    const NAME: &'static str = "dataset manifest";
 }
 
 impl DatasetManifest {

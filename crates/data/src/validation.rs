@@ -13,6 +13,7 @@ use delayd_features::KnownWhen;
 use super::contract::{Action, Contract, OutlierRule, Value, value};
 use super::error::DataError;
 use super::flight::FlightRecord;
+use delayd_core::Stored;
 use delayd_core::ids::Digest;
 
 /// A flight with where it was read.
@@ -79,6 +80,10 @@ pub struct ValidationReport {
     pub quarantine_key: Option<String>,
     /// Every bound that was passed; not empty means: do not learn from this.
     pub failures: Vec<String>,
+}
+
+impl Stored for ValidationReport {
+    const NAME: &'static str = "validation report";
 }
 
 /// The outcome of a validation.

@@ -9,6 +9,7 @@ pub use super::governor::Trigger;
 use super::governor::{GovernorPolicy, GovernorState, Permit, permit};
 use crate::monitoring::drift::DriftStatus;
 use crate::monitoring::performance::PerformanceStatus;
+use delayd_core::Stored;
 use delayd_core::ids::{CycleId, DriftReportId, ModelVersion};
 
 /// The live model.
@@ -97,6 +98,10 @@ pub struct Snapshot {
     pub governor: GovernorState,
 }
 
+impl Stored for Snapshot {
+    const NAME: &'static str = "decision on a retrain";
+}
+
 /// When to retrain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -114,6 +119,10 @@ pub struct RetrainPolicy {
     pub minimum_first_examples: u64,
     /// Cooldown, budget, breaker.
     pub governor: GovernorPolicy,
+}
+
+impl Stored for RetrainPolicy {
+    const NAME: &'static str = "retrain policy";
 }
 
 impl Default for RetrainPolicy {
@@ -186,6 +195,27 @@ pub struct Alternative {
     pub taken: bool,
     /// Why, or why not.
     pub why: String,
+}
+
+impl Stored for Alternative {
+    const NAME: &'static str = "alternative of a decision";
+}
+
+/// What could have been decided, of whichever kind of decision: a trigger that was looked at, or an outcome of the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weighed {
+    /// What it is called.
+    #[serde(alias = "trigger")]
+    pub name: String,
+    /// Whether it was decided.
+    pub taken: bool,
+    /// Why, or why not, where that was noted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl Stored for Weighed {
+    const NAME: &'static str = "alternative of a decision";
 }
 
 /// A decision with everything that was weighed.

@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Count, Json};
+use super::columns::{At, Count};
 use super::query::{self, Page};
 use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::{CycleId, Digest};
 
 /// A dataset's identity: the digest of the manifest of its sources.
@@ -32,7 +32,7 @@ pub struct Dataset {
     /// The sources it was made of, each recorded with [`Ledger::record_objects`] before.
     pub sources: Vec<ObjectRef>,
     /// The manifest whose digest it is: enough to make the dataset again.
-    pub manifest: Value,
+    pub manifest: Document,
     /// How many rows.
     pub rows: u64,
     /// The first scheduled departure in it.
@@ -40,7 +40,7 @@ pub struct Dataset {
     /// The end of its window, exclusive.
     pub until: DateTime<Utc>,
     /// What validation found.
-    pub validation: Value,
+    pub validation: Document,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -51,11 +51,11 @@ impl Dataset {
             version: row.get("version")?,
             cycle: row.get("cycle")?,
             sources: Vec::new(),
-            manifest: row.get::<_, Json<_>>("manifest")?.0,
+            manifest: row.get("manifest")?,
             rows: row.get::<_, Count>("row_count")?.0,
             from: row.get::<_, At>("from_time")?.0,
             until: row.get::<_, At>("until_time")?.0,
-            validation: row.get::<_, Json<_>>("validation")?.0,
+            validation: row.get("validation")?,
             created_at: row.get::<_, At>("created_at")?.0,
         })
     }
@@ -69,7 +69,7 @@ pub struct RefusedDataset {
     /// How many rows it would have had.
     pub rows: u64,
     /// What validation found; `failures` says why it was refused.
-    pub validation: Value,
+    pub validation: Document,
     /// When.
     pub refused_at: DateTime<Utc>,
 }
@@ -79,7 +79,7 @@ impl RefusedDataset {
         Ok(Self {
             cycle: row.get("cycle")?,
             rows: row.get::<_, Count>("row_count")?.0,
-            validation: row.get::<_, Json<_>>("validation")?.0,
+            validation: row.get("validation")?,
             refused_at: row.get::<_, At>("refused_at")?.0,
         })
     }
@@ -102,11 +102,11 @@ impl<W: Writes> Records<W> {
         params![
             dataset.version,
             dataset.cycle,
-            Json(&dataset.manifest),
+            dataset.manifest,
             Count(dataset.rows),
             At(dataset.from),
             At(dataset.until),
-            Json(&dataset.validation),
+            dataset.validation,
             At(dataset.created_at)
         ],
     )?;
@@ -126,7 +126,7 @@ impl<W: Writes> Records<W> {
             tx.execute(
                 "INSERT INTO refused_datasets (cycle, row_count, validation, refused_at) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (cycle) DO UPDATE SET row_count = ?2, validation = ?3, refused_at = ?4",
-                params![refused.cycle, Count(refused.rows), Json(&refused.validation), At(refused.refused_at)],
+                params![refused.cycle, Count(refused.rows), refused.validation, At(refused.refused_at)],
             )?;
             Ok(())
         })

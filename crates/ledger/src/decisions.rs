@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Json};
+use super::columns::At;
 use super::query::{self, Page};
 use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::{CycleId, DecisionId};
 
 /// One decision, complete enough to be made again.
@@ -22,11 +22,11 @@ pub struct Decision {
     /// What sort: `retrain`, `gate`, `approve`, `rollback`, …
     pub kind: String,
     /// What it was made from.
-    pub inputs: Value,
+    pub inputs: Document,
     /// Every test, its threshold and its result.
-    pub tests: Value,
+    pub tests: Document,
     /// What else could have been decided, and why it was not.
-    pub alternatives: Value,
+    pub alternatives: Document,
     /// What was decided.
     pub outcome: String,
     /// Why, in words.
@@ -43,11 +43,11 @@ pub struct NewDecision {
     /// What sort.
     pub kind: String,
     /// What it was made from.
-    pub inputs: Value,
+    pub inputs: Document,
     /// Every test, its threshold and its result.
-    pub tests: Value,
+    pub tests: Document,
     /// What else could have been decided.
-    pub alternatives: Value,
+    pub alternatives: Document,
     /// What was decided.
     pub outcome: String,
     /// Why, in words.
@@ -79,9 +79,9 @@ impl Decision {
             at: row.get::<_, At>("at")?.0,
             cycle: row.get("cycle")?,
             kind: row.get("kind")?,
-            inputs: row.get::<_, Json<_>>("inputs")?.0,
-            tests: row.get::<_, Json<_>>("tests")?.0,
-            alternatives: row.get::<_, Json<_>>("alternatives")?.0,
+            inputs: row.get("inputs")?,
+            tests: row.get("tests")?,
+            alternatives: row.get("alternatives")?,
             outcome: row.get("outcome")?,
             reason: row.get("reason")?,
         })
@@ -100,9 +100,9 @@ impl<W: Writes> Records<W> {
                     At(decision.at),
                     decision.cycle,
                     decision.kind,
-                    Json(&decision.inputs),
-                    Json(&decision.tests),
-                    Json(&decision.alternatives),
+                    decision.inputs,
+                    decision.tests,
+                    decision.alternatives,
                     decision.outcome,
                     decision.reason
                 ],

@@ -3,12 +3,12 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::columns::{At, Json, text_enum};
 use super::query::{self, Page};
 use super::records::{Reads, Records, Writes};
 use super::refuse;
+use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, ModelVersion};
 use delayd_core::ports::Release;
@@ -77,7 +77,7 @@ pub struct VerificationRecord {
     /// Whether it may serve.
     pub passed: bool,
     /// Every check with its numbers.
-    pub report: Value,
+    pub report: Document,
 }
 
 impl VerificationRecord {
@@ -86,7 +86,7 @@ impl VerificationRecord {
             deployment: row.get("deployment")?,
             at: row.get::<_, At>("at")?.0,
             passed: row.get("passed")?,
-            report: row.get::<_, Json<_>>("report")?.0,
+            report: row.get("report")?,
         })
     }
 }
@@ -144,7 +144,7 @@ impl<W: Writes> Records<W> {
             tx.execute(
                 "INSERT INTO verifications (deployment, at, passed, report) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (deployment, at) DO NOTHING",
-                params![record.deployment, At(record.at), record.passed, Json(&record.report)],
+                params![record.deployment, At(record.at), record.passed, record.report],
             )?;
             Ok(())
         })

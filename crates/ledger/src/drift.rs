@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Json};
+use super::columns::At;
 use super::query::{self, Page};
 use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::{DriftReportId, ModelVersion};
 
 /// One evaluation of drift.
@@ -26,7 +26,7 @@ pub struct DriftRecord {
     /// Whether it calls for a retrain.
     pub drifted: bool,
     /// Every feature with its statistics and thresholds.
-    pub report: Value,
+    pub report: Document,
 }
 
 impl DriftRecord {
@@ -38,7 +38,7 @@ impl DriftRecord {
             window_from: row.get::<_, At>("window_from")?.0,
             window_until: row.get::<_, At>("window_until")?.0,
             drifted: row.get("drifted")?,
-            report: row.get::<_, Json<_>>("report")?.0,
+            report: row.get("report")?,
         })
     }
 }
@@ -51,12 +51,12 @@ pub struct MetricsWindow {
     /// The model that served.
     pub model: ModelVersion,
     /// Traffic, latency, errors, scores.
-    pub body: Value,
+    pub body: Document,
 }
 
 impl MetricsWindow {
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { at: row.get::<_, At>("at")?.0, model: row.get("model")?, body: row.get::<_, Json<_>>("body")?.0 })
+        Ok(Self { at: row.get::<_, At>("at")?.0, model: row.get("model")?, body: row.get("body")? })
     }
 }
 
@@ -74,7 +74,7 @@ impl<W: Writes> Records<W> {
                     At(record.window_from),
                     At(record.window_until),
                     record.drifted,
-                    Json(&record.report)
+                    record.report
                 ],
             )?;
             Ok(())
@@ -87,7 +87,7 @@ impl<W: Writes> Records<W> {
             tx.execute(
                 "INSERT INTO metrics_windows (at, model, body) VALUES (?1, ?2, ?3)
          ON CONFLICT (at, model) DO UPDATE SET body = ?3",
-                params![At(window.at), window.model, Json(&window.body)],
+                params![At(window.at), window.model, window.body],
             )?;
             Ok(())
         })

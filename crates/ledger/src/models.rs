@@ -7,12 +7,12 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Json, text_enum};
+use super::columns::{At, text_enum};
 use super::query::{self, Page};
 use super::records::{Reads, Records, Tx, Writes};
 use super::{DatasetVersion, refuse};
+use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, Digest, ModelVersion, RunId};
 
@@ -36,7 +36,7 @@ pub struct Model {
     /// The model that was live when it was made.
     pub parent: Option<ModelVersion>,
     /// What it measured before it was registered.
-    pub metrics: Value,
+    pub metrics: Document,
     /// When.
     pub registered_at: DateTime<Utc>,
 }
@@ -52,7 +52,7 @@ impl Model {
             cycle: row.get("cycle")?,
             reason: row.get("reason")?,
             parent: row.get("parent")?,
-            metrics: row.get::<_, Json<_>>("metrics")?.0,
+            metrics: row.get("metrics")?,
             registered_at: row.get::<_, At>("registered_at")?.0,
         })
     }
@@ -154,7 +154,7 @@ impl<W: Writes> Records<W> {
                     model.cycle,
                     model.reason,
                     model.parent,
-                    Json(&model.metrics),
+                    model.metrics,
                     At(model.registered_at)
                 ],
             )?;

@@ -3,13 +3,13 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::alerts::outbox::NewAlert;
-use super::columns::{At, Count, Json, text_enum};
+use super::columns::{At, Count, text_enum};
 use super::datasets::DatasetVersion;
 use super::query::{self, Page};
 use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::Digest;
 pub use delayd_core::ports::ReferenceKind;
 
@@ -37,7 +37,7 @@ pub struct NewReferenceVersion {
     /// Airports or days in it.
     pub entries: u64,
     /// How it differs from the version before.
-    pub changes: Value,
+    pub changes: Document,
     /// When it was noticed.
     pub noticed_at: DateTime<Utc>,
 }
@@ -62,7 +62,7 @@ impl ReferenceVersion {
                 object_key: row.get("object_key")?,
                 origin: row.get("origin")?,
                 entries: row.get::<_, Count>("entries")?.0,
-                changes: row.get::<_, Json<_>>("changes")?.0,
+                changes: row.get("changes")?,
                 noticed_at: row.get::<_, At>("noticed_at")?.0,
             },
         })
@@ -79,7 +79,7 @@ pub struct DatasetWeather {
     /// Share of the airport-hours that were known, in the worse of the whole and the fresh window.
     pub share: f64,
     /// The numbers and the failures.
-    pub coverage: Value,
+    pub coverage: Document,
 }
 
 impl DatasetWeather {
@@ -88,7 +88,7 @@ impl DatasetWeather {
             dataset: row.get("dataset")?,
             at: row.get::<_, At>("at")?.0,
             share: row.get("share")?,
-            coverage: row.get::<_, Json<_>>("coverage")?.0,
+            coverage: row.get("coverage")?,
         })
     }
 }
@@ -110,7 +110,7 @@ impl<W: Writes> Records<W> {
                     version.object_key,
                     version.origin,
                     Count(version.entries),
-                    Json(&version.changes),
+                    version.changes,
                     At(version.noticed_at)
                 ],
             )?;
@@ -127,7 +127,7 @@ impl<W: Writes> Records<W> {
             tx.execute(
                 "INSERT INTO dataset_weather (dataset, at, share, coverage) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (dataset) DO UPDATE SET at = ?2, share = ?3, coverage = ?4",
-                params![weather.dataset, At(weather.at), weather.share, Json(&weather.coverage)],
+                params![weather.dataset, At(weather.at), weather.share, weather.coverage],
             )?;
             Ok(())
         })

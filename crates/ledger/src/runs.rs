@@ -3,12 +3,12 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::DatasetVersion;
-use super::columns::{At, Json, text_enum};
+use super::columns::{At, text_enum};
 use super::query::{self, Page};
 use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::{CycleId, RunId};
 
 text_enum! {
@@ -35,7 +35,7 @@ pub struct Run {
     /// What it learns from.
     pub dataset: DatasetVersion,
     /// Every parameter; while the run goes on, those it began with.
-    pub parameters: Value,
+    pub parameters: Document,
     /// The seed of everything random in it.
     pub seed: u64,
     /// `cpu` or `cuda:0`.
@@ -43,14 +43,14 @@ pub struct Run {
     /// Where it is.
     pub state: RunState,
     /// What each epoch measured.
-    pub epochs: Value,
+    pub epochs: Document,
     /// Every trial of the tuning, the best marked.
-    pub trials: Value,
+    pub trials: Document,
     /// What the result measures.
-    pub metrics: Value,
+    pub metrics: Document,
     /// The whole training record: the commit, library versions, rows, calibration, threshold; null until it succeeded.
     #[serde(default)]
-    pub record: Value,
+    pub record: Document,
     /// When it was begun.
     pub started_at: DateTime<Utc>,
     /// When it ended.
@@ -63,15 +63,15 @@ impl Run {
             id: row.get("id")?,
             cycle: row.get("cycle")?,
             dataset: row.get("dataset")?,
-            parameters: row.get::<_, Json<_>>("parameters")?.0,
+            parameters: row.get("parameters")?,
             // A seed uses all 64 bits; SQLite's integers are the same bits with a sign.
             seed: row.get::<_, i64>("seed")?.cast_unsigned(),
             device: row.get("device")?,
             state: row.get("state")?,
-            epochs: row.get::<_, Json<_>>("epochs")?.0,
-            trials: row.get::<_, Json<_>>("trials")?.0,
-            metrics: row.get::<_, Json<_>>("metrics")?.0,
-            record: row.get::<_, Json<_>>("record")?.0,
+            epochs: row.get("epochs")?,
+            trials: row.get("trials")?,
+            metrics: row.get("metrics")?,
+            record: row.get("record")?,
             started_at: row.get::<_, At>("started_at")?.0,
             finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
         })
@@ -91,16 +91,16 @@ impl<W: Writes> Records<W> {
             run.id,
             run.cycle,
             run.dataset,
-            Json(&run.parameters),
+            run.parameters,
             run.seed.cast_signed(),
             run.device,
             run.state,
-            Json(&run.epochs),
-            Json(&run.trials),
-            Json(&run.metrics),
+            run.epochs,
+            run.trials,
+            run.metrics,
             At(run.started_at),
             run.finished_at.map(At),
-            Json(&run.record)
+            run.record
         ],
     )?;
             Ok(())

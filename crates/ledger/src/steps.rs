@@ -5,11 +5,11 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Count, Json, text_enum};
+use super::columns::{At, Count, text_enum};
 use super::records::{Reads, Records, Tx, Writes};
 use super::{query, refuse};
+use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::CycleId;
 
@@ -55,7 +55,7 @@ pub struct Step {
     /// What it does now, in one line.
     pub progress: String,
     /// What it made, for the steps after it.
-    pub output: Option<Value>,
+    pub output: Option<Document>,
     /// Why it failed last.
     pub error: Option<String>,
 }
@@ -72,7 +72,7 @@ impl Step {
             finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
             wall_ms: row.get::<_, Option<Count>>("wall_ms")?.map(|count| count.0),
             progress: row.get("progress")?,
-            output: row.get::<_, Option<Json<_>>>("output")?.map(|json| json.0),
+            output: row.get("output")?,
             error: row.get("error")?,
         })
     }
@@ -154,7 +154,7 @@ impl<W: Writes> Records<W> {
         &self,
         cycle: CycleId,
         position: u32,
-        output: Value,
+        output: Document,
         at: DateTime<Utc>,
         wall_ms: u64,
     ) -> W::Answer<()> {
@@ -162,7 +162,7 @@ impl<W: Writes> Records<W> {
             let changed = tx.execute(
                 "UPDATE steps SET state = 'done', output = ?3, finished_at = ?4, wall_ms = ?5, error = NULL
          WHERE cycle = ?1 AND position = ?2",
-                params![cycle, position, Json(output), At(at), Count(wall_ms)],
+                params![cycle, position, output, At(at), Count(wall_ms)],
             )?;
             found(changed, cycle, position)
         })

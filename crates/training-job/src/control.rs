@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::tune::TrialRecord;
+use delayd_core::Stored;
 
 /// One pass of one member over the training rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,10 @@ pub struct EpochRecord {
     pub seconds: f64,
     /// Training rows per second.
     pub rows_per_second: f64,
+}
+
+impl Stored for EpochRecord {
+    const NAME: &'static str = "epoch";
 }
 
 /// News of a run.

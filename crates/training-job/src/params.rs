@@ -1,5 +1,6 @@
 //! What a training run may be told, checked as a whole before anything starts.
 
+use delayd_core::Stored;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -157,6 +158,10 @@ pub struct TrainingParameters {
     pub reference_days: f64,
     /// Rows with an outcome without which no model is trained.
     pub min_rows: usize,
+}
+
+impl Stored for TrainingParameters {
+    const NAME: &'static str = "training parameters";
 }
 
 impl Default for TrainingParameters {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::EpochRecord;
 use crate::params::TrainingParameters;
 use crate::tune::TuningReport;
+use delayd_core::Stored;
 use delayd_judge::evaluation::metrics::Metrics;
 
 /// The threshold and what it does on the rows it was chosen on.
@@ -79,6 +80,10 @@ pub struct TrainingRecord {
     pub calibration: Calibration,
     /// The threshold and what it does on the tail.
     pub threshold: ChosenThreshold,
+}
+
+impl Stored for TrainingRecord {
+    const NAME: &'static str = "training record";
 }
 
 /// The whole report, with what took how long.

@@ -85,25 +85,25 @@ pub(crate) async fn registered(ledger: &Ledger, state: &Path) -> (Cycle, Digest,
         version: Digest::of(b"manifest"),
         cycle: cycle.id,
         sources: Vec::new(),
-        manifest: json!({}),
+        manifest: json!({}).into(),
         rows: 1,
         from: at(0),
         until: at(86_400 * 7),
-        validation: json!({}),
+        validation: json!({}).into(),
         created_at: at(1),
     };
     let run = Run {
         id: cycle.run,
         cycle: cycle.id,
         dataset: dataset.version.clone(),
-        parameters: json!({}),
+        parameters: json!({}).into(),
         seed: 1,
         device: "cpu".to_owned(),
         state: RunState::Succeeded,
-        epochs: json!([]),
-        trials: json!([]),
-        metrics: json!({}),
-        record: json!({"commit": "0123abc"}),
+        epochs: json!([]).into(),
+        trials: json!([]).into(),
+        metrics: json!({}).into(),
+        record: json!({"commit": "0123abc"}).into(),
         started_at: at(2),
         finished_at: Some(at(3)),
     };
@@ -116,7 +116,7 @@ pub(crate) async fn registered(ledger: &Ledger, state: &Path) -> (Cycle, Digest,
         cycle: cycle.id,
         reason: None,
         parent: None,
-        metrics: json!({}),
+        metrics: json!({}).into(),
         registered_at: at(4),
     };
     ledger.insert_dataset(dataset.clone()).await.unwrap();
@@ -125,7 +125,7 @@ pub(crate) async fn registered(ledger: &Ledger, state: &Path) -> (Cycle, Digest,
     for (name, output) in outputs(&cycle, &bundle, &dataset.version) {
         let position = STEPS.iter().find(|step| step.name == name).unwrap().position;
         ledger.step_started(cycle.id, position, name, at(5)).await.unwrap();
-        ledger.step_done(cycle.id, position, output, at(6), 1).await.unwrap();
+        ledger.step_done(cycle.id, position, output.into(), at(6), 1).await.unwrap();
     }
     (cycle, bundle, dataset.version)
 }

@@ -271,7 +271,7 @@ pub(crate) async fn cycle_until(ledger: &Ledger, state: &Path, material: Materia
         let position = STEPS.iter().find(|step| step.name == name).unwrap().position;
         if position <= end {
             ledger.step_started(cycle.id, position, name, at(5)).await.unwrap();
-            ledger.step_done(cycle.id, position, output, at(6), 1).await.unwrap();
+            ledger.step_done(cycle.id, position, output.into(), at(6), 1).await.unwrap();
         }
     }
     if last == "deploy" || last == "verify" {
@@ -317,11 +317,11 @@ async fn records(ledger: &Ledger, cycle: &Cycle, release: &Release, dataset: &Di
         version: dataset.clone(),
         cycle: cycle.id,
         sources: Vec::new(),
-        manifest: json!({}),
+        manifest: json!({}).into(),
         rows: 1,
         from: at(0),
         until: at(86_400 * 7),
-        validation: json!({}),
+        validation: json!({}).into(),
         created_at: at(1),
     };
     let model = Model {
@@ -333,21 +333,21 @@ async fn records(ledger: &Ledger, cycle: &Cycle, release: &Release, dataset: &Di
         cycle: cycle.id,
         reason: None,
         parent: None,
-        metrics: json!({}),
+        metrics: json!({}).into(),
         registered_at: at(4),
     };
     let run = Run {
         id: cycle.run,
         cycle: cycle.id,
         dataset: dataset.version.clone(),
-        parameters: json!({}),
+        parameters: json!({}).into(),
         seed: 1,
         device: "cpu".to_owned(),
         state: RunState::Succeeded,
-        epochs: json!([]),
-        trials: json!([]),
-        metrics: json!({}),
-        record: json!({"commit": "0123abc"}),
+        epochs: json!([]).into(),
+        trials: json!([]).into(),
+        metrics: json!({}).into(),
+        record: json!({"commit": "0123abc"}).into(),
         started_at: at(2),
         finished_at: Some(at(3)),
     };

@@ -122,11 +122,11 @@ impl Home {
             version: version.clone(),
             cycle,
             sources: vec![ObjectRef { key: key.into(), digest }],
-            manifest: serde_json::json!({}),
+            manifest: serde_json::json!({}).into(),
             rows: 1,
             from: window.from,
             until: window.until,
-            validation: serde_json::json!({}),
+            validation: serde_json::json!({}).into(),
             created_at: utc(NOW),
         };
         ledger.insert_dataset(dataset).await.unwrap();

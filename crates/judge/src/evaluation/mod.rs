@@ -16,6 +16,6 @@ pub mod score;
 pub mod slices;
 
 pub use baselines::{LookupTable, Majority};
-pub use gate::{GatePolicy, GateRows, GateVerdict, Scored, compare};
+pub use gate::{GateInputs, GatePolicy, GateRows, GateVerdict, Scored, compare};
 pub use metrics::Metrics;
-pub use report::{EvaluationOptions, EvaluationReport, evaluate};
+pub use report::{BundleMetrics, EvaluationOptions, EvaluationReport, evaluate};

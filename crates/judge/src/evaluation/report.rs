@@ -12,6 +12,7 @@ use crate::evaluation::metrics::{Metrics, Ranked, log_loss};
 use crate::evaluation::robustness::{PerturbedMetrics, robustness};
 use crate::evaluation::score::score_rows;
 use crate::evaluation::slices::{SliceMetrics, by_slice};
+use delayd_core::Stored;
 use delayd_data::Example;
 
 /// How much effort goes into an evaluation.
@@ -90,6 +91,30 @@ pub struct EvaluationReport {
     pub robustness: Vec<PerturbedMetrics>,
     /// Of the serving code.
     pub latency: Option<LatencyReport>,
+}
+
+/// What is read back of a bundle's `metrics.json`, which the ledger keeps with the run and the model. The file has a
+/// version of its own, `schema`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BundleMetrics {
+    /// On held-out rows; none where none of them had an outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationReport>,
+    /// On the validation tail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Metrics>,
+}
+
+impl BundleMetrics {
+    /// What the model is judged by: its metrics on held-out rows, or on its validation tail.
+    #[must_use]
+    pub fn judged(&self) -> Option<&Metrics> {
+        self.evaluation.as_ref().map(|found| &found.model).or(self.validation.as_ref())
+    }
+}
+
+impl Stored for BundleMetrics {
+    const NAME: &'static str = "metrics of a model";
 }
 
 /// Why an evaluation is not possible.

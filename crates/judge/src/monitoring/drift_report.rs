@@ -1,5 +1,6 @@
 //! The documents of the drift check: what goes in, what comes out, what is kept.
 
+use delayd_core::Stored;
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
@@ -143,6 +144,10 @@ pub struct DriftReport {
     pub reason: String,
     /// The thresholds used.
     pub policy: DriftPolicy,
+}
+
+impl Stored for DriftReport {
+    const NAME: &'static str = "drift report";
 }
 
 impl DriftReport {

@@ -12,6 +12,7 @@ use super::measurement::Measurement;
 use crate::monitoring::skew::{ScoredTwice, SkewPolicy, score_skew, train_serve_skew};
 use crate::monitoring::stats::{Interval, normal_quantile, wilson};
 use crate::verification::measurement::ProbeResult;
+use delayd_core::Stored;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Replica, ReplicaState};
 
@@ -184,6 +185,10 @@ pub struct VerificationReport {
     /// Which rows were replayed, in words; empty where an older delayd did not note it.
     #[serde(default)]
     pub rows: String,
+}
+
+impl Stored for VerificationReport {
+    const NAME: &'static str = "verification report";
 }
 
 impl VerificationReport {
