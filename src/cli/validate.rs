@@ -130,8 +130,8 @@ fn told(judged: &Judged) -> String {
     let verdict = if judged.taken { "would be taken" } else { "would be REFUSED" };
     let layout = judged.layout.as_ref().map_or_else(String::new, |layout| format!(", read as {layout}"));
     let mut text = format!("{}: {verdict}{layout}", judged.file);
-    if let Some(report) = judged.report.as_ref().and_then(|report| serde_json::to_value(report).ok()) {
-        text.push_str(&report_text(&report));
+    if let Some(report) = &judged.report {
+        text.push_str(&report_text(report));
     } else {
         judged.refused.iter().for_each(|reason| text.push_str(&format!("\n{reason}")));
     }

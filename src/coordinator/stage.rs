@@ -16,6 +16,7 @@ use crate::deployment::RolledBack;
 use crate::deployment::messages::{FinishRollback, RollbackVerified};
 use crate::supervision::ActorRef;
 use crate::telemetry;
+use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{CycleId, DecisionId};
@@ -94,16 +95,13 @@ impl CoordinatorStage {
         outcome: &str,
         reason: &str,
     ) -> Result<DecisionId, StepFailure> {
-        let json = |value: Result<serde_json::Value, serde_json::Error>| {
-            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
-        };
         let record = NewDecision {
             at: decision.at,
             cycle,
             kind: "retrain".to_owned(),
-            inputs: json(serde_json::to_value(seen))?,
-            tests: json(serde_json::to_value(&self.context.settings.retrain))?,
-            alternatives: json(serde_json::to_value(&decision.alternatives))?,
+            inputs: Document::of(seen)?,
+            tests: Document::of(&self.context.settings.retrain)?,
+            alternatives: Document::of(&decision.alternatives)?,
             outcome: outcome.to_owned(),
             reason: reason.to_owned(),
         };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ingest::DataStage;
 use crate::supervision::Request;
+use delayd_core::document::Document;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{CycleId, Digest};
@@ -198,7 +199,7 @@ impl DataStage {
         rows: u64,
         report: &ValidationReport,
     ) -> Result<(), StepFailure> {
-        let validation = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let validation = Document::of(report)?;
         let refused = RefusedDataset { cycle: request.cycle, rows, validation, refused_at: self.env.now() };
         Ok(self.env.ledger.record_refused_dataset(refused).await?)
     }
@@ -210,20 +211,17 @@ impl DataStage {
         manifest: &DatasetManifest,
         report: &ValidationReport,
     ) -> Result<(), StepFailure> {
-        let json = |value: Result<serde_json::Value, serde_json::Error>| {
-            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
-        };
         let sources =
             manifest.sources.iter().map(|source| ObjectRef { key: source.key.clone(), digest: source.sha256.clone() });
         let dataset = ledger::Dataset {
             version: built.version.clone(),
             cycle: request.cycle,
             sources: sources.collect(),
-            manifest: json(serde_json::to_value(manifest))?,
+            manifest: Document::of(manifest)?,
             rows: manifest.rows,
             from: built.from,
             until: built.until,
-            validation: json(serde_json::to_value(report))?,
+            validation: Document::of(report)?,
             created_at: self.env.now(),
         };
         Ok(self.env.ledger.insert_dataset(dataset).await?)
@@ -334,7 +332,7 @@ impl DataStage {
 
     async fn record_weather(&self, version: &Digest, coverage: &WeatherCoverage) -> Result<(), StepFailure> {
         let (dataset, at, share) = (version.clone(), self.env.now(), coverage.share());
-        let coverage = serde_json::to_value(coverage).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let coverage = Document::of(coverage)?;
         Ok(self.env.ledger.record_dataset_weather(DatasetWeather { dataset, at, share, coverage }).await?)
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Settings;
 use crate::env::Env;
+use delayd_core::document::Document;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::Digest;
@@ -190,7 +191,7 @@ impl ReferenceLibrary {
             body,
         });
         let origin = if self.documents.of(kind).is_some() { ReferenceOrigin::Url } else { ReferenceOrigin::Store };
-        let changes = serde_json::to_value(&changes).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let changes = Document::of(&changes)?;
         let (digest, entries) = (digest.clone(), parsed.entries);
         let version = NewReferenceVersion { kind, digest, object_key, origin, entries, changes, noticed_at: now };
         tracing::info!(reference.kind = %kind, reference.digest = version.digest.short(), entries, "new reference data");

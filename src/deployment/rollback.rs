@@ -13,7 +13,6 @@ use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{DeploymentId, ModelVersion};
 use delayd_core::ports::Severity;
-use delayd_ledger::tx::{deployments_of, enqueue_alert, rollback_alias, set_deployment_state, set_setting};
 use delayd_ledger::{Alias, DeploymentState, NewAlert};
 
 /// The name under which the ledger keeps a rollback that is not finished.
@@ -89,13 +88,13 @@ impl DeploymentStage {
         let (now, done) = (self.env.now(), plan.clone());
         self.env
             .ledger
-            .transact("moving the alias live back", move |tx| {
+            .write_durably("moving the alias live back", move |tx| {
                 // The model taken back is no place to return to: nothing is previous now.
-                rollback_alias(tx, done.from, now)?;
-                let approved = deployments_of(tx, done.from)?;
+                tx.rollback_alias(done.from, now)?;
+                let approved = tx.deployments_of(done.from)?;
                 let approved = approved.iter().filter(|one| one.state == DeploymentState::Approved).map(|one| one.id);
                 for left in approved.chain(done.left.filter(|left| *left != done.target)) {
-                    set_deployment_state(tx, left, DeploymentState::RolledBack, now)?;
+                    tx.set_deployment_state(left, DeploymentState::RolledBack, now)?;
                 }
                 Ok(())
             })
@@ -124,9 +123,9 @@ impl DeploymentStage {
             title: format!("the rollback to {to} failed"),
             body,
         };
-        let given_up = self.env.ledger.transact("giving a rollback up", move |tx| {
-            set_setting(tx, ROLLBACK, &None::<PlannedRollback>, now)?;
-            enqueue_alert(tx, &alert)
+        let given_up = self.env.ledger.write("giving a rollback up", move |tx| {
+            tx.set_setting(ROLLBACK, None::<PlannedRollback>, now)?;
+            tx.enqueue_alert(alert)
         });
         given_up.await?;
         Ok(StepFailure::new(failure.kind, format!("the rollback to {to} failed: {failure}")))

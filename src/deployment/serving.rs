@@ -8,7 +8,6 @@ use crate::env::Env;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::Release;
-use delayd_ledger::tx::{alias, approved_deployment_of, model, open_cycle, setting};
 use delayd_ledger::{Alias, LedgerError, Model};
 
 /// The live model, and whether the cluster serves it.
@@ -63,15 +62,15 @@ pub async fn live_service(env: &Env) -> Result<Option<LiveService>, StepFailure>
 
 async fn said(env: &Env) -> Result<Option<Said>, LedgerError> {
     env.ledger
-        .read("reading what should serve", |connection| {
-            let rolling_back = setting::<Option<serde_json::Value>>(connection, ROLLBACK)?.flatten().is_some();
-            if rolling_back || open_cycle(connection)?.is_some() {
+        .read("reading what should serve", |snapshot| {
+            let rolling_back = snapshot.setting::<Option<serde_json::Value>>(ROLLBACK)?.flatten().is_some();
+            if rolling_back || snapshot.open_cycle()?.is_some() {
                 return Ok(None);
             }
-            let Some(live) = alias(connection, Alias::Live)? else { return Ok(None) };
-            let Some(live) = model(connection, live)? else { return Ok(None) };
-            let way_back = match alias(connection, Alias::Previous)? {
-                Some(previous) => approved_deployment_of(connection, previous)?.map(|_| previous),
+            let Some(live) = snapshot.alias(Alias::Live)? else { return Ok(None) };
+            let Some(live) = snapshot.model(live)? else { return Ok(None) };
+            let way_back = match snapshot.alias(Alias::Previous)? {
+                Some(previous) => snapshot.approved_deployment_of(previous)?.map(|_| previous),
                 None => None,
             };
             Ok(Some(Said { live, way_back }))

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use delayd_core::document::DocumentError;
 use delayd_core::ids::{DriftReportId, ModelVersion};
 use delayd_judge::monitoring::drift::{DriftReport, DriftStatus, FeatureDrift, SignalKind};
 use delayd_ledger::DriftRecord;
@@ -45,8 +46,8 @@ impl DriftBrief {
     ///
     /// # Errors
     /// When what is stored is no report of this version.
-    pub fn of(record: &DriftRecord) -> Result<Self, serde_json::Error> {
-        let report = DriftReport::deserialize(&record.report)?;
+    pub fn of(record: &DriftRecord) -> Result<Self, DocumentError> {
+        let report = record.report.read::<DriftReport>()?;
         let signals = std::iter::once(&report.score).chain(&report.features).map(SignalBrief::of).collect();
         Ok(Self { id: record.id, at: record.at, model: record.model, status: report.status, signals })
     }
@@ -72,6 +73,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use delayd_core::Document;
     use delayd_judge::monitoring::settings::DriftPolicy;
     use delayd_judge::monitoring::skew::Distances;
 
@@ -118,7 +120,7 @@ mod tests {
             window_from: at,
             window_until: at,
             drifted: false,
-            report: serde_json::to_value(report).unwrap(),
+            report: Document::of(&report).unwrap(),
         }
     }
 
@@ -138,7 +140,7 @@ mod tests {
     #[test]
     fn what_is_no_report_is_refused() {
         let mut record = record();
-        record.report = json!({ "features": "many" });
+        record.report = json!({ "features": "many" }).into();
         assert!(DriftBrief::of(&record).is_err());
     }
 }

@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use delayd_core::Stored;
 use delayd_judge::decide::{DriftFinding, PerformanceFinding};
+use delayd_judge::monitoring::performance::PerformanceReport;
 use delayd_judge::monitoring::service::ServiceReport;
+use delayd_judge::monitoring::skew::TrainServeLook;
 
 /// Look at the replicas and at what came of their predictions, and judge.
 #[derive(Debug, Clone)]
@@ -42,6 +45,24 @@ pub struct Observed {
     pub drift: Option<DriftFinding>,
     /// The performance report written, if a model is live.
     pub performance: Option<PerformanceFinding>,
+}
+
+/// What a look measured, as it is kept. What an earlier delayd did not measure is missing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WindowSeen {
+    /// Realised performance against what validation promised.
+    pub performance: Option<PerformanceReport>,
+    /// Latency, errors, traffic, scores.
+    pub service: Option<ServiceReport>,
+    /// How replicas answered.
+    pub replicas: Option<ReplicasSeen>,
+    /// How golden rows scored when replicas were asked them last.
+    pub train_serve: Option<TrainServeLook>,
+}
+
+impl Stored for WindowSeen {
+    const NAME: &'static str = "window of the monitor";
 }
 
 /// How replicas answered at a look, as it is kept with the look.

@@ -5,23 +5,25 @@
 //! their reports with their own clocks; here they are stamped anew with the
 //! daemon's, which in a replay is the replay's.
 
-use super::messages::{CollectDraining, Collected, Observe, Observed, ReplicasSeen};
+use super::messages::{CollectDraining, Collected, Observe, Observed, ReplicasSeen, WindowSeen};
 use crate::supervision::{Request, StageActor};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_model::Bundle;
+use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::memory::Memory;
 use crate::config::Settings;
 use crate::env::Env;
+use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::{Replica, ReplicaState, Severity};
 use delayd_judge::decide::{DriftFinding, PerformanceFinding};
-use delayd_judge::evaluation::Metrics;
+use delayd_judge::evaluation::BundleMetrics;
 use delayd_judge::monitoring::drift::{self, DriftReport, DriftStatus};
 use delayd_judge::monitoring::performance::{
     self, PerformanceInputs, PerformanceReport, PerformanceStatus, ValidationBaseline,
@@ -190,7 +192,6 @@ impl MonitorStage {
         report: &DriftReport,
         now: DateTime<Utc>,
     ) -> Result<delayd_core::ids::DriftReportId, StepFailure> {
-        let json = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let id = self.env.ledger.mint::<delayd_core::ids::DriftReportId>().await?;
         let record = DriftRecord {
             id,
@@ -199,7 +200,7 @@ impl MonitorStage {
             window_from: report.ended_at - Duration::days(i64::from(report.days)),
             window_until: report.ended_at,
             drifted: report.is_drifted(),
-            report: json,
+            report: Document::of(report)?,
         };
         self.env.ledger.insert_drift_report(record).await?;
         Ok(id)
@@ -265,12 +266,12 @@ impl MonitorStage {
             predictions_lost: seen.predictions_lost,
             predictions_lost_total: memory.predictions_lost,
         };
-        let document = serde_json::json!({
-            "performance": &report,
-            "service": &seen.service,
-            "replicas": replicas,
-            "train_serve": &memory.train_serve,
-        });
+        let document = Document::of(&WindowSeen {
+            performance: Some(report.clone()),
+            service: seen.service.clone(),
+            replicas: Some(replicas),
+            train_serve: memory.train_serve.clone(),
+        })?;
         self.env.ledger.save_metrics_window(MetricsWindow { at: now, model: version, body: document }).await?;
         let what = format!("performance/{version}");
         match report.status {
@@ -297,9 +298,8 @@ fn baseline_of(bundle: &Bundle) -> Result<ValidationBaseline, StepFailure> {
     let unusable = |why: String| {
         StepFailure::new(ErrorKind::Corrupt, format!("the bundle's metrics.json cannot be judged against: {why}"))
     };
-    let judged = bundle.metrics.pointer("/evaluation/model").or_else(|| bundle.metrics.get("validation")).cloned();
-    let metrics: Metrics =
-        serde_json::from_value(judged.unwrap_or_default()).map_err(|error| unusable(error.to_string()))?;
+    let found = BundleMetrics::deserialize(&bundle.metrics).map_err(|error| unusable(error.to_string()))?;
+    let metrics = found.judged().ok_or_else(|| unusable("it holds neither evaluation nor validation".to_owned()))?;
     let (Some(auc), Some(log_loss), Some(calibration_error)) =
         (metrics.roc_auc, metrics.log_loss, metrics.expected_calibration_error)
     else {

@@ -22,7 +22,7 @@ use super::route::{UNDELIVERABLE, endpoints_of};
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::AlertId;
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
-use delayd_ledger::{AlertDelivery, FailedAttempt, Ledger, LedgerError, NewAlert, ToldMessage, tx};
+use delayd_ledger::{AlertDelivery, FailedAttempt, Ledger, LedgerError, NewAlert, ToldMessage};
 
 /// What one round did, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,12 +99,12 @@ impl Outbox {
     /// Silences, routes, and drops what waits for endpoints that are gone.
     async fn prepare(&self, endpoints: Vec<Endpoint>, now: DateTime<Utc>) -> Result<DeliveryReport, LedgerError> {
         let policy = self.policy.clone();
-        let prepared = self.ledger.transact("routing alerts", move |tx| {
-            let withdrawn = tx::withdraw_deliveries(tx, &endpoints)?;
-            let silenced = tx::apply_silences(tx, now)?;
-            for alert in tx::unrouted_alerts(tx, policy.batch)? {
+        let prepared = self.ledger.write("routing alerts", move |tx| {
+            let withdrawn = tx.withdraw_deliveries(&endpoints)?;
+            let silenced = tx.apply_silences(now)?;
+            for alert in tx.unrouted_alerts(policy.batch)? {
                 let told = endpoints_of(&policy.routes, &endpoints, alert.severity, &alert.dedup_key);
-                tx::route_alert(tx, &alert, &told, now)?;
+                tx.route_alert(&alert, &told, now)?;
             }
             Ok((withdrawn, silenced))
         });
@@ -159,23 +159,22 @@ impl Outbox {
         let (endpoint, batch) = (endpoint.clone(), self.policy.batch);
         let pace = self.policy.pace_of(&endpoint);
         self.ledger
-            .transact("making messages of alerts", move |tx| {
-                let due: Vec<DueAlert> =
-                    tx::due_deliveries(tx, &endpoint, now, batch)?.into_iter().map(due_alert).collect();
+            .write("making messages of alerts", move |tx| {
+                let due: Vec<DueAlert> = tx.due_deliveries(&endpoint, now, batch)?.into_iter().map(due_alert).collect();
                 if due.is_empty() {
                     return Ok(Vec::new());
                 }
-                let told = told(tx::told_since(tx, &endpoint, now - pace.memory())?);
+                let told = told(tx.told_since(&endpoint, now - pace.memory())?);
                 let mut messages = Vec::new();
                 for planned in plan(&due, &told, &pace, now) {
                     match planned {
                         Planned::Wait { alerts, until, held } => {
-                            tx::let_deliveries_wait(tx, &endpoint, &alerts, until, held)?;
+                            tx.let_deliveries_wait(&endpoint, &alerts, until, held)?;
                         }
                         Planned::Send(alerts) => {
                             let tried = due.iter().find(|due| alerts.contains(&due.alert)).and_then(|due| due.message);
                             if let Some(message) = tried.or_else(|| alerts.first().copied()) {
-                                tx::claim_message(tx, &endpoint, message, &alerts)?;
+                                tx.claim_message(&endpoint, message, &alerts)?;
                                 messages.push(message);
                             }
                         }
@@ -188,7 +187,7 @@ impl Outbox {
 
     async fn alerts_of(&self, endpoint: &Endpoint, message: AlertId) -> Result<Vec<AlertDelivery>, LedgerError> {
         let endpoint = endpoint.clone();
-        self.ledger.transact("reading a message", move |tx| tx::deliveries_of_message(tx, &endpoint, message)).await
+        self.ledger.write("reading a message", move |tx| tx.deliveries_of_message(&endpoint, message)).await
     }
 
     /// Tries once; answers why it failed.
@@ -243,9 +242,9 @@ impl Outbox {
             }
         };
         let (endpoint, failed) = (endpoint.clone(), FailedAttempt { error: reason, refused, retry_at });
-        let noted = self.ledger.transact("noting an alert's failed delivery", move |tx| {
-            tx::message_failed(tx, &endpoint, message, &failed)?;
-            complaints.iter().try_for_each(|complaint| tx::enqueue_alert(tx, complaint).map(|_| ()))
+        let noted = self.ledger.write("noting an alert's failed delivery", move |tx| {
+            tx.message_failed(&endpoint, message, &failed)?;
+            complaints.into_iter().try_for_each(|complaint| tx.enqueue_alert(complaint).map(|_| ()))
         });
         noted.await?;
         Ok(next)
@@ -257,8 +256,8 @@ impl Outbox {
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<(), LedgerError> {
-        let held_off = self.ledger.transact("letting a channel's alerts wait", move |tx| {
-            endpoints.iter().try_for_each(|endpoint| tx::hold_off_deliveries(tx, endpoint, now, until))
+        let held_off = self.ledger.write("letting a channel's alerts wait", move |tx| {
+            endpoints.iter().try_for_each(|endpoint| tx.hold_off_deliveries(endpoint, now, until))
         });
         held_off.await
     }
@@ -274,7 +273,7 @@ impl Outbox {
         for ((endpoint, message), at) in unmarked {
             let key = (endpoint.clone(), message);
             self.ledger
-                .transact("noting an alert's delivery", move |tx| tx::message_delivered(tx, &endpoint, message, at))
+                .write("noting an alert's delivery", move |tx| tx.message_delivered(&endpoint, message, at))
                 .await?;
             self.unmarked().remove(&key);
         }

@@ -105,10 +105,7 @@ impl PackagingStage {
         let ledger = self.env.ledger.clone();
         move |text| {
             tracing::info!(cycle.id = %cycle, "{text}");
-            let text = text.to_owned();
-            let noted = ledger.transact_blocking("noting a step's progress", move |tx| {
-                delayd_ledger::tx::step_progress(tx, cycle, BUILD.position, &text)
-            });
+            let noted = ledger.blocking().step_progress(cycle, BUILD.position, text);
             if let Err(error) = noted {
                 tracing::warn!(error = delayd_core::error::chain(&error), "progress could not be recorded");
             }

@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::supervision::{Request, StageActor};
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
-use delayd_ledger::{Alias, DeploymentState, Model, tx};
+use delayd_ledger::{Alias, DeploymentState, Model};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::bundles::{bundle_prefix, upload_bundle};
 
@@ -44,7 +44,7 @@ impl RegistryStage {
             cycle: cycle.id,
             reason: Some(cycle.reason.to_string()),
             parent,
-            metrics: bundle.metrics,
+            metrics: bundle.metrics.into(),
             bundle_key: bundle_prefix(&digest),
             registered_at: self.env.now(),
         };
@@ -67,9 +67,9 @@ impl RegistryStage {
         }
         let now = self.env.now();
         let PromoteModel { version, deployment } = message;
-        let promoted = self.env.ledger.transact_durably("promoting a model with its release", move |transaction| {
-            tx::promote(transaction, version, now)?;
-            tx::set_deployment_state(transaction, deployment, DeploymentState::Approved, now)
+        let promoted = self.env.ledger.write_durably("promoting a model with its release", move |tx| {
+            tx.promote(version, now)?;
+            tx.set_deployment_state(deployment, DeploymentState::Approved, now)
         });
         Ok(promoted.await?)
     }

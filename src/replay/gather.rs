@@ -6,6 +6,7 @@ use std::time::Duration as WallDuration;
 
 use chrono::{DateTime, Utc};
 use delayd_model::Predictor;
+use serde::Deserialize;
 
 use super::driver::ReplayError;
 use super::report::{
@@ -104,6 +105,23 @@ fn is_drift(cycle: &ledger::Cycle) -> bool {
     is_data_drift(cycle) || matches!(cycle.reason, CycleReason::Performance { .. })
 }
 
+/// What is read of a bundle's `metrics.json`.
+#[derive(Deserialize)]
+struct Evaluated {
+    evaluation: EvaluatedModel,
+}
+
+#[derive(Deserialize)]
+struct EvaluatedModel {
+    model: serde_json::Value,
+}
+
+/// What is read of a bundle's training record.
+#[derive(Deserialize)]
+struct TrainedOn {
+    train_rows: u64,
+}
+
 /// The models that were live, in order, from the history of the alias.
 async fn models(daemon: &Daemon) -> Result<Vec<LiveModel>, ReplayError> {
     let ledger = &daemon.env.ledger;
@@ -123,9 +141,12 @@ async fn models(daemon: &Daemon) -> Result<Vec<LiveModel>, ReplayError> {
         models.push(LiveModel {
             version,
             reason: cycle.map(|cycle| cycle.reason.to_string()).unwrap_or_default(),
-            trained_rows: bundle.training.get("train_rows").and_then(serde_json::Value::as_u64).unwrap_or_default(),
+            trained_rows: TrainedOn::deserialize(&bundle.training).map_or(0, |learnt| learnt.train_rows),
             threshold: bundle.model.threshold,
-            metrics: bundle.metrics.get("evaluation").and_then(|found| found.get("model")).cloned().unwrap_or_default(),
+            metrics: Evaluated::deserialize(&bundle.metrics)
+                .ok()
+                .map(|found| found.evaluation.model)
+                .unwrap_or_default(),
             live_from: moved.moved_at,
             live_until: None,
         });
@@ -163,7 +184,9 @@ async fn drift(ledger: &Ledger) -> Result<Vec<DriftAlarm>, ReplayError> {
     records.reverse();
     let mut alarms = Vec::new();
     for record in records {
-        let report: DriftReport = serde_json::from_value(record.report)
+        let report: DriftReport = record
+            .report
+            .read()
             .map_err(|error| ReplayError::Report(format!("{} in the ledger cannot be read: {error}", record.id)))?;
         if report.status == DriftStatus::TooFewRows {
             continue;
@@ -194,12 +217,12 @@ async fn detection(ledger: &Ledger, cycles: &[ledger::Cycle]) -> Result<BTreeMap
     for cycle in cycles {
         let CycleReason::Drift { report, .. } = &cycle.reason else { continue };
         let Some(alarm) = reports.iter().find(|other| other.id == *report) else { continue };
-        let status = |record: &ledger::DriftRecord| {
-            record.report.get("status").and_then(|status| status.as_str().map(str::to_owned))
-        };
+        let status =
+            |record: &ledger::DriftRecord| record.report.read::<DriftReport>().ok().map(|report| report.status);
         // Newest first: go back from the alarm while the model was already suspect.
         let before = reports.iter().filter(|other| other.model == alarm.model && other.at <= alarm.at);
-        let suspect = before.take_while(|other| matches!(status(other).as_deref(), Some("suspected" | "drifted")));
+        let suspect =
+            before.take_while(|other| matches!(status(other), Some(DriftStatus::Suspected | DriftStatus::Drifted)));
         if let Some(first) = suspect.last() {
             found.insert(cycle.id, (alarm.at - first.at).num_seconds() as f64);
         }

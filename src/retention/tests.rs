@@ -77,7 +77,7 @@ async fn of_the_monitors_looks_all_then_one_an_hour_then_one_a_day_stay() {
     for day in [199, 180, 100] {
         for quarter in 0..96 {
             let at = at(day) + Duration::minutes(15 * quarter);
-            let body = serde_json::json!({});
+            let body = serde_json::json!({}).into();
             ledger.save_metrics_window(MetricsWindow { at, model: ModelVersion(1), body }).await.unwrap();
         }
     }

@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tracing::Instrument;
 
 use crate::env::Env;
 use crate::telemetry;
+use delayd_core::document::{Document, Stored};
 use delayd_core::error::ErrorKind;
 pub use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::CycleId;
@@ -92,6 +93,15 @@ pub trait StepObserver: Send + Sync {
     fn turned(&self, _timer: &str, _now: DateTime<Utc>, _wall: Duration, _failure: Option<&StepFailure>) {}
 }
 
+/// What a step made, as the journal keeps it.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct StepOutput<T>(pub(crate) T);
+
+impl<T: Serialize + DeserializeOwned> Stored for StepOutput<T> {
+    const NAME: &'static str = "output of a step";
+}
+
 /// One cycle's journal.
 #[derive(Clone)]
 pub struct Saga {
@@ -157,10 +167,13 @@ impl Saga {
         self.observer.finished(self.cycle, name, wall, result.as_ref().err());
         match result {
             Ok(output) => {
-                let json =
-                    serde_json::to_value(&output).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-                self.env.ledger.step_done(self.cycle, position, json, self.env.now(), wall.as_millis() as u64).await?;
-                Ok(output)
+                let output = StepOutput(output);
+                let document = Document::of(&output)?;
+                self.env
+                    .ledger
+                    .step_done(self.cycle, position, document, self.env.now(), wall.as_millis() as u64)
+                    .await?;
+                Ok(output.0)
             }
             Err(failure) => {
                 let wall_ms = wall.as_millis() as u64;
@@ -185,12 +198,12 @@ impl Saga {
     ///
     /// # Errors
     /// When the ledger cannot be read, or holds what this build cannot read.
-    pub async fn output_of<T: DeserializeOwned>(&self, step: StepName) -> Result<Option<T>, StepFailure> {
+    pub async fn output_of<T: Serialize + DeserializeOwned>(&self, step: StepName) -> Result<Option<T>, StepFailure> {
         let steps = self.env.ledger.steps_of(self.cycle).await?;
         let done = steps.into_iter().find(|other| other.position == step.position && other.state == StepState::Done);
         let Some(done) = done else { return Ok(None) };
         let output = done.output.unwrap_or_default();
-        serde_json::from_value(output).map(Some).map_err(|error| {
+        output.read().map(|StepOutput(output)| Some(output)).map_err(|error| {
             StepFailure::new(
                 ErrorKind::Corrupt,
                 format!("the journal of {} step `{}` cannot be read: {error}", self.cycle, step.name),

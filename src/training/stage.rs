@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use delayd_model::{Bundle, Predictor};
+use serde::Deserialize;
 
 use crate::config::Settings;
 use crate::data::DataStage;
 use crate::env::Env;
+use delayd_core::document::Document;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{Digest, ModelVersion, RunId};
 use delayd_data::TrainingSet;
+use delayd_judge::decide::Weighed;
+use delayd_judge::evaluation::gate::{ChallengerSeen, GateInputs, LatencyOfBoth, RowsCompared};
 use delayd_judge::evaluation::report::{LatencyReport, block_of, measure_latency};
 use delayd_judge::evaluation::robustness::robustness;
 use delayd_judge::evaluation::score_rows;
@@ -200,13 +204,13 @@ impl TrainingStage {
     fn parameters(&self, live: Option<&Bundle>) -> Result<TrainingParameters, StepFailure> {
         let configured = self.settings.training.clone();
         let Some(live) = live else { return Ok(configured) };
-        let recorded = live.training.get("parameters").cloned().unwrap_or_default();
-        let recorded: TrainingParameters = serde_json::from_value(recorded).map_err(|error| {
+        let recorded = LearntWith::deserialize(&live.training).map_err(|error| {
             StepFailure::new(
                 ErrorKind::Corrupt,
                 format!("the live bundle's training parameters cannot be read: {error}"),
             )
         })?;
+        let LearntWith { parameters: recorded } = recorded;
         // What tuning searches is taken on; all else is the administrator's word.
         Ok(TrainingParameters {
             learning_rate: recorded.learning_rate,
@@ -226,22 +230,19 @@ impl TrainingStage {
         state: RunState,
         result: Option<&TrainingResult>,
     ) -> Result<(), StepFailure> {
-        let json = |value: Result<serde_json::Value, serde_json::Error>| {
-            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
-        };
         let report = result.map(|result| &result.report);
         let run = Run {
             id: message.run,
             cycle: message.cycle,
             dataset: message.dataset.clone(),
-            parameters: json(serde_json::to_value(parameters))?,
+            parameters: Document::of(parameters)?,
             seed: parameters.seed,
             device: report.map(|report| report.record.device.clone()).unwrap_or_default(),
             state,
-            epochs: json(serde_json::to_value(report.map(|report| &report.epochs)))?,
-            trials: json(serde_json::to_value(report.map(|report| &report.tuning)))?,
-            metrics: result.map(|result| result.metrics.clone()).unwrap_or_default(),
-            record: json(serde_json::to_value(report.map(|report| &report.record)))?,
+            epochs: Document::of(&report.map(|report| report.epochs.clone()))?,
+            trials: Document::of(&report.and_then(|report| report.tuning.clone()))?,
+            metrics: result.map(|result| result.metrics.clone()).unwrap_or_default().into(),
+            record: Document::of(&report.map(|report| report.record.clone()))?,
             started_at: message.as_of,
             finished_at: (state != RunState::Running).then(|| self.env.now()),
         };
@@ -270,19 +271,17 @@ impl TrainingStage {
         };
         let seed = message.cycle.0;
         let (verdict, inputs) = run_blocking(move || comparison.run(seed)).await??;
-        let json = |value: Result<serde_json::Value, serde_json::Error>| {
-            value.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))
-        };
+        let option = |name: &str, taken| Weighed { name: name.to_owned(), taken, why: String::new() };
         let decision = NewDecision {
             at: self.env.now(),
             cycle: Some(message.cycle),
             kind: "gate".to_owned(),
-            inputs,
-            tests: json(serde_json::to_value(&verdict.checks))?,
-            alternatives: serde_json::json!([
-                { "name": "deploy the challenger", "taken": verdict.passed },
-                { "name": "keep the live model", "taken": !verdict.passed },
-            ]),
+            inputs: Document::of(&inputs)?,
+            tests: Document::of(&verdict.checks)?,
+            alternatives: Document::of(&vec![
+                option("deploy the challenger", verdict.passed),
+                option("keep the live model", !verdict.passed),
+            ])?,
             outcome: if verdict.passed { "deploy the challenger" } else { "keep the live model" }.to_owned(),
             reason: verdict.reason.clone(),
         };
@@ -350,8 +349,14 @@ struct Comparison {
     as_of: DateTime<Utc>,
 }
 
+/// What is read of a bundle's training record: an earlier delayd's has other fields beside it.
+#[derive(Deserialize)]
+struct LearntWith {
+    parameters: TrainingParameters,
+}
+
 impl Comparison {
-    fn run(self, seed: u64) -> Result<(GateVerdict, serde_json::Value), StepFailure> {
+    fn run(self, seed: u64) -> Result<(GateVerdict, GateInputs), StepFailure> {
         let corrupt = |error: &(dyn std::error::Error + 'static)| StepFailure::of(ErrorKind::Corrupt, error);
         let (bundle, found) = Bundle::read_from(&self.dir.join("bundle")).map_err(|error| corrupt(&error))?;
         if found != self.challenger.as_str() {
@@ -392,15 +397,15 @@ impl Comparison {
             None => (None, None),
         };
         let verdict = compare(&rows, &challenger, live.as_ref(), &lookup, &self.settings.gate, seed);
-        let inputs = serde_json::json!({
-            "challenger": { "bundle": self.challenger, "latency_p95_us": challenger.latency_p95_us },
-            "latency": { "challenger": challenger_latency, "live": live_latency },
-            "live": self.live.as_ref().map(|live| live.version),
-            "feature_difference": self.live.as_ref().map(|live| bundle.features.difference_from(&live.bundle.features)),
-            "dataset": self.set.version,
-            "rows": { "recent": rows.recent.iter().filter(|recent| **recent).count(), "all": rows.labels.len() },
-            "policy": self.settings.gate,
-        });
+        let inputs = GateInputs {
+            challenger: ChallengerSeen { bundle: self.challenger, latency_p95_us: challenger.latency_p95_us },
+            latency: LatencyOfBoth { challenger: challenger_latency, live: live_latency },
+            live: self.live.as_ref().map(|live| live.version),
+            feature_difference: self.live.as_ref().map(|live| bundle.features.difference_from(&live.bundle.features)),
+            dataset: self.set.version.clone(),
+            rows: RowsCompared { recent: rows.recent.iter().filter(|recent| **recent).count(), all: rows.labels.len() },
+            policy: self.settings.gate.clone(),
+        };
         Ok((verdict, inputs))
     }
 }

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::config::Settings;
 use crate::data::DataStage;
 use crate::env::Env;
+use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ports::ReplicaState;
@@ -100,10 +101,13 @@ impl VerificationStage {
     }
 
     async fn record(&self, report: &VerificationReport, restored: bool) -> Result<(), StepFailure> {
-        let json = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
         let now = self.env.now();
-        let record =
-            VerificationRecord { deployment: report.deployment, at: now, passed: report.passed(), report: json };
+        let record = VerificationRecord {
+            deployment: report.deployment,
+            at: now,
+            passed: report.passed(),
+            report: Document::of(report)?,
+        };
         self.env.ledger.insert_verification(record).await?;
         if restored {
             return Ok(());
@@ -121,7 +125,7 @@ impl VerificationStage {
         let Some(last) = records.into_iter().filter(|record| record.passed).max_by_key(|record| record.at) else {
             return Ok(None);
         };
-        serde_json::from_value(last.report).map(Some).map_err(|error| {
+        last.report.read().map(Some).map_err(|error| {
             StepFailure::new(
                 ErrorKind::Corrupt,
                 format!("the verification of {previous} in the ledger cannot be read: {error}"),

@@ -231,7 +231,7 @@ fn a_cycle_that_an_older_daemon_packaged_continues_without_a_build() {
         let (image, layout) = layouts::image(place.path(), cycle.model.0);
         let packaged = ModelPackaged { layout, digest: image.manifest, size_bytes: image.size_bytes };
         ledger.step_started(cycle.id, 60, "package", at(7)).await.unwrap();
-        ledger.step_done(cycle.id, 60, serde_json::to_value(packaged).unwrap(), at(8), 1).await.unwrap();
+        ledger.step_done(cycle.id, 60, serde_json::to_value(packaged).unwrap().into(), at(8), 1).await.unwrap();
         drop(ledger);
         older_ledger(&ledger_path(&state));
         let positions = |name: &str| -> Vec<(u32, String)> {

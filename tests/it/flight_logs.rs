@@ -101,7 +101,7 @@ impl Home {
     }
 
     async fn validation(&self, version: Digest) -> serde_json::Value {
-        self.env.ledger.dataset(version).await.unwrap().unwrap().validation
+        serde_json::to_value(self.env.ledger.dataset(version).await.unwrap().unwrap().validation).unwrap()
     }
 }
 
@@ -214,7 +214,10 @@ async fn the_report_of_a_dataset_that_is_refused_is_kept() {
     let failure = home.build().await.unwrap_err();
     assert!(failure.contains("column scheduled_arrival: 33.3 % of the values are missing"), "{failure}");
     let refused = home.env.ledger.refused_dataset(home.cycle).await.unwrap().unwrap();
-    assert_eq!((refused.rows, refused.validation["failures"].as_array().unwrap().len()), (300, 1));
+    assert_eq!(
+        (refused.rows, refused.validation.read::<delayd_data::validation::ValidationReport>().unwrap().failures.len()),
+        (300, 1)
+    );
     assert_eq!(home.env.ledger.refused_datasets(Page::newest(9)).await.unwrap(), [refused]);
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use delayd_core::error::ErrorKind;
-use delayd_ledger::{CycleOutcome, CycleReason, Ledger, LedgerError, Page, recover_copy, refuse, tx};
+use delayd_ledger::{CycleOutcome, CycleReason, Ledger, LedgerError, Page, recover_copy, refuse};
 use delayd_testkit::site::{command, ended};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,28 +20,26 @@ fn at(secs: i64) -> DateTime<Utc> {
 }
 
 fn set(ledger: &Ledger, value: u32) -> Result<(), LedgerError> {
-    ledger.transact_blocking("setting", move |t| tx::set_setting(t, "number", &value, at(0)))
+    ledger.blocking().write("setting", move |t| t.set_setting("number", value, at(0)))
 }
 
 fn get(ledger: &Ledger) -> Option<u32> {
-    ledger.read_blocking("getting", |c| tx::setting(c, "number")).unwrap()
+    ledger.blocking().read("getting", |c| c.setting("number")).unwrap()
 }
 
 fn filled(path: &Path) {
     let ledger = Ledger::open(path).unwrap();
     ledger
-        .transact_blocking("filling", |t| {
+        .blocking()
+        .write("filling", |t| {
             for n in 0..3000 {
-                tx::record_audit(
-                    t,
-                    &delayd_ledger::AuditEntry {
-                        at: at(n),
-                        actor: "ann".into(),
-                        action: "pause".into(),
-                        subject: format!("cycle_{n}"),
-                        detail: "x".repeat(100),
-                    },
-                )?;
+                t.record_audit(&delayd_ledger::AuditEntry {
+                    at: at(n),
+                    actor: "ann".into(),
+                    action: "pause".into(),
+                    subject: format!("cycle_{n}"),
+                    detail: "x".repeat(100),
+                })?;
             }
             Ok(())
         })
@@ -60,7 +58,7 @@ fn a_second_daemon_is_refused_with_the_first_ones_process_and_readers_are_not() 
     let reader = Ledger::open_read_only(&path).unwrap();
     assert_eq!(get(&reader), Some(1));
     assert!(matches!(set(&reader, 2), Err(LedgerError::ReadOnly { .. })));
-    let sneaky = reader.read_blocking("writing all the same", |c| c.execute("DELETE FROM settings", []));
+    let sneaky = reader.blocking().read("writing all the same", |c| c.execute("DELETE FROM settings", []));
     assert_eq!(sneaky.unwrap_err().kind(), ErrorKind::Denied);
     drop(first);
     assert_eq!(get(&Ledger::open(&path).unwrap()), Some(1), "the lock goes with the last handle");
@@ -113,10 +111,10 @@ fn a_damaged_file_is_refused_untouched_and_what_can_be_read_of_it_is_copied() {
 #[test]
 fn a_full_disk_is_exhausted_and_leaves_the_ledger_usable() {
     let ledger = Ledger::in_memory().unwrap();
-    let full = ledger.transact_blocking("filling the disk", |t| {
+    let full = ledger.blocking().write("filling the disk", |t| {
         let pages: i64 = t.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         t.query_row(&format!("PRAGMA max_page_count = {}", pages + 2), [], |_| Ok(()))?;
-        tx::set_setting(t, "number", &"x".repeat(100_000), at(0))
+        t.set_setting("number", "x".repeat(100_000), at(0))
     });
     assert_eq!(full.unwrap_err().kind(), ErrorKind::Exhausted);
     set(&ledger, 5).unwrap();
@@ -128,15 +126,15 @@ async fn a_refusal_a_panic_and_an_error_store_nothing_and_the_ledger_continues()
     let ledger = Ledger::in_memory().unwrap();
     set(&ledger, 1).unwrap();
     let refused: Result<(), _> = ledger
-        .transact("refusing", |t| {
-            tx::set_setting(t, "number", &2, at(0))?;
+        .write("refusing", |t| {
+            t.set_setting("number", 2, at(0))?;
             Err(refuse(ErrorKind::Invalid, "not today"))
         })
         .await;
     assert_eq!(refused.unwrap_err().to_string(), "ledger: refusing: not today");
     let panicked: Result<(), _> = ledger
-        .transact("panicking", |t| {
-            tx::set_setting(t, "number", &3, at(0))?;
+        .write("panicking", |t| {
+            t.set_setting("number", 3, at(0))?;
             panic!("a fault of ours")
         })
         .await;
@@ -156,7 +154,7 @@ async fn a_backup_is_whole_while_the_ledger_is_in_use_and_never_overwrites() {
     ledger.backup_to(&backup).await.unwrap();
     assert_eq!(ledger.backup_to(&backup).await.unwrap_err().kind(), ErrorKind::Conflict);
     ledger.step_started(cycle.id, 0, "ingest", at(6)).await.unwrap();
-    ledger.step_done(cycle.id, 0, json!({"rows": 1}), at(7), 10).await.unwrap();
+    ledger.step_done(cycle.id, 0, json!({"rows": 1}).into(), at(7), 10).await.unwrap();
     let restored = Ledger::open(&backup).unwrap();
     assert_eq!(restored.cycles(Page::default()).await.unwrap(), vec![cycle.clone()]);
     assert!(restored.steps_of(cycle.id).await.unwrap().is_empty());

@@ -1,10 +1,10 @@
 //! What the ledger's tables keep, refuse, and answer.
 
 use chrono::{DateTime, Utc};
+use delayd_core::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
 use delayd_core::ports::{PushedImage, Severity};
-use delayd_ledger::tx::{route_alert, unrouted_alerts};
 use delayd_ledger::{
     Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
     IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewDecision, ObjectRef, ObjectsLooked, Page, Run,
@@ -24,9 +24,9 @@ fn looked(object: &IngestedObject) -> ObjectsLooked {
 async fn register(ledger: &Ledger, cycle: &Cycle, parent: Option<ModelVersion>) -> Model {
     let object = records::object("flights/2013-01.csv", at(0));
     let source = ObjectRef { key: object.key.clone(), digest: object.digest.clone() };
-    let (sources, manifest) = (vec![source], json!({"sources": 1}));
+    let (sources, manifest) = (vec![source], json!({"sources": 1}).into());
     let dataset = Dataset { sources, manifest, ..records::dataset(cycle, Digest::of(b"manifest"), at(1)) };
-    let (parameters, metrics) = (json!({"lr": 0.001}), json!({"auc": 0.75}));
+    let (parameters, metrics) = (json!({"lr": 0.001}).into(), Document::from(json!({"auc": 0.75})));
     let run = records::run(cycle, &dataset.version, at(2));
     let run = Run { parameters, seed: u64::MAX, metrics: metrics.clone(), finished_at: Some(at(3)), ..run };
     let bundle = Digest::of(cycle.model.to_string().as_bytes());
@@ -76,7 +76,7 @@ async fn one_cycle_is_open_at_a_time_and_an_unused_model_number_is_used_by_the_n
 async fn the_database_itself_refuses_a_second_open_cycle() {
     let ledger = Ledger::in_memory().unwrap();
     ledger.begin_cycle(CycleReason::Bootstrap, at(0)).await.unwrap();
-    let forced = ledger.transact("forcing a second cycle", |t| {
+    let forced = ledger.write("forcing a second cycle", |t| {
         t.execute(
             "INSERT INTO cycles (id, reason, state, run, model, deployment, started_at)
                    VALUES (99, '{\"kind\":\"scheduled\"}', 'waiting_approval', 99, 99, 99, 0)",
@@ -93,7 +93,7 @@ async fn steps_count_their_attempts_and_a_done_step_is_not_started_again() {
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(1)).await.unwrap(), 1);
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(2)).await.unwrap(), 2, "after a crash");
     ledger.step_progress(cycle, 0, "3 of 9 objects").await.unwrap();
-    ledger.step_done(cycle, 0, json!({"rows": 9}), at(3), 1500).await.unwrap();
+    ledger.step_done(cycle, 0, json!({"rows": 9}).into(), at(3), 1500).await.unwrap();
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(4)).await.unwrap_err().kind(), ErrorKind::Conflict);
     ledger.step_started(cycle, 1, "train", at(5)).await.unwrap();
     ledger.step_failed(cycle, 1, "no rows", at(6), 10).await.unwrap();
@@ -108,7 +108,7 @@ async fn steps_count_their_attempts_and_a_done_step_is_not_started_again() {
         states,
         [("ingest", StepState::Undone, 2), ("train", StepState::Stuck, 1), ("deploy", StepState::Skipped, 0)]
     );
-    assert_eq!(steps[0].output, Some(json!({"rows": 9})));
+    assert_eq!(steps[0].output, Some(json!({"rows": 9}).into()));
     assert_eq!(steps[1].error.as_deref(), Some("cannot be undone"));
 }
 
@@ -202,9 +202,9 @@ async fn a_decision_reads_back_with_everything_that_was_weighed() {
         at: at(0),
         cycle: None,
         kind: "gate".into(),
-        inputs: json!({"live": "model_v1"}),
-        tests: json!([{"name": "auc", "passed": true}]),
-        alternatives: json!(["keep the live model"]),
+        inputs: json!({"live": "model_v1"}).into(),
+        tests: json!([{"name": "auc", "passed": true}]).into(),
+        alternatives: json!(["keep the live model"]).into(),
         outcome: "promote".into(),
         reason: "AUC is higher".into(),
     };
@@ -218,9 +218,9 @@ async fn the_same_event_is_one_alert() {
     let alert = records::alert("cycle_1/failed", Severity::Warning, at(0));
     let id = ledger.enqueue_alert(alert.clone()).await.unwrap();
     let routed = ledger.alert(id).await.unwrap().unwrap().alert;
-    ledger.transact("routing", move |tx| route_alert(tx, &routed, &[], at(1))).await.unwrap();
+    ledger.write("routing", move |tx| tx.route_alert(&routed, &[], at(1))).await.unwrap();
     assert_eq!(ledger.enqueue_alert(alert).await.unwrap(), id);
-    assert!(ledger.transact("looking", |tx| unrouted_alerts(tx, 10)).await.unwrap().is_empty());
+    assert!(ledger.write("looking", |tx| tx.unrouted_alerts(10)).await.unwrap().is_empty());
 }
 
 fn flight(number: u32) -> FlightKey {
@@ -281,12 +281,16 @@ async fn thousands_of_predictions_are_stored_at_once() {
 async fn windows_for_a_chart_are_thinned_evenly_and_keep_the_newest() {
     let ledger = Ledger::in_memory().unwrap();
     for minute in 0..100 {
-        let window = MetricsWindow { at: at(60 * minute), model: ModelVersion(1), body: json!({ "minute": minute }) };
+        let window =
+            MetricsWindow { at: at(60 * minute), model: ModelVersion(1), body: json!({ "minute": minute }).into() };
         ledger.save_metrics_window(window).await.unwrap();
     }
     let minutes = async |points| {
         let found = ledger.metrics_windows_thinned(at(0), at(6000), points).await.unwrap();
-        found.iter().map(|window| window.body["minute"].as_i64().unwrap()).collect::<Vec<_>>()
+        found
+            .iter()
+            .map(|window| serde_json::to_value(&window.body).unwrap()["minute"].as_i64().unwrap())
+            .collect::<Vec<_>>()
     };
     assert_eq!(minutes(10).await, [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]);
     assert_eq!(minutes(1).await, [99]);

@@ -56,7 +56,7 @@ fn enqueue(state: &Path, key: &str) {
     let at = "2013-07-01T12:00:00Z".parse().unwrap();
     let (title, body) = ("Drift: model_v1 sees other data".to_owned(), "wind_speed".to_owned());
     let alert = NewAlert { title, body, ..records::alert(key, Severity::Warning, at) };
-    ledger.transact_blocking("telling", move |tx| delayd_ledger::tx::enqueue_alert(tx, &alert)).unwrap();
+    ledger.blocking().enqueue_alert(alert).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -235,10 +235,10 @@ async fn a_delivery_that_cannot_be_marked_is_not_repeated() {
     let outbox = Outbox::new(ledger.clone(), policy());
     let forbid = "CREATE TRIGGER full BEFORE UPDATE ON deliveries WHEN NEW.state = 'delivered'
                   BEGIN SELECT raise(ABORT, 'full'); END";
-    ledger.transact("breaking", move |t| t.execute_batch(forbid)).await.unwrap();
+    ledger.write("breaking", move |t| t.execute_batch(forbid)).await.unwrap();
     assert!(outbox.deliver_due(&notifier, at(0)).await.is_err());
     assert!(outbox.deliver_due(&notifier, at(1)).await.is_err());
-    ledger.transact("mending", |t| t.execute_batch("DROP TRIGGER full")).await.unwrap();
+    ledger.write("mending", |t| t.execute_batch("DROP TRIGGER full")).await.unwrap();
     assert_eq!(outbox.deliver_due(&notifier, at(2)).await.unwrap(), DeliveryReport::default());
     assert_eq!(notifier.told("slack"), [[1]]);
     assert_eq!(stored(&ledger, 1).await.state, OutboxState::Delivered);

@@ -6,6 +6,7 @@
 pub mod atomic_file;
 pub mod build;
 pub mod clock;
+pub mod document;
 pub mod error;
 pub mod failure;
 pub mod fault;
@@ -18,6 +19,7 @@ pub mod spans;
 #[cfg(feature = "sql")]
 mod sql;
 
+pub use document::{Document, DocumentError, Stored};
 pub use error::{ErrorKind, PortError, chain};
 pub use failure::{StepFailure, run_blocking};
 pub use fault::Fault;

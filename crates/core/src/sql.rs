@@ -3,6 +3,7 @@
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 
+use crate::document::Document;
 use crate::ids::{AlertId, CycleId, DecisionId, DeploymentId, Digest, DriftReportId, ModelVersion, RunId, SilenceId};
 use crate::ports::{Endpoint, ReferenceKind, Severity};
 
@@ -25,6 +26,19 @@ macro_rules! id_column {
 }
 
 id_column!(CycleId, ModelVersion, RunId, DeploymentId, DecisionId, DriftReportId, AlertId, SilenceId);
+
+impl ToSql for Document {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let text = self.to_stored().map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        Ok(ToSqlOutput::Owned(Value::Text(text)))
+    }
+}
+
+impl FromSql for Document {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Self::from_stored(value.as_str()?).map_err(|e| FromSqlError::Other(Box::new(e)))
+    }
+}
 
 impl ToSql for Digest {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

@@ -18,6 +18,7 @@ use super::flight::{FlightKey, FlightRecord};
 use super::parts::{Part, SourceJudge, Superseded, read_part};
 use super::sources::{SourceVersion, read_source};
 use super::validation::{CONFLICTING, LeftOutSource, QuarantinedRow, ValidationReport, conflict};
+use delayd_core::Stored;
 use delayd_core::error::chain;
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
@@ -76,6 +77,10 @@ pub struct DatasetManifest {
     /// Format 1: the digest over the flights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_sha256: Option<Digest>,
+}
+
+impl Stored for DatasetManifest {
+    const NAME: &'static str = "dataset manifest";
 }
 
 impl DatasetManifest {

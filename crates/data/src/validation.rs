@@ -13,6 +13,7 @@ use delayd_features::KnownWhen;
 use super::contract::{Action, ColumnContract, Contract, OutlierRule, Value, value};
 use super::error::DataError;
 use super::flight::FlightRecord;
+use delayd_core::Stored;
 use delayd_core::ids::Digest;
 
 /// A row that was set aside.
@@ -116,6 +117,10 @@ impl ValidationReport {
         judge_missing(presence, contract, self);
         judge_share(contract, self);
     }
+}
+
+impl Stored for ValidationReport {
+    const NAME: &'static str = "validation report";
 }
 
 /// The outcome of a validation.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use delayd_core::Stored;
 use delayd_core::error::chain;
 use delayd_core::ports::WeatherAnswer;
 
@@ -35,6 +36,10 @@ pub struct WeatherCoverage {
     pub without_any: Vec<String>,
     /// Why observations could not be had; empty where the source told all it knows.
     pub failures: Vec<String>,
+}
+
+impl Stored for WeatherCoverage {
+    const NAME: &'static str = "weather coverage";
 }
 
 impl WeatherCoverage {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::governor::{GovernorPolicy, GovernorState, refusal};
 use crate::monitoring::drift::DriftStatus;
 use crate::monitoring::performance::PerformanceStatus;
+use delayd_core::Stored;
 
 pub use crate::governor::Trigger;
 
@@ -80,6 +81,10 @@ pub struct Snapshot {
     pub governor: GovernorState,
 }
 
+impl Stored for Snapshot {
+    const NAME: &'static str = "decision on a retrain";
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetrainPolicy {
@@ -96,6 +101,10 @@ pub struct RetrainPolicy {
     pub minimum_first_examples: u64,
     /// Cooldown, budget, breaker.
     pub governor: GovernorPolicy,
+}
+
+impl Stored for RetrainPolicy {
+    const NAME: &'static str = "retrain policy";
 }
 
 impl Default for RetrainPolicy {
@@ -161,6 +170,27 @@ pub struct Alternative {
     /// Whether the cycle starts for it.
     pub taken: bool,
     pub why: String,
+}
+
+impl Stored for Alternative {
+    const NAME: &'static str = "alternative of a decision";
+}
+
+/// What could have been decided, of whichever kind of decision: a trigger that was looked at, or an outcome of the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weighed {
+    /// What it is called.
+    #[serde(alias = "trigger")]
+    pub name: String,
+    /// Whether it was decided.
+    pub taken: bool,
+    /// Why, or why not, where that was noted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl Stored for Weighed {
+    const NAME: &'static str = "alternative of a decision";
 }
 
 /// A decision with everything that was weighed.

@@ -1,12 +1,13 @@
 //! Who did what: every change that a person asked for.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{At, Count};
 use super::query::{self, Page};
-use super::{Ledger, LedgerError, refuse};
+use super::records::{Reads, Records, Tx, Writes};
+use super::refuse;
 use delayd_core::error::ErrorKind;
 
 /// What is noted.
@@ -54,33 +55,17 @@ impl AuditRecord {
     }
 }
 
-/// Notes who did what, in the same transaction as the deed.
-///
-/// # Errors
-/// SQLite failed.
-pub fn record(tx: &Transaction<'_>, entry: &AuditEntry) -> rusqlite::Result<()> {
-    insert(tx, entry, "done").map(|_| ())
+impl Tx<'_> {
+    /// Notes who did what, in the same transaction as the deed.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn record_audit(&self, entry: &AuditEntry) -> rusqlite::Result<()> {
+        insert(self, entry, "done").map(drop)
+    }
 }
 
-/// Notes what somebody asks for before it is done; answers the entry's number, for [`end`].
-///
-/// # Errors
-/// SQLite failed.
-fn begin(tx: &Transaction<'_>, entry: &AuditEntry) -> rusqlite::Result<u64> {
-    insert(tx, entry, "asked")
-}
-
-/// Notes what came of an entry, and what it was about.
-///
-/// # Errors
-/// There is no such entry, or SQLite failed.
-fn end(tx: &Transaction<'_>, id: u64, subject: &str, outcome: &str) -> rusqlite::Result<()> {
-    let changed =
-        tx.execute("UPDATE audit SET subject = ?2, outcome = ?3 WHERE id = ?1", params![Count(id), subject, outcome])?;
-    if changed == 1 { Ok(()) } else { Err(refuse(ErrorKind::NotFound, format!("the audit has no entry {id}"))) }
-}
-
-fn insert(tx: &Transaction<'_>, entry: &AuditEntry, outcome: &str) -> rusqlite::Result<u64> {
+fn insert(tx: &Tx<'_>, entry: &AuditEntry, outcome: &str) -> rusqlite::Result<u64> {
     tx.query_row(
         "INSERT INTO audit (at, actor, action, subject, detail, outcome) VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id",
         params![At(entry.at), entry.actor, entry.action, entry.subject, entry.detail, outcome],
@@ -88,34 +73,28 @@ fn insert(tx: &Transaction<'_>, entry: &AuditEntry, outcome: &str) -> rusqlite::
     )
 }
 
-impl Ledger {
-    /// Notes what somebody asks for before it is done; answers the entry's number.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn begin_audit(&self, entry: AuditEntry) -> Result<u64, LedgerError> {
-        self.transact_durably("noting what an administrator asks for", move |tx| begin(tx, &entry)).await
+impl<W: Writes> Records<W> {
+    /// Notes what somebody asks for before it is done; answers the entry's number, for [`Records::end_audit`].
+    pub fn begin_audit(&self, entry: AuditEntry) -> W::Answer<u64> {
+        self.write_durably("noting what an administrator asks for", move |tx| insert(tx, &entry, "asked"))
     }
 
     /// Notes what came of an entry, and what it was about.
-    ///
-    /// # Errors
-    /// There is no such entry, or SQLite failed.
-    pub async fn end_audit(
-        &self,
-        id: u64,
-        subject: impl Into<String>,
-        outcome: impl Into<String>,
-    ) -> Result<(), LedgerError> {
+    pub fn end_audit(&self, id: u64, subject: impl Into<String>, outcome: impl Into<String>) -> W::Answer<()> {
         let (subject, outcome) = (subject.into(), outcome.into());
-        self.transact_durably("noting what came of a command", move |tx| end(tx, id, &subject, &outcome)).await
+        self.write_durably("noting what came of a command", move |tx| {
+            let changed = tx.execute(
+                "UPDATE audit SET subject = ?2, outcome = ?3 WHERE id = ?1",
+                params![Count(id), subject, outcome],
+            )?;
+            if changed == 1 { Ok(()) } else { Err(refuse(ErrorKind::NotFound, format!("the audit has no entry {id}"))) }
+        })
     }
+}
 
+impl<R: Reads> Records<R> {
     /// Who did what, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn audit(&self, page: Page) -> Result<Vec<AuditRecord>, LedgerError> {
-        self.read("reading the audit", move |c| query::page(c, "audit", "id DESC", page, AuditRecord::from_row)).await
+    pub fn audit(&self, page: Page) -> R::Answer<Vec<AuditRecord>> {
+        self.read("reading the audit", move |c| query::page(c, "audit", "id DESC", page, AuditRecord::from_row))
     }
 }

@@ -8,36 +8,12 @@ use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::connection::Ledger;
 use super::error::LedgerError;
 use super::migrations::migrate;
 use delayd_core::own_folder;
 
 /// The copy's name while it is being written, in a folder of its own.
 const PARTIAL: &str = "ledger.sqlite";
-
-impl Ledger {
-    /// Writes a whole, compact copy of the ledger to `target` while it is in
-    /// use. The copy appears under its name only when it is complete.
-    ///
-    /// # Errors
-    /// `target` exists already, or cannot be written.
-    pub async fn backup_to(&self, target: &Path) -> Result<(), LedgerError> {
-        const WHAT: &str = "writing a backup";
-        let target = target.to_owned();
-        self.reader(WHAT)?.call(WHAT, move |connection| backup(connection, &target)).await
-    }
-
-    /// [`Ledger::backup_to`] for threads that may block.
-    ///
-    /// # Errors
-    /// As for [`Ledger::backup_to`].
-    pub fn backup_to_blocking(&self, target: &Path) -> Result<(), LedgerError> {
-        const WHAT: &str = "writing a backup";
-        let target = target.to_owned();
-        self.reader(WHAT)?.call_blocking(WHAT, move |connection| backup(connection, &target))
-    }
-}
 
 pub(super) fn backup(connection: &Connection, target: &Path) -> Result<(), LedgerError> {
     refuse_existing(target, "writing a backup")?;

@@ -2,11 +2,12 @@
 //! command and toolchain, and what came out.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{At, Count, Json};
-use super::{Ledger, LedgerError, query};
+use super::query;
+use super::records::{Reads, Records, Writes};
 use delayd_core::ids::{CycleId, Digest};
 
 /// The service's build in one cycle.
@@ -60,12 +61,11 @@ impl BuildRecord {
     }
 }
 
-/// Notes a build; a cycle's later build takes the place of its earlier one.
-///
-/// # Errors
-/// Its cycle is unknown, or SQLite failed.
-pub fn save(tx: &Transaction<'_>, build: &BuildRecord) -> rusqlite::Result<()> {
-    tx.execute(
+impl<W: Writes> Records<W> {
+    /// Notes a build; a cycle's later build takes the place of its earlier one.
+    pub fn save_build(&self, build: BuildRecord) -> W::Answer<()> {
+        self.write("noting a build", move |tx| {
+            tx.execute(
         "INSERT OR REPLACE INTO builds (cycle, repository, revision, commit_id, subdirectory, command, command_digest,
              toolchain, binary_digest, size_bytes, reused, started_at, finished_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
@@ -85,27 +85,16 @@ pub fn save(tx: &Transaction<'_>, build: &BuildRecord) -> rusqlite::Result<()> {
             At(build.finished_at)
         ],
     )?;
-    Ok(())
-}
-
-pub(super) fn of_cycle(connection: &Connection, cycle: CycleId) -> rusqlite::Result<Option<BuildRecord>> {
-    query::one(connection, "SELECT * FROM builds WHERE cycle = ?1", [cycle], BuildRecord::from_row)
-}
-
-impl Ledger {
-    /// Notes a build; a cycle's later build takes the place of its earlier one.
-    ///
-    /// # Errors
-    /// Its cycle is unknown, or SQLite failed.
-    pub async fn save_build(&self, build: BuildRecord) -> Result<(), LedgerError> {
-        self.transact("noting a build", move |tx| save(tx, &build)).await
+            Ok(())
+        })
     }
+}
 
+impl<R: Reads> Records<R> {
     /// A cycle's build; `None` where the service at hand was packaged.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn build_of(&self, cycle: CycleId) -> Result<Option<BuildRecord>, LedgerError> {
-        self.read("reading a cycle's build", move |connection| of_cycle(connection, cycle)).await
+    pub fn build_of(&self, cycle: CycleId) -> R::Answer<Option<BuildRecord>> {
+        self.read("reading a cycle's build", move |connection| {
+            query::one(connection, "SELECT * FROM builds WHERE cycle = ?1", [cycle], BuildRecord::from_row)
+        })
     }
 }

@@ -8,39 +8,51 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use tokio::sync::watch;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use tokio::sync::{oneshot, watch};
 
+use super::backup::backup;
 use super::error::LedgerError;
 use super::guard::{OpenLock, check_before_open};
 use super::migrations::migrate;
+use super::records::{InSnapshot, InTransaction, Reads, Records, Snapshot, Tx, Writes};
 use super::usage::{LedgerUsage, Meter};
 
 /// How long a connection waits for another process's lock (a backup tool, `sqlite3` on the command line).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A handle on the ledger.
+/// A handle on the ledger. Its methods answer through futures.
+pub type Ledger = Records<Threads>;
+
+/// The threads behind a [`Ledger`].
 #[derive(Clone)]
-pub struct Ledger {
+pub struct Threads(Arc<Shared>);
+
+/// The threads behind a ledger, for a caller that may block: see [`Ledger::blocking`].
+#[derive(Debug, Clone)]
+pub struct Blocking(Threads);
+
+struct Shared {
     /// `None` for a handle that can only read.
-    writer: Option<Arc<Worker>>,
+    writer: Option<Worker>,
     /// `None` in memory, where only the writer's connection sees the data.
-    reader: Option<Arc<Worker>>,
-    path: Option<Arc<PathBuf>>,
+    reader: Option<Worker>,
+    path: Option<PathBuf>,
     /// Counts commits, for those who watch.
-    pub(super) committed: Arc<watch::Sender<u64>>,
+    committed: watch::Sender<u64>,
     reads: Meter,
     writes: Meter,
 }
 
-impl std::fmt::Debug for Ledger {
+impl std::fmt::Debug for Threads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").field("path", &self.path).field("read_only", &self.writer.is_none()).finish()
+        f.debug_struct("Ledger").field("path", &self.0.path).field("read_only", &self.0.writer.is_none()).finish()
     }
 }
 
@@ -56,14 +68,8 @@ impl Ledger {
         let mut connection = connect(path, OpenFlags::default())?;
         migrate(&mut connection)?;
         let reader = connect(path, OpenFlags::default()).and_then(query_only)?;
-        Ok(Self {
-            writer: Some(Worker::start("ledger-writer", connection, Some(lock))?),
-            reader: Some(Worker::start("ledger-reader", reader, None)?),
-            path: Some(Arc::new(path.to_owned())),
-            committed: Arc::default(),
-            reads: Meter::default(),
-            writes: Meter::default(),
-        })
+        let writer = Worker::start("ledger-writer", connection, Some(lock))?;
+        Ok(Self::of(Some(writer), Some(Worker::start("ledger-reader", reader, None)?), Some(path)))
     }
 
     /// Opens a ledger to read only, also while a daemon has it open: for the
@@ -80,14 +86,7 @@ impl Ledger {
         // file, which a read-only open cannot make when no daemon runs.
         let flags = OpenFlags::default() & !OpenFlags::SQLITE_OPEN_CREATE;
         let reader = connect(path, flags).and_then(query_only)?;
-        Ok(Self {
-            writer: None,
-            reader: Some(Worker::start("ledger-reader", reader, None)?),
-            path: Some(Arc::new(path.to_owned())),
-            committed: Arc::default(),
-            reads: Meter::default(),
-            writes: Meter::default(),
-        })
+        Ok(Self::of(None, Some(Worker::start("ledger-reader", reader, None)?), Some(path)))
     }
 
     /// A ledger in memory, gone with its last handle: for tests and dry runs.
@@ -99,157 +98,191 @@ impl Ledger {
             Connection::open_in_memory().map_err(|e| LedgerError::statement("opening a ledger in memory", e))?;
         configure(&connection).map_err(|e| LedgerError::statement("configuring the connection", e))?;
         migrate(&mut connection)?;
-        let writer = Worker::start("ledger-writer", connection, None)?;
-        Ok(Self {
-            writer: Some(writer),
-            reader: None,
-            path: None,
-            committed: Arc::default(),
+        Ok(Self::of(Some(Worker::start("ledger-writer", connection, None)?), None, None))
+    }
+
+    fn of(writer: Option<Worker>, reader: Option<Worker>, path: Option<&Path>) -> Self {
+        Records(Threads(Arc::new(Shared {
+            writer,
+            reader,
+            path: path.map(Path::to_owned),
+            committed: watch::Sender::default(),
             reads: Meter::default(),
             writes: Meter::default(),
-        })
+        })))
     }
 
     /// The file, where there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref().map(PathBuf::as_path)
+        self.0.0.path.as_deref()
     }
 
     /// What was counted at this handle and its clones since it was opened.
     #[must_use]
     pub fn usage(&self) -> LedgerUsage {
-        LedgerUsage { reads: self.reads.counts(), writes: self.writes.counts() }
+        LedgerUsage { reads: self.0.0.reads.counts(), writes: self.0.0.writes.counts() }
     }
 
-    /// Runs `f` in one writing transaction on the ledger's thread: all of it is
-    /// stored, or nothing. `what` names it in errors. `f` should be short; it
-    /// refuses with [`super::refuse`].
+    /// Changes whenever something was committed through this handle or a clone of it.
+    #[must_use]
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.0.0.committed.subscribe()
+    }
+
+    /// The same methods for a thread that may block: a build's output, tests.
+    #[must_use]
+    pub fn blocking(&self) -> Records<Blocking> {
+        Records(Blocking(self.0.clone()))
+    }
+
+    /// Writes a whole, compact copy of the ledger to `target` while it is in
+    /// use. The copy appears under its name only when it is complete.
     ///
     /// # Errors
-    /// What `f` answers, or SQLite's own failure.
-    pub async fn transact<T: Send + 'static>(
+    /// `target` exists already, or cannot be written.
+    pub async fn backup_to(&self, target: &Path) -> Result<(), LedgerError> {
+        const WHAT: &str = "writing a backup";
+        let target = target.to_owned();
+        let (reply, answer) = oneshot::channel();
+        let worker = self.0.0.worker(Access::Read, WHAT)?;
+        worker.submit(WHAT, move |connection| backup(connection, &target), move |copied| drop(reply.send(copied)))?;
+        answer.await.unwrap_or(Err(LedgerError::Closed { what: WHAT }))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+    WriteDurably,
+}
+
+/// How a method of a [`Ledger`] answers.
+pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send>>;
+
+impl Threads {
+    fn run<T: Send + 'static>(
         &self,
+        access: Access,
         what: &'static str,
-        f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
+        f: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Answer<T> {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            let begun = Instant::now();
+            let (reply, answer) = oneshot::channel();
+            // A caller that went away no longer wants the answer; the work is done all the same.
+            shared.submit(access, what, f, move |answer| drop(reply.send(answer)))?;
+            shared.counted(access, begun, answer.await.unwrap_or(Err(LedgerError::Closed { what })))
+        })
+    }
+}
+
+impl Blocking {
+    fn run<T: Send + 'static>(
+        &self,
+        access: Access,
+        what: &'static str,
+        f: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        let Self(Threads(shared)) = self;
         let begun = Instant::now();
-        let answer = self.writer(what)?.call(what, move |connection| in_transaction(connection, what, f)).await;
-        self.tell_commit(&answer);
-        self.writes.count(begun, answer)
+        let (reply, answer) = channel();
+        shared.submit(access, what, f, move |answer| drop(reply.send(answer)))?;
+        shared.counted(access, begun, answer.recv().unwrap_or(Err(LedgerError::Closed { what })))
+    }
+}
+
+macro_rules! run_on_threads {
+    ($place:ident, $answer:ty) => {
+        impl Reads for $place {
+            type Answer<T: Send + 'static> = $answer;
+
+            fn read<T: Send + 'static>(
+                &self,
+                what: &'static str,
+                f: impl FnOnce(&Snapshot<'_>) -> rusqlite::Result<T> + Send + 'static,
+            ) -> $answer {
+                self.run(Access::Read, what, move |connection| f(&Records(InSnapshot(connection))))
+            }
+        }
+
+        impl Writes for $place {
+            fn write<T: Send + 'static>(
+                &self,
+                what: &'static str,
+                f: impl FnOnce(&Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+            ) -> $answer {
+                self.run(Access::Write, what, move |connection| f(&Records(InTransaction(connection))))
+            }
+
+            fn write_durably<T: Send + 'static>(
+                &self,
+                what: &'static str,
+                f: impl FnOnce(&Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+            ) -> $answer {
+                self.run(Access::WriteDurably, what, move |connection| f(&Records(InTransaction(connection))))
+            }
+        }
+    };
+}
+
+run_on_threads!(Threads, Answer<T>);
+run_on_threads!(Blocking, Result<T, LedgerError>);
+
+impl Shared {
+    fn worker(&self, access: Access, what: &'static str) -> Result<&Worker, LedgerError> {
+        let reader = self.reader.as_ref().filter(|_| access == Access::Read);
+        reader.or(self.writer.as_ref()).ok_or(LedgerError::ReadOnly { what })
     }
 
-    /// [`Ledger::transact`] that answers only when what it stored is on the disk: for decisions, approvals, the audit and
-    /// which model is live. A commit of those that a power cut took away would be forgotten; a step's would be repeated.
-    ///
-    /// # Errors
-    /// As for [`Ledger::transact`].
-    pub async fn transact_durably<T: Send + 'static>(
+    fn submit<T: Send + 'static>(
         &self,
+        access: Access,
         what: &'static str,
-        f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let begun = Instant::now();
-        let answer = self.writer(what)?.call(what, move |connection| durably(connection, what, f)).await;
-        self.tell_commit(&answer);
-        self.writes.count(begun, answer)
+        f: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        reply: impl FnOnce(Result<T, LedgerError>) + Send + 'static,
+    ) -> Result<(), LedgerError> {
+        let transaction = move |connection: &mut Connection| {
+            in_transaction(access, connection, f).map_err(|error| LedgerError::statement(what, error))
+        };
+        self.worker(access, what)?.submit(what, transaction, reply)
     }
 
-    /// [`Ledger::transact`] for threads that may block: training, the command line, tests.
-    ///
-    /// # Errors
-    /// As for [`Ledger::transact`].
-    pub fn transact_blocking<T: Send + 'static>(
-        &self,
-        what: &'static str,
-        f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let begun = Instant::now();
-        let answer = self.writer(what)?.call_blocking(what, move |connection| in_transaction(connection, what, f));
-        self.tell_commit(&answer);
-        self.writes.count(begun, answer)
-    }
-
-    fn tell_commit<T>(&self, answer: &Result<T, LedgerError>) {
+    fn counted<T>(&self, access: Access, begun: Instant, answer: Result<T, LedgerError>) -> Result<T, LedgerError> {
+        if access == Access::Read {
+            return self.reads.count(begun, answer);
+        }
         if answer.is_ok() {
             self.committed.send_modify(|count| *count += 1);
         }
-    }
-
-    /// Runs a query beside the writer. It sees everything committed before it began.
-    ///
-    /// # Errors
-    /// What `f` answers, or SQLite's own failure; a write inside `f` fails.
-    pub async fn read<T: Send + 'static>(
-        &self,
-        what: &'static str,
-        f: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let begun = Instant::now();
-        let answer = self.reader(what)?.call(what, move |connection| in_snapshot(connection, what, f)).await;
-        self.reads.count(begun, answer)
-    }
-
-    /// [`Ledger::read`] for threads that may block.
-    ///
-    /// # Errors
-    /// As for [`Ledger::read`].
-    pub fn read_blocking<T: Send + 'static>(
-        &self,
-        what: &'static str,
-        f: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let begun = Instant::now();
-        let answer = self.reader(what)?.call_blocking(what, move |connection| in_snapshot(connection, what, f));
-        self.reads.count(begun, answer)
-    }
-
-    fn writer(&self, what: &'static str) -> Result<&Worker, LedgerError> {
-        self.writer.as_deref().ok_or(LedgerError::ReadOnly { what })
-    }
-
-    pub(super) fn reader(&self, what: &'static str) -> Result<&Worker, LedgerError> {
-        self.reader.as_deref().map_or_else(|| self.writer(what), Ok)
+        self.writes.count(begun, answer)
     }
 }
 
-/// Runs `f` in a writing transaction; dropping the transaction, also by a panic, rolls it back.
+/// Runs `f` in a transaction; dropping the transaction, also by a panic, rolls it back.
 fn in_transaction<T>(
+    access: Access,
     connection: &mut Connection,
-    what: &'static str,
-    f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,
-) -> Result<T, LedgerError> {
-    let failed = |e| LedgerError::statement(what, e);
+    f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    if access == Access::Read {
+        // Several queries see one state.
+        return f(&*connection.transaction()?);
+    }
+    if access == Access::WriteDurably {
+        // The log of the commit is synced before it answers. SQLite takes the setting between transactions only.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let answer = in_transaction(Access::Write, connection, f);
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        return answer;
+    }
     // Immediate: the lock is taken at the start, not half way through.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-    let answer = f(&transaction).map_err(failed)?;
-    transaction.commit().map_err(failed)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let answer = f(&transaction)?;
+    transaction.commit()?;
     Ok(answer)
-}
-
-/// [`in_transaction`], with the log of the commit synced before it answers. SQLite takes the setting between
-/// transactions only.
-fn durably<T>(
-    connection: &mut Connection,
-    what: &'static str,
-    f: impl FnOnce(&Transaction<'_>) -> Result<T, rusqlite::Error>,
-) -> Result<T, LedgerError> {
-    let failed = |e| LedgerError::statement(what, e);
-    connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
-    let answer = in_transaction(connection, what, f);
-    connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
-    answer
-}
-
-/// Runs `f` in a reading transaction, so that several queries see one state.
-fn in_snapshot<T>(
-    connection: &mut Connection,
-    what: &'static str,
-    f: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
-) -> Result<T, LedgerError> {
-    let failed = |e| LedgerError::statement(what, e);
-    let transaction = connection.transaction().map_err(failed)?;
-    f(&transaction).map_err(failed)
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, LedgerError> {
@@ -263,7 +296,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // Answers the mode that is now in force, hence a query. NORMAL under WAL can
     // lose the last commits at a power cut, never the file's consistency; the
-    // saga repeats such steps, and what nobody would repeat is stored by `transact_durably`.
+    // saga repeats such steps, and what nobody would repeat is stored by `write_durably`.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
@@ -281,14 +314,14 @@ fn query_only(connection: Connection) -> Result<Connection, LedgerError> {
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// A thread that owns a connection and works off what it is sent, in order.
-pub(super) struct Worker {
+struct Worker {
     /// `None` only while dropping.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    fn start(name: &str, mut connection: Connection, lock: Option<OpenLock>) -> Result<Arc<Self>, LedgerError> {
+    fn start(name: &str, mut connection: Connection, lock: Option<OpenLock>) -> Result<Self, LedgerError> {
         let (jobs, queue) = channel::<Job>();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
@@ -301,33 +334,18 @@ impl Worker {
                 drop(lock);
             })
             .map_err(|source| LedgerError::Io { action: format!("starting the thread {name}"), source })?;
-        Ok(Arc::new(Self { jobs: Some(jobs), thread: Some(thread) }))
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    fn submit(&self, what: &'static str, job: Job) -> Result<(), LedgerError> {
+    fn submit<T: 'static>(
+        &self,
+        what: &'static str,
+        f: impl FnOnce(&mut Connection) -> Result<T, LedgerError> + Send + 'static,
+        reply: impl FnOnce(Result<T, LedgerError>) + Send + 'static,
+    ) -> Result<(), LedgerError> {
         let jobs = self.jobs.as_ref().ok_or(LedgerError::Closed { what })?;
+        let job = Box::new(move |connection: &mut Connection| reply(caught(what, connection, f)));
         jobs.send(job).map_err(|_| LedgerError::Closed { what })
-    }
-
-    pub(super) async fn call<T: Send + 'static>(
-        &self,
-        what: &'static str,
-        f: impl FnOnce(&mut Connection) -> Result<T, LedgerError> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        // A caller that went away no longer wants the answer; the work is done all the same.
-        self.submit(what, Box::new(move |connection| drop(reply.send(caught(what, connection, f)))))?;
-        answer.await.unwrap_or(Err(LedgerError::Closed { what }))
-    }
-
-    pub(super) fn call_blocking<T: Send + 'static>(
-        &self,
-        what: &'static str,
-        f: impl FnOnce(&mut Connection) -> Result<T, LedgerError> + Send + 'static,
-    ) -> Result<T, LedgerError> {
-        let (reply, answer) = channel();
-        self.submit(what, Box::new(move |connection| drop(reply.send(caught(what, connection, f)))))?;
-        answer.recv().unwrap_or(Err(LedgerError::Closed { what }))
     }
 }
 

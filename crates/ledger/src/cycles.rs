@@ -6,12 +6,13 @@
 //! models count without gaps.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{At, Json, text_enum};
 use super::query::{self, Page};
-use super::{Ledger, LedgerError, refuse};
+use super::records::{Reads, Records, Tx, Writes};
+use super::refuse;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, DriftReportId, ModelVersion, RunId, TraceId};
 
@@ -205,114 +206,8 @@ impl Cycle {
     }
 }
 
-/// Begins a cycle and mints all its ids. Refuses (`Conflict`) while another is open.
-///
-/// # Errors
-/// Another cycle is open, or SQLite failed.
-pub fn begin(tx: &Transaction<'_>, reason: &CycleReason, at: DateTime<Utc>) -> rusqlite::Result<Cycle> {
-    if let Some(open) = open(tx)? {
-        return Err(refuse(
-            ErrorKind::Conflict,
-            format!("{} is still {}; one cycle runs at a time", open.id, open.state),
-        ));
-    }
-    let newest: Option<ModelVersion> = tx.query_row("SELECT max(version) FROM models", [], |row| row.get(0))?;
-    let cycle = Cycle {
-        id: query::mint(tx)?,
-        reason: reason.clone(),
-        state: CycleState::Running,
-        outcome: None,
-        detail: String::new(),
-        run: query::mint(tx)?,
-        model: ModelVersion(newest.map_or(0, |version| version.0) + 1),
-        deployment: query::mint(tx)?,
-        started_at: at,
-        finished_at: None,
-        approved_by: None,
-        undoing: None,
-        cancel: None,
-    };
-    tx.execute(
-        "INSERT INTO cycles (id, reason, state, run, model, deployment, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![cycle.id, Json(reason), cycle.state, cycle.run, cycle.model, cycle.deployment, At(at)],
-    )?;
-    get(tx, cycle.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
-}
-
-/// Moves an open cycle between running and waiting.
-///
-/// # Errors
-/// It is unknown, or finished, or SQLite failed.
-pub fn set_state(tx: &Transaction<'_>, id: CycleId, state: CycleState) -> rusqlite::Result<()> {
-    if state == CycleState::Finished {
-        return Err(refuse(ErrorKind::Invalid, format!("{id} is finished by `finish_cycle`, which takes the outcome")));
-    }
-    let changed =
-        tx.execute("UPDATE cycles SET state = ?2 WHERE id = ?1 AND state <> 'finished'", params![id, state])?;
-    if changed == 1 { Ok(()) } else { Err(not_open(tx, id)?) }
-}
-
-/// Notes who approved a cycle that waits for it, and lets it go on.
-///
-/// # Errors
-/// It does not wait, or SQLite failed.
-fn approve(tx: &Transaction<'_>, id: CycleId, by: &str) -> rusqlite::Result<()> {
-    let sql = "UPDATE cycles SET state = 'running', approved_by = ?2 WHERE id = ?1 AND state = 'waiting_approval'";
-    let changed = tx.execute(sql, params![id, by])?;
-    if changed == 1 { Ok(()) } else { Err(refuse(ErrorKind::Conflict, format!("{id} does not wait for approval"))) }
-}
-
-/// Notes why an open cycle is being undone, before the first undo; the reason that it has already stays.
-///
-/// # Errors
-/// It is unknown or finished; it is to be rejected and does not wait for approval; or SQLite failed.
-fn begin_undo(tx: &Transaction<'_>, id: CycleId, undoing: &Undoing) -> rusqlite::Result<()> {
-    let waits = get(tx, id)?.is_some_and(|cycle| cycle.state == CycleState::WaitingApproval);
-    if undoing.cause == UndoCause::Rejected && !waits {
-        return Err(refuse(ErrorKind::Conflict, format!("{id} does not wait for approval")));
-    }
-    let changed = tx.execute(
-        "UPDATE cycles SET state = 'running', undoing = coalesce(undoing, ?2) WHERE id = ?1 AND state <> 'finished'",
-        params![id, Json(undoing)],
-    )?;
-    if changed == 1 { Ok(()) } else { Err(not_open(tx, id)?) }
-}
-
-/// Notes who wants a running cycle to stop; whoever said so first stays.
-///
-/// # Errors
-/// It does not run, is being undone already, or SQLite failed.
-fn request_cancel(tx: &Transaction<'_>, id: CycleId, request: &CancelRequest) -> rusqlite::Result<()> {
-    let changed = tx.execute(
-        "UPDATE cycles SET state = state, cancel = coalesce(cancel, ?2)
-         WHERE id = ?1 AND state = 'running' AND undoing IS NULL",
-        params![id, Json(request)],
-    )?;
-    if changed == 1 { Ok(()) } else { Err(refuse(ErrorKind::Conflict, format!("{id} does not run any more"))) }
-}
-
-/// Ends a cycle. Repeating the same end changes nothing; another end is refused.
-///
-/// # Errors
-/// It is unknown, ended otherwise already, or SQLite failed.
-pub fn finish(
-    tx: &Transaction<'_>,
-    id: CycleId,
-    outcome: CycleOutcome,
-    detail: &str,
-    at: DateTime<Utc>,
-) -> rusqlite::Result<()> {
-    let changed = tx.execute(
-        "UPDATE cycles SET state = 'finished', outcome = ?2, detail = ?3, finished_at = ?4
-         WHERE id = ?1 AND state <> 'finished'",
-        params![id, outcome, detail, At(at)],
-    )?;
-    let ended_so_already = get(tx, id)?.is_some_and(|cycle| cycle.outcome == Some(outcome));
-    if changed == 1 || ended_so_already { Ok(()) } else { Err(not_open(tx, id)?) }
-}
-
-fn not_open(connection: &Connection, id: CycleId) -> rusqlite::Result<rusqlite::Error> {
-    Ok(match get(connection, id)? {
+fn not_open(tx: &Tx<'_>, id: CycleId) -> rusqlite::Result<rusqlite::Error> {
+    Ok(match tx.cycle(id)? {
         None => refuse(ErrorKind::NotFound, format!("there is no {id}")),
         Some(cycle) => refuse(
             ErrorKind::Conflict,
@@ -321,104 +216,137 @@ fn not_open(connection: &Connection, id: CycleId) -> rusqlite::Result<rusqlite::
     })
 }
 
-pub(super) fn get(connection: &Connection, id: CycleId) -> rusqlite::Result<Option<Cycle>> {
-    query::one(connection, "SELECT * FROM cycles WHERE id = ?1", [id], Cycle::from_row)
-}
-
-/// The cycle that is running or waiting, if any.
-///
-/// # Errors
-/// SQLite failed.
-pub fn open(connection: &Connection) -> rusqlite::Result<Option<Cycle>> {
-    query::one(connection, "SELECT * FROM cycles WHERE state <> 'finished'", [], Cycle::from_row)
-}
-
-/// Cycles, newest first.
-///
-/// # Errors
-/// SQLite failed.
-pub fn page(connection: &Connection, page: Page) -> rusqlite::Result<Vec<Cycle>> {
-    query::page(connection, "cycles", "id DESC", page, Cycle::from_row)
-}
-
-impl Ledger {
-    /// Begins a cycle and mints all its ids in one transaction.
-    ///
-    /// # Errors
-    /// Another cycle is open (`Conflict`), or SQLite failed.
-    pub async fn begin_cycle(&self, reason: CycleReason, at: DateTime<Utc>) -> Result<Cycle, LedgerError> {
-        self.transact_durably("beginning a cycle", move |tx| begin(tx, &reason, at)).await
+impl<W: Writes> Records<W> {
+    /// Begins a cycle and mints all its ids. Refuses (`Conflict`) while another is open.
+    pub fn begin_cycle(&self, reason: CycleReason, at: DateTime<Utc>) -> W::Answer<Cycle> {
+        self.write_durably("beginning a cycle", move |tx| {
+    if let Some(open) = tx.open_cycle()? {
+        return Err(refuse(
+            ErrorKind::Conflict,
+            format!("{} is still {}; one cycle runs at a time", open.id, open.state),
+        ));
+    }
+    let newest: Option<ModelVersion> = tx.query_row("SELECT max(version) FROM models", [], |row| row.get(0))?;
+    let cycle = Cycle {
+        id: tx.mint()?,
+        reason,
+        state: CycleState::Running,
+        outcome: None,
+        detail: String::new(),
+        run: tx.mint()?,
+        model: ModelVersion(newest.map_or(0, |version| version.0) + 1),
+        deployment: tx.mint()?,
+        started_at: at,
+        finished_at: None,
+        approved_by: None,
+        undoing: None,
+        cancel: None,
+    };
+    tx.execute(
+        "INSERT INTO cycles (id, reason, state, run, model, deployment, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![cycle.id, Json(&cycle.reason), cycle.state, cycle.run, cycle.model, cycle.deployment, At(at)],
+    )?;
+    tx.cycle(cycle.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+})
     }
 
     /// Moves an open cycle between running and waiting.
-    ///
-    /// # Errors
-    /// It is unknown or finished, or SQLite failed.
-    pub async fn set_cycle_state(&self, id: CycleId, state: CycleState) -> Result<(), LedgerError> {
-        self.transact("changing a cycle's state", move |tx| set_state(tx, id, state)).await
+    pub fn set_cycle_state(&self, id: CycleId, state: CycleState) -> W::Answer<()> {
+        self.write("changing a cycle's state", move |tx| {
+            if state == CycleState::Finished {
+                return Err(refuse(
+                    ErrorKind::Invalid,
+                    format!("{id} is finished by `finish_cycle`, which takes the outcome"),
+                ));
+            }
+            let changed =
+                tx.execute("UPDATE cycles SET state = ?2 WHERE id = ?1 AND state <> 'finished'", params![id, state])?;
+            if changed == 1 { Ok(()) } else { Err(not_open(tx, id)?) }
+        })
     }
 
     /// Notes who approved a cycle that waits for it, and lets it go on.
-    ///
-    /// # Errors
-    /// It does not wait (`Conflict`), or SQLite failed.
-    pub async fn approve_cycle(&self, id: CycleId, by: impl Into<String>) -> Result<(), LedgerError> {
+    pub fn approve_cycle(&self, id: CycleId, by: impl Into<String>) -> W::Answer<()> {
         let by = by.into();
-        self.transact_durably("noting an approval", move |tx| approve(tx, id, &by)).await
+        self.write_durably("noting an approval", move |tx| {
+            let sql =
+                "UPDATE cycles SET state = 'running', approved_by = ?2 WHERE id = ?1 AND state = 'waiting_approval'";
+            let changed = tx.execute(sql, params![id, by])?;
+            if changed == 1 {
+                Ok(())
+            } else {
+                Err(refuse(ErrorKind::Conflict, format!("{id} does not wait for approval")))
+            }
+        })
     }
 
-    /// Notes why an open cycle is being undone; the reason that it has already stays.
-    ///
-    /// # Errors
-    /// It is unknown or finished; it is to be rejected and does not wait; or SQLite failed.
-    pub async fn begin_undo(&self, id: CycleId, undoing: Undoing) -> Result<(), LedgerError> {
-        self.transact_durably("noting that a cycle is undone", move |tx| begin_undo(tx, id, &undoing)).await
+    /// Notes why an open cycle is being undone, before the first undo; the reason that it has already stays.
+    pub fn begin_undo(&self, id: CycleId, undoing: Undoing) -> W::Answer<()> {
+        self.write_durably("noting that a cycle is undone", move |tx| {
+            let waits = tx.cycle(id)?.is_some_and(|cycle| cycle.state == CycleState::WaitingApproval);
+            if undoing.cause == UndoCause::Rejected && !waits {
+                return Err(refuse(ErrorKind::Conflict, format!("{id} does not wait for approval")));
+            }
+            let changed = tx.execute(
+        "UPDATE cycles SET state = 'running', undoing = coalesce(undoing, ?2) WHERE id = ?1 AND state <> 'finished'",
+        params![id, Json(undoing)],
+    )?;
+            if changed == 1 { Ok(()) } else { Err(not_open(tx, id)?) }
+        })
     }
 
-    /// Notes who wants a running cycle to stop.
-    ///
-    /// # Errors
-    /// It does not run or is being undone (`Conflict`), or SQLite failed.
-    pub async fn request_cancel(&self, id: CycleId, request: CancelRequest) -> Result<(), LedgerError> {
-        self.transact_durably("noting that a cycle is to stop", move |tx| request_cancel(tx, id, &request)).await
+    /// Notes who wants a running cycle to stop; whoever said so first stays.
+    pub fn request_cancel(&self, id: CycleId, request: CancelRequest) -> W::Answer<()> {
+        self.write_durably("noting that a cycle is to stop", move |tx| {
+            let changed = tx.execute(
+                "UPDATE cycles SET state = state, cancel = coalesce(cancel, ?2)
+         WHERE id = ?1 AND state = 'running' AND undoing IS NULL",
+                params![id, Json(request)],
+            )?;
+            if changed == 1 { Ok(()) } else { Err(refuse(ErrorKind::Conflict, format!("{id} does not run any more"))) }
+        })
     }
 
-    /// Ends a cycle; the same end again changes nothing.
-    ///
-    /// # Errors
-    /// It is unknown or ended otherwise, or SQLite failed.
-    pub async fn finish_cycle(
+    /// Ends a cycle. Repeating the same end changes nothing; another end is refused.
+    pub fn finish_cycle(
         &self,
         id: CycleId,
         outcome: CycleOutcome,
         detail: impl Into<String>,
         at: DateTime<Utc>,
-    ) -> Result<(), LedgerError> {
+    ) -> W::Answer<()> {
         let detail = detail.into();
-        self.transact_durably("finishing a cycle", move |tx| finish(tx, id, outcome, &detail, at)).await
+        self.write_durably("finishing a cycle", move |tx| {
+            let changed = tx.execute(
+                "UPDATE cycles SET state = 'finished', outcome = ?2, detail = ?3, finished_at = ?4
+         WHERE id = ?1 AND state <> 'finished'",
+                params![id, outcome, detail, At(at)],
+            )?;
+            let ended_so_already = tx.cycle(id)?.is_some_and(|cycle| cycle.outcome == Some(outcome));
+            if changed == 1 || ended_so_already { Ok(()) } else { Err(not_open(tx, id)?) }
+        })
     }
+}
 
+impl<R: Reads> Records<R> {
     /// The cycle that is running or waiting, if any: what a start goes on with.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn open_cycle(&self) -> Result<Option<Cycle>, LedgerError> {
-        self.read("looking for an open cycle", open).await
+    pub fn open_cycle(&self) -> R::Answer<Option<Cycle>> {
+        self.read("looking for an open cycle", |connection| {
+            query::one(connection, "SELECT * FROM cycles WHERE state <> 'finished'", [], Cycle::from_row)
+        })
     }
 
     /// One cycle.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn cycle(&self, id: CycleId) -> Result<Option<Cycle>, LedgerError> {
-        self.read("reading a cycle", move |connection| get(connection, id)).await
+    pub fn cycle(&self, id: CycleId) -> R::Answer<Option<Cycle>> {
+        self.read("reading a cycle", move |connection| {
+            query::one(connection, "SELECT * FROM cycles WHERE id = ?1", [id], Cycle::from_row)
+        })
     }
 
     /// Cycles, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn cycles(&self, page: Page) -> Result<Vec<Cycle>, LedgerError> {
-        self.read("listing cycles", move |connection| self::page(connection, page)).await
+    pub fn cycles(&self, page: Page) -> R::Answer<Vec<Cycle>> {
+        self.read("listing cycles", move |connection| {
+            query::page(connection, "cycles", "id DESC", page, Cycle::from_row)
+        })
     }
 }

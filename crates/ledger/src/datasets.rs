@@ -1,13 +1,13 @@
 //! The datasets made of what was ingested, and those that were refused.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Count, Json};
+use super::columns::{At, Count};
 use super::query::{self, Page};
-use super::{Ledger, LedgerError};
+use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::{CycleId, Digest};
 
 /// A dataset's identity: the digest of the manifest of its sources.
@@ -32,7 +32,7 @@ pub struct Dataset {
     /// The sources it was made of, each recorded with [`Ledger::record_objects`] before.
     pub sources: Vec<ObjectRef>,
     /// The manifest whose digest it is: enough to make the dataset again.
-    pub manifest: Value,
+    pub manifest: Document,
     /// How many rows.
     pub rows: u64,
     /// The first scheduled departure in it.
@@ -40,7 +40,7 @@ pub struct Dataset {
     /// The end of its window, exclusive.
     pub until: DateTime<Utc>,
     /// What validation found.
-    pub validation: Value,
+    pub validation: Document,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -51,11 +51,11 @@ impl Dataset {
             version: row.get("version")?,
             cycle: row.get("cycle")?,
             sources: Vec::new(),
-            manifest: row.get::<_, Json<_>>("manifest")?.0,
+            manifest: row.get("manifest")?,
             rows: row.get::<_, Count>("row_count")?.0,
             from: row.get::<_, At>("from_time")?.0,
             until: row.get::<_, At>("until_time")?.0,
-            validation: row.get::<_, Json<_>>("validation")?.0,
+            validation: row.get("validation")?,
             created_at: row.get::<_, At>("created_at")?.0,
         })
     }
@@ -69,7 +69,7 @@ pub struct RefusedDataset {
     /// How many rows it would have had.
     pub rows: u64,
     /// What validation found; `failures` says why it was refused.
-    pub validation: Value,
+    pub validation: Document,
     /// When.
     pub refused_at: DateTime<Utc>,
 }
@@ -79,43 +79,10 @@ impl RefusedDataset {
         Ok(Self {
             cycle: row.get("cycle")?,
             rows: row.get::<_, Count>("row_count")?.0,
-            validation: row.get::<_, Json<_>>("validation")?.0,
+            validation: row.get("validation")?,
             refused_at: row.get::<_, At>("refused_at")?.0,
         })
     }
-}
-
-/// Notes a dataset. Its version is its content, so one that is there already is the same one.
-///
-/// # Errors
-/// A source was never recorded, or SQLite failed.
-pub fn insert(tx: &Transaction<'_>, dataset: &Dataset) -> rusqlite::Result<()> {
-    tx.execute(
-        "INSERT INTO datasets (version, cycle, manifest, row_count, from_time, until_time, validation, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (version) DO NOTHING",
-        params![
-            dataset.version,
-            dataset.cycle,
-            Json(&dataset.manifest),
-            Count(dataset.rows),
-            At(dataset.from),
-            At(dataset.until),
-            Json(&dataset.validation),
-            At(dataset.created_at)
-        ],
-    )?;
-    let mut link = tx.prepare_cached(
-        "INSERT INTO dataset_objects (dataset, object_key, digest) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-    )?;
-    for source in &dataset.sources {
-        link.execute(params![dataset.version, source.key, source.digest])?;
-    }
-    Ok(())
-}
-
-pub(super) fn get(connection: &Connection, version: &DatasetVersion) -> rusqlite::Result<Option<Dataset>> {
-    let dataset = query::one(connection, "SELECT * FROM datasets WHERE version = ?1", [version], Dataset::from_row)?;
-    dataset.map(|dataset| with_sources(connection, dataset)).transpose()
 }
 
 fn with_sources(connection: &Connection, mut dataset: Dataset) -> rusqlite::Result<Dataset> {
@@ -125,68 +92,75 @@ fn with_sources(connection: &Connection, mut dataset: Dataset) -> rusqlite::Resu
     Ok(dataset)
 }
 
-impl Ledger {
-    /// Notes a dataset; the same version again changes nothing.
-    ///
-    /// # Errors
-    /// A source was never recorded, or SQLite failed.
-    pub async fn insert_dataset(&self, dataset: Dataset) -> Result<(), LedgerError> {
-        self.transact("noting a dataset", move |tx| insert(tx, &dataset)).await
+impl<W: Writes> Records<W> {
+    /// Notes a dataset. Its version is its content, so one that is there already is the same one.
+    pub fn insert_dataset(&self, dataset: Dataset) -> W::Answer<()> {
+        self.write("noting a dataset", move |tx| {
+            tx.execute(
+        "INSERT INTO datasets (version, cycle, manifest, row_count, from_time, until_time, validation, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (version) DO NOTHING",
+        params![
+            dataset.version,
+            dataset.cycle,
+            dataset.manifest,
+            Count(dataset.rows),
+            At(dataset.from),
+            At(dataset.until),
+            dataset.validation,
+            At(dataset.created_at)
+        ],
+    )?;
+            let mut link = tx.prepare_cached(
+                "INSERT INTO dataset_objects (dataset, object_key, digest) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            )?;
+            for source in &dataset.sources {
+                link.execute(params![dataset.version, source.key, source.digest])?;
+            }
+            Ok(())
+        })
     }
 
+    /// Notes why a cycle's dataset was refused; the same cycle again replaces what was noted.
+    pub fn record_refused_dataset(&self, refused: RefusedDataset) -> W::Answer<()> {
+        self.write("noting a refused dataset", move |tx| {
+            tx.execute(
+                "INSERT INTO refused_datasets (cycle, row_count, validation, refused_at) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (cycle) DO UPDATE SET row_count = ?2, validation = ?3, refused_at = ?4",
+                params![refused.cycle, Count(refused.rows), refused.validation, At(refused.refused_at)],
+            )?;
+            Ok(())
+        })
+    }
+}
+
+impl<R: Reads> Records<R> {
     /// One dataset.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn dataset(&self, version: DatasetVersion) -> Result<Option<Dataset>, LedgerError> {
-        self.read("reading a dataset", move |connection| get(connection, &version)).await
+    pub fn dataset(&self, version: DatasetVersion) -> R::Answer<Option<Dataset>> {
+        self.read("reading a dataset", move |connection| {
+            let dataset =
+                query::one(connection, "SELECT * FROM datasets WHERE version = ?1", [&version], Dataset::from_row)?;
+            dataset.map(|dataset| with_sources(connection, dataset)).transpose()
+        })
     }
 
     /// Datasets, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn datasets(&self, page: Page) -> Result<Vec<Dataset>, LedgerError> {
+    pub fn datasets(&self, page: Page) -> R::Answer<Vec<Dataset>> {
         self.read("listing datasets", move |c| {
             let datasets = query::page(c, "datasets", "created_at DESC, version", page, Dataset::from_row)?;
             datasets.into_iter().map(|dataset| with_sources(c, dataset)).collect()
         })
-        .await
-    }
-
-    /// Notes why a cycle's dataset was refused; the same cycle again replaces what was noted.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn record_refused_dataset(&self, refused: RefusedDataset) -> Result<(), LedgerError> {
-        self.transact("noting a refused dataset", move |tx| {
-            tx.execute(
-                "INSERT INTO refused_datasets (cycle, row_count, validation, refused_at) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (cycle) DO UPDATE SET row_count = ?2, validation = ?3, refused_at = ?4",
-                params![refused.cycle, Count(refused.rows), Json(&refused.validation), At(refused.refused_at)],
-            )?;
-            Ok(())
-        })
-        .await
     }
 
     /// Why a cycle's dataset was refused; `None` where it was not.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn refused_dataset(&self, cycle: CycleId) -> Result<Option<RefusedDataset>, LedgerError> {
+    pub fn refused_dataset(&self, cycle: CycleId) -> R::Answer<Option<RefusedDataset>> {
         let sql = "SELECT * FROM refused_datasets WHERE cycle = ?1";
-        self.read("reading a refused dataset", move |c| query::one(c, sql, [cycle], RefusedDataset::from_row)).await
+        self.read("reading a refused dataset", move |c| query::one(c, sql, [cycle], RefusedDataset::from_row))
     }
 
     /// Datasets that were refused, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn refused_datasets(&self, page: Page) -> Result<Vec<RefusedDataset>, LedgerError> {
+    pub fn refused_datasets(&self, page: Page) -> R::Answer<Vec<RefusedDataset>> {
         self.read("listing refused datasets", move |c| {
             query::page(c, "refused_datasets", "refused_at DESC, cycle DESC", page, RefusedDataset::from_row)
         })
-        .await
     }
 }

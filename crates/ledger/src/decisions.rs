@@ -1,13 +1,13 @@
 //! Decisions with everything that was weighed: what `delayd why` shows.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Json};
+use super::columns::At;
 use super::query::{self, Page};
-use super::{Ledger, LedgerError};
+use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::{CycleId, DecisionId};
 
 /// One decision, complete enough to be made again.
@@ -22,11 +22,11 @@ pub struct Decision {
     /// What sort: `retrain`, `gate`, `approve`, `rollback`, …
     pub kind: String,
     /// What it was made from.
-    pub inputs: Value,
+    pub inputs: Document,
     /// Every test, its threshold and its result.
-    pub tests: Value,
+    pub tests: Document,
     /// What else could have been decided, and why it was not.
-    pub alternatives: Value,
+    pub alternatives: Document,
     /// What was decided.
     pub outcome: String,
     /// Why, in words.
@@ -43,11 +43,11 @@ pub struct NewDecision {
     /// What sort.
     pub kind: String,
     /// What it was made from.
-    pub inputs: Value,
+    pub inputs: Document,
     /// Every test, its threshold and its result.
-    pub tests: Value,
+    pub tests: Document,
     /// What else could have been decided.
-    pub alternatives: Value,
+    pub alternatives: Document,
     /// What was decided.
     pub outcome: String,
     /// Why, in words.
@@ -79,86 +79,65 @@ impl Decision {
             at: row.get::<_, At>("at")?.0,
             cycle: row.get("cycle")?,
             kind: row.get("kind")?,
-            inputs: row.get::<_, Json<_>>("inputs")?.0,
-            tests: row.get::<_, Json<_>>("tests")?.0,
-            alternatives: row.get::<_, Json<_>>("alternatives")?.0,
+            inputs: row.get("inputs")?,
+            tests: row.get("tests")?,
+            alternatives: row.get("alternatives")?,
             outcome: row.get("outcome")?,
             reason: row.get("reason")?,
         })
     }
 }
 
-/// Notes a decision; the same id again changes nothing.
-///
-/// # Errors
-/// Its cycle is unknown, or SQLite failed.
-pub fn insert(tx: &Transaction<'_>, decision: &Decision) -> rusqlite::Result<()> {
-    tx.execute(
-        "INSERT INTO decisions (id, at, cycle, kind, inputs, tests, alternatives, outcome, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
-        params![
-            decision.id,
-            At(decision.at),
-            decision.cycle,
-            decision.kind,
-            Json(&decision.inputs),
-            Json(&decision.tests),
-            Json(&decision.alternatives),
-            decision.outcome,
-            decision.reason
-        ],
-    )?;
-    Ok(())
-}
-
-fn get(connection: &Connection, id: DecisionId) -> rusqlite::Result<Option<Decision>> {
-    query::one(connection, "SELECT * FROM decisions WHERE id = ?1", [id], Decision::from_row)
-}
-
-impl Ledger {
+impl<W: Writes> Records<W> {
     /// Notes a decision under an id minted before; the same id again changes nothing.
-    ///
-    /// # Errors
-    /// Its cycle is unknown, or SQLite failed.
-    pub async fn insert_decision(&self, decision: Decision) -> Result<(), LedgerError> {
-        self.transact_durably("noting a decision", move |tx| insert(tx, &decision)).await
+    pub fn insert_decision(&self, decision: Decision) -> W::Answer<()> {
+        self.write_durably("noting a decision", move |tx| {
+            tx.execute(
+                "INSERT INTO decisions (id, at, cycle, kind, inputs, tests, alternatives, outcome, reason)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
+                params![
+                    decision.id,
+                    At(decision.at),
+                    decision.cycle,
+                    decision.kind,
+                    decision.inputs,
+                    decision.tests,
+                    decision.alternatives,
+                    decision.outcome,
+                    decision.reason
+                ],
+            )?;
+            Ok(())
+        })
     }
 
     /// Mints an id and notes the decision under it, together. Not for a step that
     /// may be repeated: that one mints first.
-    ///
-    /// # Errors
-    /// Its cycle is unknown, or SQLite failed.
-    pub async fn decide(&self, decision: NewDecision) -> Result<DecisionId, LedgerError> {
-        self.transact_durably("noting a decision", move |tx| {
-            let decision = decision.with_id(query::mint(tx)?);
-            insert(tx, &decision).map(|()| decision.id)
+    pub fn decide(&self, decision: NewDecision) -> W::Answer<DecisionId> {
+        self.write_durably("noting a decision", move |tx| {
+            let decision = decision.with_id(tx.mint()?);
+            let id = decision.id;
+            tx.insert_decision(decision).map(|()| id)
         })
-        .await
     }
+}
 
+impl<R: Reads> Records<R> {
     /// Everything that was weighed in a decision.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn why(&self, id: DecisionId) -> Result<Option<Decision>, LedgerError> {
-        self.read("reading a decision", move |connection| get(connection, id)).await
+    pub fn why(&self, id: DecisionId) -> R::Answer<Option<Decision>> {
+        self.read("reading a decision", move |connection| {
+            query::one(connection, "SELECT * FROM decisions WHERE id = ?1", [id], Decision::from_row)
+        })
     }
 
     /// Decisions, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn decisions(&self, page: Page) -> Result<Vec<Decision>, LedgerError> {
-        self.read("listing decisions", move |c| query::page(c, "decisions", "id DESC", page, Decision::from_row)).await
+    pub fn decisions(&self, page: Page) -> R::Answer<Vec<Decision>> {
+        self.read("listing decisions", move |c| query::page(c, "decisions", "id DESC", page, Decision::from_row))
     }
 
     /// A cycle's decisions, in their order.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn decisions_of(&self, cycle: CycleId) -> Result<Vec<Decision>, LedgerError> {
+    pub fn decisions_of(&self, cycle: CycleId) -> R::Answer<Vec<Decision>> {
         let sql = "SELECT * FROM decisions WHERE cycle = ?1 ORDER BY id";
-        self.read("reading a cycle's decisions", move |c| query::all(c, sql, [cycle], Decision::from_row)).await
+        self.read("reading a cycle's decisions", move |c| query::all(c, sql, [cycle], Decision::from_row))
     }
 }

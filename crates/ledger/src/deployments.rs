@@ -1,13 +1,14 @@
 //! Releases to the cluster, and what verifying them found.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::columns::{At, Json, text_enum};
 use super::query::{self, Page};
-use super::{Ledger, LedgerError, refuse};
+use super::records::{Reads, Records, Writes};
+use super::refuse;
+use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, ModelVersion};
 use delayd_core::ports::Release;
@@ -76,7 +77,7 @@ pub struct VerificationRecord {
     /// Whether it may serve.
     pub passed: bool,
     /// Every check with its numbers.
-    pub report: Value,
+    pub report: Document,
 }
 
 impl VerificationRecord {
@@ -85,179 +86,114 @@ impl VerificationRecord {
             deployment: row.get("deployment")?,
             at: row.get::<_, At>("at")?.0,
             passed: row.get("passed")?,
-            report: row.get::<_, Json<_>>("report")?.0,
+            report: row.get("report")?,
         })
     }
 }
 
-/// Notes a deployment. The same one again changes nothing; the same id with
-/// another release is refused.
-///
-/// # Errors
-/// Its model or predecessor is unknown, the id has another release, or SQLite failed.
-pub fn insert(tx: &Transaction<'_>, deployment: &Deployment) -> rusqlite::Result<()> {
-    if let Some(existing) = get(tx, deployment.id)? {
-        if existing.release == deployment.release {
-            return Ok(());
-        }
-        let message = format!("{} is the release of {}; another release needs its own id", existing.id, existing.model);
-        return Err(refuse(ErrorKind::Conflict, message));
-    }
-    tx.execute(
-        "INSERT INTO deployments (id, cycle, model, release, state, previous, created_at, changed_at)
+impl<W: Writes> Records<W> {
+    /// Notes a deployment. The same one again changes nothing; the same id with
+    /// another release is refused.
+    pub fn insert_deployment(&self, deployment: Deployment) -> W::Answer<()> {
+        self.write("noting a deployment", move |tx| {
+            if let Some(existing) = tx.deployment(deployment.id)? {
+                if existing.release == deployment.release {
+                    return Ok(());
+                }
+                let message =
+                    format!("{} is the release of {}; another release needs its own id", existing.id, existing.model);
+                return Err(refuse(ErrorKind::Conflict, message));
+            }
+            tx.execute(
+                "INSERT INTO deployments (id, cycle, model, release, state, previous, created_at, changed_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![
-            deployment.id,
-            deployment.cycle,
-            deployment.model,
-            Json(&deployment.release),
-            deployment.state,
-            deployment.previous,
-            At(deployment.created_at),
-            At(deployment.changed_at)
-        ],
-    )?;
-    Ok(())
-}
-
-/// Moves a deployment to a state; the state it has already changes nothing.
-///
-/// # Errors
-/// It is unknown, or SQLite failed.
-pub fn set_state(
-    tx: &Transaction<'_>,
-    id: DeploymentId,
-    state: DeploymentState,
-    at: DateTime<Utc>,
-) -> rusqlite::Result<()> {
-    let Some(existing) = get(tx, id)? else {
-        return Err(refuse(ErrorKind::NotFound, format!("there is no {id}")));
-    };
-    if existing.state != state {
-        tx.execute("UPDATE deployments SET state = ?2, changed_at = ?3 WHERE id = ?1", params![id, state, At(at)])?;
-    }
-    Ok(())
-}
-
-/// Notes a verification; the same deployment and moment again changes nothing.
-///
-/// # Errors
-/// Its deployment is unknown, or SQLite failed.
-pub fn insert_verification(tx: &Transaction<'_>, record: &VerificationRecord) -> rusqlite::Result<()> {
-    tx.execute(
-        "INSERT INTO verifications (deployment, at, passed, report) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (deployment, at) DO NOTHING",
-        params![record.deployment, At(record.at), record.passed, Json(&record.report)],
-    )?;
-    Ok(())
-}
-
-/// One deployment.
-///
-/// # Errors
-/// SQLite failed.
-pub fn get(connection: &Connection, id: DeploymentId) -> rusqlite::Result<Option<Deployment>> {
-    query::one(connection, "SELECT * FROM deployments WHERE id = ?1", [id], Deployment::from_row)
-}
-
-/// A model's deployments, oldest first.
-///
-/// # Errors
-/// SQLite failed.
-pub fn of_model(connection: &Connection, model: ModelVersion) -> rusqlite::Result<Vec<Deployment>> {
-    query::all(connection, "SELECT * FROM deployments WHERE model = ?1 ORDER BY id", [model], Deployment::from_row)
-}
-
-/// A model's newest deployment that was approved and not taken back.
-///
-/// # Errors
-/// SQLite failed.
-pub fn approved_of(connection: &Connection, model: ModelVersion) -> rusqlite::Result<Option<Deployment>> {
-    let sql = "SELECT * FROM deployments WHERE state = 'approved' AND model = ?1 ORDER BY id DESC LIMIT 1";
-    query::one(connection, sql, [model], Deployment::from_row)
-}
-
-impl Ledger {
-    /// Notes a deployment; the same one again changes nothing.
-    ///
-    /// # Errors
-    /// Its model or predecessor is unknown, the id has another release, or SQLite failed.
-    pub async fn insert_deployment(&self, deployment: Deployment) -> Result<(), LedgerError> {
-        self.transact("noting a deployment", move |tx| insert(tx, &deployment)).await
+                params![
+                    deployment.id,
+                    deployment.cycle,
+                    deployment.model,
+                    Json(&deployment.release),
+                    deployment.state,
+                    deployment.previous,
+                    At(deployment.created_at),
+                    At(deployment.changed_at)
+                ],
+            )?;
+            Ok(())
+        })
     }
 
-    /// Moves a deployment to a state.
-    ///
-    /// # Errors
-    /// It is unknown, or SQLite failed.
-    pub async fn set_deployment_state(
-        &self,
-        id: DeploymentId,
-        state: DeploymentState,
-        at: DateTime<Utc>,
-    ) -> Result<(), LedgerError> {
-        self.transact("changing a deployment's state", move |tx| set_state(tx, id, state, at)).await
-    }
-
-    /// One deployment.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn deployment(&self, id: DeploymentId) -> Result<Option<Deployment>, LedgerError> {
-        self.read("reading a deployment", move |connection| get(connection, id)).await
-    }
-
-    /// The newest deployment that was approved and not taken back: what serves, or should.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn approved_deployment(&self) -> Result<Option<Deployment>, LedgerError> {
-        let sql = "SELECT * FROM deployments WHERE state = 'approved' ORDER BY changed_at DESC, id DESC LIMIT 1";
-        self.read("reading the approved deployment", move |c| query::one(c, sql, [], Deployment::from_row)).await
-    }
-
-    /// A model's newest deployment that was approved and not taken back.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn approved_deployment_of(&self, model: ModelVersion) -> Result<Option<Deployment>, LedgerError> {
-        self.read("reading a model's deployment", move |connection| approved_of(connection, model)).await
-    }
-
-    /// Deployments, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn deployments(&self, page: Page) -> Result<Vec<Deployment>, LedgerError> {
-        self.read("listing deployments", move |c| query::page(c, "deployments", "id DESC", page, Deployment::from_row))
-            .await
+    /// Moves a deployment to a state; the state it has already changes nothing.
+    pub fn set_deployment_state(&self, id: DeploymentId, state: DeploymentState, at: DateTime<Utc>) -> W::Answer<()> {
+        self.write("changing a deployment's state", move |tx| {
+            let Some(existing) = tx.deployment(id)? else {
+                return Err(refuse(ErrorKind::NotFound, format!("there is no {id}")));
+            };
+            if existing.state != state {
+                tx.execute(
+                    "UPDATE deployments SET state = ?2, changed_at = ?3 WHERE id = ?1",
+                    params![id, state, At(at)],
+                )?;
+            }
+            Ok(())
+        })
     }
 
     /// Notes a verification; the same deployment and moment again changes nothing.
-    ///
-    /// # Errors
-    /// Its deployment is unknown, or SQLite failed.
-    pub async fn insert_verification(&self, record: VerificationRecord) -> Result<(), LedgerError> {
-        self.transact("noting a verification", move |tx| insert_verification(tx, &record)).await
+    pub fn insert_verification(&self, record: VerificationRecord) -> W::Answer<()> {
+        self.write("noting a verification", move |tx| {
+            tx.execute(
+                "INSERT INTO verifications (deployment, at, passed, report) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (deployment, at) DO NOTHING",
+                params![record.deployment, At(record.at), record.passed, record.report],
+            )?;
+            Ok(())
+        })
+    }
+}
+
+impl<R: Reads> Records<R> {
+    /// One deployment.
+    pub fn deployment(&self, id: DeploymentId) -> R::Answer<Option<Deployment>> {
+        self.read("reading a deployment", move |connection| {
+            query::one(connection, "SELECT * FROM deployments WHERE id = ?1", [id], Deployment::from_row)
+        })
+    }
+
+    /// The newest deployment that was approved and not taken back: what serves, or should.
+    pub fn approved_deployment(&self) -> R::Answer<Option<Deployment>> {
+        let sql = "SELECT * FROM deployments WHERE state = 'approved' ORDER BY changed_at DESC, id DESC LIMIT 1";
+        self.read("reading the approved deployment", move |c| query::one(c, sql, [], Deployment::from_row))
+    }
+
+    /// A model's newest deployment that was approved and not taken back.
+    pub fn approved_deployment_of(&self, model: ModelVersion) -> R::Answer<Option<Deployment>> {
+        self.read("reading a model's deployment", move |connection| {
+            let sql = "SELECT * FROM deployments WHERE state = 'approved' AND model = ?1 ORDER BY id DESC LIMIT 1";
+            query::one(connection, sql, [model], Deployment::from_row)
+        })
+    }
+
+    /// A model's deployments, oldest first.
+    pub fn deployments_of(&self, model: ModelVersion) -> R::Answer<Vec<Deployment>> {
+        let sql = "SELECT * FROM deployments WHERE model = ?1 ORDER BY id";
+        self.read("reading a model's deployments", move |c| query::all(c, sql, [model], Deployment::from_row))
+    }
+
+    /// Deployments, newest first.
+    pub fn deployments(&self, page: Page) -> R::Answer<Vec<Deployment>> {
+        self.read("listing deployments", move |c| query::page(c, "deployments", "id DESC", page, Deployment::from_row))
     }
 
     /// Verifications, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn verifications(&self, page: Page) -> Result<Vec<VerificationRecord>, LedgerError> {
+    pub fn verifications(&self, page: Page) -> R::Answer<Vec<VerificationRecord>> {
         self.read("reading verifications", move |c| {
             query::page(c, "verifications", "at DESC, deployment DESC", page, VerificationRecord::from_row)
         })
-        .await
     }
 
     /// A deployment's verifications, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn verifications_of(&self, id: DeploymentId) -> Result<Vec<VerificationRecord>, LedgerError> {
+    pub fn verifications_of(&self, id: DeploymentId) -> R::Answer<Vec<VerificationRecord>> {
         let sql = "SELECT * FROM verifications WHERE deployment = ?1 ORDER BY at DESC";
-        self.read("reading verifications", move |c| query::all(c, sql, [id], VerificationRecord::from_row)).await
+        self.read("reading verifications", move |c| query::all(c, sql, [id], VerificationRecord::from_row))
     }
 }

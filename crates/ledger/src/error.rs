@@ -119,7 +119,7 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// The error by which a closure given to [`super::Ledger::transact`] refuses, so
+/// The error by which a closure given to [`super::Records::write`] refuses, so
 /// that its caller sees [`LedgerError::Refused`] and nothing is stored.
 pub fn refuse(kind: ErrorKind, message: impl Into<String>) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(Refusal { kind, message: message.into() }))

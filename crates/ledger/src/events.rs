@@ -6,10 +6,9 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::columns::{At, Count};
-use super::{Ledger, LedgerError};
+use super::records::{Reads, Records};
 
 /// A change of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -39,35 +38,21 @@ impl Event {
     }
 }
 
-impl Ledger {
+impl<R: Reads> Records<R> {
     /// At most `limit` events after the one with this number, oldest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn events_after(&self, id: u64, limit: u64) -> Result<Vec<Event>, LedgerError> {
+    pub fn events_after(&self, id: u64, limit: u64) -> R::Answer<Vec<Event>> {
         self.read("reading events", move |connection| {
             let mut query = connection.prepare_cached("SELECT * FROM events WHERE id > ?1 ORDER BY id LIMIT ?2")?;
             query.query_map(params![Count(id), Count(limit)], Event::from_row)?.collect()
         })
-        .await
     }
 
     /// The number of the newest event; 0 while there is none.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn last_event(&self) -> Result<u64, LedgerError> {
+    pub fn last_event(&self) -> R::Answer<u64> {
         self.read("reading the newest event", |connection| {
             connection
                 .query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get::<_, Count>(0))
                 .map(|count| count.0)
         })
-        .await
-    }
-
-    /// Changes whenever something was committed through this handle or a clone of it.
-    #[must_use]
-    pub fn commits(&self) -> watch::Receiver<u64> {
-        self.committed.subscribe()
     }
 }

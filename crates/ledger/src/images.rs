@@ -1,12 +1,12 @@
 //! Images that were pushed.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{At, Count};
 use super::query::{self, Page};
-use super::{Ledger, LedgerError};
+use super::records::{Reads, Records, Writes};
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::PushedImage;
 
@@ -38,14 +38,13 @@ impl ImageRecord {
     }
 }
 
-/// Notes a pushed image. The same tag and digest again keeps the first push's
-/// counts: a repeated push finds every layer there, which says nothing about the image.
-///
-/// # Errors
-/// Its model is unknown, or SQLite failed.
-pub fn save(tx: &Transaction<'_>, record: &ImageRecord) -> rusqlite::Result<()> {
-    let image = &record.image;
-    tx.execute(
+impl<W: Writes> Records<W> {
+    /// Notes a pushed image. The same tag and digest again keeps the first push's
+    /// counts: a repeated push finds every layer there, which says nothing about the image.
+    pub fn save_image(&self, record: ImageRecord) -> W::Answer<()> {
+        self.write("noting an image", move |tx| {
+            let image = &record.image;
+            tx.execute(
         "INSERT INTO images (tag, digest, reference, model, size_bytes, layers_pushed, layers_reused, pushed_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (tag, digest) DO UPDATE
          SET reference = ?3, withdrawn_at = NULL",
@@ -60,72 +59,45 @@ pub fn save(tx: &Transaction<'_>, record: &ImageRecord) -> rusqlite::Result<()> 
             At(record.pushed_at)
         ],
     )?;
-    Ok(())
-}
-
-/// Notes that a model's tag was taken away again. The records stay.
-///
-/// # Errors
-/// SQLite failed.
-pub fn withdraw(tx: &Transaction<'_>, model: ModelVersion, at: DateTime<Utc>) -> rusqlite::Result<()> {
-    let sql = "UPDATE images SET withdrawn_at = ?2 WHERE model = ?1 AND withdrawn_at IS NULL";
-    tx.execute(sql, params![model, At(at)])?;
-    Ok(())
-}
-
-pub(super) fn of_model(connection: &Connection, model: ModelVersion) -> rusqlite::Result<Vec<ImageRecord>> {
-    let sql = "SELECT * FROM images WHERE model = ?1 ORDER BY pushed_at DESC, digest";
-    query::all(connection, sql, [model], ImageRecord::from_row)
-}
-
-impl Ledger {
-    /// Notes a pushed image; the same again changes nothing but the reference.
-    ///
-    /// # Errors
-    /// Its model is unknown, or SQLite failed.
-    pub async fn save_image(&self, record: ImageRecord) -> Result<(), LedgerError> {
-        self.transact("noting an image", move |tx| save(tx, &record)).await
+            Ok(())
+        })
     }
 
     /// Notes that a model's tag was taken away again; the records stay.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn withdraw_images(&self, model: ModelVersion, at: DateTime<Utc>) -> Result<(), LedgerError> {
-        self.transact("noting that an image is withdrawn", move |tx| withdraw(tx, model, at)).await
+    pub fn withdraw_images(&self, model: ModelVersion, at: DateTime<Utc>) -> W::Answer<()> {
+        self.write("noting that an image is withdrawn", move |tx| {
+            let sql = "UPDATE images SET withdrawn_at = ?2 WHERE model = ?1 AND withdrawn_at IS NULL";
+            tx.execute(sql, params![model, At(at)])?;
+            Ok(())
+        })
     }
+}
 
+impl<R: Reads> Records<R> {
     /// The image that was pushed last, whose tag still stands and whose model was not
     /// rolled back: what the export tells. With a model, that model's, whatever became of it.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn standing_image(&self, model: Option<ModelVersion>) -> Result<Option<ImageRecord>, LedgerError> {
+    pub fn standing_image(&self, model: Option<ModelVersion>) -> R::Answer<Option<ImageRecord>> {
         // What was deployed and taken back is nothing to run, whoever asks.
         // Of two pushes in one moment (a replay's clock stands still) the newer model's counts.
         let sql = "SELECT * FROM images WHERE withdrawn_at IS NULL AND (?1 IS NULL OR model = ?1)
                    AND (?1 IS NOT NULL OR coalesce((SELECT state FROM deployments
                         WHERE deployments.model = images.model ORDER BY id DESC LIMIT 1), '') <> 'rolled_back')
                    ORDER BY pushed_at DESC, model DESC, digest LIMIT 1";
-        self.read("looking for the newest image", move |c| query::one(c, sql, [model], ImageRecord::from_row)).await
+        self.read("looking for the newest image", move |c| query::one(c, sql, [model], ImageRecord::from_row))
     }
 
     /// A model's images, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn images_of(&self, model: ModelVersion) -> Result<Vec<ImageRecord>, LedgerError> {
-        self.read("reading a model's images", move |connection| of_model(connection, model)).await
+    pub fn images_of(&self, model: ModelVersion) -> R::Answer<Vec<ImageRecord>> {
+        self.read("reading a model's images", move |connection| {
+            let sql = "SELECT * FROM images WHERE model = ?1 ORDER BY pushed_at DESC, digest";
+            query::all(connection, sql, [model], ImageRecord::from_row)
+        })
     }
 
     /// Images, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn images(&self, page: Page) -> Result<Vec<ImageRecord>, LedgerError> {
+    pub fn images(&self, page: Page) -> R::Answer<Vec<ImageRecord>> {
         self.read("listing images", move |c| {
             query::page(c, "images", "pushed_at DESC, tag, digest", page, ImageRecord::from_row)
         })
-        .await
     }
 }

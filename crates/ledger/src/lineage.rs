@@ -2,13 +2,13 @@
 //! model -> image -> deployment, as a graph for the API and the page. Where the
 //! service was built from its source, that build leads to the image too.
 
-use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::models::Model;
 use super::objects::IngestedObject;
-use super::{Ledger, LedgerError, builds, datasets, deployments, images, models, query, refuse, runs};
+use super::records::{Reads, Records, Snapshot};
+use super::{query, refuse};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::ModelVersion;
 
@@ -75,38 +75,35 @@ impl Lineage {
     }
 }
 
-impl Ledger {
+impl<R: Reads> Records<R> {
     /// The lineage of a model.
-    ///
-    /// # Errors
-    /// The model is unknown (`NotFound`), or SQLite failed.
-    pub async fn lineage(&self, model: ModelVersion) -> Result<Lineage, LedgerError> {
-        self.read("reading a model's lineage", move |connection| of_model(connection, model)).await
+    pub fn lineage(&self, model: ModelVersion) -> R::Answer<Lineage> {
+        self.read("reading a model's lineage", move |connection| of_model(connection, model))
     }
 }
 
-fn of_model(connection: &Connection, version: ModelVersion) -> rusqlite::Result<Lineage> {
-    let Some(model) = models::get(connection, version)? else {
+fn of_model(snapshot: &Snapshot<'_>, version: ModelVersion) -> rusqlite::Result<Lineage> {
+    let Some(model) = snapshot.model(version)? else {
         return Err(refuse(ErrorKind::NotFound, format!("{version} is not registered; `delayd models` lists them")));
     };
     let mut lineage = Lineage { model: version, nodes: Vec::new(), edges: Vec::new() };
-    add_dataset(connection, &mut lineage, &model)?;
-    add_model(connection, &mut lineage, &model)?;
-    add_releases(connection, &mut lineage, &model)?;
+    add_dataset(snapshot, &mut lineage, &model)?;
+    add_model(snapshot, &mut lineage, &model)?;
+    add_releases(snapshot, &mut lineage, &model)?;
     Ok(lineage)
 }
 
-fn add_dataset(connection: &Connection, lineage: &mut Lineage, model: &Model) -> rusqlite::Result<()> {
+fn add_dataset(snapshot: &Snapshot<'_>, lineage: &mut Lineage, model: &Model) -> rusqlite::Result<()> {
     let dataset_id = model.dataset.to_string();
     let sql = "SELECT o.* FROM dataset_objects d JOIN objects o ON o.object_key = d.object_key AND o.digest = d.digest
                WHERE d.dataset = ?1 ORDER BY o.object_key, o.digest";
-    for source in query::all(connection, sql, [&model.dataset], IngestedObject::from_row)? {
+    for source in query::all(snapshot, sql, [&model.dataset], IngestedObject::from_row)? {
         let id = format!("{}@{}", source.key, source.digest);
         let label = format!("{} ({} rows, {})", source.key, source.rows_accepted, source.digest.short());
         lineage.node(LineageKind::Source, &id, label, json!(source));
         lineage.edge(&id, &dataset_id);
     }
-    if let Some(dataset) = datasets::get(connection, &model.dataset)? {
+    if let Some(dataset) = snapshot.dataset(model.dataset.clone())? {
         let days = (dataset.until - dataset.from).num_days();
         let label = format!(
             "dataset {} ({} rows, {days} days from {})",
@@ -122,9 +119,9 @@ fn add_dataset(connection: &Connection, lineage: &mut Lineage, model: &Model) ->
     Ok(())
 }
 
-fn add_model(connection: &Connection, lineage: &mut Lineage, model: &Model) -> rusqlite::Result<()> {
+fn add_model(snapshot: &Snapshot<'_>, lineage: &mut Lineage, model: &Model) -> rusqlite::Result<()> {
     let (run_id, model_id) = (model.run.to_string(), model.version.to_string());
-    if let Some(run) = runs::get(connection, model.run)? {
+    if let Some(run) = snapshot.run(model.run)? {
         let label = format!("{} (seed {}, {}, {})", run.id, run.seed, run.device, run.state);
         let attributes = json!({
             "seed": run.seed, "device": run.device, "state": run.state, "cycle": run.cycle,
@@ -133,7 +130,7 @@ fn add_model(connection: &Connection, lineage: &mut Lineage, model: &Model) -> r
         lineage.node(LineageKind::Run, &run_id, label, attributes);
         lineage.edge(&model.dataset.to_string(), &run_id);
     }
-    if let Some(parent) = model.parent.map(|parent| models::get(connection, parent)).transpose()?.flatten() {
+    if let Some(parent) = model.parent.map(|parent| snapshot.model(parent)).transpose()?.flatten() {
         let id = parent.version.to_string();
         let label = format!("{id} ({}), live when this one was made", parent.bundle.short());
         lineage.node(LineageKind::Model, &id, label, json!({ "bundle": parent.bundle, "cycle": parent.cycle }));
@@ -150,10 +147,10 @@ fn add_model(connection: &Connection, lineage: &mut Lineage, model: &Model) -> r
     Ok(())
 }
 
-fn add_releases(connection: &Connection, lineage: &mut Lineage, model: &Model) -> rusqlite::Result<()> {
+fn add_releases(snapshot: &Snapshot<'_>, lineage: &mut Lineage, model: &Model) -> rusqlite::Result<()> {
     let model_id = model.version.to_string();
-    let images = images::of_model(connection, model.version)?;
-    let build = builds::of_cycle(connection, model.cycle)?;
+    let images = snapshot.images_of(model.version)?;
+    let build = snapshot.build_of(model.cycle)?;
     let build_id = format!("{}/build", model.cycle);
     let service = build.as_ref().map(|build| format!(", service {:.12}", build.commit)).unwrap_or_default();
     if let Some(build) = &build {
@@ -172,7 +169,7 @@ fn add_releases(connection: &Connection, lineage: &mut Lineage, model: &Model) -
             lineage.edge(&build_id, &image.reference);
         }
     }
-    for deployment in deployments::of_model(connection, model.version)? {
+    for deployment in snapshot.deployments_of(model.version)? {
         let id = deployment.id.to_string();
         let label = format!("{id} ({} since {})", deployment.state, deployment.changed_at.format("%Y-%m-%d %H:%M"));
         // A release whose image was never recorded still hangs from its model.

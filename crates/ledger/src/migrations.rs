@@ -3,8 +3,8 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::Ledger;
 use super::error::LedgerError;
+use super::records::{Reads, Records};
 
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/001.sql"),
@@ -46,14 +46,10 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
     Ok(())
 }
 
-impl Ledger {
+impl<R: Reads> Records<R> {
     /// Whether an earlier delayd wrote this ledger, so that records may lack what this one
     /// reads. The daemon migrates when it starts; whoever only reads changes nothing.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn lacks_migrations(&self) -> Result<bool, LedgerError> {
-        let applied = self.read("reading the schema's version", version_of).await?;
-        Ok(applied < known_version())
+    pub fn lacks_migrations(&self) -> R::Answer<bool> {
+        self.read("reading the schema's version", |snapshot| Ok(version_of(snapshot)? < known_version()))
     }
 }

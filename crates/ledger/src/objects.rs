@@ -1,13 +1,13 @@
 //! Flight logs that were looked at: what became of each, and whether it was put right since.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::alerts::outbox::{self, NewAlert};
+use super::alerts::outbox::NewAlert;
 use super::columns::{At, Count, Json, text_enum};
 use super::query::{self, Page};
-use super::{Ledger, LedgerError};
+use super::records::{Reads, Records, Tx, Writes};
 use delayd_core::ids::Digest;
 
 text_enum! {
@@ -74,10 +74,7 @@ impl IngestedObject {
 /// Notes a source object; the same key and digest again replaces what was noted. One
 /// that was taken in resolves what was refused under its key, and one that could be
 /// read what could not.
-///
-/// # Errors
-/// SQLite failed.
-pub fn record_object(tx: &Transaction<'_>, object: &IngestedObject) -> rusqlite::Result<()> {
+fn record_object(tx: &Tx<'_>, object: &IngestedObject) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO objects (object_key, digest, size_bytes, rows_accepted, rows_quarantined, rows_duplicate,
                               unused_columns, quarantine_key, status, error, ingested_at, resolved_at)
@@ -107,7 +104,7 @@ pub fn record_object(tx: &Transaction<'_>, object: &IngestedObject) -> rusqlite:
     }
 }
 
-fn resolve(tx: &Transaction<'_>, key: &str, at: DateTime<Utc>, which: &str) -> rusqlite::Result<()> {
+fn resolve(tx: &Tx<'_>, key: &str, at: DateTime<Utc>, which: &str) -> rusqlite::Result<()> {
     let sql = format!("UPDATE objects SET resolved_at = ?2 WHERE object_key = ?1 AND resolved_at IS NULL AND {which}");
     tx.prepare_cached(&sql)?.execute(params![key, At(at)])?;
     Ok(())
@@ -126,40 +123,31 @@ pub struct ObjectsLooked {
     pub at: DateTime<Utc>,
 }
 
-impl Ledger {
+impl<W: Writes> Records<W> {
     /// Notes many source objects, and the alerts that tell of them, in one transaction.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn record_objects(&self, looked: ObjectsLooked) -> Result<(), LedgerError> {
-        self.transact("noting source objects", move |tx| {
+    pub fn record_objects(&self, looked: ObjectsLooked) -> W::Answer<()> {
+        self.write("noting source objects", move |tx| {
             looked.objects.iter().try_for_each(|object| record_object(tx, object))?;
             looked.unchanged.iter().try_for_each(|key| resolve(tx, key, looked.at, "status = 'failed'"))?;
-            looked.alerts.iter().try_for_each(|alert| outbox::enqueue(tx, alert).map(drop))
+            looked.alerts.into_iter().try_for_each(|alert| tx.enqueue_alert(alert).map(drop))
         })
-        .await
     }
+}
 
+impl<R: Reads> Records<R> {
     /// What is known of a key, newest first: one entry per content it has had.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn objects_by_key(&self, key: impl Into<String>) -> Result<Vec<IngestedObject>, LedgerError> {
+    pub fn objects_by_key(&self, key: impl Into<String>) -> R::Answer<Vec<IngestedObject>> {
         let key = key.into();
         let sql = "SELECT * FROM objects WHERE object_key = ?1 ORDER BY ingested_at DESC";
-        self.read("reading a source object", move |c| query::all(c, sql, [key], IngestedObject::from_row)).await
+        self.read("reading a source object", move |c| query::all(c, sql, [key], IngestedObject::from_row))
     }
 
     /// Source objects, newest first; only those of a status where one is given.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn objects(&self, status: Option<ObjectStatus>, page: Page) -> Result<Vec<IngestedObject>, LedgerError> {
+    pub fn objects(&self, status: Option<ObjectStatus>, page: Page) -> R::Answer<Vec<IngestedObject>> {
         self.read("listing source objects", move |c| {
             let sql = "SELECT * FROM objects WHERE ?1 IS NULL OR status = ?1
                        ORDER BY ingested_at DESC, object_key DESC LIMIT ?2 OFFSET ?3";
             query::all(c, sql, params![status, Count(page.limit), Count(page.offset)], IngestedObject::from_row)
         })
-        .await
     }
 }

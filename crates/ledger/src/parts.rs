@@ -2,33 +2,26 @@
 
 use rusqlite::params;
 
-use super::{Ledger, LedgerError, query};
+use super::query;
+use super::records::{Reads, Records, Writes};
 use delayd_core::ids::Digest;
 
-impl Ledger {
+impl<W: Writes> Records<W> {
     /// Notes what was made of sources; what was noted of them before is replaced.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn save_parts(&self, parts: Vec<(Digest, String)>) -> Result<(), LedgerError> {
-        self.transact("noting canonical parts", move |tx| {
+    pub fn save_parts(&self, parts: Vec<(Digest, String)>) -> W::Answer<()> {
+        self.write("noting canonical parts", move |tx| {
             let sql = "INSERT INTO parts (source, body) VALUES (?1, ?2) ON CONFLICT (source) DO UPDATE SET body = ?2";
             let mut statement = tx.prepare_cached(sql)?;
             parts.iter().try_for_each(|(source, part)| statement.execute(params![source, part]).map(drop))
         })
-        .await
     }
+}
 
+impl<R: Reads> Records<R> {
     /// What was made of each source.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn parts(&self) -> Result<Vec<(Digest, String)>, LedgerError> {
-        self.read("reading canonical parts", |connection| {
-            query::all(connection, "SELECT source, body FROM parts", [], |row| {
-                Ok((row.get("source")?, row.get("body")?))
-            })
+    pub fn parts(&self) -> R::Answer<Vec<(Digest, String)>> {
+        self.read("reading canonical parts", |c| {
+            query::all(c, "SELECT source, body FROM parts", [], |row| Ok((row.get("source")?, row.get("body")?)))
         })
-        .await
     }
 }

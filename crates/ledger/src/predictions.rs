@@ -4,11 +4,12 @@
 //! These tables grow with the traffic, so they are written in bulk and pruned.
 
 use chrono::{DateTime, Duration, Utc};
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
 use super::columns::{At, Count};
-use super::{Ledger, LedgerError, query, settings};
+use super::records::{Reads, Records, Tx, Writes};
+use super::{Ledger, LedgerError, query};
 use delayd_core::ids::ModelVersion;
 
 /// How many rows one transaction removes at most, so that pruning never holds up the writer for long.
@@ -78,14 +79,11 @@ pub struct ScoredOutcome {
     pub known_at: DateTime<Utc>,
 }
 
-impl Ledger {
+impl<W: Writes> Records<W> {
     /// Notes served predictions, thousands in one transaction. A replica's number
     /// that is there already is left as it is. Answers how many were new.
-    ///
-    /// # Errors
-    /// SQLite failed; then none was stored.
-    pub async fn insert_predictions(&self, predictions: Vec<ServedPrediction>) -> Result<u64, LedgerError> {
-        self.transact("noting served predictions", move |tx| {
+    pub fn insert_predictions(&self, predictions: Vec<ServedPrediction>) -> W::Answer<u64> {
+        self.write("noting served predictions", move |tx| {
             let mut insert = tx.prepare_cached(
                 "INSERT INTO served_predictions (replica, seq, carrier, flight_number, origin, dest,
                  scheduled_departure, prediction_time, score, model) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
@@ -109,29 +107,12 @@ impl Ledger {
             }
             Ok(new as u64)
         })
-        .await
-    }
-
-    /// The highest number stored of a replica's predictions: where fetching goes on.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn last_prediction_seq(&self, replica: impl Into<String>) -> Result<Option<u64>, LedgerError> {
-        let replica = replica.into();
-        let sql = "SELECT max(seq) FROM served_predictions WHERE replica = ?1";
-        self.read("reading a replica's last prediction", move |c| {
-            c.query_row(sql, [replica], |row| row.get::<_, Option<Count>>(0)).map(|seq| seq.map(|count| count.0))
-        })
-        .await
     }
 
     /// Notes what came of flights, thousands in one transaction; a correction
     /// replaces what was noted.
-    ///
-    /// # Errors
-    /// SQLite failed; then none was stored.
-    pub async fn upsert_outcomes(&self, outcomes: Vec<KnownOutcome>) -> Result<(), LedgerError> {
-        self.transact("noting outcomes", move |tx| {
+    pub fn upsert_outcomes(&self, outcomes: Vec<KnownOutcome>) -> W::Answer<()> {
+        self.write("noting outcomes", move |tx| {
             let mut upsert = tx.prepare_cached(
                 "INSERT INTO outcomes (carrier, flight_number, origin, dest, scheduled_departure, delayed, known_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -152,17 +133,24 @@ impl Ledger {
             }
             Ok(())
         })
-        .await
+    }
+}
+
+impl<R: Reads> Records<R> {
+    /// The highest number stored of a replica's predictions: where fetching goes on.
+    pub fn last_prediction_seq(&self, replica: impl Into<String>) -> R::Answer<Option<u64>> {
+        let replica = replica.into();
+        let sql = "SELECT max(seq) FROM served_predictions WHERE replica = ?1";
+        self.read("reading a replica's last prediction", move |c| {
+            c.query_row(sql, [replica], |row| row.get::<_, Option<Count>>(0)).map(|seq| seq.map(|count| count.0))
+        })
     }
 
     /// When the newest outcome became known, how many outcomes there are, those that
     /// were pruned included, and how many of them came after `since`.
-    ///
-    /// # Errors
-    /// When SQLite fails.
-    pub async fn outcome_counts(&self, since: DateTime<Utc>) -> Result<(Option<DateTime<Utc>>, u64, u64), LedgerError> {
+    pub fn outcome_counts(&self, since: DateTime<Utc>) -> R::Answer<(Option<DateTime<Utc>>, u64, u64)> {
         self.read("counting outcomes", move |connection| {
-            let pruned: u64 = settings::get(connection, PRUNED_OUTCOMES)?.unwrap_or_default();
+            let pruned: u64 = connection.setting(PRUNED_OUTCOMES)?.unwrap_or_default();
             let sql = "SELECT max(known_at), count(*), coalesce(sum(known_at > ?1), 0) FROM outcomes";
             connection.query_row(sql, params![At(since)], |row| {
                 let newest: Option<At> = row.get(0)?;
@@ -170,20 +158,16 @@ impl Ledger {
                 Ok((newest.map(|at| at.0), all.unsigned_abs() + pruned, new.unsigned_abs()))
             })
         })
-        .await
     }
 
     /// Scores of a model's predictions from `from` up to `until` whose outcomes
     /// are not known yet.
-    ///
-    /// # Errors
-    /// When SQLite fails.
-    pub async fn pending_scores(
+    pub fn pending_scores(
         &self,
         model: ModelVersion,
         from: DateTime<Utc>,
         until: DateTime<Utc>,
-    ) -> Result<Vec<f32>, LedgerError> {
+    ) -> R::Answer<Vec<f32>> {
         self.read("reading predictions without outcome", move |connection| {
             let sql = "SELECT p.score FROM served_predictions p
                        WHERE p.prediction_time >= ?1 AND p.prediction_time < ?2 AND p.model = ?3
@@ -195,24 +179,40 @@ impl Ledger {
                 row.get::<_, f64>(0).map(|score| score as f32)
             })
         })
-        .await
     }
 
     /// Outcomes that became known in `from..until`, each beside the last
     /// prediction made before it was known; in the order in which they became
     /// known. A flight counts once however often it was asked for; one that was
     /// never asked for does not count.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn scored_outcomes(
-        &self,
-        from: DateTime<Utc>,
-        until: DateTime<Utc>,
-    ) -> Result<Vec<ScoredOutcome>, LedgerError> {
-        self.read("joining predictions and outcomes", move |connection| scored(connection, from, until)).await
+    pub fn scored_outcomes(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> R::Answer<Vec<ScoredOutcome>> {
+        self.read("joining predictions and outcomes", move |connection| {
+            // With one max(), SQLite takes the other columns from the row that has it
+            // (sqlite.org/lang_select.html, "bare columns in an aggregate query").
+            let sql = "SELECT p.score, o.delayed, p.model, o.carrier, o.origin, o.known_at, max(p.prediction_time)
+               FROM outcomes o JOIN served_predictions p
+                 ON p.scheduled_departure = o.scheduled_departure AND p.carrier = o.carrier
+                AND p.flight_number = o.flight_number AND p.origin = o.origin AND p.dest = o.dest
+                AND p.prediction_time < o.known_at
+               WHERE o.known_at >= ?1 AND o.known_at < ?2
+               GROUP BY o.scheduled_departure, o.carrier, o.flight_number, o.origin, o.dest
+               ORDER BY o.known_at, o.scheduled_departure, o.carrier, o.flight_number, o.origin, o.dest";
+            query::all(connection, sql, params![At(from), At(until)], |row| {
+                Ok(ScoredOutcome {
+                    score: row.get(0)?,
+                    delayed: row.get(1)?,
+                    model: row.get(2)?,
+                    carrier: row.get(3)?,
+                    origin: row.get(4)?,
+                    known_at: row.get::<_, At>(5)?.0,
+                    prediction_time: row.get::<_, At>(6)?.0,
+                })
+            })
+        })
     }
+}
 
+impl Ledger {
     /// Removes predictions made before `before`, in batches; answers how many.
     ///
     /// # Errors
@@ -235,8 +235,8 @@ impl Ledger {
         self.in_batches("pruning outcomes", move |tx| {
             let batch = tx.execute(sql, params![At(before), Count(PRUNE_BATCH)])?;
             if batch > 0 {
-                let earlier: u64 = settings::get(tx, PRUNED_OUTCOMES)?.unwrap_or_default();
-                settings::set(tx, PRUNED_OUTCOMES, &(earlier + batch as u64), now)?;
+                let earlier: u64 = tx.setting(PRUNED_OUTCOMES)?.unwrap_or_default();
+                tx.set_setting(PRUNED_OUTCOMES, earlier + batch as u64, now)?;
             }
             Ok(batch)
         })
@@ -265,40 +265,16 @@ impl Ledger {
     async fn in_batches(
         &self,
         what: &'static str,
-        remove: impl Fn(&Transaction<'_>) -> rusqlite::Result<usize> + Clone + Send + 'static,
+        remove: impl Fn(&Tx<'_>) -> rusqlite::Result<usize> + Clone + Send + 'static,
     ) -> Result<u64, LedgerError> {
         let mut removed = 0;
         loop {
             let remove = remove.clone();
-            let batch = self.transact(what, move |tx| remove(tx)).await? as u64;
+            let batch = self.write(what, move |tx| remove(tx)).await? as u64;
             removed += batch;
             if batch < PRUNE_BATCH {
                 return Ok(removed);
             }
         }
     }
-}
-
-fn scored(connection: &Connection, from: DateTime<Utc>, until: DateTime<Utc>) -> rusqlite::Result<Vec<ScoredOutcome>> {
-    // With one max(), SQLite takes the other columns from the row that has it
-    // (sqlite.org/lang_select.html, "bare columns in an aggregate query").
-    let sql = "SELECT p.score, o.delayed, p.model, o.carrier, o.origin, o.known_at, max(p.prediction_time)
-               FROM outcomes o JOIN served_predictions p
-                 ON p.scheduled_departure = o.scheduled_departure AND p.carrier = o.carrier
-                AND p.flight_number = o.flight_number AND p.origin = o.origin AND p.dest = o.dest
-                AND p.prediction_time < o.known_at
-               WHERE o.known_at >= ?1 AND o.known_at < ?2
-               GROUP BY o.scheduled_departure, o.carrier, o.flight_number, o.origin, o.dest
-               ORDER BY o.known_at, o.scheduled_departure, o.carrier, o.flight_number, o.origin, o.dest";
-    query::all(connection, sql, params![At(from), At(until)], |row| {
-        Ok(ScoredOutcome {
-            score: row.get(0)?,
-            delayed: row.get(1)?,
-            model: row.get(2)?,
-            carrier: row.get(3)?,
-            origin: row.get(4)?,
-            known_at: row.get::<_, At>(5)?.0,
-            prediction_time: row.get::<_, At>(6)?.0,
-        })
-    })
 }

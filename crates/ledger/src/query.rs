@@ -1,10 +1,10 @@
 //! What all tables share: pages of a list, and ids minted in sequence.
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::columns::Count;
-use super::{Ledger, LedgerError};
+use super::records::{Records, Writes};
 use delayd_core::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, RunId, SilenceId};
 
 /// A part of a list that is sorted newest first.
@@ -60,28 +60,19 @@ sequence! {
     SilenceId = "silence",
 }
 
-/// The next id of its kind; none is ever given out twice.
-///
-/// # Errors
-/// SQLite failed.
-pub fn mint<I: SequenceName>(tx: &Transaction<'_>) -> rusqlite::Result<I> {
-    let number: Count = tx.query_row(
-        "INSERT INTO sequences (name, last) VALUES (?1, 1)
-         ON CONFLICT (name) DO UPDATE SET last = last + 1 RETURNING last",
-        [I::NAME],
-        |row| row.get(0),
-    )?;
-    Ok(I::from_number(number.0))
-}
-
-impl Ledger {
+impl<W: Writes> Records<W> {
     /// Mints an id before the effect that it will name, so that the effect can
     /// be recognised when it is repeated.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn mint<I: SequenceName>(&self) -> Result<I, LedgerError> {
-        self.transact("minting an id", |tx| mint::<I>(tx)).await
+    pub fn mint<I: SequenceName>(&self) -> W::Answer<I> {
+        self.write("minting an id", move |tx| {
+            let number: Count = tx.query_row(
+                "INSERT INTO sequences (name, last) VALUES (?1, 1)
+         ON CONFLICT (name) DO UPDATE SET last = last + 1 RETURNING last",
+                [I::NAME],
+                |row| row.get(0),
+            )?;
+            Ok(I::from_number(number.0))
+        })
     }
 }
 

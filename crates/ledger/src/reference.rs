@@ -1,15 +1,15 @@
 //! Versions of the reference data, and how much of the weather a dataset had.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::alerts::outbox::{self, NewAlert};
-use super::columns::{At, Count, Json, text_enum};
+use super::alerts::outbox::NewAlert;
+use super::columns::{At, Count, text_enum};
 use super::datasets::DatasetVersion;
 use super::query::{self, Page};
-use super::{Ledger, LedgerError};
+use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::Digest;
 pub use delayd_core::ports::ReferenceKind;
 
@@ -37,7 +37,7 @@ pub struct NewReferenceVersion {
     /// Airports or days in it.
     pub entries: u64,
     /// How it differs from the version before.
-    pub changes: Value,
+    pub changes: Document,
     /// When it was noticed.
     pub noticed_at: DateTime<Utc>,
 }
@@ -62,7 +62,7 @@ impl ReferenceVersion {
                 object_key: row.get("object_key")?,
                 origin: row.get("origin")?,
                 entries: row.get::<_, Count>("entries")?.0,
-                changes: row.get::<_, Json<_>>("changes")?.0,
+                changes: row.get("changes")?,
                 noticed_at: row.get::<_, At>("noticed_at")?.0,
             },
         })
@@ -79,7 +79,7 @@ pub struct DatasetWeather {
     /// Share of the airport-hours that were known, in the worse of the whole and the fresh window.
     pub share: f64,
     /// The numbers and the failures.
-    pub coverage: Value,
+    pub coverage: Document,
 }
 
 impl DatasetWeather {
@@ -88,98 +88,72 @@ impl DatasetWeather {
             dataset: row.get("dataset")?,
             at: row.get::<_, At>("at")?.0,
             share: row.get("share")?,
-            coverage: row.get::<_, Json<_>>("coverage")?.0,
+            coverage: row.get("coverage")?,
         })
     }
 }
 
-fn newest(connection: &Connection, kind: ReferenceKind) -> rusqlite::Result<Option<ReferenceVersion>> {
-    let sql = "SELECT * FROM reference_versions WHERE kind = ?1 ORDER BY id DESC LIMIT 1";
-    query::one(connection, sql, [kind], ReferenceVersion::from_row)
-}
-
-/// Notes a version, with the alert that tells of it, unless it is the newest of
-/// its kind already. Answers whether it was noted.
-fn record(tx: &Transaction<'_>, version: &NewReferenceVersion, alert: Option<&NewAlert>) -> rusqlite::Result<bool> {
-    if newest(tx, version.kind)?.is_some_and(|known| known.version.digest == version.digest) {
-        return Ok(false);
-    }
-    tx.execute(
-        "INSERT INTO reference_versions (kind, digest, object_key, origin, entries, changes, noticed_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![
-            version.kind,
-            version.digest,
-            version.object_key,
-            version.origin,
-            Count(version.entries),
-            Json(&version.changes),
-            At(version.noticed_at)
-        ],
-    )?;
-    if let Some(alert) = alert {
-        outbox::enqueue(tx, alert)?;
-    }
-    Ok(true)
-}
-
-impl Ledger {
+impl<W: Writes> Records<W> {
     /// Notes a version of the reference data and the alert that tells of it, both
     /// or neither. The newest version again changes nothing and answers `false`.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn record_reference(
-        &self,
-        version: NewReferenceVersion,
-        alert: Option<NewAlert>,
-    ) -> Result<bool, LedgerError> {
-        self.transact("noting reference data", move |tx| record(tx, &version, alert.as_ref())).await
-    }
-
-    /// The newest version of a kind.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn newest_reference(&self, kind: ReferenceKind) -> Result<Option<ReferenceVersion>, LedgerError> {
-        self.read("reading reference data", move |connection| newest(connection, kind)).await
-    }
-
-    /// Versions of the reference data, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn reference_versions(&self, page: Page) -> Result<Vec<ReferenceVersion>, LedgerError> {
-        self.read("listing reference data", move |c| {
-            query::page(c, "reference_versions", "id DESC", page, ReferenceVersion::from_row)
+    pub fn record_reference(&self, version: NewReferenceVersion, alert: Option<NewAlert>) -> W::Answer<bool> {
+        self.write("noting reference data", move |tx| {
+            if tx.newest_reference(version.kind)?.is_some_and(|known| known.version.digest == version.digest) {
+                return Ok(false);
+            }
+            tx.execute(
+                "INSERT INTO reference_versions (kind, digest, object_key, origin, entries, changes, noticed_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    version.kind,
+                    version.digest,
+                    version.object_key,
+                    version.origin,
+                    Count(version.entries),
+                    version.changes,
+                    At(version.noticed_at)
+                ],
+            )?;
+            if let Some(alert) = alert {
+                tx.enqueue_alert(alert)?;
+            }
+            Ok(true)
         })
-        .await
     }
 
     /// Notes how much of the weather a dataset's examples had; the last time counts.
-    ///
-    /// # Errors
-    /// The dataset is unknown, or SQLite failed.
-    pub async fn record_dataset_weather(&self, weather: DatasetWeather) -> Result<(), LedgerError> {
-        self.transact("noting a dataset's weather", move |tx| {
+    pub fn record_dataset_weather(&self, weather: DatasetWeather) -> W::Answer<()> {
+        self.write("noting a dataset's weather", move |tx| {
             tx.execute(
                 "INSERT INTO dataset_weather (dataset, at, share, coverage) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (dataset) DO UPDATE SET at = ?2, share = ?3, coverage = ?4",
-                params![weather.dataset, At(weather.at), weather.share, Json(&weather.coverage)],
+                params![weather.dataset, At(weather.at), weather.share, weather.coverage],
             )?;
             Ok(())
         })
-        .await
+    }
+}
+
+impl<R: Reads> Records<R> {
+    /// The newest version of a kind.
+    pub fn newest_reference(&self, kind: ReferenceKind) -> R::Answer<Option<ReferenceVersion>> {
+        self.read("reading reference data", move |connection| {
+            let sql = "SELECT * FROM reference_versions WHERE kind = ?1 ORDER BY id DESC LIMIT 1";
+            query::one(connection, sql, [kind], ReferenceVersion::from_row)
+        })
+    }
+
+    /// Versions of the reference data, newest first.
+    pub fn reference_versions(&self, page: Page) -> R::Answer<Vec<ReferenceVersion>> {
+        self.read("listing reference data", move |c| {
+            query::page(c, "reference_versions", "id DESC", page, ReferenceVersion::from_row)
+        })
     }
 
     /// The weather of datasets, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn dataset_weather(&self, page: Page) -> Result<Vec<DatasetWeather>, LedgerError> {
+    pub fn dataset_weather(&self, page: Page) -> R::Answer<Vec<DatasetWeather>> {
         self.read("listing the weather of datasets", move |c| {
             query::page(c, "dataset_weather", "at DESC, dataset", page, DatasetWeather::from_row)
         })
-        .await
     }
 }

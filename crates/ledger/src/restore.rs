@@ -241,6 +241,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::migrations::migrate;
 
     #[test]
     fn in_a_folder_of_all_a_backup_is_read_without_what_others_put_beside_it() {
@@ -275,7 +276,9 @@ mod tests {
         fs::create_dir(&shared).unwrap();
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
         let from = shared.join("backup");
-        Ledger::open(&folder.path().join("ledger")).unwrap().backup_to_blocking(&from).unwrap();
+        let mut ledger = Connection::open(folder.path().join("ledger")).unwrap();
+        migrate(&mut ledger).unwrap();
+        backup(&ledger, &from).unwrap();
         let restored = Ledger::restore(&state.join("ledger"), &from, "now").unwrap();
         assert_eq!(restored.backup.path, from);
         check_backup(&state.join("ledger")).unwrap();

@@ -1,13 +1,14 @@
 //! Training runs: what was tried with what, and what came of it.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::columns::{At, Json, text_enum};
+use super::DatasetVersion;
+use super::columns::{At, text_enum};
 use super::query::{self, Page};
-use super::{DatasetVersion, Ledger, LedgerError};
+use super::records::{Reads, Records, Writes};
+use delayd_core::document::Document;
 use delayd_core::ids::{CycleId, RunId};
 
 text_enum! {
@@ -34,7 +35,7 @@ pub struct Run {
     /// What it learns from.
     pub dataset: DatasetVersion,
     /// Every parameter; while the run goes on, those it began with.
-    pub parameters: Value,
+    pub parameters: Document,
     /// The seed of everything random in it.
     pub seed: u64,
     /// `cpu` or `cuda:0`.
@@ -42,14 +43,14 @@ pub struct Run {
     /// Where it is.
     pub state: RunState,
     /// What each epoch measured.
-    pub epochs: Value,
+    pub epochs: Document,
     /// Every trial of the tuning, the best marked.
-    pub trials: Value,
+    pub trials: Document,
     /// What the result measures.
-    pub metrics: Value,
+    pub metrics: Document,
     /// The whole training record: the commit, library versions, rows, calibration, threshold; null until it succeeded.
     #[serde(default)]
-    pub record: Value,
+    pub record: Document,
     /// When it was begun.
     pub started_at: DateTime<Utc>,
     /// When it ended.
@@ -62,27 +63,26 @@ impl Run {
             id: row.get("id")?,
             cycle: row.get("cycle")?,
             dataset: row.get("dataset")?,
-            parameters: row.get::<_, Json<_>>("parameters")?.0,
+            parameters: row.get("parameters")?,
             // A seed uses all 64 bits; SQLite's integers are the same bits with a sign.
             seed: row.get::<_, i64>("seed")?.cast_unsigned(),
             device: row.get("device")?,
             state: row.get("state")?,
-            epochs: row.get::<_, Json<_>>("epochs")?.0,
-            trials: row.get::<_, Json<_>>("trials")?.0,
-            metrics: row.get::<_, Json<_>>("metrics")?.0,
-            record: row.get::<_, Json<_>>("record")?.0,
+            epochs: row.get("epochs")?,
+            trials: row.get("trials")?,
+            metrics: row.get("metrics")?,
+            record: row.get("record")?,
             started_at: row.get::<_, At>("started_at")?.0,
             finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
         })
     }
 }
 
-/// Notes a run as it is now: at its begin, as it goes on, at its end.
-///
-/// # Errors
-/// Its cycle or dataset is unknown, or SQLite failed.
-pub fn save(tx: &Transaction<'_>, run: &Run) -> rusqlite::Result<()> {
-    tx.execute(
+impl<W: Writes> Records<W> {
+    /// Notes a run as it is now: at its begin, as it goes on, at its end.
+    pub fn save_run(&self, run: Run) -> W::Answer<()> {
+        self.write("noting a training run", move |tx| {
+            tx.execute(
         "INSERT INTO runs (id, cycle, dataset, parameters, seed, device, state, epochs, trials, metrics, started_at,
          finished_at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
          ON CONFLICT (id) DO UPDATE SET dataset = ?3, parameters = ?4, seed = ?5, device = ?6, state = ?7,
@@ -91,47 +91,33 @@ pub fn save(tx: &Transaction<'_>, run: &Run) -> rusqlite::Result<()> {
             run.id,
             run.cycle,
             run.dataset,
-            Json(&run.parameters),
+            run.parameters,
             run.seed.cast_signed(),
             run.device,
             run.state,
-            Json(&run.epochs),
-            Json(&run.trials),
-            Json(&run.metrics),
+            run.epochs,
+            run.trials,
+            run.metrics,
             At(run.started_at),
             run.finished_at.map(At),
-            Json(&run.record)
+            run.record
         ],
     )?;
-    Ok(())
-}
-
-pub(super) fn get(connection: &Connection, id: RunId) -> rusqlite::Result<Option<Run>> {
-    query::one(connection, "SELECT * FROM runs WHERE id = ?1", [id], Run::from_row)
-}
-
-impl Ledger {
-    /// Notes a run as it is now: at its begin, as it goes on, at its end.
-    ///
-    /// # Errors
-    /// Its cycle or dataset is unknown, or SQLite failed.
-    pub async fn save_run(&self, run: Run) -> Result<(), LedgerError> {
-        self.transact("noting a training run", move |tx| save(tx, &run)).await
+            Ok(())
+        })
     }
+}
 
+impl<R: Reads> Records<R> {
     /// One run.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn run(&self, id: RunId) -> Result<Option<Run>, LedgerError> {
-        self.read("reading a training run", move |connection| get(connection, id)).await
+    pub fn run(&self, id: RunId) -> R::Answer<Option<Run>> {
+        self.read("reading a training run", move |connection| {
+            query::one(connection, "SELECT * FROM runs WHERE id = ?1", [id], Run::from_row)
+        })
     }
 
     /// Runs, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn runs(&self, page: Page) -> Result<Vec<Run>, LedgerError> {
-        self.read("listing training runs", move |c| query::page(c, "runs", "id DESC", page, Run::from_row)).await
+    pub fn runs(&self, page: Page) -> R::Answer<Vec<Run>> {
+        self.read("listing training runs", move |c| query::page(c, "runs", "id DESC", page, Run::from_row))
     }
 }

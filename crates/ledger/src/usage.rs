@@ -1,6 +1,5 @@
 //! How much the ledger is used: counted at its door, for metrics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -24,12 +23,9 @@ pub struct LedgerUsage {
     pub writes: AccessCounts,
 }
 
-/// A counter of one kind of access, shared by all clones of a handle.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Meter(Arc<Cells>);
-
+/// A counter of one kind of access.
 #[derive(Debug, Default)]
-struct Cells {
+pub(super) struct Meter {
     ended: AtomicU64,
     failed: AtomicU64,
     micros: AtomicU64,
@@ -39,19 +35,19 @@ impl Meter {
     /// Counts one access that began at `begun`.
     pub(super) fn count<T, E>(&self, begun: Instant, answer: Result<T, E>) -> Result<T, E> {
         let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-        self.0.failed.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
-        self.0.micros.fetch_add(micros, Ordering::Relaxed);
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
         answer
     }
 
     pub(super) fn counts(&self) -> AccessCounts {
         // Failures first: there are never more of them than there are transactions.
-        let failed = self.0.failed.load(Ordering::Relaxed);
+        let failed = self.failed.load(Ordering::Relaxed);
         AccessCounts {
-            begun: self.0.ended.load(Ordering::Relaxed).max(failed),
+            begun: self.ended.load(Ordering::Relaxed).max(failed),
             failed,
-            seconds: self.0.micros.load(Ordering::Relaxed) as f64 / 1e6,
+            seconds: self.micros.load(Ordering::Relaxed) as f64 / 1e6,
         }
     }
 }

@@ -286,7 +286,7 @@ pub async fn cycle_until(ledger: &Ledger, state: &Path, material: Material, last
     for (name, output) in outputs(&cycle, &release, &dataset) {
         if position(name) <= position(last) {
             ledger.step_started(cycle.id, position(name), name, at(5)).await.unwrap();
-            ledger.step_done(cycle.id, position(name), output, at(6), 1).await.unwrap();
+            ledger.step_done(cycle.id, position(name), output.into(), at(6), 1).await.unwrap();
         }
     }
     if last == "deploy" || last == "verify" {

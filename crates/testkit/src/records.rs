@@ -31,11 +31,11 @@ pub fn dataset(cycle: &Cycle, version: Digest, at: DateTime<Utc>) -> Dataset {
         version,
         cycle: cycle.id,
         sources: Vec::new(),
-        manifest: json!({}),
+        manifest: json!({}).into(),
         rows: 9,
         from: at - Duration::days(30),
         until: at,
-        validation: json!({}),
+        validation: json!({}).into(),
         created_at: at,
     }
 }
@@ -45,14 +45,14 @@ pub fn run(cycle: &Cycle, dataset: &Digest, at: DateTime<Utc>) -> Run {
         id: cycle.run,
         cycle: cycle.id,
         dataset: dataset.clone(),
-        parameters: json!({}),
+        parameters: json!({}).into(),
         seed: 1,
         device: "cpu".to_owned(),
         state: RunState::Succeeded,
-        epochs: json!([]),
-        trials: json!([]),
-        metrics: json!({}),
-        record: json!({"commit": "0123abc"}),
+        epochs: json!([]).into(),
+        trials: json!([]).into(),
+        metrics: json!({}).into(),
+        record: json!({"commit": "0123abc"}).into(),
         started_at: at,
         finished_at: Some(at),
     }
@@ -68,7 +68,7 @@ pub fn model(cycle: &Cycle, dataset: &Digest, bundle: Digest, at: DateTime<Utc>)
         cycle: cycle.id,
         reason: None,
         parent: None,
-        metrics: json!({}),
+        metrics: json!({}).into(),
         registered_at: at,
     }
 }

@@ -1,5 +1,6 @@
 //! What a training run may be told, checked as a whole before anything starts.
 
+use delayd_core::Stored;
 use std::fmt;
 
 use delayd_core::fault::is_positive;
@@ -154,6 +155,10 @@ pub struct TrainingParameters {
     pub reference_days: f64,
     /// Rows with an outcome without which no model is trained.
     pub min_rows: usize,
+}
+
+impl Stored for TrainingParameters {
+    const NAME: &'static str = "training parameters";
 }
 
 impl Default for TrainingParameters {

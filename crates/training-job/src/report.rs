@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::params::TrainingParameters;
 use crate::tune::{TrialRecord, TuningReport};
+use delayd_core::Stored;
 
 /// The threshold and what it does on the rows it was chosen on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +67,10 @@ pub struct TrainingRecord {
     pub threshold: ChosenThreshold,
 }
 
+impl Stored for TrainingRecord {
+    const NAME: &'static str = "training record";
+}
+
 /// The whole report, with what took how long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +107,10 @@ pub struct EpochRecord {
     /// Wall-clock time of the epoch with its validation.
     pub seconds: f64,
     pub rows_per_second: f64,
+}
+
+impl Stored for EpochRecord {
+    const NAME: &'static str = "epoch";
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

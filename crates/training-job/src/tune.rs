@@ -15,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::params::{CheckedParameters, ParameterFaults, TrainingParameters};
+use delayd_core::Stored;
 
 /// What each halving divides the trials by and multiplies the epochs with.
 const HALVING: usize = 3;
@@ -174,6 +175,10 @@ pub struct TuningReport {
     pub best_trial: usize,
     /// Whether the wall-clock bound cut the search short.
     pub out_of_time: bool,
+}
+
+impl Stored for TuningReport {
+    const NAME: &'static str = "search report";
 }
 
 /// Draws the candidates: the parameters in use, then random ones.

@@ -1,15 +1,15 @@
 //! `delayd cycles` and `delayd why`.
 
-use serde_json::Value;
-
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::evaluation;
-use super::training::report_text;
+use super::training::validation_text;
 use super::words::{sentence, words};
-use super::{Shown, at, drawn, keep, listed, one_more, state, table, text_of};
+use super::{Shown, UNREADABLE, at, drawn, keep, listed, one_more, read, state, table};
 use crate::http::CycleDocument;
 use delayd_core::ids::{CycleId, DecisionId};
+use delayd_judge::decide::Weighed;
+use delayd_judge::verification::VerificationReport;
 use delayd_ledger::Cycle;
 
 pub(super) fn outcome(cycle: &Cycle) -> String {
@@ -59,7 +59,9 @@ async fn one_cycle(source: &Source, id: CycleId) -> Result<Shown, CliError> {
     let verified: Vec<String> = verifications
         .iter()
         .map(|found| {
-            format!("{} ({})", if found.passed { "passed" } else { "failed" }, text_of(&found.report, "/reason"))
+            let report = read::<VerificationReport>(&found.report);
+            let reason = report.as_ref().map_or(UNREADABLE, |report| &report.reason);
+            format!("{} ({reason})", if found.passed { "passed" } else { "failed" })
         })
         .collect();
     let why = sentence(&cycle.reason.to_string());
@@ -72,7 +74,7 @@ async fn one_cycle(source: &Source, id: CycleId) -> Result<Shown, CliError> {
     }
     if let Some(refused) = refused_dataset {
         text.push_str(&format!("\nits dataset of {} rows was refused", refused.rows));
-        text.push_str(&report_text(&refused.validation));
+        text.push_str(&validation_text(&refused.validation));
     }
     Shown::new(&document, text)
 }
@@ -103,23 +105,21 @@ pub(in crate::cli) async fn why(source: &Source, decision: Option<DecisionId>, l
         words(&found.outcome),
         sentence(&found.reason)
     );
-    if let Some(alternatives) = found.alternatives.as_array() {
+    if let Some(alternatives) = read::<Vec<Weighed>>(&found.alternatives) {
         let mut rows = table(&["alternative", "taken", "why"]);
         for other in alternatives {
-            let name = other.get("trigger").or_else(|| other.get("name")).and_then(Value::as_str).unwrap_or_default();
-            let taken = if other.get("taken").and_then(Value::as_bool).unwrap_or(false) { "yes" } else { "no" };
-            let why = sentence(other.get("why").and_then(Value::as_str).unwrap_or_default());
-            rows.add_row([words(name), taken.to_owned(), why]);
+            let taken = if other.taken { "yes" } else { "no" };
+            rows.add_row([words(&other.name), taken.to_owned(), sentence(&other.why)]);
         }
         text.push_str(&format!("\nalternatives\n{}\n", drawn(rows)));
     }
-    if found.tests.is_array() {
-        text.push_str(&format!("\ntests\n{}\n", evaluation::checks(&found.tests)));
+    if let Some(tests) = read(&found.tests) {
+        text.push_str(&format!("\ntests\n{}\n", evaluation::checks(tests)));
     }
-    for told in
-        [evaluation::latency(&found.inputs), evaluation::feature_difference(&found.inputs)].into_iter().flatten()
-    {
-        text.push_str(&format!("\n{told}\n"));
+    if let Some(gate) = read(&found.inputs) {
+        for told in [evaluation::latency(&gate), evaluation::feature_difference(&gate)].into_iter().flatten() {
+            text.push_str(&format!("\n{told}\n"));
+        }
     }
     text.push_str("\nevery input is stored: `--json` shows it");
     Shown::new(&found, text)

@@ -1,10 +1,11 @@
 //! `delayd objects` and `delayd reference`.
 
-use serde_json::Value;
-
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::{Shown, at, entries, keep, listed, one_more, page, state, table, text_of};
+use super::{Shown, UNREADABLE, at, keep, listed, one_more, page, read, state, table};
+use delayd_data::airports::AirportChanges;
+use delayd_data::reference::ReferenceChanges;
+use delayd_data::weather_coverage::WeatherCoverage;
 use delayd_ledger::{IngestedObject, ObjectStatus, ReferenceVersion};
 
 pub(in crate::cli) async fn objects(
@@ -56,17 +57,17 @@ pub(in crate::cli) async fn reference(source: &Source, limit: u32) -> Result<Sho
     }
     let mut changes = table(&["noticed", "kind", "what changed"]);
     for ReferenceVersion { version, .. } in &document.versions {
-        changes.add_row([at(version.noticed_at), version.kind.to_string(), changed(&version.changes)]);
+        changes.add_row([at(version.noticed_at), version.kind.to_string(), changed(read(&version.changes))]);
     }
     let mut weather = table(&["dataset", "assembled", "weather", "airports without any, failures"]);
     for known in &document.weather {
-        let told = ["/without_any", "/failures"];
-        let told = told.iter().flat_map(|list| entries(&known.coverage, list)).filter_map(Value::as_str);
+        let coverage = read::<WeatherCoverage>(&known.coverage).unwrap_or_default();
+        let told = [coverage.without_any, coverage.failures].concat();
         weather.add_row([
             known.dataset.short().to_owned(),
             at(known.at),
             format!("{:.1} %", 100.0 * known.share),
-            told.collect::<Vec<_>>().join("; "),
+            told.join("; "),
         ]);
     }
     let text = if document.current.is_empty() {
@@ -78,21 +79,24 @@ pub(in crate::cli) async fn reference(source: &Source, limit: u32) -> Result<Sho
 }
 
 /// What a new version brought, in words.
-fn changed(changes: &Value) -> String {
-    let names = |list: &str| {
-        let all: Vec<String> = entries(changes, list)
-            .map(|entry| entry.as_str().map_or_else(|| text_of(entry, "/code").to_owned(), str::to_owned))
-            .collect();
+fn changed(changes: Option<ReferenceChanges>) -> String {
+    let names = |all: &[String]| {
         if all.len() > 8 { format!("{} and {} more", all[..8].join(", "), all.len() - 8) } else { all.join(", ") }
     };
-    match text_of(changes, "/what") {
-        "first" => "the first one".to_owned(),
-        "unknown" => format!("cannot be told: {}", text_of(changes, "/why")),
-        _ => {
-            let lists = ["opened", "closed", "moved", "added", "removed"];
-            let told = lists.iter().map(|list| (list, names(&format!("/{list}")))).filter(|(_, all)| !all.is_empty());
-            let told: Vec<String> = told.map(|(list, all)| format!("{list}: {all}")).collect();
-            if told.is_empty() { "nothing that counts".to_owned() } else { told.join("; ") }
+    let lists = match changes {
+        None => return UNREADABLE.to_owned(),
+        Some(ReferenceChanges::First) => return "the first one".to_owned(),
+        Some(ReferenceChanges::Unknown { why }) => return format!("cannot be told: {why}"),
+        Some(ReferenceChanges::Airports(AirportChanges { opened, closed, moved })) => {
+            let moved = moved.into_iter().map(|airport| airport.code).collect();
+            vec![("opened", opened), ("closed", closed), ("moved", moved)]
         }
-    }
+        Some(ReferenceChanges::Days { added, removed }) => {
+            let text = |days: Vec<chrono::NaiveDate>| days.iter().map(ToString::to_string).collect();
+            vec![("added", text(added)), ("removed", text(removed))]
+        }
+    };
+    let told = lists.iter().filter(|(_, all)| !all.is_empty()).map(|(list, all)| format!("{list}: {}", names(all)));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { "nothing that counts".to_owned() } else { told.join("; ") }
 }

@@ -1,11 +1,16 @@
 //! `delayd monitoring`: how the live model and its service do, at the monitor's newest look.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::{Shown, at, entries, number_of, page, state, table, text_of};
+use super::{Shown, UNREADABLE, at, number, page, read, state, table, word_of};
+use crate::monitoring::messages::{ReplicasSeen, WindowSeen};
+use delayd_judge::monitoring::drift::DriftReport;
+use delayd_judge::monitoring::performance::PerformanceReport;
+use delayd_judge::monitoring::service::ServiceReport;
+use delayd_judge::monitoring::service::{LatencyQuantile, LatencySummary};
+use delayd_judge::monitoring::skew::TrainServeLook;
 use delayd_ledger::{DriftRecord, MetricsWindow};
 
 /// What the answer holds for programs.
@@ -28,7 +33,10 @@ pub(in crate::cli) async fn monitoring(source: &Source) -> Result<Shown, CliErro
 }
 
 fn text(look: &MetricsWindow, drift: Option<&DriftRecord>) -> String {
-    let (performance, service) = (part(&look.body, "/performance"), part(&look.body, "/service"));
+    let Some(seen) = read::<WindowSeen>(&look.body) else {
+        return format!("{}, looked at {} UTC: {UNREADABLE}", look.model, at(look.at));
+    };
+    let (performance, service) = (seen.performance.as_ref(), seen.service.as_ref());
     let mut parts = vec![format!("{}, looked at {} UTC", look.model, at(look.at)), promises(performance)];
     parts.push(latency(service));
     let mut lines = table(&["", "verdict", "why"]);
@@ -36,81 +44,98 @@ fn text(look: &MetricsWindow, drift: Option<&DriftRecord>) -> String {
         lines.add_row([name.into(), state(verdict), why.into()]);
     };
     let judged = |wrong: bool, verdict: &'static str| if wrong { verdict } else { "passed" };
-    line("performance", text_of(performance, "/status"), text_of(performance, "/reason"));
-    line("errors", judged(is(service, "/errors/spike"), "failed"), text_of(service, "/errors/reason"));
-    let slow = is(service, "/latency/too_slow") || entries(service, "/latency/slow_replicas").next().is_some();
-    line("latency", judged(slow, "failed"), text_of(service, "/latency/reason"));
-    match entries(service, "/traffic").last() {
-        Some(hour) => line("traffic", judged(is(hour, "/anomalous"), "warning"), text_of(hour, "/reason")),
+    match performance {
+        Some(report) => line("performance", &word_of(&report.status), &report.reason),
+        None => line("performance", "", ""),
+    }
+    match service {
+        Some(ServiceReport { errors, latency, .. }) => {
+            line("errors", judged(errors.spike, "failed"), &errors.reason);
+            let slow = latency.too_slow || !latency.slow_replicas.is_empty();
+            line("latency", judged(slow, "failed"), &latency.reason);
+        }
+        None => ["errors", "latency"].iter().for_each(|name| line(name, "passed", "")),
+    }
+    match service.and_then(|service| service.traffic.last()) {
+        Some(hour) => line("traffic", judged(hour.anomalous, "warning"), &hour.reason),
         None => line("traffic", "-", "no hour ended since the look before"),
     }
-    match service.get("skew").filter(|skew| !skew.is_null()) {
-        Some(skew) => line("skew", judged(is(skew, "/skewed"), "warning"), text_of(skew, "/reason")),
+    match service.and_then(|service| service.skew.as_ref()) {
+        Some(skew) => line("skew", judged(skew.skewed, "warning"), &skew.reason),
         None => line("skew", "-", "no whole day of traffic yet"),
     }
-    match part(&look.body, "/train_serve/report/reason").as_str() {
-        Some(reason) => line("train/serve", judged(is(&look.body, "/train_serve/report/skewed"), "critical"), reason),
+    match &seen.train_serve {
+        Some(TrainServeLook { report, .. }) => {
+            line("train/serve", judged(report.skewed, "critical"), &report.reason);
+        }
         None => line("train/serve", "-", "no replica was asked golden rows yet"),
     }
     match drift.filter(|drift| drift.model == look.model) {
-        Some(drift) => line("drift", text_of(&drift.report, "/status"), text_of(&drift.report, "/reason")),
+        Some(drift) => match read::<DriftReport>(&drift.report) {
+            Some(report) => line("drift", &word_of(&report.status), &report.reason),
+            None => line("drift", "-", UNREADABLE),
+        },
         None => line("drift", "-", "no report on this model yet"),
     }
-    let silent: Vec<&str> = entries(&look.body, "/replicas/silent").filter_map(Value::as_str).collect();
-    let answered = number_of(&look.body, "/replicas/answered", 0);
-    let lost = number_of(&look.body, "/replicas/predictions_lost", 0);
-    let why = format!("{answered} answered, {lost} predictions lost; {} silent {}", silent.len(), silent.join("; "));
-    line("replicas", judged(!silent.is_empty() || !matches!(lost.as_str(), "0" | "-"), "warning"), why.trim_end());
+    let why = seen.replicas.as_ref().map_or_else(String::new, |replicas| {
+        let ReplicasSeen { answered, silent, predictions_lost, .. } = replicas;
+        format!(
+            "{answered} answered, {predictions_lost} predictions lost; {} silent {}",
+            silent.len(),
+            silent.join("; ")
+        )
+    });
+    let incomplete = seen.replicas.is_some_and(|replicas| !replicas.silent.is_empty() || replicas.predictions_lost > 0);
+    line("replicas", judged(incomplete, "warning"), why.trim_end());
     parts.push(lines.to_string());
     parts.join("\n")
 }
 
 /// Realised metrics against what validation promised.
-fn promises(performance: &Value) -> String {
+fn promises(performance: Option<&PerformanceReport>) -> String {
+    let Some(report) = performance.filter(|report| !report.changes.is_empty()) else {
+        return "no realised performance yet".to_owned();
+    };
     let mut rows = table(&["metric", "promised", "realised", "low", "high", "loss", "tolerated", "judgement"]);
-    let mut any = false;
-    for change in entries(performance, "/changes") {
-        any = true;
-        let judgement = match change.get("tolerated").filter(|tolerated| !tolerated.is_null()) {
+    for change in &report.changes {
+        let judgement = match change.tolerated {
             None => "not judged",
-            Some(_) if is(change, "/worse") => "worse",
+            Some(_) if change.worse => "worse",
             Some(_) => "holds",
         };
         rows.add_row([
-            text_of(change, "/metric").to_owned(),
-            number_of(change, "/baseline", 4),
-            number_of(change, "/realised", 4),
-            number_of(change, "/interval/low", 4),
-            number_of(change, "/interval/high", 4),
-            number_of(change, "/loss", 4),
-            number_of(change, "/tolerated", 4),
+            change.metric.clone(),
+            number(change.baseline, 4),
+            number(change.realised, 4),
+            number(change.interval.map(|interval| interval.low), 4),
+            number(change.interval.map(|interval| interval.high), 4),
+            number(change.loss, 4),
+            number(change.tolerated, 4),
             judgement.to_owned(),
         ]);
-    }
-    if any { rows.to_string() } else { "no realised performance yet".to_owned() }
-}
-
-/// Latency over all, and replica by replica.
-fn latency(service: &Value) -> String {
-    let mut rows = table(&["latency", "requests", "p50 ms", "p95 ms", "p99 ms"]);
-    let mut row = |name: &str, own: &Value| {
-        let quantile = |pointer: &str| number_of(own, pointer, 2);
-        let requests = own.get("requests").and_then(Value::as_u64).unwrap_or_default().to_string();
-        rows.add_row([name.to_owned(), requests, quantile("/p50/ms"), quantile("/p95/ms"), quantile("/p99/ms")]);
-    };
-    row("all replicas", part(service, "/latency/overall"));
-    for replica in entries(service, "/latency/replicas") {
-        row(text_of(replica, "/0"), part(replica, "/1"));
     }
     rows.to_string()
 }
 
-fn part<'a>(document: &'a Value, pointer: &str) -> &'a Value {
-    document.pointer(pointer).unwrap_or(&Value::Null)
-}
-
-fn is(document: &Value, pointer: &str) -> bool {
-    part(document, pointer).as_bool().unwrap_or_default()
+/// Latency over all, and replica by replica.
+fn latency(service: Option<&ServiceReport>) -> String {
+    let mut rows = table(&["latency", "requests", "p50 ms", "p95 ms", "p99 ms"]);
+    let mut row = |name: &str, own: Option<LatencySummary>| {
+        let quantile = |of: fn(&LatencySummary) -> LatencyQuantile| number(own.as_ref().map(|own| of(own).ms), 2);
+        let requests = own.map_or(0, |own| own.requests).to_string();
+        rows.add_row([
+            name.to_owned(),
+            requests,
+            quantile(|own| own.p50),
+            quantile(|own| own.p95),
+            quantile(|own| own.p99),
+        ]);
+    };
+    row("all replicas", service.and_then(|service| service.latency.overall));
+    for (replica, own) in service.iter().flat_map(|service| &service.latency.replicas) {
+        row(replica, *own);
+    }
+    rows.to_string()
 }
 
 #[cfg(test)]
@@ -119,27 +144,42 @@ mod tests {
 
     use super::*;
     use delayd_core::ids::ModelVersion;
+    use delayd_judge::monitoring::performance::PerformancePolicy;
+    use delayd_judge::monitoring::realised::Realised;
 
-    fn look(body: Value) -> MetricsWindow {
-        MetricsWindow { at: "2013-03-01T06:00:00Z".parse().unwrap(), model: ModelVersion(2), body }
+    fn look(body: serde_json::Value) -> MetricsWindow {
+        MetricsWindow { at: "2013-03-01T06:00:00Z".parse().unwrap(), model: ModelVersion(2), body: body.into() }
     }
 
     #[test]
     fn a_look_tells_promises_latency_by_replica_and_every_verdict() {
-        let quantiles = |requests: u64, ms: f64| json!({ "requests": requests, "p50": { "ms": ms }, "p95": { "ms": 2.0 * ms }, "p99": { "ms": 3.0 * ms } });
+        let time = "2013-03-01T06:00:00Z";
+        let ms = |ms: f64| json!({ "ms": ms, "at_least": false });
+        let quantiles = |requests: u64, p50: f64| json!({ "requests": requests, "p50": ms(p50), "p95": ms(2.0 * p50), "p99": ms(3.0 * p50) });
+        let change = |metric: &str, baseline: f64, realised: f64, tolerated: Option<f64>, worse: bool| {
+            json!({ "metric": metric, "baseline": baseline, "realised": realised, "interval": null, "loss": 0.1,
+                    "tolerated": tolerated, "worse": worse, "windows_worse": 1 })
+        };
+        let counts = json!({ "ok": 0, "client_errors": 0, "server_errors": 0 });
         let body = json!({
-            "performance": { "status": "degraded", "reason": "over 14 days auc is 0.6", "changes": [
-                { "metric": "auc", "baseline": 0.72, "realised": 0.6, "tolerated": 0.02, "loss": 0.12, "worse": true },
-                { "metric": "recall", "baseline": 0.584, "realised": 0.362, "tolerated": null, "worse": false },
-            ]},
+            "performance": {
+                "at": time, "realised": null, "estimated": Realised::default(), "degraded": ["auc"],
+                "status": "degraded", "reason": "over 14 days auc is 0.6", "policy": PerformancePolicy::default(),
+                "baseline": { "auc": 0.72, "log_loss": 0.5, "delayed_share": 0.2, "calibration_error": 0.01, "recall": 0.584 },
+                "changes": [change("auc", 0.72, 0.6, Some(0.02), true), change("recall", 0.584, 0.362, None, false)],
+            },
             "service": {
-                "errors": { "spike": false, "reason": "no requests" },
+                "errors": { "current": counts, "baseline": counts, "share": 0.0,
+                            "interval": { "low": 0.0, "high": 0.0 }, "baseline_share": 0.0, "p_value": 1.0,
+                            "spike": false, "reason": "no requests" },
                 "latency": { "overall": quantiles(30, 1.5), "replicas": [["a-1", quantiles(10, 1.25)], ["b-2", null]],
                              "slow_replicas": [], "too_slow": false, "reason": "fine" },
-                "traffic": [{ "anomalous": true, "reason": "3 requests where 90 are usual" }],
+                "traffic": [{ "hour": time, "requests": 3, "expected": 90.0, "deviations": -9.0, "kind": "drop",
+                              "hours_in_a_row": 2, "anomalous": true, "reason": "3 requests where 90 are usual" }],
                 "skew": null,
             },
-            "replicas": { "answered": 1, "silent": ["replica b-2 at http://x: refused"], "predictions_lost": 4 },
+            "replicas": { "answered": 1, "silent": ["replica b-2 at http://x: refused"], "predictions_lost": 4,
+                          "predictions_lost_total": 4 },
         });
         let text = text(&look(body), None);
         let row = |name: &str| text.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_default();

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::commands::CliError;
+use delayd_core::document::{Document, Stored};
 
 pub(super) use cycles::{cycles, why};
 pub(super) use ingestion::{objects, reference};
@@ -53,18 +54,24 @@ pub(super) fn at(moment: DateTime<Utc>) -> String {
     moment.format("%Y-%m-%d %H:%M").to_string()
 }
 
-/// A text of a document, or nothing.
-fn text_of<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+/// Said of a document that is not of this version.
+const UNREADABLE: &str = "another version of delayd wrote it; `--json` shows it";
+
+/// What a document holds. Nothing where an earlier or a newer delayd wrote one that this one cannot read; `--json` shows
+/// every document as it is.
+fn read<T: Stored>(document: &Document) -> Option<T> {
+    document.read().ok()
 }
 
-/// A number of a document, with so many decimals, or a dash.
-fn number_of(value: &Value, pointer: &str, decimals: usize) -> String {
-    let found = value.pointer(pointer).and_then(Value::as_f64);
-    found.map_or_else(|| "-".to_owned(), |number| format!("{number:.decimals$}"))
+/// A number with so many decimals, or a dash.
+fn number(value: impl Into<Option<f64>>, decimals: usize) -> String {
+    value.into().map_or_else(|| "-".to_owned(), |number| format!("{number:.decimals$}"))
 }
 
-/// The entries of a document's list.
-fn entries<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+/// The word as which a closed enum is written.
+fn word_of<T: Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => "-".to_owned(),
+    }
 }

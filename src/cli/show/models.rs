@@ -1,13 +1,15 @@
 //! `delayd models`, `delayd lineage` and `delayd deployments`.
 
-use serde_json::Value;
-
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::words::{sentence, words};
-use super::{Shown, at, drawn, entries, evaluation, keep, listed, number_of, page, standing, state, table, text_of};
+use super::{
+    Shown, UNREADABLE, at, drawn, evaluation, keep, listed, number, page, read, standing, state, table, word_of,
+};
 use crate::http::{CycleDocument, DeploymentDocument};
 use delayd_core::ids::{DeploymentId, ModelVersion};
+use delayd_judge::evaluation::{BundleMetrics, Metrics};
+use delayd_judge::verification::VerificationReport;
 use delayd_ledger::Model;
 
 pub(in crate::cli) async fn models(source: &Source, model: Option<ModelVersion>) -> Result<Shown, CliError> {
@@ -23,17 +25,15 @@ pub(in crate::cli) async fn models(source: &Source, model: Option<ModelVersion>)
     let cycles = source.cycles(page(1000)).await?;
     let mut rows = table(&["model", "stands as", "registered", "ROC-AUC", "log-loss", "recall", "reason"]);
     for model in &models {
-        let metric = |name: &str| {
-            let found = model.metrics.pointer(&format!("/evaluation/model/{name}")).and_then(Value::as_f64);
-            found.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
-        };
+        let found = read::<BundleMetrics>(&model.metrics).and_then(|metrics| metrics.evaluation);
+        let metric = |of: fn(&Metrics) -> Option<f64>| number(found.as_ref().and_then(|found| of(&found.model)), 4);
         rows.add_row([
             model.version.to_string(),
             standing::of_model(model, &aliases, &cycles, &deployments),
             at(model.registered_at),
-            metric("roc_auc"),
-            metric("log_loss"),
-            metric("recall"),
+            metric(|model| model.roc_auc),
+            metric(|model| model.log_loss),
+            metric(|model| Some(model.recall)),
             sentence(model.reason.as_deref().unwrap_or_default()),
         ]);
     }
@@ -52,11 +52,11 @@ fn one_model(model: &Model, standing: &str, cycle: &CycleDocument) -> String {
         at(model.registered_at),
         model.parent.map_or_else(|| "none".to_owned(), |parent| parent.to_string()),
         sentence(model.reason.as_deref().unwrap_or("not recorded")),
-        evaluation::evaluation(&model.metrics),
+        read(&model.metrics).map_or_else(|| UNREADABLE.to_owned(), |metrics| evaluation::evaluation(&metrics)),
     );
     if let Some(gate) = cycle.decisions.iter().rev().find(|decision| decision.kind == "gate") {
         text.push_str(&format!("\n\ngate     {}; `delayd why {}` shows every test\n", sentence(&gate.reason), gate.id));
-        if let Some(latency) = evaluation::latency(&gate.inputs) {
+        if let Some(latency) = read(&gate.inputs).as_ref().and_then(evaluation::latency) {
             text.push_str(&format!("\n{latency}"));
         }
     }
@@ -118,15 +118,20 @@ fn one_deployment(document: &DeploymentDocument, serving: Option<DeploymentId>) 
     );
     for found in verifications {
         let verdict = if found.passed { "passed" } else { "failed" };
-        text.push_str(&format!("\n\nverified {}: {verdict}, {}\n", at(found.at), text_of(&found.report, "/reason")));
+        let report = read::<VerificationReport>(&found.report);
+        text.push_str(&format!(
+            "\n\nverified {}: {verdict}, {}\n",
+            at(found.at),
+            report.as_ref().map_or(UNREADABLE, |report| &report.reason)
+        ));
         let mut rows = table(&["check", "outcome", "measured", "bound", "why"]);
-        for check in entries(&found.report, "/checks") {
+        for check in report.iter().flat_map(|report| &report.checks) {
             rows.add_row([
-                words(text_of(check, "/name")).into(),
-                state(text_of(check, "/outcome")),
-                number_of(check, "/value", 4).into(),
-                number_of(check, "/bound", 4).into(),
-                text_of(check, "/reason").into(),
+                words(&check.name).into(),
+                state(&word_of(&check.outcome)),
+                number(check.value, 4).into(),
+                number(check.bound, 4).into(),
+                check.reason.as_str().into(),
             ]);
         }
         text.push_str(&drawn(rows));

@@ -3,8 +3,9 @@
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::words::{sentence, words};
-use super::{Shown, at, drawn, entries, keep, listed, number_of, one_more, state, table, text_of};
+use super::{Shown, UNREADABLE, at, drawn, keep, listed, number, one_more, read, state, table, word_of};
 use delayd_core::ids::DriftReportId;
+use delayd_judge::monitoring::drift::DriftReport;
 use delayd_ledger::DriftRecord;
 
 pub(in crate::cli) async fn drift(
@@ -19,12 +20,13 @@ pub(in crate::cli) async fn drift(
     let more = keep(&mut reports, limit);
     let mut rows = table(&["report", "at", "model", "verdict", "why"]);
     for report in &reports {
+        let found = read::<DriftReport>(&report.report);
         rows.add_row([
             report.id.to_string().into(),
             at(report.at).into(),
             report.model.to_string().into(),
-            state(text_of(&report.report, "/status")),
-            sentence(text_of(&report.report, "/reason")).into(),
+            found.as_ref().map_or_else(|| "-".into(), |found| state(&word_of(&found.status))),
+            sentence(found.as_ref().map_or(UNREADABLE, |found| &found.reason)).into(),
         ]);
     }
     let nothing = "no drift report yet; the first comes once a live model has answered enough flights";
@@ -32,17 +34,16 @@ pub(in crate::cli) async fn drift(
 }
 
 fn one_report(record: &DriftRecord) -> Result<Shown, CliError> {
-    let report = &record.report;
+    let report = read::<DriftReport>(&record.report);
     let mut rows = table(&["input", "importance", "PSI", "Jensen-Shannon", "windows exceeded", "drifted"]);
-    for feature in entries(report, "/features").chain(report.pointer("/score")) {
-        let drifted = feature.pointer("/drifted").and_then(serde_json::Value::as_bool).unwrap_or(false);
+    for feature in report.iter().flat_map(|report| report.features.iter().chain([&report.score])) {
         rows.add_row([
-            text_of(feature, "/input").into(),
-            number_of(feature, "/importance", 3).into(),
-            number_of(feature, "/distances/psi", 4).into(),
-            number_of(feature, "/distances/jensen_shannon", 4).into(),
-            number_of(feature, "/windows_exceeded", 0).into(),
-            if drifted { state("drifted") } else { "".into() },
+            feature.input.as_str().into(),
+            number(feature.importance, 3).into(),
+            number(feature.distances.psi, 4).into(),
+            number(feature.distances.jensen_shannon, 4).into(),
+            feature.windows_exceeded.to_string().into(),
+            if feature.drifted { state("drifted") } else { "".into() },
         ]);
     }
     let text = format!(
@@ -51,8 +52,8 @@ fn one_report(record: &DriftRecord) -> Result<Shown, CliError> {
         record.model,
         at(record.window_from),
         at(record.window_until),
-        words(text_of(report, "/status")),
-        text_of(report, "/reason"),
+        report.as_ref().map_or_else(|| "-".to_owned(), |report| words(&word_of(&report.status))),
+        report.as_ref().map_or(UNREADABLE, |report| &report.reason),
         drawn(rows),
     );
     Shown::new(record, text)

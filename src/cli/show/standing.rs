@@ -147,7 +147,7 @@ mod tests {
             cycle: "cycle_9".parse().unwrap(),
             reason: None,
             parent: None,
-            metrics: json!({}),
+            metrics: json!({}).into(),
             registered_at: at(),
         };
         let (aliases, failed) = (live("model_v2"), document("finished", Some("failed"), json!([])).cycle);

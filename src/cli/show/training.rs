@@ -1,13 +1,16 @@
 //! `delayd datasets` and `delayd runs`.
 
-use serde_json::Value;
-
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::words::words;
-use super::{Shown, at, drawn, entries, keep, listed, number_of, one_more, page, state, table, text_of};
+use super::{Shown, UNREADABLE, at, drawn, keep, listed, number, one_more, page, read, state, table};
+use delayd_core::Document;
 use delayd_core::ids::RunId;
+use delayd_data::validation::ValidationReport;
 use delayd_ledger::{Dataset, Run};
+use delayd_training_job::report::{StartedFrom, TrainingRecord};
+use delayd_training_job::tune::{TrialOutcome, TrialRecord};
+use delayd_training_job::{EpochRecord, TuningReport};
 
 pub(in crate::cli) async fn datasets(source: &Source, wanted: Option<String>, limit: u32) -> Result<Shown, CliError> {
     if let Some(prefix) = wanted {
@@ -23,7 +26,8 @@ pub(in crate::cli) async fn datasets(source: &Source, wanted: Option<String>, li
             at(dataset.from),
             at(dataset.until),
             dataset.rows.to_string(),
-            number_of(&dataset.validation, "/quarantined", 0),
+            read::<ValidationReport>(&dataset.validation)
+                .map_or_else(|| "-".to_owned(), |report| report.quarantined.to_string()),
             at(dataset.created_at),
         ]);
     }
@@ -49,7 +53,6 @@ fn named(datasets: Vec<Dataset>, prefix: &str) -> Result<Dataset, CliError> {
 }
 
 fn one_dataset(dataset: &Dataset) -> Result<Shown, CliError> {
-    let report = &dataset.validation;
     let text = format!(
         "{}\nmade for {} at {}, {} to {}, {} rows of {} objects{}",
         dataset.version,
@@ -59,38 +62,39 @@ fn one_dataset(dataset: &Dataset) -> Result<Shown, CliError> {
         at(dataset.until),
         dataset.rows,
         dataset.sources.len(),
-        report_text(report),
+        validation_text(&dataset.validation),
     );
     Shown::new(dataset, text)
 }
 
+/// What validation found, in lines, each after a line break.
+pub(super) fn validation_text(document: &Document) -> String {
+    read(document).map_or_else(|| format!("\nvalidation: {UNREADABLE}"), |report| report_text(&report))
+}
+
 /// A validation report in lines, each after a line break.
-pub(in crate::cli) fn report_text(report: &Value) -> String {
+pub(in crate::cli) fn report_text(report: &ValidationReport) -> String {
     let mut text = format!(
         "\naccepted {}, quarantined {}, exact duplicates {}, conflicting {}",
-        number_of(report, "/accepted", 0),
-        number_of(report, "/quarantined", 0),
-        number_of(report, "/exact_duplicates", 0),
-        number_of(report, "/conflicting_duplicates", 0),
+        report.accepted, report.quarantined, report.exact_duplicates, report.conflicting_duplicates,
     );
-    if let Some(violations) = report.get("violations").and_then(Value::as_object).filter(|all| !all.is_empty()) {
+    if !report.violations.is_empty() {
         let mut rows = table(&["violation of the contract", "rows"]);
-        for (name, count) in violations {
+        for (name, count) in &report.violations {
             rows.add_row([name.clone(), count.to_string()]);
         }
         text.push_str(&format!("\n{}", drawn(rows)));
     }
-    let unused: Vec<&str> = entries(report, "/unused_columns").filter_map(Value::as_str).collect();
-    if !unused.is_empty() {
-        text.push_str(&format!("\ncolumns that nothing reads: {}", unused.join(", ")));
+    if !report.unused_columns.is_empty() {
+        text.push_str(&format!("\ncolumns that nothing reads: {}", report.unused_columns.join(", ")));
     }
-    for lost in entries(report, "/left_out") {
-        text.push_str(&format!("\nleft out: {}: {}", text_of(lost, "/key"), text_of(lost, "/reason")));
+    for lost in &report.left_out {
+        text.push_str(&format!("\nleft out: {}: {}", lost.key, lost.reason));
     }
-    for failure in entries(report, "/failures") {
-        text.push_str(&format!("\npassed its bound: {}", failure.as_str().unwrap_or_default()));
+    for failure in &report.failures {
+        text.push_str(&format!("\npassed its bound: {failure}"));
     }
-    if let Some(key) = report.get("quarantine_key").and_then(Value::as_str) {
+    if let Some(key) = &report.quarantine_key {
         text.push_str(&format!("\nrows that were set aside: {key}"));
     }
     text
@@ -110,7 +114,7 @@ pub(in crate::cli) async fn runs(source: &Source, run: Option<RunId>, limit: u32
             state(run.state.as_str()),
             run.device.as_str().into(),
             at(run.started_at).into(),
-            trials(run).len().to_string().into(),
+            search_of(run).map_or(0, |search| search.trials.len()).to_string().into(),
             computed_secs(run).into(),
             run.dataset.short().into(),
         ]);
@@ -127,15 +131,19 @@ pub(in crate::cli) async fn runs(source: &Source, run: Option<RunId>, limit: u32
 
 /// What the run's epochs and trials took: a replay's clock stands still while it trains.
 fn computed_secs(run: &Run) -> String {
-    let epochs = run.epochs.as_array().into_iter().flatten();
-    let spent: Vec<f64> =
-        epochs.chain(trials(run)).filter_map(|one| one.get("seconds").and_then(Value::as_f64)).collect();
+    let epochs = epochs(run).into_iter().map(|epoch| epoch.seconds);
+    let trials = search_of(run).into_iter().flat_map(|search| search.trials).map(|trial| trial.seconds);
+    let spent: Vec<f64> = epochs.chain(trials).collect();
     if spent.is_empty() { "-".to_owned() } else { format!("{:.1}", spent.iter().sum::<f64>()) }
 }
 
-/// The search's trials; none where there was no search.
-fn trials(run: &Run) -> Vec<&Value> {
-    entries(&run.trials, "/trials").collect()
+fn epochs(run: &Run) -> Vec<EpochRecord> {
+    read::<Option<Vec<_>>>(&run.epochs).flatten().unwrap_or_default()
+}
+
+/// None where there was no search.
+fn search_of(run: &Run) -> Option<TuningReport> {
+    read::<Option<_>>(&run.trials).flatten()
 }
 
 fn one_run(run: &Run) -> Result<Shown, CliError> {
@@ -148,16 +156,19 @@ fn one_run(run: &Run) -> Result<Shown, CliError> {
         run.seed,
         run.dataset
     );
-    text.push_str(&record(&run.record));
+    text.push_str(&match read::<Option<TrainingRecord>>(&run.record) {
+        Some(made) => made.map_or_else(String::new, |made| record(&made)),
+        None => format!("its record: {UNREADABLE}\n"),
+    });
     let mut curve = table(&["member", "epoch", "training loss", "validation log-loss", "validation ROC-AUC", "rows/s"]);
-    for epoch in run.epochs.as_array().into_iter().flatten() {
+    for epoch in epochs(run) {
         curve.add_row([
-            number_of(epoch, "/member", 0),
-            number_of(epoch, "/epoch", 0),
-            number_of(epoch, "/train_loss", 4),
-            number_of(epoch, "/validation_log_loss", 4),
-            number_of(epoch, "/validation_roc_auc", 4),
-            number_of(epoch, "/rows_per_second", 0),
+            epoch.member.to_string(),
+            epoch.epoch.to_string(),
+            number(epoch.train_loss, 4),
+            number(epoch.validation_log_loss, 4),
+            number(epoch.validation_roc_auc, 4),
+            number(epoch.rows_per_second, 0),
         ]);
     }
     text.push_str(&if curve.is_empty() { "no epoch has ended yet".to_owned() } else { drawn(curve) });
@@ -166,70 +177,66 @@ fn one_run(run: &Run) -> Result<Shown, CliError> {
 }
 
 /// The training record: what the model was made of and with.
-fn record(record: &Value) -> String {
-    if !record.is_object() {
-        return String::new();
-    }
-    let versions = record.get("libraries").and_then(Value::as_object).into_iter().flatten();
-    let libraries: Vec<String> =
-        versions.map(|(name, version)| format!("{name} {}", version.as_str().unwrap_or("unknown"))).collect();
-    let day = |pointer| text_of(record, pointer).get(..10).unwrap_or_default().to_owned();
-    let commit = record.get("commit").and_then(Value::as_str).unwrap_or("unknown");
-    let started = match record.pointer("/started_from/scratch").and_then(Value::as_str) {
-        Some(why) => format!("random weights: {why}"),
-        None => words(text_of(record, "/started_from")),
+fn record(record: &TrainingRecord) -> String {
+    let libraries: Vec<String> = record.libraries.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let started = match &record.started_from {
+        StartedFrom::Scratch(why) => format!("random weights: {why}"),
+        StartedFrom::EarlierWeights => "earlier weights".to_owned(),
     };
     format!(
-        "trained by delayd {}, commit {commit}, with {}\nweights  {}, begun from {started}\n\
+        "trained by delayd {}, commit {}, with {}\nweights  {}, begun from {started}\n\
          rows     {} from {} ({} delayed), validated on {} from {} to {}\n\
-         output   probability = sigmoid({} x logit {:+.4}), delayed from {}\n",
-        text_of(record, "/version"),
+         output   probability = sigmoid({:.4} x logit {:+.4}), delayed from {:.4}\n",
+        record.version,
+        record.commit.as_deref().unwrap_or("unknown"),
         libraries.join(", "),
-        number_of(record, "/weights", 0),
-        number_of(record, "/train_rows", 0),
-        day("/train_from"),
-        number_of(record, "/train_positives", 0),
-        number_of(record, "/tail_rows", 0),
-        day("/tail_from"),
-        day("/tail_until"),
-        number_of(record, "/calibration/slope", 4),
-        record.pointer("/calibration/intercept").and_then(Value::as_f64).unwrap_or_default(),
-        number_of(record, "/threshold/value", 4),
+        record.weights,
+        record.train_rows,
+        record.train_from.date_naive(),
+        record.train_positives,
+        record.tail_rows,
+        record.tail_from.date_naive(),
+        record.tail_until.date_naive(),
+        record.calibration.slope,
+        record.calibration.intercept,
+        record.threshold.value,
     )
 }
 
 fn search(run: &Run) -> String {
-    let trials = trials(run);
-    if trials.is_empty() {
-        return String::new();
-    }
-    let best = run.trials.get("best_trial").and_then(Value::as_u64);
-    let last = trials.iter().filter_map(|trial| trial.get("round").and_then(Value::as_u64)).max();
+    let Some(search) = search_of(run).filter(|search| !search.trials.is_empty()) else { return String::new() };
+    let last = search.trials.iter().map(|trial| trial.round).max();
     let header =
         ["trial", "round", "epochs", "ended", "log-loss", "ROC-AUC", "learning rate", "hidden", "blocks", "seconds"];
     let mut rows = table(&header);
-    for trial in trials {
-        let (number, round) = (trial.get("trial").and_then(Value::as_u64), trial.get("round").and_then(Value::as_u64));
-        let mark = match number {
-            number if number == best && round == last => " (best)",
-            Some(0) => " (in use)",
+    for TrialRecord { trial, round, epochs, parameters, outcome, seconds } in search.trials {
+        let mark = match trial {
+            _ if trial == search.best_trial && Some(round) == last => " (best)",
+            0 => " (in use)",
             _ => "",
         };
+        let (ended, log_loss, roc_auc) = match outcome {
+            TrialOutcome::Finished { validation_log_loss, validation_roc_auc } => {
+                ("finished", Some(validation_log_loss), validation_roc_auc)
+            }
+            TrialOutcome::Failed { .. } => ("failed", None, None),
+            TrialOutcome::OutOfTime => ("out_of_time", None, None),
+        };
         rows.add_row([
-            format!("{}{mark}", number_of(trial, "/trial", 0)).into(),
-            round.map_or_else(|| "-".to_owned(), |round| (round + 1).to_string()).into(),
-            number_of(trial, "/epochs", 0).into(),
-            state(text_of(trial, "/outcome/ended")),
-            number_of(trial, "/outcome/validation_log_loss", 4).into(),
-            number_of(trial, "/outcome/validation_roc_auc", 4).into(),
-            number_of(trial, "/parameters/learning_rate", 5).into(),
-            number_of(trial, "/parameters/hidden", 0).into(),
-            number_of(trial, "/parameters/blocks", 0).into(),
-            number_of(trial, "/seconds", 1).into(),
+            format!("{trial}{mark}").into(),
+            (round + 1).to_string().into(),
+            epochs.to_string().into(),
+            state(ended),
+            number(log_loss, 4).into(),
+            number(roc_auc, 4).into(),
+            number(parameters.learning_rate, 5).into(),
+            parameters.hidden.to_string().into(),
+            parameters.blocks.to_string().into(),
+            number(seconds, 1).into(),
         ]);
     }
-    let cut = run.trials.get("out_of_time").and_then(Value::as_bool).unwrap_or(false);
-    format!("\n\nsearch{}\n{}", if cut { " (the time was up before its end)" } else { "" }, drawn(rows))
+    let cut = if search.out_of_time { " (the time was up before its end)" } else { "" };
+    format!("\n\nsearch{cut}\n{}", drawn(rows))
 }
 
 #[cfg(test)]
@@ -238,28 +245,40 @@ mod tests {
 
     use super::*;
     use delayd_ledger::RunState;
+    use delayd_training_job::TrainingParameters;
 
     fn run() -> Run {
         let trial = |trial: u64, round: u64, loss: f64| {
             json!({ "trial": trial, "round": round, "epochs": 3, "seconds": 1.5,
-                    "parameters": { "learning_rate": 0.002, "hidden": 16, "blocks": 1 },
+                    "parameters": TrainingParameters { learning_rate: 0.002, hidden: 16, blocks: 1, ..TrainingParameters::default() },
                     "outcome": { "ended": "finished", "validation_log_loss": loss, "validation_roc_auc": 0.7 } })
         };
-        let at = "2013-04-25T06:00:00Z".parse().unwrap();
+        let at: chrono::DateTime<chrono::Utc> = "2013-04-25T06:00:00Z".parse().unwrap();
         Run {
             id: "run_4".parse().unwrap(),
             cycle: "cycle_4".parse().unwrap(),
             dataset: delayd_core::ids::Digest::of(b"rows"),
-            parameters: json!({}),
+            parameters: json!({}).into(),
             seed: 7,
             device: "cpu".to_owned(),
             state: RunState::Succeeded,
-            epochs: json!([{ "member": 0, "epoch": 1, "seconds": 2.0 }]),
+            epochs: json!([{ "member": 0, "epoch": 1, "train_loss": 0.5, "validation_log_loss": 0.5,
+                            "validation_roc_auc": 0.7, "learning_rate": 0.002, "seconds": 2.0, "rows_per_second": 9.0 }])
+            .into(),
             trials: json!({ "trials": [trial(0, 0, 0.51), trial(3, 0, 0.49), trial(3, 1, 0.48)], "best_trial": 3,
-                            "out_of_time": false }),
-            metrics: json!({}),
-            record: json!({ "commit": "0123abc-dirty", "version": "0.1.0", "libraries": { "libtorch": "2.11.0" },
-                            "weights": 900, "started_from": { "scratch": "there was no earlier model" } }),
+                            "out_of_time": false })
+            .into(),
+            metrics: json!({}).into(),
+            record: json!({ "parameters": TrainingParameters::default(), "dataset": null, "commit": "0123abc-dirty",
+                            "version": "0.1.0", "libraries": { "libtorch": "2.11.0" }, "device": "cpu",
+                            "architecture": { "cardinalities": [], "embedding_widths": [], "numeric_width": 3, "hidden": 16,
+                                              "blocks": 1, "members": 1 }, "weights": 900,
+                            "started_from": { "scratch": "there was no earlier model" },
+                            "train_rows": 90, "train_positives": 20, "tail_rows": 9, "train_from": at, "tail_from": at,
+                            "tail_until": at, "positive_weight": 1.0, "best_epochs": [1],
+                            "calibration": { "slope": 1.0, "intercept": 0.0 },
+                            "threshold": { "value": 0.5, "precision": 0.5, "recall": 0.5, "f1": 0.5, "alert_share": 0.2 } })
+            .into(),
             started_at: at,
             finished_at: Some(at),
         }
@@ -279,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_run_without_a_search_and_a_record_says_no_more_than_it_knows() {
-        let run = Run { trials: Value::Null, record: Value::Null, epochs: json!([]), ..run() };
+        let run = Run { trials: Document::default(), record: Document::default(), epochs: json!([]).into(), ..run() };
         let text = one_run(&run).unwrap().render(false).unwrap();
         assert!(
             text.contains("no epoch has ended yet") && !text.contains("search") && !text.contains("commit"),

@@ -122,7 +122,7 @@ async fn a_scrape_reads_a_year_of_traffic_in_the_ledger() {
          SELECT 'r', i, 'UA', i % 9000, 'EWR', 'IAH', i * 1000000, i * 1000000, 0.2, 1 FROM n"
     );
     let filled =
-        env.ledger.transact("filling a ledger", move |tx| Ok(tx.execute(&fill, [])? + tx.execute(&predictions, [])?));
+        env.ledger.write("filling a ledger", move |tx| Ok(tx.execute(&fill, [])? + tx.execute(&predictions, [])?));
     assert_eq!(filled.await.unwrap(), 2 * ROWS as usize);
     let supervision = Supervision::new(SupervisionPolicy::default(), |_| ());
     let page = metrics.render(&env, &supervision).await.unwrap();

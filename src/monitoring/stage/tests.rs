@@ -9,6 +9,7 @@ use super::*;
 use crate::testing::{FixedCluster, env, live_model};
 use delayd_core::clock::ReplayClock;
 use delayd_core::ids::DeploymentId;
+use delayd_judge::evaluation::Metrics;
 use delayd_ledger::{FlightKey, KnownOutcome, Page, ServedPrediction};
 use delayd_outside::service::scrape::ScrapePolicy;
 
@@ -233,7 +234,7 @@ async fn ready_replicas_that_are_silent_and_predictions_that_were_lost_are_kept_
         let seen = world.look(at).await;
         assert_eq!((seen.replicas, seen.silent.len(), seen.predictions_lost), (1, 1, 3));
         let windows = world.stage.env.ledger.metrics_windows(at, at + Duration::seconds(1)).await.unwrap();
-        let kept: ReplicasSeen = serde_json::from_value(windows[0].body["replicas"].clone()).unwrap();
+        let kept: ReplicasSeen = windows[0].body.read::<WindowSeen>().unwrap().replicas.unwrap();
         assert!(kept.silent[0].contains("replica b at"), "{kept:?}");
         assert_eq!((kept.predictions_lost, kept.predictions_lost_total), (3, 3 * look.unsigned_abs()));
     }
@@ -324,5 +325,5 @@ async fn golden_rows_are_asked_once_an_hour_as_probes_and_another_score_is_criti
     assert_eq!((alert.severity, alert.dedup_key.as_str()), (Severity::Critical, "train_serve/model_v1/2013-03-01"));
     assert!(alert.body.contains("by b was served"), "{}", alert.body);
     let windows = world.stage.env.ledger.metrics_windows(minutes(190), minutes(191)).await.unwrap();
-    assert_eq!(windows[0].body["train_serve"]["report"]["different"], rows);
+    assert_eq!(windows[0].body.read::<WindowSeen>().unwrap().train_serve.unwrap().report.different, rows as u64);
 }

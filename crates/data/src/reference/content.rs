@@ -12,6 +12,7 @@ use crate::DataError;
 use crate::airports::{AirportChanges, parse_airports};
 use crate::formats::ParseLimits;
 use crate::holidays::{parse_events_csv, parse_icalendar};
+use delayd_core::Stored;
 use delayd_core::ports::ReferenceKind;
 use delayd_core::ports::Severity;
 
@@ -138,6 +139,10 @@ pub enum ReferenceChanges {
         /// Why.
         why: String,
     },
+}
+
+impl Stored for ReferenceChanges {
+    const NAME: &'static str = "change of the reference data";
 }
 
 impl ReferenceChanges {

@@ -11,7 +11,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::metrics::{Confusion, Ranked, log_loss};
+use crate::evaluation::report::LatencyReport;
 use crate::stats::{BlockBootstrap, Estimate, percentile_interval};
+use delayd_core::Stored;
+use delayd_core::ids::{Digest, ModelVersion};
+use delayd_features::SpecDifference;
 
 /// The rows of a comparison: what came of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -129,6 +133,62 @@ pub struct GateCheck {
     pub interval: Option<Estimate>,
     pub passed: bool,
     pub reason: String,
+}
+
+impl Stored for GateCheck {
+    const NAME: &'static str = "check of the gate";
+}
+
+/// What the gate's verdict was made from, as it is kept with the decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GateInputs {
+    /// The new model.
+    pub challenger: ChallengerSeen,
+    /// How quick the serving code was with each of the two, on this machine.
+    #[serde(default)]
+    pub latency: LatencyOfBoth,
+    /// The model that was live.
+    pub live: Option<ModelVersion>,
+    /// What the challenger's inputs differ in from the live model's.
+    #[serde(default)]
+    pub feature_difference: Option<SpecDifference>,
+    /// The dataset whose rows both were compared on.
+    pub dataset: Digest,
+    /// How many.
+    pub rows: RowsCompared,
+    /// The policy in force.
+    pub policy: GatePolicy,
+}
+
+impl Stored for GateInputs {
+    const NAME: &'static str = "inputs of the gate";
+}
+
+/// The challenger as the gate saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChallengerSeen {
+    /// Its bundle.
+    pub bundle: Digest,
+    /// 95th percentile of the time for one flight, in microseconds.
+    pub latency_p95_us: Option<f64>,
+}
+
+/// Latency of challenger and live model; none where it was not measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatencyOfBoth {
+    /// The challenger's.
+    pub challenger: Option<LatencyReport>,
+    /// The live model's.
+    pub live: Option<LatencyReport>,
+}
+
+/// How many rows were compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsCompared {
+    /// Those of the recent part.
+    pub recent: usize,
+    /// All.
+    pub all: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

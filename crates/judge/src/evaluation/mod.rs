@@ -17,9 +17,9 @@ use delayd_model::{PredictScratch, Predictor};
 use rayon::prelude::*;
 
 pub use baselines::{LookupTable, Majority};
-pub use gate::{GatePolicy, GateRows, GateVerdict, Scored, compare};
+pub use gate::{GateInputs, GatePolicy, GateRows, GateVerdict, Scored, compare};
 pub use metrics::Metrics;
-pub use report::{EvaluationOptions, EvaluationReport, evaluate};
+pub use report::{BundleMetrics, EvaluationOptions, EvaluationReport, evaluate};
 
 /// The scores of rows, in their order, by the code that serves, on all cores.
 pub fn score_rows<R: Borrow<FlightRow> + Sync>(predictor: &Predictor, rows: &[R]) -> Vec<f32> {

@@ -17,6 +17,7 @@ use crate::evaluation::metrics::{Metrics, Ranked, log_loss};
 use crate::evaluation::robustness::{PerturbedMetrics, robustness};
 use crate::evaluation::score_rows;
 use crate::stats::{BlockBootstrap, Estimate, delong, percentile_interval, sorted_quantile, wilson};
+use delayd_core::Stored;
 
 /// How much effort goes into an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +87,30 @@ pub struct EvaluationReport {
     pub slices: Vec<SliceMetrics>,
     pub robustness: Vec<PerturbedMetrics>,
     pub latency: Option<LatencyReport>,
+}
+
+/// What is read back of a bundle's `metrics.json`, which the ledger keeps with the run and the model. The file has a
+/// version of its own, `schema`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BundleMetrics {
+    /// On held-out rows; none where none of them had an outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationReport>,
+    /// On the validation tail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Metrics>,
+}
+
+impl BundleMetrics {
+    /// What the model is judged by: its metrics on held-out rows, or on its validation tail.
+    #[must_use]
+    pub fn judged(&self) -> Option<&Metrics> {
+        self.evaluation.as_ref().map(|found| &found.model).or(self.validation.as_ref())
+    }
+}
+
+impl Stored for BundleMetrics {
+    const NAME: &'static str = "metrics of a model";
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

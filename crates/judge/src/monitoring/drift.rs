@@ -14,6 +14,7 @@
 //!
 //! Nothing here decides what follows from drift.
 
+use delayd_core::Stored;
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
@@ -409,6 +410,10 @@ pub struct DriftReport {
     pub status: DriftStatus,
     pub reason: String,
     pub policy: DriftPolicy,
+}
+
+impl Stored for DriftReport {
+    const NAME: &'static str = "drift report";
 }
 
 impl DriftReport {

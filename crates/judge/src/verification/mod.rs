@@ -5,6 +5,7 @@
 
 pub mod measurement;
 
+use delayd_core::Stored;
 use delayd_core::fault::{broken_rules, is_positive};
 use std::collections::BTreeSet;
 
@@ -159,6 +160,10 @@ pub struct VerificationReport {
     /// Which rows were replayed, in words; empty where an older delayd did not note it.
     #[serde(default)]
     pub rows: String,
+}
+
+impl Stored for VerificationReport {
+    const NAME: &'static str = "verification report";
 }
 
 impl VerificationReport {

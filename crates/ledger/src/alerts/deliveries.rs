@@ -5,13 +5,13 @@
 //! attempt: a message that is repeated after a crash holds the same alerts.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::outbox::{alert_from_row, settle, unroute};
 use crate::columns::{At, Count, text_enum};
 use crate::query;
-use crate::{Ledger, LedgerError};
+use crate::records::{Reads, Records, Tx};
 use delayd_core::ids::AlertId;
 use delayd_core::ports::{Alert, ChannelKind, Endpoint};
 
@@ -113,12 +113,7 @@ pub struct FailedAttempt {
     pub retry_at: Option<DateTime<Utc>>,
 }
 
-pub(super) fn insert(
-    tx: &Transaction<'_>,
-    alert: &Alert,
-    endpoint: &Endpoint,
-    now: DateTime<Utc>,
-) -> rusqlite::Result<()> {
+pub(super) fn insert(tx: &Tx<'_>, alert: &Alert, endpoint: &Endpoint, now: DateTime<Utc>) -> rusqlite::Result<()> {
     tx.execute(
         "INSERT INTO deliveries (alert, endpoint, topic, state, since, next_attempt_at)
          VALUES (?1, ?2, ?3, 'pending', ?4, ?4) ON CONFLICT DO NOTHING",
@@ -132,7 +127,7 @@ pub(super) fn of_alert(connection: &Connection, alert: AlertId) -> rusqlite::Res
     query::all(connection, sql, [alert], Delivery::from_row)
 }
 
-pub(super) fn revive(tx: &Transaction<'_>, alert: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
+pub(super) fn revive(tx: &Tx<'_>, alert: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
     tx.execute(
         "UPDATE deliveries SET state = 'pending', message = NULL, held = 0, attempts = 0, refusals = 0,
                 since = ?2, next_attempt_at = ?2
@@ -141,170 +136,162 @@ pub(super) fn revive(tx: &Transaction<'_>, alert: AlertId, now: DateTime<Utc>) -
     )
 }
 
-pub(super) fn silence(tx: &Transaction<'_>, alert: AlertId) -> rusqlite::Result<()> {
+pub(super) fn silence(tx: &Tx<'_>, alert: AlertId) -> rusqlite::Result<()> {
     tx.execute("UPDATE deliveries SET state = 'silenced' WHERE alert = ?1 AND state = 'pending'", [alert])?;
     Ok(())
 }
 
-pub(super) fn remove_silenced(tx: &Transaction<'_>, alert: AlertId) -> rusqlite::Result<()> {
+pub(super) fn remove_silenced(tx: &Tx<'_>, alert: AlertId) -> rusqlite::Result<()> {
     tx.execute("DELETE FROM deliveries WHERE alert = ?1 AND state = 'silenced'", [alert])?;
     Ok(())
 }
 
-/// Drops what waits for endpoints that are no longer configured. An alert that
-/// was to be told to nobody else is routed again. Answers how many deliveries.
-///
-/// # Errors
-/// SQLite failed.
-pub fn withdraw(tx: &Transaction<'_>, known: &[Endpoint]) -> rusqlite::Result<usize> {
-    let sql = "SELECT DISTINCT endpoint FROM deliveries WHERE state = 'pending'";
-    let waiting: Vec<String> = query::all(tx, sql, [], |row| row.get(0))?;
-    let known: Vec<String> = known.iter().map(Endpoint::to_string).collect();
-    let mut withdrawn = 0;
-    for gone in waiting.iter().filter(|endpoint| !known.contains(endpoint)) {
-        let sql = "DELETE FROM deliveries WHERE endpoint = ?1 AND state = 'pending' RETURNING alert";
-        let alerts: Vec<AlertId> = query::all(tx, sql, [gone], |row| row.get(0))?;
-        withdrawn += alerts.len();
-        for alert in alerts {
-            if of_alert(tx, alert)?.is_empty() { unroute(tx, alert)? } else { settle(tx, alert)? }
+impl Tx<'_> {
+    /// Drops what waits for endpoints that are no longer configured. An alert that
+    /// was to be told to nobody else is routed again. Answers how many deliveries.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn withdraw_deliveries(&self, known: &[Endpoint]) -> rusqlite::Result<usize> {
+        let sql = "SELECT DISTINCT endpoint FROM deliveries WHERE state = 'pending'";
+        let waiting: Vec<String> = query::all(self, sql, [], |row| row.get(0))?;
+        let known: Vec<String> = known.iter().map(Endpoint::to_string).collect();
+        let mut withdrawn = 0;
+        for gone in waiting.iter().filter(|endpoint| !known.contains(endpoint)) {
+            let sql = "DELETE FROM deliveries WHERE endpoint = ?1 AND state = 'pending' RETURNING alert";
+            let alerts: Vec<AlertId> = query::all(self, sql, [gone], |row| row.get(0))?;
+            withdrawn += alerts.len();
+            for alert in alerts {
+                if of_alert(self, alert)?.is_empty() { unroute(self, alert)? } else { settle(self, alert)? }
+            }
         }
+        Ok(withdrawn)
     }
-    Ok(withdrawn)
-}
 
-/// What is due at an endpoint: the critical first, then the longest due.
-///
-/// # Errors
-/// SQLite failed.
-pub fn due(
-    connection: &Connection,
-    endpoint: &Endpoint,
-    now: DateTime<Utc>,
-    limit: u64,
-) -> rusqlite::Result<Vec<AlertDelivery>> {
-    let sql = format!(
-        "{WITH_ALERT} WHERE d.endpoint = ?1 AND d.state = 'pending' AND d.next_attempt_at <= ?2
+    /// What is due at an endpoint: the critical first, then the longest due.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn due_deliveries(
+        &self,
+        endpoint: &Endpoint,
+        now: DateTime<Utc>,
+        limit: u64,
+    ) -> rusqlite::Result<Vec<AlertDelivery>> {
+        let sql = format!(
+            "{WITH_ALERT} WHERE d.endpoint = ?1 AND d.state = 'pending' AND d.next_attempt_at <= ?2
          ORDER BY o.severity = 'critical' DESC, d.next_attempt_at, d.alert LIMIT ?3"
-    );
-    query::all(connection, &sql, params![endpoint, At(now), Count(limit)], AlertDelivery::from_row)
-}
+        );
+        query::all(self, &sql, params![endpoint, At(now), Count(limit)], AlertDelivery::from_row)
+    }
 
-/// What an endpoint was told since a moment, oldest first.
-///
-/// # Errors
-/// SQLite failed.
-pub fn told_since(
-    connection: &Connection,
-    endpoint: &Endpoint,
-    since: DateTime<Utc>,
-) -> rusqlite::Result<Vec<ToldMessage>> {
-    let sql = "SELECT DISTINCT topic, coalesce(message, alert) AS message, delivered_at FROM deliveries
+    /// What an endpoint was told since a moment, oldest first.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn told_since(&self, endpoint: &Endpoint, since: DateTime<Utc>) -> rusqlite::Result<Vec<ToldMessage>> {
+        let sql = "SELECT DISTINCT topic, coalesce(message, alert) AS message, delivered_at FROM deliveries
                WHERE endpoint = ?1 AND state = 'delivered' AND delivered_at > ?2 ORDER BY delivered_at";
-    query::all(connection, sql, params![endpoint, At(since)], |row| {
-        Ok(ToldMessage {
-            topic: row.get("topic")?,
-            message: row.get("message")?,
-            at: row.get::<_, At>("delivered_at")?.0,
+        query::all(self, sql, params![endpoint, At(since)], |row| {
+            Ok(ToldMessage {
+                topic: row.get("topic")?,
+                message: row.get("message")?,
+                at: row.get::<_, At>("delivered_at")?.0,
+            })
         })
-    })
-}
+    }
 
-/// Lets alerts wait at an endpoint. `held` marks them for a digest. What is kept
-/// back on purpose is no outage: it is tried since it may be told again.
-///
-/// # Errors
-/// SQLite failed.
-pub fn wait(
-    tx: &Transaction<'_>,
-    endpoint: &Endpoint,
-    alerts: &[AlertId],
-    until: DateTime<Utc>,
-    held: bool,
-) -> rusqlite::Result<()> {
-    let sql = "UPDATE deliveries SET next_attempt_at = ?3, since = ?3, held = max(held, ?4)
+    /// Lets alerts wait at an endpoint. `held` marks them for a digest. What is kept
+    /// back on purpose is no outage: it is tried since it may be told again.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn let_deliveries_wait(
+        &self,
+        endpoint: &Endpoint,
+        alerts: &[AlertId],
+        until: DateTime<Utc>,
+        held: bool,
+    ) -> rusqlite::Result<()> {
+        let sql = "UPDATE deliveries SET next_attempt_at = ?3, since = ?3, held = max(held, ?4)
                WHERE endpoint = ?1 AND alert = ?2 AND state = 'pending'";
-    for alert in alerts {
-        tx.execute(sql, params![endpoint, alert, At(until), held])?;
+        for alert in alerts {
+            self.execute(sql, params![endpoint, alert, At(until), held])?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Lets everything that is due at an endpoint wait: its channel is away.
-///
-/// # Errors
-/// SQLite failed.
-pub fn hold_off(
-    tx: &Transaction<'_>,
-    endpoint: &Endpoint,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> rusqlite::Result<()> {
-    tx.execute(
-        "UPDATE deliveries SET next_attempt_at = ?3
+    /// Lets everything that is due at an endpoint wait: its channel is away.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn hold_off_deliveries(
+        &self,
+        endpoint: &Endpoint,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> rusqlite::Result<()> {
+        self.execute(
+            "UPDATE deliveries SET next_attempt_at = ?3
          WHERE endpoint = ?1 AND state = 'pending' AND next_attempt_at <= ?2",
-        params![endpoint, At(now), At(until)],
-    )?;
-    Ok(())
-}
-
-/// Makes a message of alerts, named after the lowest of them.
-///
-/// # Errors
-/// SQLite failed.
-pub fn claim(tx: &Transaction<'_>, endpoint: &Endpoint, message: AlertId, alerts: &[AlertId]) -> rusqlite::Result<()> {
-    let sql = "UPDATE deliveries SET message = ?3 WHERE endpoint = ?1 AND alert = ?2 AND state = 'pending'";
-    for alert in alerts {
-        tx.execute(sql, params![endpoint, alert, message])?;
+            params![endpoint, At(now), At(until)],
+        )?;
+        Ok(())
     }
-    Ok(())
-}
 
-/// What goes out with a message, oldest first.
-///
-/// # Errors
-/// SQLite failed.
-pub fn of_message(
-    connection: &Connection,
-    endpoint: &Endpoint,
-    message: AlertId,
-) -> rusqlite::Result<Vec<AlertDelivery>> {
-    let sql = format!("{WITH_ALERT} WHERE d.endpoint = ?1 AND d.message = ?2 AND d.state = 'pending' ORDER BY d.alert");
-    query::all(connection, &sql, params![endpoint, message], AlertDelivery::from_row)
-}
+    /// Makes a message of alerts, named after the lowest of them.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn claim_message(&self, endpoint: &Endpoint, message: AlertId, alerts: &[AlertId]) -> rusqlite::Result<()> {
+        let sql = "UPDATE deliveries SET message = ?3 WHERE endpoint = ?1 AND alert = ?2 AND state = 'pending'";
+        for alert in alerts {
+            self.execute(sql, params![endpoint, alert, message])?;
+        }
+        Ok(())
+    }
 
-/// Notes that a message was delivered. Nothing changes where that is known already.
-///
-/// # Errors
-/// SQLite failed.
-pub fn delivered(
-    tx: &Transaction<'_>,
-    endpoint: &Endpoint,
-    message: AlertId,
-    at: DateTime<Utc>,
-) -> rusqlite::Result<()> {
-    let sql = "UPDATE deliveries SET state = 'delivered', attempts = attempts + 1, delivered_at = ?3, last_error = NULL
+    /// What goes out with a message, oldest first.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn deliveries_of_message(&self, endpoint: &Endpoint, message: AlertId) -> rusqlite::Result<Vec<AlertDelivery>> {
+        let sql =
+            format!("{WITH_ALERT} WHERE d.endpoint = ?1 AND d.message = ?2 AND d.state = 'pending' ORDER BY d.alert");
+        query::all(self, &sql, params![endpoint, message], AlertDelivery::from_row)
+    }
+
+    /// Notes that a message was delivered. Nothing changes where that is known already.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn message_delivered(&self, endpoint: &Endpoint, message: AlertId, at: DateTime<Utc>) -> rusqlite::Result<()> {
+        let sql =
+            "UPDATE deliveries SET state = 'delivered', attempts = attempts + 1, delivered_at = ?3, last_error = NULL
                WHERE endpoint = ?1 AND message = ?2 AND state = 'pending' RETURNING alert";
-    let alerts: Vec<AlertId> = query::all(tx, sql, params![endpoint, message, At(at)], |row| row.get(0))?;
-    alerts.into_iter().try_for_each(|alert| settle(tx, alert))
-}
+        let alerts: Vec<AlertId> = query::all(self, sql, params![endpoint, message, At(at)], |row| row.get(0))?;
+        alerts.into_iter().try_for_each(|alert| settle(self, alert))
+    }
 
-/// Notes that an attempt at a message failed.
-///
-/// # Errors
-/// SQLite failed.
-pub fn failed(
-    tx: &Transaction<'_>,
-    endpoint: &Endpoint,
-    message: AlertId,
-    failure: &FailedAttempt,
-) -> rusqlite::Result<()> {
-    let state = if failure.retry_at.is_some() { DeliveryState::Pending } else { DeliveryState::Dead };
-    let sql = "UPDATE deliveries SET state = ?3, attempts = attempts + 1, refusals = refusals + ?4, last_error = ?5,
+    /// Notes that an attempt at a message failed.
+    ///
+    /// # Errors
+    /// SQLite failed.
+    pub fn message_failed(
+        &self,
+        endpoint: &Endpoint,
+        message: AlertId,
+        failure: &FailedAttempt,
+    ) -> rusqlite::Result<()> {
+        let state = if failure.retry_at.is_some() { DeliveryState::Pending } else { DeliveryState::Dead };
+        let sql =
+            "UPDATE deliveries SET state = ?3, attempts = attempts + 1, refusals = refusals + ?4, last_error = ?5,
                       next_attempt_at = coalesce(?6, next_attempt_at)
                WHERE endpoint = ?1 AND message = ?2 AND state = 'pending' RETURNING alert";
-    let values = params![endpoint, message, state, failure.refused, failure.error, failure.retry_at.map(At)];
-    let alerts: Vec<AlertId> = query::all(tx, sql, values, |row| row.get(0))?;
-    alerts.into_iter().try_for_each(|alert| settle(tx, alert))
+        let values = params![endpoint, message, state, failure.refused, failure.error, failure.retry_at.map(At)];
+        let alerts: Vec<AlertId> = query::all(self, sql, values, |row| row.get(0))?;
+        alerts.into_iter().try_for_each(|alert| settle(self, alert))
+    }
 }
 
 /// Deliveries that did not arrive, at one channel.
@@ -318,27 +305,24 @@ pub struct UndeliveredCount {
     pub count: u64,
 }
 
-impl Ledger {
+impl<R: Reads> Records<R> {
     /// How many deliveries wait or were given up, by channel.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn undelivered(&self) -> Result<Vec<UndeliveredCount>, LedgerError> {
+    pub fn undelivered(&self) -> R::Answer<Vec<UndeliveredCount>> {
         let sql = "SELECT endpoint, state, count(*) AS count FROM deliveries
                    WHERE state IN ('pending', 'dead') GROUP BY endpoint, state";
-        let counted = self.read("counting undelivered alerts", move |connection| {
-            query::all(connection, sql, [], |row| {
+        self.read("counting undelivered alerts", move |c| {
+            let counted = query::all(c, sql, [], |row| {
                 let endpoint: Endpoint = row.get("endpoint")?;
                 Ok((endpoint.channel, row.get("state")?, row.get::<_, Count>("count")?.0))
-            })
-        });
-        let mut sums: Vec<UndeliveredCount> = Vec::new();
-        for (channel, state, count) in counted.await? {
-            match sums.iter_mut().find(|sum| sum.channel == channel && sum.state == state) {
-                Some(sum) => sum.count += count,
-                None => sums.push(UndeliveredCount { channel, state, count }),
+            })?;
+            let mut sums: Vec<UndeliveredCount> = Vec::new();
+            for (channel, state, count) in counted {
+                match sums.iter_mut().find(|sum| sum.channel == channel && sum.state == state) {
+                    Some(sum) => sum.count += count,
+                    None => sums.push(UndeliveredCount { channel, state, count }),
+                }
             }
-        }
-        Ok(sums)
+            Ok(sums)
+        })
     }
 }

@@ -3,14 +3,15 @@
 //! How each single delivery stands is in `deliveries`.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::deliveries::{self, Delivery};
 use super::silences;
 use crate::columns::{At, Count, text_enum};
 use crate::query::{self, Page};
-use crate::{AuditEntry, Ledger, LedgerError, audit, refuse};
+use crate::records::{Reads, Records, Tx, Writes};
+use crate::{AuditEntry, refuse};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{AlertId, SilenceId};
 use delayd_core::ports::{Alert, Endpoint, Severity};
@@ -85,55 +86,14 @@ impl OutboxAlert {
     }
 }
 
-/// Puts an alert into the outbox, to be routed at the next look. A key that is
-/// there already, in whatever state, is the same alert: its id is answered and
-/// nothing changes.
-///
-/// # Errors
-/// SQLite failed.
-pub fn enqueue(tx: &Transaction<'_>, alert: &NewAlert) -> rusqlite::Result<AlertId> {
-    let known = query::one(tx, "SELECT id FROM outbox WHERE dedup_key = ?1", [&alert.dedup_key], |row| row.get(0))?;
-    if let Some(id) = known {
-        return Ok(id);
-    }
-    let id: AlertId = query::mint(tx)?;
-    tx.execute(
-        "INSERT INTO outbox (id, at, severity, dedup_key, title, body, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending')",
-        params![id, At(alert.at), alert.severity, alert.dedup_key, alert.title, alert.body],
-    )?;
-    Ok(id)
-}
-
-/// Alerts of which nobody has decided yet who is told, oldest first.
-///
-/// # Errors
-/// SQLite failed.
-pub fn unrouted(connection: &Connection, limit: u64) -> rusqlite::Result<Vec<Alert>> {
-    let sql = "SELECT * FROM outbox WHERE routed_at IS NULL ORDER BY id LIMIT ?1";
-    query::all(connection, sql, [Count(limit)], |row| alert_from_row(row, "id"))
-}
-
-/// Notes who is to be told of an alert, due at once. Told to nobody, it is dead.
-///
-/// # Errors
-/// SQLite failed.
-pub fn route(tx: &Transaction<'_>, alert: &Alert, endpoints: &[Endpoint], now: DateTime<Utc>) -> rusqlite::Result<()> {
-    for endpoint in endpoints {
-        deliveries::insert(tx, alert, endpoint, now)?;
-    }
-    tx.execute("UPDATE outbox SET routed_at = ?2 WHERE id = ?1", params![alert.id, At(now)])?;
-    settle(tx, alert.id)
-}
-
 /// Lets an alert be routed again, as if it were new.
-pub(super) fn unroute(tx: &Transaction<'_>, id: AlertId) -> rusqlite::Result<()> {
+pub(super) fn unroute(tx: &Tx<'_>, id: AlertId) -> rusqlite::Result<()> {
     tx.execute("UPDATE outbox SET routed_at = NULL, silence = NULL, state = 'pending' WHERE id = ?1", [id])?;
     Ok(())
 }
 
 /// Brings an alert's state into line with its deliveries.
-pub(super) fn settle(tx: &Transaction<'_>, id: AlertId) -> rusqlite::Result<()> {
+pub(super) fn settle(tx: &Tx<'_>, id: AlertId) -> rusqlite::Result<()> {
     tx.execute(
         "WITH states AS (SELECT DISTINCT state FROM deliveries WHERE alert = ?1)
          UPDATE outbox SET state = CASE
@@ -148,13 +108,7 @@ pub(super) fn settle(tx: &Transaction<'_>, id: AlertId) -> rusqlite::Result<()> 
     Ok(())
 }
 
-/// Makes due again, with all its attempts, what was given up of an alert, or what
-/// was silenced by a silence that has ended. Answers how many deliveries.
-///
-/// # Errors
-/// There is no such alert, nothing of it was given up, it is silenced still, or
-/// SQLite failed.
-pub fn retry(tx: &Transaction<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
+fn retry(tx: &Tx<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
     let Some(found) = query::one(tx, "SELECT * FROM outbox WHERE id = ?1", [id], OutboxAlert::from_row)? else {
         return Err(refuse(ErrorKind::NotFound, format!("there is no {id} in the outbox")));
     };
@@ -177,36 +131,65 @@ pub fn retry(tx: &Transaction<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite:
     Ok(1)
 }
 
-impl Ledger {
-    /// Puts an alert into the outbox; the same key again is the same alert.
+impl Tx<'_> {
+    /// Alerts of which nobody has decided yet who is told, oldest first.
     ///
     /// # Errors
     /// SQLite failed.
-    pub async fn enqueue_alert(&self, alert: NewAlert) -> Result<AlertId, LedgerError> {
-        self.transact("putting an alert into the outbox", move |tx| enqueue(tx, &alert)).await
+    pub fn unrouted_alerts(&self, limit: u64) -> rusqlite::Result<Vec<Alert>> {
+        let sql = "SELECT * FROM outbox WHERE routed_at IS NULL ORDER BY id LIMIT ?1";
+        query::all(self, sql, [Count(limit)], |row| alert_from_row(row, "id"))
     }
 
-    /// Makes due again what was given up of an alert, and notes who wanted that.
-    /// Answers how many deliveries.
+    /// Notes who is to be told of an alert, due at once. Told to nobody, it is dead.
     ///
     /// # Errors
-    /// See [`retry`].
-    pub async fn retry_alert(&self, id: AlertId, word: AuditEntry) -> Result<usize, LedgerError> {
-        self.transact("reviving an alert", move |tx| {
-            audit::record(tx, &word)?;
+    /// SQLite failed.
+    pub fn route_alert(&self, alert: &Alert, endpoints: &[Endpoint], now: DateTime<Utc>) -> rusqlite::Result<()> {
+        for endpoint in endpoints {
+            deliveries::insert(self, alert, endpoint, now)?;
+        }
+        self.execute("UPDATE outbox SET routed_at = ?2 WHERE id = ?1", params![alert.id, At(now)])?;
+        settle(self, alert.id)
+    }
+}
+
+impl<W: Writes> Records<W> {
+    /// Puts an alert into the outbox, to be routed at the next look. A key that is
+    /// there already, in whatever state, is the same alert: its id is answered and
+    /// nothing changes.
+    pub fn enqueue_alert(&self, alert: NewAlert) -> W::Answer<AlertId> {
+        self.write("putting an alert into the outbox", move |tx| {
+            let known =
+                query::one(tx, "SELECT id FROM outbox WHERE dedup_key = ?1", [&alert.dedup_key], |row| row.get(0))?;
+            if let Some(id) = known {
+                return Ok(id);
+            }
+            let id: AlertId = tx.mint()?;
+            tx.execute(
+                "INSERT INTO outbox (id, at, severity, dedup_key, title, body, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'pending')",
+                params![id, At(alert.at), alert.severity, alert.dedup_key, alert.title, alert.body],
+            )?;
+            Ok(id)
+        })
+    }
+
+    /// Makes due again, with all its attempts, what was given up of an alert, or what was silenced by a silence that has
+    /// ended; notes who wanted that. Refuses where nothing was given up, or where it is silenced still. Answers how many
+    /// deliveries.
+    pub fn retry_alert(&self, id: AlertId, word: AuditEntry) -> W::Answer<usize> {
+        self.write_durably("reviving an alert", move |tx| {
+            tx.record_audit(&word)?;
             retry(tx, id, word.at)
         })
-        .await
     }
 
     /// Makes due again everything that was given up: for after a long outage.
     /// Answers how many deliveries.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn retry_dead_alerts(&self, word: AuditEntry) -> Result<usize, LedgerError> {
-        self.transact("reviving dead alerts", move |tx| {
-            audit::record(tx, &word)?;
+    pub fn retry_dead_alerts(&self, word: AuditEntry) -> W::Answer<usize> {
+        self.write_durably("reviving dead alerts", move |tx| {
+            tx.record_audit(&word)?;
             let sql = "SELECT id FROM outbox WHERE state = 'dead' ORDER BY id";
             let dead: Vec<AlertId> = query::all(tx, sql, [], |row| row.get(0))?;
             let mut revived = 0;
@@ -216,30 +199,23 @@ impl Ledger {
             }
             Ok(revived)
         })
-        .await
     }
+}
 
+impl<R: Reads> Records<R> {
     /// One alert with its deliveries.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn alert(&self, id: AlertId) -> Result<Option<OutboxAlert>, LedgerError> {
+    pub fn alert(&self, id: AlertId) -> R::Answer<Option<OutboxAlert>> {
         let sql = "SELECT * FROM outbox WHERE id = ?1";
         self.read("reading an alert", move |c| {
             query::one(c, sql, [id], OutboxAlert::from_row)?.map(|alert| alert.with_deliveries(c)).transpose()
         })
-        .await
     }
 
     /// Alerts with their deliveries, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn alerts(&self, page: Page) -> Result<Vec<OutboxAlert>, LedgerError> {
+    pub fn alerts(&self, page: Page) -> R::Answer<Vec<OutboxAlert>> {
         self.read("listing alerts", move |c| {
             let alerts = query::page(c, "outbox", "id DESC", page, OutboxAlert::from_row)?;
             alerts.into_iter().map(|alert| alert.with_deliveries(c)).collect()
         })
-        .await
     }
 }

@@ -2,14 +2,15 @@
 //! on record, with the silence that kept it back.
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::deliveries;
 use super::outbox::settle;
 use crate::columns::At;
 use crate::query::{self, Page};
-use crate::{AuditEntry, Ledger, LedgerError, audit, refuse};
+use crate::records::{Reads, Records, Tx, Writes};
+use crate::{AuditEntry, refuse};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{AlertId, SilenceId};
 
@@ -80,33 +81,33 @@ pub(super) fn active_for(connection: &Connection, key: &str, now: DateTime<Utc>)
     Ok(active(connection, now)?.into_iter().find(|silence| key.starts_with(&silence.prefix)))
 }
 
-/// Silences what waits for delivery and should not be told now. Answers which.
-///
-/// # Errors
-/// SQLite failed.
-pub fn apply(tx: &Transaction<'_>, now: DateTime<Utc>) -> rusqlite::Result<Vec<(AlertId, SilenceId)>> {
-    let mut silenced = Vec::new();
-    for silence in active(tx, now)? {
-        let sql = "UPDATE outbox SET silence = ?1, routed_at = coalesce(routed_at, ?3)
-                   WHERE state = 'pending' AND substr(dedup_key, 1, length(?2)) = ?2 RETURNING id";
-        let alerts: Vec<AlertId> = query::all(tx, sql, params![silence.id, silence.prefix, At(now)], |row| row.get(0))?;
-        for alert in alerts {
-            deliveries::silence(tx, alert)?;
-            settle(tx, alert)?;
-            silenced.push((alert, silence.id));
-        }
-    }
-    Ok(silenced)
-}
-
-impl Ledger {
-    /// Begins a silence, and notes who wanted it.
+impl Tx<'_> {
+    /// Silences what waits for delivery and should not be told now. Answers which.
     ///
     /// # Errors
     /// SQLite failed.
-    pub async fn begin_silence(&self, wanted: NewSilence) -> Result<Silence, LedgerError> {
-        self.transact("beginning a silence", move |tx| {
-            let id: SilenceId = query::mint(tx)?;
+    pub fn apply_silences(&self, now: DateTime<Utc>) -> rusqlite::Result<Vec<(AlertId, SilenceId)>> {
+        let mut silenced = Vec::new();
+        for silence in active(self, now)? {
+            let sql = "UPDATE outbox SET silence = ?1, routed_at = coalesce(routed_at, ?3)
+                   WHERE state = 'pending' AND substr(dedup_key, 1, length(?2)) = ?2 RETURNING id";
+            let alerts: Vec<AlertId> =
+                query::all(self, sql, params![silence.id, silence.prefix, At(now)], |row| row.get(0))?;
+            for alert in alerts {
+                deliveries::silence(self, alert)?;
+                settle(self, alert)?;
+                silenced.push((alert, silence.id));
+            }
+        }
+        Ok(silenced)
+    }
+}
+
+impl<W: Writes> Records<W> {
+    /// Begins a silence, and notes who wanted it.
+    pub fn begin_silence(&self, wanted: NewSilence) -> W::Answer<Silence> {
+        self.write_durably("beginning a silence", move |tx| {
+            let id: SilenceId = tx.mint()?;
             tx.execute(
                 "INSERT INTO silences (id, prefix, begins, until, actor, why) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![id, wanted.prefix, At(wanted.begins), At(wanted.until), wanted.by, wanted.why],
@@ -118,19 +119,15 @@ impl Ledger {
                 subject: wanted.prefix.clone(),
                 detail: wanted.why.clone(),
             };
-            audit::record(tx, &word)?;
+            tx.record_audit(&word)?;
             let NewSilence { prefix, begins, until, by, why } = wanted;
             Ok(Silence { id, prefix, begins, until, by, why, ended_at: None, ended_by: None })
         })
-        .await
     }
 
     /// Ends a silence, and notes who wanted that.
-    ///
-    /// # Errors
-    /// There is none, it has ended already, or SQLite failed.
-    pub async fn end_silence(&self, id: SilenceId, word: AuditEntry) -> Result<Silence, LedgerError> {
-        self.transact("ending a silence", move |tx| {
+    pub fn end_silence(&self, id: SilenceId, word: AuditEntry) -> W::Answer<Silence> {
+        self.write_durably("ending a silence", move |tx| {
             let sql = "SELECT * FROM silences WHERE id = ?1";
             let Some(silence) = query::one(tx, sql, [id], Silence::from_row)? else {
                 return Err(refuse(ErrorKind::NotFound, format!("there is no {id}")));
@@ -142,17 +139,15 @@ impl Ledger {
                 "UPDATE silences SET ended_at = ?2, ended_by = ?3 WHERE id = ?1",
                 params![id, At(word.at), word.actor],
             )?;
-            audit::record(tx, &word)?;
+            tx.record_audit(&word)?;
             Ok(Silence { ended_at: Some(word.at), ended_by: Some(word.actor), ..silence })
         })
-        .await
     }
+}
 
+impl<R: Reads> Records<R> {
     /// Silences, newest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
-    pub async fn silences(&self, page: Page) -> Result<Vec<Silence>, LedgerError> {
-        self.read("listing silences", move |c| query::page(c, "silences", "id DESC", page, Silence::from_row)).await
+    pub fn silences(&self, page: Page) -> R::Answer<Vec<Silence>> {
+        self.read("listing silences", move |c| query::page(c, "silences", "id DESC", page, Silence::from_row))
     }
 }

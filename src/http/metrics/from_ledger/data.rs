@@ -2,12 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use rusqlite::Connection;
-use serde_json::Value;
 
-use super::{at, by_name, document, moment, number, put_counts};
+use super::{by_name, document, moment, number, put_counts};
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::counted::seconds;
 use crate::http::metrics::page::Page;
+use delayd_data::validation::ValidationReport;
 
 /// Classes of the contract's rules: what stands after a column's name, or the name of a rule of its own.
 const RULES: [&str; 15] = [
@@ -58,20 +58,19 @@ pub(super) fn validation(page: &mut Page, connection: &Connection) -> rusqlite::
     page.put(&names::DATASETS_REFUSED, &[], refused.unwrap_or(0.0));
     let newest = "SELECT validation FROM (SELECT validation, created_at AS at FROM datasets
                   UNION ALL SELECT validation, refused_at AS at FROM refused_datasets) ORDER BY at DESC LIMIT 1";
-    let Some(report) = document(connection, newest, [])? else { return Ok(()) };
-    for (result, field) in [
-        ("accepted", "/accepted"),
-        ("quarantined", "/quarantined"),
-        ("exact_duplicate", "/exact_duplicates"),
-        ("conflicting_duplicate", "/conflicting_duplicates"),
+    let Some(report) = document::<ValidationReport>(connection, newest, [])? else { return Ok(()) };
+    for (result, rows) in [
+        ("accepted", report.accepted),
+        ("quarantined", report.quarantined),
+        ("exact_duplicate", report.exact_duplicates),
+        ("conflicting_duplicate", report.conflicting_duplicates),
     ] {
-        page.put_some(&names::DATASET_ROWS, &[result], at(&report, field));
+        page.put(&names::DATASET_ROWS, &[result], rows as f64);
     }
-    let failures = report.get("failures").and_then(Value::as_array).map_or(0, Vec::len);
-    page.put(&names::DATASET_FAILURES, &[], failures as f64);
+    page.put(&names::DATASET_FAILURES, &[], report.failures.len() as f64);
     let mut sums = [0.0; RULES.len()];
-    for (rule, count) in report.get("violations").and_then(Value::as_object).into_iter().flatten() {
-        sums[class_of(rule)] += count.as_f64().unwrap_or(0.0);
+    for (rule, count) in &report.violations {
+        sums[class_of(rule)] += *count as f64;
     }
     for (rule, count) in RULES.iter().zip(sums) {
         page.put(&names::DATASET_VIOLATIONS, &[rule], count);

@@ -3,16 +3,16 @@
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{by_name, document, moment, number, put_counts};
+use super::{by_name, moment, number, put_counts};
 use crate::coordinator::past_cycle;
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::counted::seconds;
 use crate::http::metrics::page::Page;
 use crate::saga::steps::STEPS;
 use delayd_core::ports::ChannelKind;
+use delayd_judge::decide::OperatorWord;
 use delayd_judge::governor::{GovernorPolicy, GovernorState, standing};
-use delayd_ledger::tx::cycles_page;
-use delayd_ledger::{CycleState, Page as LedgerPage};
+use delayd_ledger::{CycleState, Page as LedgerPage, Snapshot};
 
 const REASONS: [&str; 5] = ["bootstrap", "drift", "performance", "scheduled", "manual"];
 const OUTCOMES: [&str; 6] = ["deployed", "kept_live", "failed", "cancelled", "rolled_back", "stuck"];
@@ -94,17 +94,16 @@ fn open(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
 
 pub(super) fn governor(
     page: &mut Page,
-    connection: &Connection,
+    connection: &Snapshot<'_>,
     policy: &GovernorPolicy,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<()> {
     // An operator's word is a document, and `null` once it is taken back.
-    let word = |name: &str| document(connection, "SELECT value FROM settings WHERE name = ?1", [name]);
-    let paused = word("paused")?.is_some_and(|word| !word.is_null());
+    let word = |name| connection.setting::<Option<OperatorWord>>(name).map(Option::flatten);
+    let paused = word("paused")?.is_some();
     page.put(&names::PAUSED, &[], f64::from(u8::from(paused)));
-    let reset = word("breaker_reset")?;
-    let reset_at = reset.as_ref().and_then(|word| word.get("at")?.as_str()?.parse().ok());
-    let cycles = cycles_page(connection, LedgerPage { offset: 0, limit: 200 })?;
+    let reset_at = word("breaker_reset")?.map(|word| word.at);
+    let cycles = connection.cycles(LedgerPage { offset: 0, limit: 200 })?;
     let state = GovernorState { cycles: cycles.iter().filter_map(past_cycle).collect(), reset_at };
     let standing = standing(&state, policy, now);
     let left = |until: Option<DateTime<Utc>>| until.map_or(0.0, |until| (seconds(until) - seconds(now)).max(0.0));

@@ -10,15 +10,17 @@ mod monitoring;
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Params};
-use serde_json::Value;
 
 use super::catalogue::{self as names, Metric};
+use super::counted::seconds;
 use super::page::Page;
+use crate::retention::{Removed, RetentionRecord, SETTING};
+use delayd_core::document::{Document, Stored};
 use delayd_judge::governor::GovernorPolicy;
-use delayd_ledger::LedgerUsage;
+use delayd_ledger::{LedgerUsage, Snapshot};
 
 /// Everything that the ledger tells.
-pub(super) fn read(connection: &Connection, governor: &GovernorPolicy, now: DateTime<Utc>) -> rusqlite::Result<Page> {
+pub(super) fn read(connection: &Snapshot<'_>, governor: &GovernorPolicy, now: DateTime<Utc>) -> rusqlite::Result<Page> {
     let mut page = Page::default();
     data::ingestion(&mut page, connection, now)?;
     data::validation(&mut page, connection)?;
@@ -36,14 +38,19 @@ pub(super) fn read(connection: &Connection, governor: &GovernorPolicy, now: Date
 }
 
 /// What was removed because it was old.
-fn retention(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
-    let sql = "SELECT value FROM settings WHERE name = ?1";
-    let Some(record) = document(connection, sql, [crate::retention::SETTING])? else { return Ok(()) };
-    for what in ["predictions", "outcomes", "metrics_windows", "packages", "run_folders"] {
-        page.put_some(&names::RETENTION_REMOVED, &[what], at(&record, &format!("/removed/{what}")));
+fn retention(page: &mut Page, snapshot: &Snapshot<'_>) -> rusqlite::Result<()> {
+    let Some(record) = snapshot.setting::<RetentionRecord>(SETTING)? else { return Ok(()) };
+    let Removed { predictions, outcomes, metrics_windows, packages, run_folders } = record.removed;
+    for (what, removed) in [
+        ("predictions", predictions),
+        ("outcomes", outcomes),
+        ("metrics_windows", metrics_windows),
+        ("packages", packages),
+        ("run_folders", run_folders),
+    ] {
+        page.put(&names::RETENTION_REMOVED, &[what], removed as f64);
     }
-    let turned = text_at(&record, "/at").and_then(|at| at.parse::<DateTime<Utc>>().ok());
-    page.put_some(&names::RETENTION_AT, &[], turned.map(|at| at.timestamp_micros() as f64 / 1e6));
+    page.put(&names::RETENTION_AT, &[], seconds(record.at));
     Ok(())
 }
 
@@ -80,25 +87,15 @@ fn put_counts(page: &mut Page, metric: &'static Metric, all: &[&str], counts: &[
     }
 }
 
-/// A document; `None` without a row. A damaged one is an error, as everywhere.
-fn document(connection: &Connection, sql: &str, parameters: impl Params) -> rusqlite::Result<Option<Value>> {
-    let text = connection.prepare_cached(sql)?.query_row(parameters, |row| row.get::<_, String>(0)).optional()?;
-    text.map(|text| parsed(&text)).transpose()
+/// A document; `None` without a row, or where another version of delayd wrote it. A damaged one is an error, as everywhere.
+fn document<T: Stored>(connection: &Connection, sql: &str, parameters: impl Params) -> rusqlite::Result<Option<T>> {
+    let found = connection.prepare_cached(sql)?.query_row(parameters, |row| row.get::<_, Document>(0)).optional()?;
+    Ok(found.as_ref().and_then(known))
 }
 
-fn parsed(text: &str) -> rusqlite::Result<Value> {
-    serde_json::from_str(text)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
-}
-
-/// A number of a document.
-fn at(document: &Value, pointer: &str) -> Option<f64> {
-    document.pointer(pointer).and_then(Value::as_f64)
-}
-
-/// A text of a document.
-fn text_at<'a>(document: &'a Value, pointer: &str) -> Option<&'a str> {
-    document.pointer(pointer).and_then(Value::as_str)
+/// What a document holds; `None` where another version of delayd wrote it.
+fn known<T: Stored>(document: &Document) -> Option<T> {
+    document.read().inspect_err(|error| tracing::debug!(%error, "a document has no metrics")).ok()
 }
 
 /// The number of the live model.

@@ -1,11 +1,16 @@
 //! Runs, models, images, deployments and verifications.
 
 use rusqlite::{Connection, OptionalExtension};
-use serde_json::Value;
 
-use super::{at, by_name, document, live_model, moment, number, parsed, put_counts};
+use super::{by_name, document, known, live_model, moment, number, put_counts};
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::page::Page;
+use crate::saga::StepOutput;
+use crate::training::messages::ModelTrained;
+use delayd_core::Document;
+use delayd_judge::evaluation::BundleMetrics;
+use delayd_ledger::Snapshot;
+use delayd_training_job::{EpochRecord, TuningReport};
 
 pub(super) fn training(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
     let runs = by_name(connection, "SELECT state, count(*) FROM runs GROUP BY state", [])?;
@@ -14,31 +19,27 @@ pub(super) fn training(page: &mut Page, connection: &Connection) -> rusqlite::Re
     page.put(&names::TRAINING_RUNNING, &[], running);
     let newest = "SELECT device, epochs, trials, metrics, cycle FROM runs
                   WHERE state = 'succeeded' ORDER BY id DESC LIMIT 1";
-    type Row = (String, String, String, String, i64);
+    type Row = (String, Document, Document, Document, i64);
     let row: Option<Row> = connection
         .prepare_cached(newest)?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
         .optional()?;
     let Some((device, epochs, trials, metrics, cycle)) = row else { return Ok(()) };
     page.put(&names::TRAINING_INFO, &[device_class(&device)], 1.0);
-    let length = |document: &Value| document.as_array().map_or(0, Vec::len) as f64;
-    page.put(&names::TRAINING_EPOCHS, &[], length(&parsed(&epochs)?));
-    let trials = parsed(&trials)?;
-    page.put(&names::TRAINING_TRIALS, &[], trials.get("trials").map_or(0.0, length));
-    let metrics = parsed(&metrics)?;
-    let judged = metrics.pointer("/evaluation/model").or_else(|| metrics.get("validation")).unwrap_or(&Value::Null);
-    for (metric, field) in [
-        (&names::TRAINING_AUC, "/roc_auc"),
-        (&names::TRAINING_LOG_LOSS, "/log_loss"),
-        (&names::TRAINING_ECE, "/expected_calibration_error"),
-        (&names::TRAINING_RECALL, "/recall"),
-    ] {
-        page.put_some(metric, &[], at(judged, field));
+    let epochs = known::<Option<Vec<EpochRecord>>>(&epochs).flatten().map_or(0, |epochs| epochs.len());
+    page.put(&names::TRAINING_EPOCHS, &[], epochs as f64);
+    let trials = known::<Option<TuningReport>>(&trials).flatten().map_or(0, |search| search.trials.len());
+    page.put(&names::TRAINING_TRIALS, &[], trials as f64);
+    if let Some(judged) = known::<BundleMetrics>(&metrics).as_ref().and_then(BundleMetrics::judged) {
+        page.put_some(&names::TRAINING_AUC, &[], judged.roc_auc);
+        page.put_some(&names::TRAINING_LOG_LOSS, &[], judged.log_loss);
+        page.put_some(&names::TRAINING_ECE, &[], judged.expected_calibration_error);
+        page.put(&names::TRAINING_RECALL, &[], judged.recall);
     }
     let step = "SELECT output FROM steps WHERE cycle = ?1 AND name = 'train' AND output IS NOT NULL";
-    if let Some(output) = document(connection, step, [cycle])? {
-        page.put_some(&names::TRAINING_SECONDS, &[], at(&output, "/train_secs"));
-        page.put_some(&names::TRAINING_ROWS, &[], at(&output, "/trained_rows"));
+    if let Some(StepOutput(trained)) = document::<StepOutput<ModelTrained>>(connection, step, [cycle])? {
+        page.put(&names::TRAINING_SECONDS, &[], trained.train_secs);
+        page.put(&names::TRAINING_ROWS, &[], trained.trained_rows as f64);
     }
     Ok(())
 }
@@ -88,13 +89,12 @@ pub(super) fn images(page: &mut Page, connection: &Connection) -> rusqlite::Resu
     Ok(())
 }
 
-pub(super) fn deployments(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn deployments(page: &mut Page, connection: &Snapshot<'_>) -> rusqlite::Result<()> {
     let states = ["applying", "applied", "verified", "approved", "rolled_back", "failed"];
     let deployments = by_name(connection, "SELECT state, count(*) FROM deployments GROUP BY state", [])?;
     put_counts(page, &names::DEPLOYMENTS, &states, &deployments);
-    let approved = "SELECT release FROM deployments WHERE state = 'approved' ORDER BY changed_at DESC, id DESC LIMIT 1";
-    let release = document(connection, approved, [])?;
-    page.put(&names::REPLICAS_WANTED, &[], release.and_then(|release| at(&release, "/replicas")).unwrap_or(0.0));
+    let wanted = connection.approved_deployment()?.map_or(0, |approved| approved.release.replicas);
+    page.put(&names::REPLICAS_WANTED, &[], f64::from(wanted));
     let undone = number(connection, "SELECT count(*) FROM cycles WHERE outcome = 'rolled_back'", [])?;
     page.put(&names::ROLLBACKS, &["cycle"], undone.unwrap_or(0.0));
     // The coordinator tells of each by an alert with this key.
