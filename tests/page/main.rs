@@ -341,7 +341,7 @@ async fn the_newest_look_says_what_is_judged_and_nothing_that_was_not_measured()
         "replicas": { "answered": 1, "silent": ["replica replica-b at http://b: refused"], "predictions_lost": 3,
                       "predictions_lost_total": 3 },
     });
-    let window = MetricsWindow { at: SystemClock.now(), model: ModelVersion(1), body };
+    let window = MetricsWindow { at: SystemClock.now(), model: ModelVersion(1), body: body.into() };
     daemon.ledger().save_metrics_window(window).await.unwrap();
     daemon.start();
     browser.open("performance").await;
