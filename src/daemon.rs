@@ -11,34 +11,28 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::config::{ClusterKind, ConfigError, Settings};
+use crate::coordinator::CoordinatorStage;
 use crate::coordinator::cycle::CycleContext;
 use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
-use crate::coordinator::stages::Stages;
-use crate::coordinator::{CoordinatorActor, CoordinatorStage};
-use crate::data::DataActor;
 use crate::data::DataStage;
-use crate::data::messages::IngestFlights;
-use crate::deployment::messages::ReconcileReplicas;
-use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
+use crate::data::messages::{FlightsIngested, IngestFlights};
 use crate::env::Env;
-use crate::monitoring::MonitorActor;
 use crate::monitoring::MonitorStage;
 use crate::monitoring::messages::{Observe, Observed};
+use crate::notification::NotifierStage;
 use crate::notification::messages::DeliverAlerts;
-use crate::notification::{NotifierActor, NotifierStage};
 use crate::open;
-use crate::packaging::PackagingActor;
-use crate::packaging::PackagingStage;
-use crate::registry::RegistryActor;
-use crate::registry::RegistryStage;
 use crate::retention::{Removed, Retention};
 use crate::saga::StepObserver;
+use crate::stages::Stages;
+use crate::stages::deploy::{DeploymentStage, Rollouts};
+use crate::stages::package::PackagingStage;
+use crate::stages::reconcile::ReconcileReplicas;
+use crate::stages::register::RegistryStage;
 use crate::supervision::{
-    ActorRef, ActorStatus, GivenUp, StageActor, SupervisedActor, Supervision, SupervisionPolicy, Turns,
+    ActorStatus, GivenUp, StageActor, StageRef, SupervisedActor, Supervision, SupervisionPolicy, Turns,
 };
-use crate::training::TrainingActor;
 use crate::training::{RunningRuns, TrainingStage};
-use crate::verification::VerificationActor;
 use crate::verification::VerificationStage;
 use delayd_core::clock::Clock;
 use delayd_core::error::{ErrorKind, PortError, chain};
@@ -80,11 +74,11 @@ pub struct Daemon {
     /// The data stage, for those who need datasets.
     pub data: DataStage,
     /// The coordinator.
-    pub coordinator: ActorRef<CoordinatorActor>,
+    pub coordinator: StageRef<CoordinatorStage>,
     /// The monitor.
-    pub monitor: ActorRef<MonitorActor>,
+    pub monitor: StageRef<MonitorStage>,
     /// The notifier.
-    pub notifier: ActorRef<NotifierActor>,
+    pub notifier: StageRef<NotifierStage>,
     /// The other stages.
     pub stages: Stages,
     supervision: Supervision,
@@ -105,20 +99,21 @@ impl Drop for EndBuilds {
     }
 }
 
-/// Owners of the actors' threads, in the order in which they are stopped. The
-/// coordinator goes first: to it a stage that is gone is a step that failed, and a
-/// cycle that was only interrupted must not be undone.
-struct Actors {
-    _coordinator: SupervisedActor<CoordinatorActor>,
-    _data: SupervisedActor<DataActor>,
-    _training: SupervisedActor<TrainingActor>,
-    _registry: SupervisedActor<RegistryActor>,
-    _packaging: SupervisedActor<PackagingActor>,
-    _deployment: SupervisedActor<DeploymentActor>,
-    _verification: SupervisedActor<VerificationActor>,
-    _monitor: SupervisedActor<MonitorActor>,
-    _notifier: SupervisedActor<NotifierActor>,
-}
+/// The actors' threads, stopped in this order. The coordinator goes first: to it a stage that is gone is a step that
+/// failed, and a cycle that was only interrupted must not be undone.
+type Actors = (
+    SupervisedActor<StageActor<CoordinatorStage>>,
+    (
+        SupervisedActor<StageActor<DataStage>>,
+        SupervisedActor<StageActor<TrainingStage>>,
+        SupervisedActor<StageActor<RegistryStage>>,
+        SupervisedActor<StageActor<PackagingStage>>,
+        SupervisedActor<StageActor<DeploymentStage>>,
+        SupervisedActor<StageActor<VerificationStage>>,
+        SupervisedActor<StageActor<MonitorStage>>,
+        SupervisedActor<StageActor<NotifierStage>>,
+    ),
+);
 
 impl Daemon {
     /// Starts everything. `give_up` is called when an actor keeps dying: the
@@ -166,8 +161,110 @@ impl Daemon {
             .with_documents(documents);
         let scraper =
             Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
-        let parts = Parts { env, settings, bundles, data, scraper: Arc::new(scraper), service_binary, observer };
-        parts.spawn(give_up)
+        let (scraper, builds, rollouts) = (Arc::new(scraper), Builds::default(), Rollouts::default());
+        let hang_limit = Duration::from_secs(settings.daemon.hang_limit_secs);
+        let supervision = Supervision::new(SupervisionPolicy { hang_limit, ..SupervisionPolicy::default() }, give_up);
+        let data_actor = spawn(&supervision, "data", data.clone())?;
+        let training = spawn(
+            &supervision,
+            "training",
+            TrainingStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                data: data.clone(),
+                running: RunningRuns::default(),
+            },
+        )?;
+        let registry = spawn(&supervision, "registry", RegistryStage { env: env.clone(), bundles: bundles.clone() })?;
+        let packaging = spawn(
+            &supervision,
+            "packaging",
+            PackagingStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                service_binary,
+                image_builder: open::image_builder(&settings),
+                builds: builds.clone(),
+            },
+        )?;
+        let deployment = spawn(
+            &supervision,
+            "deployment",
+            DeploymentStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                rollouts: rollouts.clone(),
+                restarts: Arc::default(),
+            },
+        )?;
+        let verification = spawn(
+            &supervision,
+            "verification",
+            VerificationStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                data: data.clone(),
+                scraper: scraper.clone(),
+            },
+        )?;
+        let monitor = spawn(
+            &supervision,
+            "monitor",
+            MonitorStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                scraper,
+                looking: Arc::default(),
+            },
+        )?;
+        let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
+            .map_err(|faults| StartError::of("notification")(&ConfigError::Faults(faults)))?;
+        let notifier = spawn(&supervision, "notifier", notifier_stage)?;
+        let stages = Stages {
+            data: data_actor.actor_ref(),
+            training: training.actor_ref(),
+            registry: registry.actor_ref(),
+            packaging: packaging.actor_ref(),
+            deployment: deployment.actor_ref(),
+            verification: verification.actor_ref(),
+        };
+        let context = CycleContext {
+            env: env.clone(),
+            settings: settings.clone(),
+            stages: stages.clone(),
+            observer: observer.clone(),
+        };
+        let (examples, driving) = (data.clone(), Arc::new(Mutex::new(())));
+        let coordinator = supervision
+            .spawn("coordinator", move |heartbeat, me| {
+                let (context, data, driving) = (context.clone(), examples.clone(), driving.clone());
+                StageActor::new(CoordinatorStage { me, context, data, driving }, heartbeat)
+            })
+            .map_err(|error| StartError::of("actor `coordinator`")(&error))?;
+        Ok(Self {
+            env,
+            settings,
+            bundles,
+            data,
+            coordinator: coordinator.actor_ref(),
+            monitor: monitor.actor_ref(),
+            notifier: notifier.actor_ref(),
+            stages,
+            supervision,
+            observer,
+            turns: Turns::default(),
+            rollouts,
+            _builds: EndBuilds(builds),
+            _actors: (
+                coordinator,
+                (data_actor, training, registry, packaging, deployment, verification, monitor, notifier),
+            ),
+        })
     }
 
     /// What supervision says of every actor.
@@ -192,7 +289,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When the store or the ledger fails.
-    pub async fn ingest(&self) -> Result<crate::data::messages::FlightsIngested, StepFailure> {
+    pub async fn ingest(&self) -> Result<FlightsIngested, StepFailure> {
         self.stages.data.ask(IngestFlights { at: self.env.now() }).await
     }
 
@@ -231,121 +328,6 @@ impl Daemon {
         self.stages.deployment.ask(ReconcileReplicas).await?;
         self.coordinator.ask(ResumeUnfinished).await?;
         Ok(())
-    }
-}
-
-/// Everything the actors are made of.
-struct Parts {
-    env: Env,
-    settings: Arc<Settings>,
-    bundles: BundleStore,
-    data: DataStage,
-    scraper: Arc<Scraper>,
-    service_binary: PathBuf,
-    observer: Arc<dyn StepObserver>,
-}
-
-impl Parts {
-    fn spawn(self, give_up: impl Fn(GivenUp) + Send + Sync + 'static) -> Result<Daemon, StartError> {
-        let Self { env, settings, bundles, data, scraper, service_binary, observer } = self;
-        let hang_limit = Duration::from_secs(settings.daemon.hang_limit_secs);
-        let supervision = Supervision::new(SupervisionPolicy { hang_limit, ..SupervisionPolicy::default() }, give_up);
-        let training_stage = TrainingStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            data: data.clone(),
-            running: RunningRuns::default(),
-        };
-        let registry_stage = RegistryStage { env: env.clone(), bundles: bundles.clone() };
-        let builds = Builds::default();
-        let packaging_stage = PackagingStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            service_binary,
-            image_builder: open::image_builder(&settings),
-            builds: builds.clone(),
-        };
-        let rollouts = Rollouts::default();
-        let deployment_stage = DeploymentStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            rollouts: rollouts.clone(),
-            restarts: Arc::default(),
-        };
-        let verification_stage = VerificationStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            data: data.clone(),
-            scraper: scraper.clone(),
-        };
-        let monitor_stage = MonitorStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            scraper,
-            looking: Arc::default(),
-        };
-        let data_actor = spawn(&supervision, "data", data.clone())?;
-        let training = spawn(&supervision, "training", training_stage)?;
-        let registry = spawn(&supervision, "registry", registry_stage)?;
-        let packaging = spawn(&supervision, "packaging", packaging_stage)?;
-        let deployment = spawn(&supervision, "deployment", deployment_stage)?;
-        let verification = spawn(&supervision, "verification", verification_stage)?;
-        let monitor = spawn(&supervision, "monitor", monitor_stage)?;
-        let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
-            .map_err(|faults| StartError::of("notification")(&ConfigError::Faults(faults)))?;
-        let notifier = spawn(&supervision, "notifier", notifier_stage)?;
-        let stages = Stages {
-            data: data_actor.actor_ref(),
-            training: training.actor_ref(),
-            registry: registry.actor_ref(),
-            packaging: packaging.actor_ref(),
-            deployment: deployment.actor_ref(),
-            verification: verification.actor_ref(),
-        };
-        let context = CycleContext {
-            env: env.clone(),
-            settings: settings.clone(),
-            stages: stages.clone(),
-            observer: observer.clone(),
-        };
-        let (examples, driving) = (data.clone(), Arc::new(Mutex::new(())));
-        let coordinator = supervision
-            .spawn("coordinator", move |heartbeat, me| {
-                let (context, data, driving) = (context.clone(), examples.clone(), driving.clone());
-                StageActor::new(CoordinatorStage { me, context, data, driving }, heartbeat)
-            })
-            .map_err(|error| StartError::of("actor `coordinator`")(&error))?;
-        Ok(Daemon {
-            env,
-            settings,
-            bundles,
-            data,
-            coordinator: coordinator.actor_ref(),
-            monitor: monitor.actor_ref(),
-            notifier: notifier.actor_ref(),
-            stages,
-            supervision,
-            observer,
-            turns: Turns::default(),
-            rollouts,
-            _builds: EndBuilds(builds),
-            _actors: Actors {
-                _coordinator: coordinator,
-                _data: data_actor,
-                _training: training,
-                _registry: registry,
-                _packaging: packaging,
-                _deployment: deployment,
-                _verification: verification,
-                _monitor: monitor,
-                _notifier: notifier,
-            },
-        })
     }
 }
 

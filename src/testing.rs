@@ -23,9 +23,12 @@ use delayd_outside::bundles::BundleStore;
 use delayd_outside::local::{FolderStore, LogNotifier, OciLayoutRegistry, WeatherCsv};
 use delayd_training_job::{Trainer, TrainingControl, TrainingJob, TrainingResult};
 
-/// A cluster whose replicas are what the test says.
+/// A cluster whose replicas and repairs are what the test says.
 #[derive(Debug, Default)]
-pub(crate) struct FixedCluster(pub(crate) Mutex<Vec<Replica>>);
+pub(crate) struct FixedCluster {
+    pub(crate) replicas: Mutex<Vec<Replica>>,
+    pub(crate) repairs: Vec<String>,
+}
 
 #[async_trait]
 impl Cluster for FixedCluster {
@@ -41,10 +44,10 @@ impl Cluster for FixedCluster {
         Ok(None)
     }
     async fn replicas(&self) -> Result<Vec<Replica>, PortError> {
-        Ok(self.0.lock().unwrap().clone())
+        Ok(self.replicas.lock().unwrap().clone())
     }
     async fn reconcile(&self) -> Result<Vec<String>, PortError> {
-        Ok(Vec::new())
+        Ok(self.repairs.clone())
     }
     fn service_url(&self) -> String {
         String::new()

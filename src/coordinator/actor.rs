@@ -11,15 +11,12 @@ use crate::telemetry;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::CycleId;
 
-/// The coordinator's actor.
-pub type CoordinatorActor = StageActor<CoordinatorStage>;
-
 /// Drives a cycle as a part of the actor's own life: it ends with the actor, and the next one resumes it from the ledger.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(super) struct Drive(pub(super) CycleId);
 
-impl Handler<Drive> for CoordinatorActor {
+impl Handler<Drive> for StageActor<CoordinatorStage> {
     type Result = ();
 
     fn handle(&mut self, message: Drive, context: &mut Self::Context) {

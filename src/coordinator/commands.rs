@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use super::messages::{CommandAnswered, CommandKind, Consider, OperatorCommand};
 use super::snapshot::{self, BREAKER_RESET, PAUSED};
 use super::stage::CoordinatorStage;
-use crate::deployment::messages::RollBackToPrevious;
+use crate::stages::live_service::served_instead_of;
+use crate::stages::rollback::RollBackToPrevious;
 use crate::telemetry;
 use crate::training::messages::CancelRun;
 use delayd_core::error::{ErrorKind, chain};
@@ -154,7 +155,7 @@ impl CoordinatorStage {
         }
         let message = RollBackToPrevious { by: command.by, why: command.why };
         let done = self.context.stages.deployment.ask(message).await?;
-        let model = done.plan.to;
+        let model = done.to;
         let message = self.conclude_rollback(done).await?;
         Ok((CommandAnswered { message, cycle: None, model: Some(model) }, None))
     }
@@ -162,13 +163,10 @@ impl CoordinatorStage {
     async fn approve(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
         let cycle = self.waiting().await?;
         // The step that promotes looks again; whoever approves should hear of it at once.
-        let current = self.context.env.cluster.current().await?;
-        if current.as_ref().map(|current| current.deployment) != Some(cycle.deployment) {
-            let serves = current
-                .map_or_else(|| "nothing".to_owned(), |current| format!("{} of {}", current.deployment, current.model));
+        if let Some(other) = served_instead_of(&self.context.env, cycle.deployment).await? {
             return Err(conflict(format!(
-                "{} ({}) does not serve any more, the cluster serves {serves}; `delayd reject` puts the release before \
-                 it back",
+                "{} ({}) is no longer being served, the cluster serves {other}; `delayd reject` goes back to the \
+                 previous release",
                 cycle.model, cycle.deployment
             )));
         }

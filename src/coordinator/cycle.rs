@@ -15,16 +15,16 @@ use tokio::sync::Mutex;
 
 use crate::config::{ApprovalMode, Settings};
 use crate::coordinator::restored::verify_restored;
-use crate::coordinator::stages::Stages;
 use crate::data::messages::{BuildDataset, DatasetBuilt, FlightsIngested, IngestFlights};
-use crate::deployment::messages::{DeployModel, ModelDeployed, RestoreRelease};
 use crate::env::Env;
-use crate::packaging::messages::{
-    BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
-};
-use crate::registry::messages::{ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
 use crate::saga::steps::{APPROVE, BUILD, DATASET, DEPLOY, GATE, INGEST, PACKAGE, PUSH, REGISTER, TRAIN, VERIFY};
 use crate::saga::{Saga, StepObserver};
+use crate::stages::Stages;
+use crate::stages::deploy::{DeployModel, ModelDeployed, RestoreRelease};
+use crate::stages::package::{
+    BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
+};
+use crate::stages::register::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
 use crate::training::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
 use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
 use delayd_core::error::ErrorKind;
@@ -244,10 +244,7 @@ async fn undo(context: &CycleContext, saga: &Saga, cycle: &Cycle) -> Result<Undo
             stuck.get_or_insert(failure);
         }
     };
-    keep_first(
-        saga.undo(APPROVE, || stages.registry.ask(crate::registry::messages::DemoteModel { version: cycle.model }))
-            .await,
-    );
+    keep_first(saga.undo(APPROVE, || stages.registry.ask(DemoteModel { version: cycle.model })).await);
     let restore = || async {
         let to = stages.deployment.ask(RestoreRelease { failed: cycle.deployment }).await?;
         let Some(deployment) = to else { return Ok(()) };

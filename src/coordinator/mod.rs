@@ -8,9 +8,7 @@ pub mod messages;
 mod restored;
 mod snapshot;
 mod stage;
-pub mod stages;
 
-pub use actor::CoordinatorActor;
 pub(crate) use snapshot::past_cycle;
 pub use snapshot::paused;
 pub use stage::CoordinatorStage;

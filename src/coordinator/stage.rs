@@ -6,15 +6,13 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tracing::Instrument;
 
-use super::actor::CoordinatorActor;
 use super::cycle::{self, CycleContext, CycleEnd};
 use super::messages::{Consider, Considered};
 use super::restored::verify_restored;
 use super::snapshot::{self, DRIFT_FINDING, LAST_HOLD, PERFORMANCE_FINDING};
 use crate::data::DataStage;
-use crate::deployment::RolledBack;
-use crate::deployment::messages::{FinishRollback, RollbackVerified};
-use crate::supervision::ActorRef;
+use crate::stages::rollback::{FinishRollback, ForgetRollback, PlannedRollback};
+use crate::supervision::StageRef;
 use crate::telemetry;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
@@ -27,7 +25,7 @@ use delayd_ledger::{Cycle, CycleOutcome, CycleState, NewAlert, NewDecision};
 #[derive(Clone)]
 pub struct CoordinatorStage {
     /// The actor around this stage, to wake it by.
-    pub me: ActorRef<CoordinatorActor>,
+    pub me: StageRef<CoordinatorStage>,
     /// Everything a cycle needs.
     pub context: CycleContext,
     /// The data stage, whose examples are freed when a cycle ends.
@@ -158,7 +156,7 @@ impl CoordinatorStage {
     /// For whoever holds `driving`.
     pub(super) async fn finish_rollback(&self) -> Result<(), StepFailure> {
         if let Some(done) = self.context.stages.deployment.ask(FinishRollback).await? {
-            tracing::warn!(model.version = %done.plan.to, "a rollback that was cut off is finished");
+            tracing::warn!(model.version = %done.to, "a rollback that was cut off is finished");
             self.conclude_rollback(done).await?;
         }
         Ok(())
@@ -166,8 +164,7 @@ impl CoordinatorStage {
 
     /// Verifies the release that a rollback went back to, and tells of it. Safe to repeat. Answers what serves now,
     /// in words.
-    pub(super) async fn conclude_rollback(&self, done: RolledBack) -> Result<String, StepFailure> {
-        let plan = done.plan;
+    pub(super) async fn conclude_rollback(&self, plan: PlannedRollback) -> Result<String, StepFailure> {
         let after = format!("rollback-{}", plan.at.timestamp_micros());
         let verified = verify_restored(&self.context, plan.target, &after).await;
         self.data.release().await;
@@ -179,7 +176,7 @@ impl CoordinatorStage {
             format!("{} rolled back: {}. {}", plan.by, plan.why, verified.text),
         )
         .await?;
-        self.context.stages.deployment.ask(RollbackVerified).await?;
+        self.context.stages.deployment.ask(ForgetRollback).await?;
         let found = if verified.passed { "verified again" } else { "but it was NOT found good, see the alert" };
         Ok(format!("{} is live again, {found}", plan.to))
     }

@@ -7,4 +7,4 @@ mod memory;
 pub mod messages;
 mod stage;
 
-pub use stage::{MonitorActor, MonitorStage};
+pub use stage::MonitorStage;

@@ -6,7 +6,7 @@
 //! daemon's, which in a replay is the replay's.
 
 use super::messages::{CollectDraining, Collected, Observe, Observed, ReplicasSeen};
-use crate::supervision::{Request, StageActor};
+use crate::supervision::Request;
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
@@ -34,9 +34,6 @@ use delayd_outside::service::scrape::Scraper;
 
 /// Name under which the monitor keeps its memory in the ledger.
 const MEMORY: &str = "monitor";
-
-/// The stage's actor.
-pub type MonitorActor = StageActor<MonitorStage>;
 
 /// The monitor's work, apart from its actor.
 #[derive(Clone)]

@@ -18,4 +18,4 @@ mod stage;
 pub use outbox::{DeliveryReport, Outbox};
 pub use policy::{AfterFailure, DeliveryPolicy, Failure, after_failure};
 pub use settings::NotificationSettings;
-pub use stage::{NotifierActor, NotifierStage};
+pub use stage::NotifierStage;

@@ -1,7 +1,7 @@
 //! Delivering alerts, apart from the actor.
 
 use super::messages::DeliverAlerts;
-use crate::supervision::{Request, StageActor};
+use crate::supervision::Request;
 use std::sync::Arc;
 
 use super::outbox::Outbox;
@@ -9,9 +9,6 @@ use super::settings::NotificationSettings;
 use crate::env::Env;
 use delayd_core::failure::StepFailure;
 use delayd_core::fault::Fault;
-
-/// The stage's actor.
-pub type NotifierActor = StageActor<NotifierStage>;
 
 /// The notifier's work.
 #[derive(Clone)]

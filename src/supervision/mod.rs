@@ -23,7 +23,7 @@ mod turns;
 pub use actor_ref::{ActorGone, ActorRef};
 pub use heartbeat::Heartbeat;
 pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
-pub use stage_actor::{Request, StageActor};
+pub use stage_actor::{Request, StageActor, StageRef};
 pub use status::{ActorState, ActorStatus};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
 pub use turns::Turns;

@@ -86,7 +86,10 @@ impl<R: Request> Handler<Sent<R>> for StageActor<R::Stage> {
     }
 }
 
-impl<S: Clone + Unpin + 'static> ActorRef<StageActor<S>> {
+/// Refers to a stage's actor.
+pub type StageRef<S> = ActorRef<StageActor<S>>;
+
+impl<S: Clone + Unpin + 'static> StageRef<S> {
     /// Asks a stage, from within the caller's span. A stage that is gone is a failure that may be tried again, because
     /// supervision starts it again.
     ///

@@ -223,7 +223,7 @@ async fn ready_replicas_that_are_silent_and_predictions_that_were_lost_are_kept_
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
-    *world.cluster.0.lock().unwrap() = vec![
+    *world.cluster.replicas.lock().unwrap() = vec![
         replica("a", ReplicaState::Ready, &url),
         replica("b", ReplicaState::Ready, &closed),
         replica("c", ReplicaState::Starting, &closed),
@@ -244,7 +244,7 @@ async fn the_last_counts_of_a_drained_replica_are_fetched_and_stored_before_it_i
     let world = World::new().await;
     let (draining, asked_early) = served(&world.report("a", ReplicaPhase::Draining, 4), 0).await;
     let (drained, asked) = served(&world.report("b", ReplicaPhase::Drained, 7), 0).await;
-    *world.cluster.0.lock().unwrap() =
+    *world.cluster.replicas.lock().unwrap() =
         vec![replica("a", ReplicaState::Draining, &draining), replica("b", ReplicaState::Draining, &drained)];
     let collected = world.stage.collect_draining().await.unwrap();
     assert_eq!((collected.draining, collected.released, collected.rows), (2, 1, 11));
@@ -302,7 +302,7 @@ async fn golden_rows_are_asked_once_an_hour_as_probes_and_another_score_is_criti
     let (fine, asked) = scoring(&world.bundle, 0.0).await;
     let (wrong, _) = scoring(&world.bundle, 0.2).await;
     let rows = world.bundle.golden.len();
-    *world.cluster.0.lock().unwrap() = vec![replica("a", ReplicaState::Ready, &fine)];
+    *world.cluster.replicas.lock().unwrap() = vec![replica("a", ReplicaState::Ready, &fine)];
     let golden_asked = || asked.lock().unwrap().iter().filter(|one| one.starts_with("POST /predict")).count();
     let minutes = |minutes| start() + Duration::minutes(minutes);
     world.look(minutes(0)).await;
@@ -314,7 +314,7 @@ async fn golden_rows_are_asked_once_an_hour_as_probes_and_another_score_is_criti
     world.look(minutes(61)).await;
     assert_eq!(golden_asked(), 2 * rows);
     assert!(world.alerts().await.is_empty());
-    world.cluster.0.lock().unwrap().push(replica("b", ReplicaState::Ready, &wrong));
+    world.cluster.replicas.lock().unwrap().push(replica("b", ReplicaState::Ready, &wrong));
     for look in [125, 190] {
         world.look(minutes(look)).await;
     }

@@ -15,8 +15,8 @@ use ci::{ServiceRepository, is_alive, makes_a_binary, script_settings};
 use contracts::flaky_proxy::{FlakyProxy, Mood};
 use contracts::layouts;
 use delayd::daemon::ledger_path;
-use delayd::packaging::messages::ModelPackaged;
 use delayd::saga::steps::BUILD;
+use delayd::stages::package::ModelPackaged;
 use delayd_ledger::{CycleOutcome, CycleState, Ledger, StepState};
 use world::{alerts, at, endpoint, finished, get, in_system, registered, resume, settings, start, step, until};
 

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use delayd::config::Settings;
 use delayd::daemon::{Daemon, ledger_path};
-use delayd::packaging::PackagingActor;
-use delayd::packaging::PackagingStage;
-use delayd::packaging::export::ImageExport;
-use delayd::packaging::messages::{BuildService, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
 use delayd::saga::steps::BUILD;
+use delayd::stages::image_export::ImageExport;
+use delayd::stages::package::PackagingStage;
+use delayd::stages::package::{BuildService, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
 use delayd::supervision::{Supervision, SupervisionPolicy};
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
@@ -30,7 +29,7 @@ struct Bench {
     bundle: Digest,
     dataset: Digest,
     daemon: Daemon,
-    packaging: delayd::supervision::SupervisedActor<PackagingActor>,
+    packaging: delayd::supervision::SupervisedActor<delayd::supervision::StageActor<PackagingStage>>,
 }
 
 impl Bench {

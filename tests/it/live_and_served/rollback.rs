@@ -139,7 +139,7 @@ fn a_rollback_waits_for_a_cluster_that_is_away() {
         let daemon = start(&place.settings, place.env()).await;
         place.failures.fail_always("apply", ErrorKind::Unavailable);
         let failed = command(&daemon, CommandKind::Rollback, "worse").await.unwrap_err();
-        assert!(failed.message.contains("is not finished and goes on by itself"), "{failed}");
+        assert!(failed.message.contains("is not finished and is retried automatically"), "{failed}");
         assert_eq!(live(&daemon.env.ledger).await, Some(ModelVersion(2)));
         place.failures.heal();
         daemon.resume().await.unwrap();

@@ -86,7 +86,7 @@ fn a_release_that_does_not_serve_any_more_is_neither_approved_nor_made_live() {
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Approve, "fine").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
-        assert!(refused.message.contains("does not serve any more") && refused.message.contains("`delayd reject`"));
+        assert!(refused.message.contains("is no longer being served") && refused.message.contains("`delayd reject`"));
         let ledger = &daemon.env.ledger;
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
         // Approved before that was looked at: the step that makes it live looks again.
@@ -94,7 +94,7 @@ fn a_release_that_does_not_serve_any_more_is_neither_approved_nor_made_live() {
         daemon.resume().await.unwrap();
         let ended = finished(&daemon, id).await;
         assert_eq!(ended.outcome, Some(CycleOutcome::RolledBack), "{}", ended.detail);
-        assert!(ended.detail.contains("model_v2 was not made live"), "{}", ended.detail);
+        assert!(ended.detail.contains("model_v2 was not promoted"), "{}", ended.detail);
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
         assert_eq!(place.cluster.serves(), Some(first.release.deployment));
         told(ledger, Severity::Warning, "model_v2 was rolled back").await;

@@ -1,8 +1,8 @@
 //! A cluster that serves what the ledger does not say.
 
 use delayd::config::ApprovalMode;
-use delayd::deployment::live_service;
 use delayd::http::Metrics;
+use delayd::stages::live_service::live_service;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Release, Severity};
 use delayd_ledger::{CycleOutcome, StepState};
@@ -33,7 +33,7 @@ fn with_an_older_ledger_restored_a_release_is_deployed_and_undone_to_the_live_mo
         let ledger = &daemon.env.ledger;
         assert_step(ledger, second.cycle.id, "verify", StepState::Failed).await;
         assert_eq!(ledger.deployment(bad).await.unwrap().unwrap().previous, Some(good));
-        let body = told(ledger, Severity::Warning, "serves a deployment this ledger does not know").await;
+        let body = told(ledger, Severity::Warning, "serves a deployment unknown to this ledger").await;
         assert!(body.contains("deployment_9 of model_v9"), "{body}");
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
         assert!(live_service(&daemon.env).await.unwrap().unwrap().served, "ledger and cluster agree again");
@@ -61,7 +61,7 @@ fn a_live_model_that_does_not_serve_is_told_once_and_measured() {
 
         for (serves, said) in [
             (Some(first.release.clone()), "the cluster serves deployment_1 of model_v1."),
-            (Some(of_a_lost_ledger(&first.release)), "a deployment this ledger does not know"),
+            (Some(of_a_lost_ledger(&first.release)), "a deployment unknown to this ledger"),
             (None, "the cluster serves nothing."),
         ] {
             match &serves {
@@ -76,10 +76,7 @@ fn a_live_model_that_does_not_serve_is_told_once_and_measured() {
             // Midnight may lie between the two.
             assert!(all.len() == before + 1 || daemon.env.now().date_naive() != day, "{all:?}");
             let found = all.iter().find(|(_, _, body)| body.contains(said)).unwrap_or_else(|| panic!("{all:?}"));
-            assert_eq!(
-                (found.0, found.1.as_str()),
-                (Severity::Critical, "model_v2 is said to be live and does not serve")
-            );
+            assert_eq!((found.0, found.1.as_str()), (Severity::Critical, "model_v2 is live but not being served"));
             assert!(found.2.contains("`delayd rollback` brings model_v1 back"), "{}", found.2);
             assert_eq!(measured().await.as_deref(), Some("delayd_live_model_served 0"));
         }

@@ -1,8 +1,8 @@
 //! Tells other programs which image was pushed: files for pipelines, and the
 //! document behind `GET /api/v1/image` and `delayd image`.
 //!
-//! The image told is the one that was pushed last, whose tag still stands and whose
-//! model was not rolled back. It says nothing about what is live: that is the status endpoint's.
+//! The current image is the one that was pushed last, whose tag still exists and whose
+//! model was not rolled back. It says nothing about what is live: the status endpoint does.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -39,10 +39,7 @@ pub struct ImageExport {
 }
 
 impl ImageExport {
-    /// The image that was pushed last and stands, or a model's; `None` where there is none.
-    ///
-    /// # Errors
-    /// When the ledger fails.
+    /// The image that was pushed last and still has its tag, or a model's; `None` where there is none.
     pub async fn read(ledger: &Ledger, model: Option<ModelVersion>) -> Result<Option<Self>, LedgerError> {
         let Some(record) = ledger.standing_image(model).await? else { return Ok(None) };
         let build = match ledger.model(record.model).await? {
@@ -102,23 +99,20 @@ pub fn json_path(settings: &ExportSettings, state_dir: &Path) -> PathBuf {
 }
 
 /// Writes every file. With `None` there is no image any more, and the replaced
-/// files go; what was appended stays.
-///
-/// # Errors
-/// When a file cannot be written; the text names it.
+/// files go; what was appended stays. The error names the file that cannot be written.
 pub(super) fn write(settings: &ExportSettings, state_dir: &Path, image: Option<&ImageExport>) -> Result<(), String> {
     let json = json_path(settings, state_dir);
     let document = image.map(serde_json::to_vec_pretty).transpose().map_err(|error| error.to_string())?;
-    let told = |path: &Path, result: io::Result<()>| result.map_err(|error| format!("{}: {error}", path.display()));
-    told(&json, replace(&json, document.as_deref()))?;
+    let named = |path: &Path, result: io::Result<()>| result.map_err(|error| format!("{}: {error}", path.display()));
+    named(&json, replace(&json, document.as_deref()))?;
     let dotenv = &settings.dotenv_path;
     if !dotenv.as_os_str().is_empty() {
         let text = image.map(ImageExport::dotenv);
-        told(dotenv, replace(dotenv, text.as_ref().map(String::as_bytes)))?;
+        named(dotenv, replace(dotenv, text.as_ref().map(String::as_bytes)))?;
     }
     let github = &settings.github_output_path;
     match image {
-        Some(image) if !github.as_os_str().is_empty() => told(github, append(github, &image.github_output())),
+        Some(image) if !github.as_os_str().is_empty() => named(github, append(github, &image.github_output())),
         _ => Ok(()),
     }
 }
@@ -133,7 +127,7 @@ fn replace(path: &Path, content: Option<&[u8]>) -> io::Result<()> {
     }
 }
 
-/// A step that is done again says the same again; once is enough.
+/// A repeated step appends its lines only once.
 fn append(path: &Path, lines: &str) -> io::Result<()> {
     own_folder::check(path)?;
     let mut options = File::options();
@@ -185,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn files_tell_the_newest_image_and_go_when_there_is_none() {
+    fn files_hold_the_newest_image_and_go_when_there_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let settings = ExportSettings {
             json_path: PathBuf::new(),

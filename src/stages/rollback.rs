@@ -1,14 +1,14 @@
 //! An administrator's rollback: the previous model becomes live again, as a whole release.
 //!
-//! What is to be done is kept in the ledger before the cluster is touched, so that a daemon that dies in between
-//! finishes it at its next start: the model that serves and the model that is said to be live are then the same again.
+//! The plan is recorded in the ledger before the cluster is touched, so that a daemon that dies in between
+//! finishes it at its next start: the model being served and the live model are then the same again.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::messages::RollBackToPrevious;
-use super::serving;
-use super::stage::DeploymentStage;
+use super::deploy::DeploymentStage;
+use super::live_service::is_known;
+use crate::supervision::Request;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{DeploymentId, ModelVersion};
@@ -19,53 +19,76 @@ use delayd_ledger::{Alias, DeploymentState, NewAlert};
 /// The name under which the ledger keeps a rollback that is not finished.
 pub(super) const ROLLBACK: &str = "rollback";
 
-/// A rollback that was decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedRollback {
-    /// When it was asked for.
     pub at: DateTime<Utc>,
-    /// By whom.
+    /// Who asked for it.
     pub by: String,
-    /// Why.
     pub why: String,
     /// The model that was live.
     pub from: ModelVersion,
-    /// The model to be live.
+    /// The model that becomes live.
     pub to: ModelVersion,
-    /// Its release.
+    /// The release of `to`.
     pub target: DeploymentId,
-    /// The release that served, where the ledger knows it.
+    /// The release that was served, where the ledger knows it.
     pub left: Option<DeploymentId>,
 }
 
-/// The previous release serves, and its model is live. The plan is kept until the release was verified.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RolledBack {
-    /// What was planned and done.
-    pub plan: PlannedRollback,
+/// Goes back to the previous model's approved release, after the plan is recorded; one that was planned
+/// before is finished instead. Answers the plan that was carried out: it is kept until [`ForgetRollback`].
+#[derive(Debug, Clone)]
+pub struct RollBackToPrevious {
+    pub by: String,
+    pub why: String,
 }
 
-impl DeploymentStage {
-    /// Plans a rollback and does it; one that was planned before is finished instead.
-    pub(super) async fn roll_back(&self, message: RollBackToPrevious) -> Result<RolledBack, StepFailure> {
-        if let Some(done) = self.finish_rollback().await? {
+impl Request for RollBackToPrevious {
+    type Stage = DeploymentStage;
+    type Answer = PlannedRollback;
+
+    async fn run(self, stage: &DeploymentStage) -> Result<PlannedRollback, StepFailure> {
+        if let Some(done) = FinishRollback.run(stage).await? {
             return Ok(done);
         }
-        let plan = self.plan(message).await?;
-        self.env.ledger.set_setting(ROLLBACK, Some(plan.clone()), plan.at).await?;
-        self.carry_out(plan).await
+        let plan = stage.plan_rollback(self).await?;
+        stage.env.ledger.set_setting(ROLLBACK, Some(plan.clone()), plan.at).await?;
+        stage.carry_out(plan).await
     }
+}
 
-    /// Finishes a rollback that was planned and not finished.
-    pub(super) async fn finish_rollback(&self) -> Result<Option<RolledBack>, StepFailure> {
-        match self.env.ledger.setting::<Option<PlannedRollback>>(ROLLBACK).await?.flatten() {
-            Some(plan) => self.carry_out(plan).await.map(Some),
+/// Finishes a rollback that was planned and not finished, if there is one.
+#[derive(Debug, Clone)]
+pub struct FinishRollback;
+
+impl Request for FinishRollback {
+    type Stage = DeploymentStage;
+    type Answer = Option<PlannedRollback>;
+
+    async fn run(self, stage: &DeploymentStage) -> Result<Option<PlannedRollback>, StepFailure> {
+        match stage.env.ledger.setting::<Option<PlannedRollback>>(ROLLBACK).await?.flatten() {
+            Some(plan) => stage.carry_out(plan).await.map(Some),
             None => Ok(None),
         }
     }
+}
 
-    async fn plan(&self, message: RollBackToPrevious) -> Result<PlannedRollback, StepFailure> {
+/// Forgets a rollback whose release was verified: nothing of it is left to do.
+#[derive(Debug, Clone)]
+pub struct ForgetRollback;
+
+impl Request for ForgetRollback {
+    type Stage = DeploymentStage;
+    type Answer = ();
+
+    async fn run(self, stage: &DeploymentStage) -> Result<(), StepFailure> {
+        Ok(stage.env.ledger.set_setting(ROLLBACK, None::<PlannedRollback>, stage.env.now()).await?)
+    }
+}
+
+impl DeploymentStage {
+    async fn plan_rollback(&self, request: RollBackToPrevious) -> Result<PlannedRollback, StepFailure> {
         let nothing = |what: &str| StepFailure::new(ErrorKind::NotFound, format!("there is no {what} to roll back to"));
         let ledger = &self.env.ledger;
         let to = ledger.model_by_alias(Alias::Previous).await?.ok_or_else(|| nothing("previous model"))?.version;
@@ -74,17 +97,17 @@ impl DeploymentStage {
         let live = ledger.model_by_alias(Alias::Live).await?;
         let from = live.ok_or_else(|| StepFailure::new(ErrorKind::NotFound, "no model is live"))?.version;
         let left = match self.env.cluster.current().await? {
-            Some(current) if serving::is_known(&self.env, &current).await? => Some(current.deployment),
+            Some(current) if is_known(&self.env, &current).await? => Some(current.deployment),
             _ => None,
         };
-        Ok(PlannedRollback { at: self.env.now(), by: message.by, why: message.why, from, to, target, left })
+        Ok(PlannedRollback { at: self.env.now(), by: request.by, why: request.why, from, to, target, left })
     }
 
     /// Every part is safe to repeat.
-    async fn carry_out(&self, plan: PlannedRollback) -> Result<RolledBack, StepFailure> {
+    async fn carry_out(&self, plan: PlannedRollback) -> Result<PlannedRollback, StepFailure> {
         let release = self.release_of(plan.target).await?;
         if let Err(failure) = self.apply(&release).await {
-            return Err(self.given_up(&plan, failure).await?);
+            return Err(self.after_failed_rollback(&plan, failure).await?);
         }
         let (now, done) = (self.env.now(), plan.clone());
         self.env
@@ -101,20 +124,24 @@ impl DeploymentStage {
             })
             .await?;
         tracing::warn!(model.version = %plan.to, requested_by = plan.by, "rolled back to the previous model");
-        Ok(RolledBack { plan })
+        Ok(plan)
     }
 
-    /// The failure as the one who asked is to read it. While the cluster is away, the rollback stays planned and is
-    /// tried again by the timer; for every other reason it is given up, and the release that served serves on.
-    async fn given_up(&self, plan: &PlannedRollback, failure: StepFailure) -> Result<StepFailure, StepFailure> {
+    /// The failure as the person who asked reads it. While the cluster is unavailable, the rollback stays planned and
+    /// the timer retries it; after any other failure it is given up, and the release being served stays.
+    async fn after_failed_rollback(
+        &self,
+        plan: &PlannedRollback,
+        failure: StepFailure,
+    ) -> Result<StepFailure, StepFailure> {
         let to = plan.to;
         if matches!(failure.kind, ErrorKind::Unavailable | ErrorKind::Interrupted) {
-            let message = format!("the rollback to {to} is not finished and goes on by itself: {failure}");
+            let message = format!("the rollback to {to} is not finished and is retried automatically: {failure}");
             return Ok(StepFailure::new(failure.kind, message));
         }
         let now = self.env.now();
         let body = format!(
-            "{} asked for it ({}). {failure}. {} stays live. Repair the cause and ask again, or `delayd retrain`.",
+            "{} asked for it ({}). {failure}. {} stays live. Fix the cause and ask again, or `delayd retrain`.",
             plan.by, plan.why, plan.from
         );
         let alert = NewAlert {
@@ -130,13 +157,5 @@ impl DeploymentStage {
         });
         given_up.await?;
         Ok(StepFailure::new(failure.kind, format!("the rollback to {to} failed: {failure}")))
-    }
-
-    /// Forgets a rollback whose release was verified.
-    ///
-    /// # Errors
-    /// When the ledger fails.
-    pub(super) async fn rollback_verified(&self) -> Result<(), StepFailure> {
-        Ok(self.env.ledger.set_setting(ROLLBACK, None::<PlannedRollback>, self.env.now()).await?)
     }
 }

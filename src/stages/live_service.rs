@@ -1,12 +1,12 @@
-//! Whether what serves is what is said to be live: the cluster's release against the
-//! ledger's alias. It only looks; telling is the stage's, the status' and the metrics' part.
+//! Whether the live model is being served: the cluster's release against the
+//! ledger's alias. It only compares; alerting is [`super::reconcile`]'s part, and the status and the metrics show it.
 
 use serde::{Deserialize, Serialize};
 
 use super::rollback::ROLLBACK;
 use crate::env::Env;
 use delayd_core::failure::StepFailure;
-use delayd_core::ids::ModelVersion;
+use delayd_core::ids::{DeploymentId, ModelVersion};
 use delayd_core::ports::Release;
 use delayd_ledger::tx::{alias, approved_deployment_of, model, open_cycle, setting};
 use delayd_ledger::{Alias, LedgerError, Model};
@@ -14,7 +14,7 @@ use delayd_ledger::{Alias, LedgerError, Model};
 /// The live model, and whether the cluster serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LiveService {
-    /// The model that is said to be live.
+    /// The model that the ledger has as live.
     pub live: ModelVersion,
     /// Whether the cluster's release is of this model.
     pub served: bool,
@@ -22,18 +22,15 @@ pub struct LiveService {
     pub text: String,
 }
 
-/// What the ledger says should serve.
+/// What should be served according to the ledger.
 #[derive(Debug, Clone, PartialEq)]
-struct Said {
+struct Expected {
     live: Model,
     /// The model to which `delayd rollback` leads, if it can.
-    way_back: Option<ModelVersion>,
+    rollback_to: Option<ModelVersion>,
 }
 
 /// Whether the ledger knows the deployment that a cluster serves: its name, with the same bundle and image.
-///
-/// # Errors
-/// When the ledger fails.
 pub(super) async fn is_known(env: &Env, current: &Release) -> Result<bool, LedgerError> {
     let known = env.ledger.deployment(current.deployment).await?;
     Ok(known.is_some_and(|known| {
@@ -44,24 +41,30 @@ pub(super) async fn is_known(env: &Env, current: &Release) -> Result<bool, Ledge
 
 /// Compares the cluster's release with the live model. `None` where nothing can be said: no model is live, a cycle
 /// is open (its release may serve before its model is live), a rollback is under way, or the ledger changed meanwhile.
-///
-/// # Errors
-/// When the cluster cannot tell, or the ledger fails.
 pub async fn live_service(env: &Env) -> Result<Option<LiveService>, StepFailure> {
-    let Some(said) = said(env).await? else { return Ok(None) };
+    let Some(before) = expected(env).await? else { return Ok(None) };
     let current = env.cluster.current().await?;
     let known = match &current {
         Some(current) => is_known(env, current).await?,
         None => false,
     };
     // Cluster and ledger are not read at one moment.
-    if self::said(env).await?.as_ref() != Some(&said) {
+    if expected(env).await?.as_ref() != Some(&before) {
         return Ok(None);
     }
-    Ok(Some(compare(&said, current.as_ref(), known)))
+    Ok(Some(compare(&before, current.as_ref(), known)))
 }
 
-async fn said(env: &Env) -> Result<Option<Said>, LedgerError> {
+/// What the cluster serves in place of `deployment`, in words; `None` while it serves that one.
+pub async fn served_instead_of(env: &Env, deployment: DeploymentId) -> Result<Option<String>, StepFailure> {
+    Ok(match env.cluster.current().await? {
+        Some(current) if current.deployment == deployment => None,
+        Some(current) => Some(format!("{} of {}", current.deployment, current.model)),
+        None => Some("nothing".to_owned()),
+    })
+}
+
+async fn expected(env: &Env) -> Result<Option<Expected>, LedgerError> {
     env.ledger
         .read("reading what should serve", |connection| {
             let rolling_back = setting::<Option<serde_json::Value>>(connection, ROLLBACK)?.flatten().is_some();
@@ -70,18 +73,18 @@ async fn said(env: &Env) -> Result<Option<Said>, LedgerError> {
             }
             let Some(live) = alias(connection, Alias::Live)? else { return Ok(None) };
             let Some(live) = model(connection, live)? else { return Ok(None) };
-            let way_back = match alias(connection, Alias::Previous)? {
+            let rollback_to = match alias(connection, Alias::Previous)? {
                 Some(previous) => approved_deployment_of(connection, previous)?.map(|_| previous),
                 None => None,
             };
-            Ok(Some(Said { live, way_back }))
+            Ok(Some(Expected { live, rollback_to }))
         })
         .await
 }
 
-fn compare(said: &Said, current: Option<&Release>, known: bool) -> LiveService {
-    let live = said.live.version;
-    let served = current.is_some_and(|current| current.model == live && current.bundle == said.live.bundle);
+fn compare(expected: &Expected, current: Option<&Release>, known: bool) -> LiveService {
+    let live = expected.live.version;
+    let served = current.is_some_and(|current| current.model == live && current.bundle == expected.live.bundle);
     if served {
         return LiveService { live, served, text: format!("{live} is live, and the cluster serves it") };
     }
@@ -89,13 +92,15 @@ fn compare(said: &Said, current: Option<&Release>, known: bool) -> LiveService {
         None => "the cluster serves nothing".to_owned(),
         Some(other) if known => format!("the cluster serves {} of {}", other.deployment, other.model),
         Some(other) => format!(
-            "the cluster serves {} of {} (bundle {}), a deployment this ledger does not know. Was an older back-up \
-             restored, or does somebody else deploy here?",
+            "the cluster serves {} of {} (bundle {}), a deployment unknown to this ledger. Was an older backup restored, \
+             or does someone else deploy here?",
             other.deployment, other.model, other.bundle
         ),
     };
     let end = if serves.ends_with('?') { "" } else { "." };
-    let back = said.way_back.map(|to| format!("`delayd rollback` brings {to} back as a whole; ")).unwrap_or_default();
-    let text = format!("{live} is said to be live, but {serves}{end} {back}`delayd retrain` deploys a new model.");
+    let back =
+        expected.rollback_to.map(|to| format!("`delayd rollback` brings {to} back as a whole; ")).unwrap_or_default();
+    let text =
+        format!("{live} is live but not being served: {serves}{end} {back}`delayd retrain` deploys a new model.");
     LiveService { live, served, text }
 }
