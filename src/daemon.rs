@@ -4,6 +4,8 @@
 
 mod timers;
 
+pub use timers::TimerDeadlines;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +13,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::config::{ClusterKind, ConfigError, Settings};
-use crate::coordinator::CoordinatorStage;
-use crate::coordinator::cycle::CycleContext;
-use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
+use crate::cycle::coordinator::{Consider, Considered, CoordinatorStage, ResumeUnfinished};
+use crate::cycle::saga::StepObserver;
+use crate::cycle::steps::CycleContext;
 use crate::data::DataStage;
 use crate::data::messages::{FlightsIngested, IngestFlights};
 use crate::env::Env;
@@ -23,15 +25,12 @@ use crate::notification::NotifierStage;
 use crate::notification::messages::DeliverAlerts;
 use crate::open;
 use crate::retention::{Removed, Retention};
-use crate::saga::StepObserver;
 use crate::stages::Stages;
 use crate::stages::deploy::{DeploymentStage, Rollouts};
 use crate::stages::package::PackagingStage;
 use crate::stages::reconcile::ReconcileReplicas;
 use crate::stages::register::RegistryStage;
-use crate::supervision::{
-    ActorStatus, GivenUp, StageActor, StageRef, SupervisedActor, Supervision, SupervisionPolicy, Turns,
-};
+use crate::supervision::{ActorStatus, GivenUp, StageActor, StageRef, SupervisedActor, Supervision, SupervisionPolicy};
 use crate::training::{RunningRuns, TrainingStage};
 use crate::verification::VerificationStage;
 use delayd_core::clock::Clock;
@@ -83,7 +82,7 @@ pub struct Daemon {
     pub stages: Stages,
     supervision: Supervision,
     observer: Arc<dyn StepObserver>,
-    turns: Turns,
+    timer_deadlines: TimerDeadlines,
     rollouts: Rollouts,
     /// Before the actors: a build's processes must be gone when the daemon is.
     _builds: EndBuilds,
@@ -257,7 +256,7 @@ impl Daemon {
             stages,
             supervision,
             observer,
-            turns: Turns::default(),
+            timer_deadlines: TimerDeadlines::default(),
             rollouts,
             _builds: EndBuilds(builds),
             _actors: (
@@ -279,10 +278,9 @@ impl Daemon {
         &self.supervision
     }
 
-    /// By when the timers should have come round.
     #[must_use]
-    pub fn turns(&self) -> &Turns {
-        &self.turns
+    pub fn timer_deadlines(&self) -> &TimerDeadlines {
+        &self.timer_deadlines
     }
 
     /// Ingests what is new.

@@ -7,7 +7,7 @@
 
 pub mod cli;
 pub mod config;
-pub mod coordinator;
+pub mod cycle;
 pub mod daemon;
 pub mod data;
 pub mod env;
@@ -17,7 +17,6 @@ pub mod notification;
 pub mod open;
 pub mod replay;
 pub mod retention;
-pub mod saga;
 pub mod service_manager;
 pub mod stages;
 pub mod supervision;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::saga::RetryPolicy;
+use crate::cycle::saga::RetryPolicy;
 use delayd_core::secret::Secret;
 use delayd_data::formats::{ColumnMapping, ParseLimits};
 use delayd_data::reference::ReferencePolicy;

@@ -14,7 +14,7 @@ use super::api::Streams;
 use super::listeners::Listeners;
 use super::{api, error, health, metrics, page};
 use crate::config::Settings;
-use crate::coordinator::CoordinatorStage;
+use crate::cycle::coordinator::CoordinatorStage;
 use crate::env::Env;
 use crate::supervision::{StageRef, Supervision};
 

@@ -1,4 +1,4 @@
-//! What the service manager is told: systemd, or another that speaks `sd_notify(3)`.
+//! What the service manager gets from us: systemd, or another that speaks `sd_notify(3)`.
 //!
 //! READY once the daemon answers, STATUS with where the loop is, a beat for the watchdog
 //! only while actors and timers really move, STOPPING at the end. And what it gives: the
@@ -7,10 +7,8 @@
 //! It decides nothing and restarts nothing: supervision restarts actors, the service
 //! manager restarts the process.
 
-mod attendance;
-mod health;
-mod loop_status;
 mod sockets;
+mod status;
 mod watchdog;
 
 use std::ffi::{OsStr, OsString};
@@ -22,13 +20,11 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-pub use attendance::attend;
-pub use health::illness;
-pub use loop_status::loop_status;
 pub use sockets::{PassedSocketError, PassedSockets};
-pub use watchdog::Watchdog;
+pub use status::{attend, loop_status};
+pub use watchdog::{Watchdog, unhealthy_reason};
 
-/// A service manager that does not take what it is told must not hold the daemon up.
+/// A service manager that does not read its socket must not hold the daemon up.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 
 /// The service manager, if there is one.
@@ -64,32 +60,32 @@ impl ServiceManager {
         sd_notify::watchdog_enabled().filter(|period| !period.is_zero())
     }
 
-    /// The daemon answers, and does this.
+    /// The daemon answers.
     pub fn ready(&self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+        self.notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
     /// What the daemon does now, one line for `systemctl status`.
     pub fn status(&self, status: &str) {
-        self.tell(&[NotifyState::Status(&one_line(status))]);
+        self.notify(&[NotifyState::Status(&one_line(status))]);
     }
 
     /// The daemon ends.
     pub fn stopping(&self, status: &str) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
+        self.notify(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
     }
 
     /// A sign of life for the watchdog.
     pub fn beat(&self) {
-        self.tell(&[NotifyState::Watchdog]);
+        self.notify(&[NotifyState::Watchdog]);
     }
 
-    fn tell(&self, states: &[NotifyState<'_>]) {
+    fn notify(&self, states: &[NotifyState<'_>]) {
         let Some(address) = &self.address else { return };
         let message: String = states.iter().map(|state| format!("{state}\n")).collect();
         if let Err(error) = send(address, message.as_bytes()) {
             // The daemon works without being heard; a missed beat has its own consequence.
-            tracing::warn!(%error, message = message.trim_end(), "the service manager could not be told");
+            tracing::warn!(%error, message = message.trim_end(), "the service manager could not be notified");
         }
     }
 }
@@ -113,7 +109,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What arrives at a real socket when something is told.
+    /// What arrives at a real socket.
     fn heard(tell: impl Fn(&ServiceManager)) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
@@ -126,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_manager_hears_what_it_is_told() {
+    fn the_service_manager_receives_each_notification() {
         type Tell = fn(&ServiceManager);
         let table: [(Tell, &str); 4] = [
             (|manager| manager.ready("model_v2 is live"), "READY=1\nSTATUS=model_v2 is live\n"),
@@ -156,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_tell_is_no_failure() {
+    fn without_a_service_manager_nothing_fails() {
         ServiceManager::default().ready("alone");
         ServiceManager::at("/nowhere/notify").beat();
         assert!(!ServiceManager::default().is_there());

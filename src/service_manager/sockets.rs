@@ -1,5 +1,5 @@
 //! Socket activation: the sockets that the service manager has opened and listens on
-//! for us (`sd_listen_fds(3)`). Connections wait in them while the daemon starts anew.
+//! for us (`sd_listen_fds(3)`). Connections wait in them while the daemon restarts.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -40,9 +40,6 @@ pub struct PassedSockets {
 impl PassedSockets {
     /// Takes them, once: the environment that told of them (`LISTEN_FDS`) is cleared, and
     /// processes that we start inherit none. To be called before threads are started.
-    ///
-    /// # Errors
-    /// When one of them is something else.
     pub fn take() -> Result<Self, PassedSocketError> {
         let mut passed = ListenFd::from_env();
         let mut sockets = Self::default();
@@ -59,9 +56,6 @@ impl PassedSockets {
     }
 
     /// Takes the one that the status endpoint listens on, if one was passed.
-    ///
-    /// # Errors
-    /// When there are others.
     pub fn take_one() -> Result<Option<TcpListener>, PassedSocketError> {
         let Self { mut tcp, unix } = Self::take()?;
         if tcp.len() > 1 || !unix.is_empty() {

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::image_export::{self, ImageExport};
 use crate::config::Settings;
+use crate::cycle::steps::BUILD;
 use crate::env::Env;
-use crate::saga::steps::BUILD;
 use crate::supervision::Request;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::{StepFailure, run_blocking};

@@ -11,19 +11,13 @@
 //! message is a wake-up), and it cannot kill a thread: a hung one is abandoned,
 //! and ends itself as soon as it comes back.
 
-mod actor_ref;
-mod heartbeat;
+mod actor;
 mod incarnation;
 mod policy;
-mod stage_actor;
 mod status;
 mod supervisor;
-mod turns;
 
-pub use actor_ref::{ActorGone, ActorRef};
-pub use heartbeat::Heartbeat;
+pub use actor::{ActorGone, ActorRef, Request, StageActor, StageRef};
 pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
-pub use stage_actor::{Request, StageActor, StageRef};
-pub use status::{ActorState, ActorStatus};
+pub use status::{ActorState, ActorStatus, Heartbeat};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
-pub use turns::Turns;

@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 
 use super::Listing;
 use crate::config::Role;
-use crate::coordinator::paused;
+use crate::cycle::snapshot::paused;
 use crate::http::access::Session;
 use crate::http::documents::{Listed, StatusDocument};
 use crate::http::error::Problem;

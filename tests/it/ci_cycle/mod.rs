@@ -14,8 +14,8 @@ use ci::git_server::ServerProcess;
 use ci::{ServiceRepository, is_alive, makes_a_binary, script_settings};
 use contracts::flaky_proxy::{FlakyProxy, Mood};
 use contracts::layouts;
+use delayd::cycle::steps::BUILD;
 use delayd::daemon::ledger_path;
-use delayd::saga::steps::BUILD;
 use delayd::stages::package::ModelPackaged;
 use delayd_ledger::{CycleOutcome, CycleState, Ledger, StepState};
 use world::{alerts, at, endpoint, finished, get, in_system, registered, resume, settings, start, step, until};
@@ -77,7 +77,7 @@ fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
         let daemon = start(settings);
         resume(&daemon).await;
         until("the outage is told", || async {
-            alerts(&daemon).await.into_iter().find(|(title, _)| title == "cycle_1 waits at `build`")
+            alerts(&daemon).await.into_iter().find(|(title, _)| title == "cycle_1 is waiting at `build`")
         })
         .await;
         proxy.set(Mood::Pass);
@@ -87,7 +87,7 @@ fn a_cycle_waits_for_a_git_server_that_is_away_and_goes_on_when_it_is_back() {
         .await;
         assert!(build.attempt > 2, "{build:?}");
         until("the end of the outage is told", || async {
-            alerts(&daemon).await.into_iter().find(|(title, _)| title == "cycle_1 goes on after `build`")
+            alerts(&daemon).await.into_iter().find(|(title, _)| title == "cycle_1 resumes after `build`")
         })
         .await;
         // What passes for a service here does not run, so the release is taken back, and the rest with it.

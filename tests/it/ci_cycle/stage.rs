@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use delayd::config::Settings;
+use delayd::cycle::steps::BUILD;
 use delayd::daemon::{Daemon, ledger_path};
-use delayd::saga::steps::BUILD;
 use delayd::stages::image_export::ImageExport;
 use delayd::stages::package::PackagingStage;
 use delayd::stages::package::{BuildService, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use delayd::config::Settings;
+use delayd::cycle::saga::StepObserver;
+use delayd::cycle::steps::STEPS;
 use delayd::daemon::Daemon;
 use delayd::data::messages::{DatasetBuilt, FlightsIngested};
 use delayd::http::{Access, ApiState, Listeners, Metrics, Streams, serve};
-use delayd::saga::StepObserver;
-use delayd::saga::steps::STEPS;
 use delayd::stages::register::ModelRegistered;
 use delayd::training::messages::{GateAnswered, ModelTrained};
 use delayd_core::clock::SystemClock;
@@ -123,7 +123,7 @@ pub(crate) async fn registered(ledger: &Ledger, state: &Path) -> (Cycle, Digest,
     ledger.save_run(run).await.unwrap();
     ledger.register_model(model).await.unwrap();
     for (name, output) in outputs(&cycle, &bundle, &dataset.version) {
-        let position = STEPS.iter().find(|step| step.name == name).unwrap().position;
+        let position = STEPS.iter().find(|row| row.step.name == name).unwrap().step.position;
         ledger.step_started(cycle.id, position, name, at(5)).await.unwrap();
         ledger.step_done(cycle.id, position, output, at(6), 1).await.unwrap();
     }

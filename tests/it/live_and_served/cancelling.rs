@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use delayd::config::ApprovalMode;
-use delayd::coordinator::messages::CommandKind;
+use delayd::cycle::commands::CommandKind;
 use delayd::env::Env;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::ModelVersion;
@@ -76,7 +76,7 @@ fn a_cycle_that_is_cancelled_in_its_rollout_ends_with_the_release_before() {
         command(&daemon, CommandKind::Cancel, "not now").await.unwrap();
         until("it is noted", || async { ledger.cycle(id).await.unwrap().unwrap().undoing }).await;
         let refused = command(&daemon, CommandKind::Cancel, "again").await.unwrap_err();
-        assert!(refused.message.contains("cycle_2 is being undone already"), "{refused}");
+        assert!(refused.message.contains("cycle_2 is already being undone"), "{refused}");
         tokio::time::sleep(Duration::from_millis(50)).await;
         place.failures.heal();
         let ended = finished(&daemon, id).await;

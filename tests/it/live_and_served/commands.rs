@@ -1,8 +1,8 @@
 //! Commands that are refused change nothing; those that are done are noted with what came of them.
 
 use delayd::config::ApprovalMode;
-use delayd::coordinator::messages::{CommandKind, Consider};
-use delayd::coordinator::paused;
+use delayd::cycle::snapshot::paused;
+use delayd::cycle::{commands::CommandKind, coordinator::Consider};
 use delayd_core::error::ErrorKind;
 use delayd_ledger::{CycleOutcome, CycleReason, CycleState, Page};
 
@@ -54,7 +54,7 @@ fn a_second_pause_leaves_the_first_ones_reason_and_a_resume_needs_something_to_r
         command(&daemon, CommandKind::Pause, "a storm is coming").await.unwrap();
         let refused = command(&daemon, CommandKind::Pause, "").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
-        assert!(refused.message.contains("alice paused the loop already") && refused.message.contains("a storm"));
+        assert!(refused.message.contains("alice already paused the loop") && refused.message.contains("a storm"));
         assert_eq!(paused(&daemon.env).await.unwrap().unwrap().reason, "a storm is coming");
         command(&daemon, CommandKind::Resume, "").await.unwrap();
         assert_eq!(paused(&daemon.env).await.unwrap(), None);

@@ -1,7 +1,7 @@
 //! An administrator's rollback: refused where it would split ledger and cluster, finished once it was begun.
 
 use delayd::config::ApprovalMode;
-use delayd::coordinator::messages::CommandKind;
+use delayd::cycle::commands::CommandKind;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::Severity;
@@ -33,7 +33,7 @@ fn a_rollback_is_refused_while_a_release_waits_for_approval_and_the_refusal_name
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Rollback, "no good").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
-        for part in ["cycle_3 waits for approval", "model_v3 serves already", "`delayd reject`"] {
+        for part in ["cycle_3 is waiting for approval", "model_v3 already serves", "`delayd reject`"] {
             assert!(refused.message.contains(part), "{part}: {refused}");
         }
         let ledger = &daemon.env.ledger;
@@ -64,8 +64,8 @@ fn a_rollback_moves_cluster_and_ledger_together_and_tells_that_the_restored_rele
         assert_eq!(state_of(ledger, first.release.deployment).await, DeploymentState::Approved);
         assert_eq!(state_of(ledger, second.release.deployment).await, DeploymentState::RolledBack);
         // There is no such bundle: verifying it must fail, and say so loudly.
-        assert!(answer.message.contains("NOT found good"), "{}", answer.message);
-        let body = told(ledger, Severity::Critical, "model_v1 serves again and is not found good").await;
+        assert!(answer.message.contains("FAILS verification"), "{}", answer.message);
+        let body = told(ledger, Severity::Critical, "model_v1 serves again but fails its verification").await;
         assert!(body.contains("could not be verified"), "{body}");
         assert!(last_deed(ledger).await.outcome.starts_with("done: model_v1 is live again"));
         assert_eq!(last_deed(ledger).await.entry.subject, "model_v1");
@@ -82,7 +82,7 @@ fn a_rollback_that_is_cut_off_after_the_cluster_went_back_is_finished_at_the_nex
         let daemon = place.start().await;
         let coordinator = daemon.coordinator.clone();
         let asked = actix::spawn(async move {
-            let message = delayd::coordinator::messages::OperatorCommand {
+            let message = delayd::cycle::commands::OperatorCommand {
                 command: CommandKind::Rollback,
                 by: "alice".to_owned(),
                 why: "worse".to_owned(),

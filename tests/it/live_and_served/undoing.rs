@@ -1,7 +1,7 @@
 //! A cycle that is undone stays undone, whenever the daemon dies; what is not served is not made live.
 
 use delayd::config::ApprovalMode;
-use delayd::coordinator::messages::CommandKind;
+use delayd::cycle::commands::CommandKind;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::Severity;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use delayd::config::{ApprovalMode, Settings};
-use delayd::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand};
+use delayd::cycle::commands::{CommandAnswered, CommandKind, OperatorCommand};
+use delayd::cycle::saga::StepObserver;
+use delayd::cycle::steps::STEPS;
 use delayd::daemon::Daemon;
 use delayd::data::messages::{DatasetBuilt, FlightsIngested};
 use delayd::env::Env;
-use delayd::saga::StepObserver;
-use delayd::saga::steps::STEPS;
 use delayd::stages::deploy::ModelDeployed;
 use delayd::stages::package::{ImagePushed, ModelPackaged};
 use delayd::stages::register::ModelRegistered;
@@ -265,10 +265,10 @@ pub(crate) async fn cycle_until(ledger: &Ledger, state: &Path, material: Materia
         bundle_dir: BundleStore::new(state.join("bundles")).path_of(&bundle),
         replicas: 1,
     };
-    let end = STEPS.iter().find(|step| step.name == last).unwrap().position;
+    let end = STEPS.iter().find(|row| row.step.name == last).unwrap().step.position;
     records(ledger, &cycle, &release, &dataset, end).await;
     for (name, output) in outputs(&cycle, &release, &dataset) {
-        let position = STEPS.iter().find(|step| step.name == name).unwrap().position;
+        let position = STEPS.iter().find(|row| row.step.name == name).unwrap().step.position;
         if position <= end {
             ledger.step_started(cycle.id, position, name, at(5)).await.unwrap();
             ledger.step_done(cycle.id, position, output, at(6), 1).await.unwrap();
@@ -352,7 +352,7 @@ async fn records(ledger: &Ledger, cycle: &Cycle, release: &Release, dataset: &Di
         finished_at: Some(at(3)),
     };
     ledger.insert_dataset(dataset).await.unwrap();
-    if end >= STEPS.iter().find(|step| step.name == "register").unwrap().position {
+    if end >= STEPS.iter().find(|row| row.step.name == "register").unwrap().step.position {
         ledger.save_run(run).await.unwrap();
         ledger.register_model(model).await.unwrap();
     }

@@ -1,13 +1,10 @@
 //! A durable saga: steps that are journaled in the ledger before and after, so
-//! that a cycle goes on where it was after `kill -9`, and is undone in reverse
+//! that a cycle resumes where it was after `kill -9`, and is undone in reverse
 //! when a step fails.
 //!
-//! The saga knows nothing of flights or models; `coordinator::cycle` is the one
-//! readable list of steps. Every step must be safe to repeat: ids are minted
+//! The saga knows nothing of flights or models; [`super::steps`] is the table of steps. Every step must be safe to repeat: ids are minted
 //! before the first effect, and a step that was under way when the process died
 //! is simply done again.
-
-pub mod steps;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,22 +18,19 @@ use tracing::Instrument;
 use crate::env::Env;
 use crate::telemetry;
 use delayd_core::error::ErrorKind;
-pub use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::failure::StepFailure;
 use delayd_core::ids::CycleId;
 use delayd_core::ports::Severity;
-use delayd_ledger::{NewAlert, StepState};
+use delayd_ledger::StepState;
 
-/// One step of a cycle: its place in the list and its name.
+/// A step's place in the journal, and its name for people and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepName {
-    /// Place in the list, from 1.
     pub position: u32,
-    /// Name for people and metrics.
     pub name: &'static str,
 }
 
 impl StepName {
-    /// A step.
     #[must_use]
     pub const fn new(position: u32, name: &'static str) -> Self {
         Self { position, name }
@@ -52,7 +46,7 @@ pub struct RetryPolicy {
     pub first_pause: Duration,
     /// The pause never grows past this.
     pub longest_pause: Duration,
-    /// While an outside system is away, attempts are not counted for this long.
+    /// While an outside system is unavailable, attempts are not counted for this long.
     pub outage_patience: Duration,
 }
 
@@ -82,14 +76,14 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Told of every step as it goes, for terminals and logs.
+/// Follows every step, for terminals and metrics.
 pub trait StepObserver: Send + Sync {
     /// A step began.
     fn started(&self, cycle: CycleId, step: &str);
     /// A step ended: its wall time, and the failure if there was one.
     fn finished(&self, cycle: CycleId, step: &str, wall: Duration, failure: Option<&StepFailure>);
-    /// A turn of one of the daemon's timers ended, at `now` on the daemon's clock.
-    fn turned(&self, _timer: &str, _now: DateTime<Utc>, _wall: Duration, _failure: Option<&StepFailure>) {}
+    /// A timer of the daemon has run once, ending at `now` on the daemon's clock.
+    fn timer_ran(&self, _timer: &str, _now: DateTime<Utc>, _wall: Duration, _failure: Option<&StepFailure>) {}
 }
 
 /// One cycle's journal.
@@ -110,9 +104,7 @@ impl Saga {
 
     /// Does a step, or answers what it produced when it was already done before
     /// a restart. Retryable failures are tried again, with growing pauses.
-    ///
-    /// # Errors
-    /// The last attempt's failure, journaled.
+    /// The last attempt's failure is journaled too.
     pub async fn step<T, F, Fut>(&self, step: StepName, mut attempt: F) -> Result<T, StepFailure>
     where
         T: Serialize + DeserializeOwned,
@@ -131,20 +123,20 @@ impl Saga {
     {
         let StepName { position, name } = step;
         if let Some(output) = self.output_of(step).await? {
-            tracing::info!("step was done before the restart");
+            tracing::info!("step was already done before the restart");
             return Ok(output);
         }
-        self.is_wanted().await?;
-        tracing::info!("step begins");
+        self.fail_if_cancelled().await?;
+        tracing::info!("step started");
         self.observer.started(self.cycle, name);
         let begun = Instant::now();
         let result = self
             .retried(step, ErrorKind::is_retryable, || {
                 let started = self.env.ledger.step_started(self.cycle, position, name, self.env.now());
-                let (wanted, attempt) = (self.is_wanted(), attempt());
+                let (not_cancelled, attempt) = (self.fail_if_cancelled(), attempt());
                 async move {
                     started.await?;
-                    wanted.await?;
+                    not_cancelled.await?;
                     attempt.await
                 }
             })
@@ -170,11 +162,8 @@ impl Saga {
         }
     }
 
-    /// Whether the cycle is to go on: no step is begun, or tried again, once somebody wants it to stop.
-    ///
-    /// # Errors
-    /// `Cancelled`, with who and why; or the ledger cannot be read.
-    async fn is_wanted(&self) -> Result<(), StepFailure> {
+    /// Fails with `Cancelled`, with who and why, once someone has cancelled the cycle: then no step starts or is retried.
+    async fn fail_if_cancelled(&self) -> Result<(), StepFailure> {
         match self.env.ledger.cycle(self.cycle).await?.and_then(|cycle| cycle.cancel) {
             Some(request) => Err(StepFailure::new(ErrorKind::Cancelled, request.to_string())),
             None => Ok(()),
@@ -182,9 +171,6 @@ impl Saga {
     }
 
     /// What a finished step produced; `None` where it is not done.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read, or holds what this build cannot read.
     pub async fn output_of<T: DeserializeOwned>(&self, step: StepName) -> Result<Option<T>, StepFailure> {
         let steps = self.env.ledger.steps_of(self.cycle).await?;
         let done = steps.into_iter().find(|other| other.position == step.position && other.state == StepState::Done);
@@ -198,10 +184,7 @@ impl Saga {
         })
     }
 
-    /// Whether a step was begun and not undone.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
+    /// Whether a step was started and not undone.
     pub async fn touched(&self, step: StepName) -> Result<bool, StepFailure> {
         let steps = self.env.ledger.steps_of(self.cycle).await?;
         Ok(steps.iter().any(|other| {
@@ -209,10 +192,7 @@ impl Saga {
         }))
     }
 
-    /// Whether a step was ever begun, undone since or not.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read.
+    /// Whether a step was ever started, undone since or not.
     pub async fn begun(&self, step: StepName) -> Result<bool, StepFailure> {
         let steps = self.env.ledger.steps_of(self.cycle).await?;
         Ok(steps.iter().any(|other| other.position == step.position && other.state != StepState::Skipped))
@@ -220,9 +200,6 @@ impl Saga {
 
     /// Undoes a step if it was done (or begun). Every failed attempt is journaled. An undo that keeps
     /// failing is marked `stuck`, and its failure is answered so that somebody is told.
-    ///
-    /// # Errors
-    /// When the undo could not finish, or the ledger cannot be written.
     pub async fn undo<F, Fut>(&self, step: StepName, mut attempt: F) -> Result<(), StepFailure>
     where
         F: FnMut() -> Fut,
@@ -257,12 +234,12 @@ impl Saga {
         }
     }
 
-    /// Tries with growing pauses while it is worth it. An outage that outlasts the
-    /// ordinary attempts is told, and so is its end.
+    /// Retries with growing pauses while it is worth it. An outage that outlasts the
+    /// ordinary attempts raises an alert, and so does its end.
     async fn retried<T, F, Fut>(
         &self,
         step: StepName,
-        worth_it: impl Fn(ErrorKind) -> bool,
+        is_worth_it: impl Fn(ErrorKind) -> bool,
         mut attempt: F,
     ) -> Result<T, StepFailure>
     where
@@ -274,55 +251,44 @@ impl Saga {
         loop {
             let failure = match attempt().await {
                 Ok(output) => {
-                    self.tell_end_of_outage(step, tries, begun.elapsed()).await?;
+                    self.alert_end_of_outage(step, tries, begun.elapsed()).await?;
                     return Ok(output);
                 }
                 Err(failure) => failure,
             };
             tries += 1;
-            if !worth_it(failure.kind) || !self.retry.tries_again(failure.kind, tries, begun.elapsed()) {
+            if !is_worth_it(failure.kind) || !self.retry.tries_again(failure.kind, tries, begun.elapsed()) {
                 return Err(failure);
             }
             if failure.kind.is_outage() && tries == self.retry.attempts {
-                self.tell_outage(step, &failure).await?;
+                self.alert_outage(step, &failure).await?;
             }
             let pause = self.retry.pause_after(tries);
             tracing::warn!(attempt = tries, pause_ms = pause.as_millis() as u64, error = %failure,
-                "step failed and will be tried again");
+                "step failed and will be retried");
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn tell_outage(&self, step: StepName, failure: &StepFailure) -> Result<(), StepFailure> {
+    async fn alert_outage(&self, step: StepName, failure: &StepFailure) -> Result<(), StepFailure> {
         let (cycle, name) = (self.cycle, step.name);
         let patience = self.retry.outage_patience.as_secs();
         let body = format!(
-            "{failure}. The step is tried again for up to {patience} s; the live model keeps serving. \
+            "{failure}. The step is retried for up to {patience} s; the live model keeps serving. \
              Nothing needs to be done once the system is back."
         );
-        self.tell(Severity::Warning, format!("outage/{cycle}/{name}"), format!("{cycle} waits at `{name}`"), body).await
+        let (key, title) = (format!("outage/{cycle}/{name}"), format!("{cycle} is waiting at `{name}`"));
+        Ok(self.env.alert(Severity::Warning, key, title, body).await?)
     }
 
-    async fn tell_end_of_outage(&self, step: StepName, tries: u32, waited: Duration) -> Result<(), StepFailure> {
+    async fn alert_end_of_outage(&self, step: StepName, tries: u32, waited: Duration) -> Result<(), StepFailure> {
         if tries < self.retry.attempts {
             return Ok(());
         }
         let (cycle, name) = (self.cycle, step.name);
-        let title = format!("{cycle} goes on after `{name}`");
-        let body = format!("The outside system is back; the step succeeded {} s after it began.", waited.as_secs());
-        self.tell(Severity::Info, format!("outage-over/{cycle}/{name}"), title, body).await
-    }
-
-    async fn tell(
-        &self,
-        severity: Severity,
-        dedup_key: String,
-        title: String,
-        body: String,
-    ) -> Result<(), StepFailure> {
-        let alert = NewAlert { at: self.env.now(), severity, dedup_key, title, body };
-        self.env.ledger.enqueue_alert(alert).await?;
-        Ok(())
+        let body = format!("The outside system is back; the step succeeded {} s after it started.", waited.as_secs());
+        let (key, title) = (format!("outage-over/{cycle}/{name}"), format!("{cycle} resumes after `{name}`"));
+        Ok(self.env.alert(Severity::Info, key, title, body).await?)
     }
 }
 

@@ -1,17 +1,16 @@
 //! Verifying a release that serves again: what was gone back to is judged like what was new.
 //!
 //! It decides nothing: there is nothing further back to go to. A release that fails
-//! is told at once, and keeps serving.
+//! raises an alert at once, and keeps serving.
 
-use super::cycle::CycleContext;
+use super::steps::CycleContext;
 use crate::verification::messages::VerifyDeployment;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::DeploymentId;
 use delayd_core::ports::Severity;
-use delayd_ledger::{Cycle, Deployment, LedgerError, Model, NewAlert};
+use delayd_ledger::{Cycle, Deployment, LedgerError, Model};
 
-/// What came of it.
 pub(super) struct RestoredVerified {
     /// Whether every check passed.
     pub(super) passed: bool,
@@ -20,20 +19,16 @@ pub(super) struct RestoredVerified {
 }
 
 /// Verifies a deployment that serves again; its record goes to the ledger like every other. One that fails, or
-/// that cannot be verified, is told as critical. `after` names what was undone, once for all repetitions.
-///
-/// # Errors
-/// When the ledger fails.
+/// that cannot be verified, raises a critical alert. `after` names what was undone, the same in all repetitions.
 pub(super) async fn verify_restored(
     context: &CycleContext,
     deployment: DeploymentId,
     after: &str,
 ) -> Result<RestoredVerified, StepFailure> {
-    let ledger = &context.env.ledger;
     let Some((record, model, made)) = known(context, deployment).await? else {
         return Err(StepFailure::new(
             ErrorKind::NotFound,
-            format!("{deployment} serves again, and the ledger knows it or its model no more"),
+            format!("{deployment} serves again, but it or its model is not in the ledger"),
         ));
     };
     let message = VerifyDeployment {
@@ -46,25 +41,20 @@ pub(super) async fn verify_restored(
     };
     let version = model.version;
     let (passed, found) = match context.stages.verification.ask(message).await {
-        Ok(answer) if answer.passed => (true, format!("it passed its verification again: {}", answer.reason)),
-        Ok(answer) => (false, format!("it does not pass its verification: {}", answer.reason)),
+        Ok(answer) if answer.passed => (true, format!("it passed verification: {}", answer.reason)),
+        Ok(answer) => (false, format!("it fails verification: {}", answer.reason)),
         Err(failure) => (false, format!("it could not be verified: {failure}")),
     };
     let text = format!("{version} ({deployment}) serves again, and {found}");
     if passed {
         tracing::info!(deployment.id = %deployment, model.version = %version, "{text}");
     } else {
-        let alert = NewAlert {
-            at: context.env.now(),
-            severity: Severity::Critical,
-            dedup_key: format!("restored/{deployment}/{after}"),
-            title: format!("{version} serves again and is not found good"),
-            body: format!(
-                "After {after}: {text}. It keeps serving, there is nothing further back to go to by itself. \
-                 `delayd deployments {deployment}` has every check; `delayd retrain` makes a new release."
-            ),
-        };
-        ledger.enqueue_alert(alert).await?;
+        let body = format!(
+            "After {after}: {text}. It keeps serving: there is no earlier release to go back to automatically. \
+             `delayd deployments {deployment}` lists every check; `delayd retrain` makes a new release."
+        );
+        let title = format!("{version} serves again but fails its verification");
+        context.env.alert(Severity::Critical, format!("restored/{deployment}/{after}"), title, body).await?;
     }
     Ok(RestoredVerified { passed, text })
 }

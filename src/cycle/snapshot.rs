@@ -47,9 +47,6 @@ pub(super) async fn read(env: &Env, requested: Option<OperatorWord>) -> Result<S
 }
 
 /// Who paused the loop, and why; `None` while it is not paused.
-///
-/// # Errors
-/// When the ledger fails.
 pub async fn paused(env: &Env) -> Result<Option<OperatorWord>, StepFailure> {
     stored(env, PAUSED).await
 }

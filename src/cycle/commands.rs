@@ -1,22 +1,107 @@
-//! What an administrator asks of the loop: noted before it is done, with what came of it.
+//! What an administrator asks of the loop: recorded before it is done, and then with what came of it.
 //!
-//! What does not fit what is under way is refused, and a refusal changes nothing: nothing is kept to be done later.
+//! A command that does not fit what is under way is refused; a refusal changes nothing and is not kept for later.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
-use super::messages::{CommandAnswered, CommandKind, Consider, OperatorCommand};
+use super::coordinator::{Consider, CoordinatorStage, Drive};
 use super::snapshot::{self, BREAKER_RESET, PAUSED};
-use super::stage::CoordinatorStage;
 use crate::stages::live_service::served_instead_of;
 use crate::stages::rollback::RollBackToPrevious;
+use crate::supervision::Request;
 use crate::telemetry;
 use crate::training::messages::CancelRun;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::StepFailure;
-use delayd_core::ids::CycleId;
+use delayd_core::ids::{CycleId, ModelVersion};
 use delayd_judge::decide::OperatorWord;
 use delayd_judge::governor::standing;
 use delayd_ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, CycleState, UndoCause, Undoing};
+
+/// Does what an operator asks, and drives the cycle that follows from it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OperatorCommand {
+    pub command: CommandKind,
+    pub by: String,
+    pub why: String,
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandKind {
+    /// Retrain now.
+    Retrain,
+    /// Stop the cycle under way, and undo it.
+    Cancel,
+    /// Back to the previous model.
+    Rollback,
+    /// Approve the release that is waiting.
+    Approve,
+    /// Reject the release that is waiting.
+    Reject,
+    /// Start no new cycles.
+    Pause,
+    /// Start cycles again.
+    Resume,
+}
+
+impl std::fmt::Display for CommandKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Retrain => "retrain",
+            Self::Cancel => "cancel",
+            Self::Rollback => "rollback",
+            Self::Approve => "approve",
+            Self::Reject => "reject",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        })
+    }
+}
+
+/// A word that is not a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no command `{0}`; there are retrain, cancel, rollback, approve, reject, pause, resume")]
+pub struct UnknownCommand(String);
+
+impl std::str::FromStr for CommandKind {
+    type Err = UnknownCommand;
+    fn from_str(text: &str) -> Result<Self, UnknownCommand> {
+        let all = [Self::Retrain, Self::Cancel, Self::Rollback, Self::Approve, Self::Reject, Self::Pause, Self::Resume];
+        all.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| UnknownCommand(text.to_owned()))
+    }
+}
+
+/// What a command did.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CommandAnswered {
+    /// One sentence.
+    pub message: String,
+    /// The cycle it concerns.
+    pub cycle: Option<CycleId>,
+    /// The model it concerns.
+    pub model: Option<ModelVersion>,
+}
+
+impl Request for OperatorCommand {
+    type Stage = CoordinatorStage;
+    type Answer = CommandAnswered;
+
+    /// A person waits for the answer.
+    const DEADLINE: Duration = Duration::from_secs(300);
+
+    async fn run(self, stage: &CoordinatorStage) -> Result<CommandAnswered, StepFailure> {
+        let (answer, cycle) = stage.obey(self).await?;
+        if let Some(cycle) = cycle {
+            stage.me.wake(Drive(cycle));
+        }
+        Ok(answer)
+    }
+}
 
 /// What a command answers, and the cycle that has to be driven for it.
 type Obeyed = (CommandAnswered, Option<CycleId>);
@@ -38,7 +123,7 @@ fn since(at: DateTime<Utc>) -> String {
 }
 
 impl CoordinatorStage {
-    /// Does what an administrator asks; answers the cycle that has to be driven.
+    /// Does what an operator asks; answers the cycle that has to be driven.
     pub(super) async fn obey(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
         let ledger = &self.context.env.ledger;
         let subject = ledger.open_cycle().await?.map_or_else(|| "loop".to_owned(), |cycle| cycle.id.to_string());
@@ -61,9 +146,13 @@ impl CoordinatorStage {
             }
             Err(failure) => (subject, format!("failed: {failure}")),
         };
-        // What was done is done: whoever asked is to hear of it, and not of the audit.
+        // What was done is done: report it to the caller, and not the audit.
         if let Err(error) = ledger.end_audit(entry, subject, outcome).await {
-            tracing::error!(audit.entry = entry, error = chain(&error), "what came of a command could not be noted");
+            tracing::error!(
+                audit.entry = entry,
+                error = chain(&error),
+                "the outcome of a command could not be recorded"
+            );
         }
         done
     }
@@ -89,7 +178,7 @@ impl CoordinatorStage {
         if let Some(first) = snapshot::paused(env).await? {
             let why = if first.reason.is_empty() { String::new() } else { format!(" ({})", first.reason) };
             return Err(conflict(format!(
-                "{} paused the loop already, at {}{why}; `delayd resume` ends it",
+                "{} already paused the loop at {}{why}; `delayd resume` ends it",
                 first.by,
                 since(first.at)
             )));
@@ -98,7 +187,7 @@ impl CoordinatorStage {
         Ok(answered("no new cycles start until `delayd resume`".to_owned()))
     }
 
-    /// Ends a pause; and what past cycles hold against the next one, which is worth it without a pause too.
+    /// Ends a pause, and whatever past cycles hold against the next one: useful without a pause too.
     async fn resume(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
         let env = &self.context.env;
         let seen = snapshot::read(env, None).await?;
@@ -112,7 +201,7 @@ impl CoordinatorStage {
         }
         snapshot::keep::<OperatorWord>(env, PAUSED, None).await?;
         snapshot::keep(env, BREAKER_RESET, Some(word)).await?;
-        Ok(answered("cycles start again when something asks for one".to_owned()))
+        Ok(answered("cycles start again when one is needed".to_owned()))
     }
 
     async fn retrain(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
@@ -122,15 +211,15 @@ impl CoordinatorStage {
         Ok((about(&cycle, format!("{} started", cycle.id)), Some(cycle.id)))
     }
 
-    /// Lets the cycle under way stop: training at once, everything else when the next step would begin.
+    /// Stops the cycle under way: training at once, everything else before the next step.
     async fn cancel(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
         let Some(cycle) = self.open_cycle().await? else { return Err(conflict("no cycle is under way")) };
         let id = cycle.id;
         if cycle.state == CycleState::WaitingApproval {
-            return Err(conflict(format!("{id} waits for approval; `delayd reject` takes {} back", cycle.model)));
+            return Err(conflict(format!("{id} is waiting for approval; `delayd reject` takes {} back", cycle.model)));
         }
         if let Some(undoing) = &cycle.undoing {
-            return Err(conflict(format!("{id} is being undone already: {}", undoing.why)));
+            return Err(conflict(format!("{id} is already being undone: {}", undoing.why)));
         }
         let request = CancelRequest { by: command.by, why: command.why };
         telemetry::cycle_span(&cycle)
@@ -145,11 +234,10 @@ impl CoordinatorStage {
         let Ok(_only_one) = self.driving.try_lock() else {
             return Err(match self.open_cycle().await? {
                 Some(cycle) => in_the_way(&cycle),
-                None => conflict("another rollback, or the end of a cycle, is under way; look at `delayd status`"),
+                None => conflict("another rollback, or the end of a cycle, is under way; see `delayd status`"),
             });
         };
-        // No cycle is driven now, but one may wait for approval: its release serves, and is no release to leave
-        // behind its back.
+        // No cycle is driven now, but one may be waiting for approval: its release serves, and must be rejected first.
         if let Some(cycle) = self.open_cycle().await? {
             return Err(in_the_way(&cycle));
         }
@@ -162,7 +250,7 @@ impl CoordinatorStage {
 
     async fn approve(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
         let cycle = self.waiting().await?;
-        // The step that promotes looks again; whoever approves should hear of it at once.
+        // The step that promotes checks this again; whoever approves should know at once.
         if let Some(other) = served_instead_of(&self.context.env, cycle.deployment).await? {
             return Err(conflict(format!(
                 "{} ({}) is no longer being served, the cluster serves {other}; `delayd reject` goes back to the \
@@ -187,7 +275,7 @@ impl CoordinatorStage {
         self.drive(cycle.id).await?;
         let ended = self.context.env.ledger.cycle(cycle.id).await?;
         if let Some(ended) = ended.filter(|ended| ended.outcome == Some(CycleOutcome::Stuck)) {
-            let message = format!("{} is rejected, and taking it back is stuck: {}", cycle.model, ended.detail);
+            let message = format!("{} is rejected, but taking it back is stuck: {}", cycle.model, ended.detail);
             return Err(StepFailure::new(ErrorKind::Internal, message));
         }
         Ok((about(&cycle, format!("{} is rejected and undone", cycle.model)), None))
@@ -196,7 +284,7 @@ impl CoordinatorStage {
     async fn waiting(&self) -> Result<Cycle, StepFailure> {
         let open = self.open_cycle().await?;
         open.filter(|cycle| cycle.state == CycleState::WaitingApproval)
-            .ok_or_else(|| conflict("no release waits for approval"))
+            .ok_or_else(|| conflict("no release is waiting for approval"))
     }
 }
 
@@ -205,10 +293,10 @@ fn in_the_way(cycle: &Cycle) -> StepFailure {
     let id = cycle.id;
     conflict(match (cycle.state, &cycle.undoing) {
         (CycleState::WaitingApproval, _) => format!(
-            "{id} waits for approval, and {} serves already; `delayd reject` takes it back to the live model",
+            "{id} is waiting for approval, and {} already serves; `delayd reject` goes back to the live model",
             cycle.model
         ),
-        (_, Some(undoing)) => format!("{id} is being undone ({}); ask again when it is over", undoing.why),
+        (_, Some(undoing)) => format!("{id} is being undone ({}); ask again when it has ended", undoing.why),
         (_, None) => format!("{id} is under way; `delayd cancel` stops and undoes it, then ask again"),
     })
 }

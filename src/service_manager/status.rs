@@ -1,11 +1,45 @@
-//! Where the loop is, in one line: what `systemctl status delayd` shows.
+//! The daemon's status over its life, as the service manager gets it: one line that says where the loop is, which
+//! `systemctl status delayd` shows.
 
+use std::time::Duration;
+
+use super::ServiceManager;
+use delayd_core::error::chain;
 use delayd_ledger::{Alias, AliasRecord, Cycle, CycleState, Ledger, LedgerError, Step, StepState};
 
+/// How often the daemon is asked whether it answers, until it does.
+const ANSWER_PAUSE: Duration = Duration::from_millis(100);
+/// How often the loop is checked.
+const STATUS_PAUSE: Duration = Duration::from_secs(2);
+/// An unchanged status is sent again after this many checks, in case another one replaced it.
+const RESEND_AFTER: u32 = 15;
+
+/// Reports that the daemon is ready as soon as it `answers`, and from then on where the loop is. Never returns.
+pub async fn attend(manager: &ServiceManager, ledger: &Ledger, answers: impl AsyncFn() -> bool) {
+    if !manager.is_there() {
+        return std::future::pending().await;
+    }
+    while !answers().await {
+        tokio::time::sleep(ANSWER_PAUSE).await;
+    }
+    manager.ready("it answers");
+    let (mut sent, mut checks) = (String::new(), 0);
+    loop {
+        match loop_status(ledger).await {
+            Ok(status) => {
+                checks += 1;
+                if status != sent || checks >= RESEND_AFTER {
+                    manager.status(&status);
+                    (sent, checks) = (status, 0);
+                }
+            }
+            Err(error) => tracing::warn!(error = chain(&error), "the loop's position could not be read for the status"),
+        }
+        tokio::time::sleep(STATUS_PAUSE).await;
+    }
+}
+
 /// Where the loop is: the live model, and the cycle under way with its step.
-///
-/// # Errors
-/// When the ledger cannot be read.
 pub async fn loop_status(ledger: &Ledger) -> Result<String, LedgerError> {
     let aliases = ledger.aliases().await?;
     let cycle = ledger.open_cycle().await?;
@@ -21,8 +55,8 @@ fn line(aliases: &[AliasRecord], cycle: Option<&Cycle>, steps: &[Step]) -> Strin
     let live = live.map_or_else(|| "no model is live yet".to_owned(), |alias| format!("{} is live", alias.model));
     let Some(cycle) = cycle else { return format!("{live}; watching") };
     let what = match cycle.state {
-        CycleState::WaitingApproval => format!("{} serves already and waits for approval", cycle.model),
-        _ => steps.iter().max_by_key(|step| step.position).map_or_else(|| "begins".to_owned(), step_text),
+        CycleState::WaitingApproval => format!("{} already serves and is waiting for approval", cycle.model),
+        _ => steps.iter().max_by_key(|step| step.position).map_or_else(|| "starting".to_owned(), step_text),
     };
     format!("{live}; {} ({}): {what}", cycle.id, cycle.reason.word())
 }
@@ -51,13 +85,13 @@ mod tests {
         let ledger = Ledger::in_memory().unwrap();
         assert_eq!(loop_status(&ledger).await.unwrap(), "no model is live yet; watching");
         let cycle = ledger.begin_cycle(CycleReason::Bootstrap, at).await.unwrap();
-        assert_eq!(loop_status(&ledger).await.unwrap(), "no model is live yet; cycle_1 (bootstrap): begins");
+        assert_eq!(loop_status(&ledger).await.unwrap(), "no model is live yet; cycle_1 (bootstrap): starting");
         ledger.step_started(cycle.id, 30, "train", at).await.unwrap();
         ledger.step_progress(cycle.id, 30, "epoch 3 of 20").await.unwrap();
         let training = "no model is live yet; cycle_1 (bootstrap): step train running, epoch 3 of 20";
         assert_eq!(loop_status(&ledger).await.unwrap(), training);
         ledger.set_cycle_state(cycle.id, CycleState::WaitingApproval).await.unwrap();
-        let waiting = "no model is live yet; cycle_1 (bootstrap): model_v1 serves already and waits for approval";
+        let waiting = "no model is live yet; cycle_1 (bootstrap): model_v1 already serves and is waiting for approval";
         assert_eq!(loop_status(&ledger).await.unwrap(), waiting);
     }
 
