@@ -19,17 +19,15 @@ use crate::cycle::steps::CycleContext;
 use crate::data::DataStage;
 use crate::data::messages::{FlightsIngested, IngestFlights};
 use crate::env::Env;
-use crate::monitoring::MonitorStage;
-use crate::monitoring::messages::{Observe, Observed};
-use crate::notification::NotifierStage;
-use crate::notification::messages::DeliverAlerts;
 use crate::open;
-use crate::retention::{Removed, Retention};
 use crate::stages::Stages;
 use crate::stages::deploy::{DeploymentStage, Rollouts};
+use crate::stages::notify::{DeliverAlerts, NotifierStage};
 use crate::stages::package::PackagingStage;
 use crate::stages::reconcile::ReconcileReplicas;
 use crate::stages::register::RegistryStage;
+use crate::stages::retain::{Removed, Retention};
+use crate::stages::watch::{MonitorStage, Observe, Observed};
 use crate::supervision::{ActorStatus, GivenUp, StageActor, StageRef, SupervisedActor, Supervision, SupervisionPolicy};
 use crate::training::{RunningRuns, TrainingStage};
 use crate::verification::VerificationStage;
@@ -117,9 +115,6 @@ type Actors = (
 impl Daemon {
     /// Starts everything. `give_up` is called when an actor keeps dying: the
     /// process should end then, for systemd or the kubelet to start it again.
-    ///
-    /// # Errors
-    /// When the ledger, a folder or an adapter cannot be opened.
     pub fn start(
         settings: Settings,
         clock: Arc<dyn Clock>,
@@ -142,9 +137,6 @@ impl Daemon {
 
     /// Starts everything around a clock, a ledger and ports that are there already: for those who bring their own.
     /// `service_binary` is what images are made of.
-    ///
-    /// # Errors
-    /// When a document, the data contract or an actor's thread cannot be had.
     pub fn with_env(
         settings: Arc<Settings>,
         env: Env,
@@ -218,7 +210,7 @@ impl Daemon {
                 settings: settings.clone(),
                 bundles: bundles.clone(),
                 scraper,
-                looking: Arc::default(),
+                checking: Arc::default(),
             },
         )?;
         let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
@@ -284,17 +276,11 @@ impl Daemon {
     }
 
     /// Ingests what is new.
-    ///
-    /// # Errors
-    /// When the store or the ledger fails.
     pub async fn ingest(&self) -> Result<FlightsIngested, StepFailure> {
         self.stages.data.ask(IngestFlights { at: self.env.now() }).await
     }
 
     /// Looks at the live model once, and lets the coordinator weigh what was seen.
-    ///
-    /// # Errors
-    /// When the cluster or the ledger fails.
     pub async fn observe(&self) -> Result<(Observed, Considered), StepFailure> {
         let seen: Observed = self.monitor.ask(Observe).await?;
         let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone(), requested: None };
@@ -303,25 +289,16 @@ impl Daemon {
     }
 
     /// Removes what is no longer needed.
-    ///
-    /// # Errors
-    /// When the ledger or a folder fails.
-    pub async fn cut_back(&self) -> Result<Removed, StepFailure> {
-        Retention { env: self.env.clone(), settings: self.settings.clone() }.turn().await
+    pub async fn retain(&self) -> Result<Removed, StepFailure> {
+        Retention { env: self.env.clone(), settings: self.settings.clone() }.run().await
     }
 
     /// Delivers what waits in the outbox.
-    ///
-    /// # Errors
-    /// When the ledger fails.
     pub async fn deliver_alerts(&self) -> Result<(), StepFailure> {
         self.notifier.ask(DeliverAlerts).await
     }
 
     /// Takes over what an earlier process left: replicas, and a cycle under way.
-    ///
-    /// # Errors
-    /// When the cluster or the ledger fails.
     pub async fn resume(&self) -> Result<(), StepFailure> {
         self.stages.deployment.ask(ReconcileReplicas).await?;
         self.coordinator.ask(ResumeUnfinished).await?;
@@ -371,9 +348,6 @@ pub fn needs_service_binary(settings: &Settings) -> bool {
 
 /// The static service binary: as configured, by `DELAYD_SERVE_BIN`, or beside
 /// this executable.
-///
-/// # Errors
-/// When it is nowhere.
 pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)).unwrap_or_default();
     let candidates = [

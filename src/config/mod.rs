@@ -8,7 +8,6 @@
 mod faults;
 mod http;
 mod reading;
-mod retention;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +24,8 @@ pub use sections::{
     WeatherKind, WeatherSettings,
 };
 
-pub use crate::notification::NotificationSettings;
+pub use crate::stages::notify::NotificationSettings;
+pub use crate::stages::retain::RetentionPolicy;
 use delayd_judge::decide::RetrainPolicy;
 use delayd_judge::evaluation::gate::GatePolicy;
 pub use delayd_judge::monitoring::MonitoringSettings;
@@ -34,7 +34,6 @@ pub use delayd_outside::object_store::{ObjectStoreKind, ObjectStoreSettings};
 pub use delayd_training_job::HoldoutSettings;
 use delayd_training_job::TrainingParameters;
 use delayd_training_job::TrainingPolicy;
-pub use retention::RetentionPolicy;
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Daemon;
-use crate::monitoring::messages::CollectDraining;
+use crate::stages::watch::CollectDraining;
 use crate::supervision::ActorState;
 use delayd_core::error::chain;
 use delayd_core::failure::StepFailure;
@@ -20,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const RUN_LIMIT: Duration = Duration::from_secs(2 * 1800 + 120);
 /// A pause may take this much longer than it should before its timer counts as stuck.
 const LATE_LIMIT: Duration = Duration::from_secs(60);
-/// How often what grows is cut back.
+/// How often old records and files are removed.
 const RETENTION_PAUSE: Duration = Duration::from_secs(86_400);
 /// How often replicas that drain in a rollout are asked: several times in the shortest linger time there is.
 const COLLECT_PAUSE: Duration = Duration::from_millis(400);
@@ -39,7 +39,7 @@ impl Daemon {
         let ((), (), (), (), (), (), ()) = tokio::join!(
             self.pulse(),
             self.collect_in_rollouts(),
-            self.every(RETENTION_PAUSE, "retention", || async { self.cut_back().await.map(|_| ()) }),
+            self.every(RETENTION_PAUSE, "retention", || async { self.retain().await.map(|_| ()) }),
             self.every(ingestion, "ingestion", || async { self.ingest().await.map(|_| ()) }),
             self.every(monitoring, "monitoring", || async { self.observe().await.map(|_| ()) }),
             self.every(notification, "alerts", || self.deliver_alerts()),

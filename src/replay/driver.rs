@@ -1,4 +1,4 @@
-//! Drives a replay: steps the clock, asks, tells, and lets the loop work.
+//! Drives a replay: steps the clock, publishes, asks, and lets the loop work.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,13 +7,11 @@ use std::time::{Duration as WallDuration, Instant};
 use bytes::Bytes;
 use chrono::{DateTime, Duration, DurationRound, NaiveDate, Utc};
 
-use super::client::{AskError, ServiceClient};
 use super::gather::{self, Asked};
-use super::report::format::words;
+use super::report::summary::words;
 use super::report::{Report, ReportFiles};
-use super::source::{Source, SourceError};
-use super::span::ReplaySpan;
-use super::world::{World, local_midnight};
+use super::state::ReplaySpan;
+use super::world::{AskError, ServiceClient, Source, SourceError, World, local_midnight};
 use crate::config::Settings;
 use crate::cycle::coordinator::Consider;
 use crate::cycle::saga::StepObserver;
@@ -27,7 +25,7 @@ use delayd_ledger::{Cycle, CycleOutcome, CycleState};
 
 /// Flights in one request, at most.
 const LARGEST_REQUEST: usize = 2000;
-/// Pause between two looks at a cycle under way.
+/// Pause between two checks of a cycle under way.
 const CYCLE_POLL: WallDuration = WallDuration::from_millis(50);
 
 /// What to replay.
@@ -46,7 +44,7 @@ pub struct ReplayOptions {
 }
 
 impl ReplayOptions {
-    /// Whether the data has flights to learn from and to predict.
+    /// Whether the data has flights to train on and to predict.
     fn find_flights(&self, source: &Source) -> Result<(), ReplayError> {
         for (from, until) in [(self.train_from, self.train_until), (self.train_until, self.until)] {
             // Days in UTC: which of them are local ones is settled once the airports are read.
@@ -61,58 +59,43 @@ impl ReplayOptions {
     }
 }
 
-/// Told how far the replay is.
+/// Shows how far the replay is.
 pub trait ReplayDisplay: StepObserver {
-    /// The daemon runs: whoever wants to look at it from outside can begin.
+    /// The daemon runs and can be reached from outside.
     fn daemon_started(&self, _: &Daemon) {}
     /// Something worth a line.
     fn line(&self, at: DateTime<Utc>, text: &str);
     /// How far the clock is, and what is live.
     fn at(&self, now: DateTime<Utc>, share: f64, predictions: u64, live: Option<ModelVersion>);
-    /// Nothing more comes.
     fn done(&self);
 }
 
 /// Why a replay ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The data cannot be read.
     #[error("the data cannot be replayed")]
     Source(#[from] SourceError),
-    /// The state directory is somebody else's.
     #[error("{0}")]
     State(String),
-    /// The dates make no sense, or no flight falls into them.
     #[error("{0}")]
     Dates(String),
-    /// The daemon cannot start.
     #[error("the daemon cannot start")]
     Start(#[from] StartError),
-    /// A stage failed.
     #[error("the loop failed: {0}")]
     Loop(#[from] StepFailure),
-    /// The object store refused a log.
     #[error("a log could not be put into the object store")]
     Store(#[from] delayd_core::error::PortError),
-    /// A log could not be written.
     #[error("a log could not be written")]
     Csv(#[from] csv::Error),
-    /// The service could not be asked at all.
     #[error("the service cannot be asked")]
     Ask(#[from] AskError),
-    /// The first model did not go live.
     #[error("the first model did not go live: {0}")]
     NoFirstModel(String),
-    /// The report could not be made.
     #[error("the report could not be made: {0}")]
     Report(String),
 }
 
 /// Replays, and leaves the report in `options.out`.
-///
-/// # Errors
-/// When the data, the daemon or the report fails; single requests that fail are
-/// counted in the report instead.
 pub async fn replay(
     options: &ReplayOptions,
     settings: Settings,
@@ -127,10 +110,10 @@ pub async fn replay(
         display.line(DateTime::UNIX_EPOCH, &format!("left out: {line}"));
     }
     options.find_flights(&source)?;
-    // A report that cannot be written is told now, and not after everything.
+    // A report that cannot be written is an error now, and not after everything.
     let out = &options.out;
     own_folder::create(out).map_err(|error| ReplayError::Report(format!("{}: {error}", out.display())))?;
-    // Only now: a slip in the arguments must not cost what the last replay left.
+    // Only now: a mistake in the arguments must not destroy what the last replay left.
     super::state::take_over(&settings.daemon.state_dir)?;
     let mut driver = Driver::start(options, settings, source, display).await?;
     driver.first_model().await?;
@@ -239,11 +222,11 @@ impl Driver {
         }
     }
 
-    /// Waits for a cycle, and tells why it starts and how it ends.
+    /// Waits for a cycle, and shows why it starts and how it ends.
     async fn followed(&self, cycle: CycleId, at: DateTime<Utc>, reason: &str) -> Result<Cycle, ReplayError> {
         self.display.line(at, &format!("{cycle} starts: {reason}"));
         let finished = self.await_cycle(cycle).await?;
-        let outcome = finished.outcome.map_or_else(|| "waits".to_owned(), |outcome| words(outcome.as_str()));
+        let outcome = finished.outcome.map_or_else(|| "is waiting".to_owned(), |outcome| words(outcome.as_str()));
         self.display.line(at, &format!("{cycle} {outcome}: {}", finished.detail));
         Ok(finished)
     }
@@ -267,7 +250,7 @@ impl Driver {
     }
 
     /// Hour by hour: ask about the flights of the hour; once a day, when it is
-    /// night over the airports, publish the logs, watch, and let the loop decide.
+    /// night over the airports, publish the logs, monitor, and let the loop decide.
     async fn run(&mut self) -> Result<(), ReplayError> {
         let client = ServiceClient::new(&self.daemon.env.cluster.service_url())?;
         let day_starts = i64::from(self.daemon.settings.monitoring.day_starts_minutes_utc) + 60;
@@ -372,7 +355,7 @@ fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayEr
 
 /// What the airline will ask: every flight of the predicted days with what was
 /// known at its prediction time. The operations index answers only from events
-/// known by then, so making them ahead tells nothing early.
+/// known by then, so making them ahead reveals nothing early.
 async fn questions(
     daemon: &Daemon,
     records: &[delayd_data::FlightRecord],

@@ -94,7 +94,7 @@ pub(super) async fn report(daemon: &Daemon, facts: Facts, out: &Path) -> Result<
     Ok((report, files))
 }
 
-/// Inputs drifted away from what the model learnt from.
+/// Inputs drifted away from the training data.
 fn is_data_drift(cycle: &ledger::Cycle) -> bool {
     matches!(cycle.reason, CycleReason::Drift { .. })
 }

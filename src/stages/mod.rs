@@ -6,10 +6,13 @@
 pub mod deploy;
 pub mod image_export;
 pub mod live_service;
+pub mod notify;
 pub mod package;
 pub mod reconcile;
 pub mod register;
+pub mod retain;
 pub mod rollback;
+pub mod watch;
 
 use crate::data::DataStage;
 use crate::supervision::StageRef;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use delayd::config::Settings;
-use delayd::notification::{DeliveryPolicy, Outbox};
+use delayd::stages::notify::{DeliveryPolicy, Outbox};
 use delayd_core::ports::{ChannelKind, Notifier, Severity};
 use delayd_core::secret::Secret;
 use delayd_ledger::{Ledger, NewAlert, Page};

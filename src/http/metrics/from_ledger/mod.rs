@@ -38,7 +38,7 @@ pub(super) fn read(connection: &Connection, governor: &GovernorPolicy, now: Date
 /// What was removed because it was old.
 fn retention(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
     let sql = "SELECT value FROM settings WHERE name = ?1";
-    let Some(record) = document(connection, sql, [crate::retention::SETTING])? else { return Ok(()) };
+    let Some(record) = document(connection, sql, [crate::stages::retain::SETTING])? else { return Ok(()) };
     for what in ["predictions", "outcomes", "metrics_windows", "packages", "run_folders"] {
         page.put_some(&names::RETENTION_REMOVED, &[what], at(&record, &format!("/removed/{what}")));
     }

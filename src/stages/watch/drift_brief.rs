@@ -1,4 +1,4 @@
-//! What a list of drift reports tells of each: how far every input moved, without
+//! What a list of drift reports shows of each: how far every input moved, without
 //! its bins. A whole report has about 90 kB with 81 inputs; its brief has 9.
 
 use chrono::{DateTime, Utc};
@@ -42,9 +42,6 @@ pub struct SignalBrief {
 
 impl DriftBrief {
     /// The short form of a stored report.
-    ///
-    /// # Errors
-    /// When what is stored is no report of this version.
     pub fn of(record: &DriftRecord) -> Result<Self, serde_json::Error> {
         let report = DriftReport::deserialize(&record.report)?;
         let signals = std::iter::once(&report.score).chain(&report.features).map(SignalBrief::of).collect();
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_brief_tells_every_signal_and_is_far_smaller() {
+    fn a_brief_has_every_signal_and_is_far_smaller() {
         let record = record();
         let brief = DriftBrief::of(&record).unwrap();
         let told: Vec<(&str, f64, bool)> =
@@ -136,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_report_is_refused() {
+    fn what_is_not_a_report_is_refused() {
         let mut record = record();
         record.report = json!({ "features": "many" });
         assert!(DriftBrief::of(&record).is_err());

@@ -16,9 +16,8 @@ use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use tokio::sync::Mutex;
 
-use super::group::{DueAlert, Planned, Told, kind_of, plan};
-use super::policy::{AfterFailure, DeliveryPolicy, Failure, after_failure, is_refusal};
-use super::route::{UNDELIVERABLE, endpoints_of};
+use super::group::{DueAlert, Planned, SentMessage, kind_of, plan};
+use super::policy::{AfterFailure, DeliveryPolicy, Failure, UNDELIVERABLE, after_failure, endpoints_of, is_refusal};
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::AlertId;
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
@@ -36,7 +35,7 @@ pub struct DeliveryReport {
     /// Messages that were given up.
     pub given_up: u32,
     /// Channels that could not be reached; the rest of their round waits.
-    pub channels_away: u32,
+    pub channels_unavailable: u32,
 }
 
 impl DeliveryReport {
@@ -45,7 +44,7 @@ impl DeliveryReport {
         self.delivered += other.delivered;
         self.failed += other.failed;
         self.given_up += other.given_up;
-        self.channels_away += other.channels_away;
+        self.channels_unavailable += other.channels_unavailable;
     }
 }
 
@@ -73,9 +72,6 @@ impl Outbox {
     /// Delivers what is due, all channels at the same time. While a channel cannot
     /// be reached the rest of its round waits, so that a dead webhook does not cost
     /// one timeout per alert.
-    ///
-    /// # Errors
-    /// The ledger failed. Nothing is delivered that could not be marked before.
     pub async fn deliver_due(
         &self,
         notifier: &dyn Notifier,
@@ -103,14 +99,17 @@ impl Outbox {
             let withdrawn = tx::withdraw_deliveries(tx, &endpoints)?;
             let silenced = tx::apply_silences(tx, now)?;
             for alert in tx::unrouted_alerts(tx, policy.batch)? {
-                let told = endpoints_of(&policy.routes, &endpoints, alert.severity, &alert.dedup_key);
-                tx::route_alert(tx, &alert, &told, now)?;
+                let recipients = endpoints_of(&policy.routes, &endpoints, alert.severity, &alert.dedup_key);
+                tx::route_alert(tx, &alert, &recipients, now)?;
             }
             Ok((withdrawn, silenced))
         });
         let (withdrawn, silenced) = prepared.await?;
         if withdrawn > 0 {
-            tracing::warn!(deliveries = withdrawn, "alerts waited for channels that are no longer configured");
+            tracing::warn!(
+                deliveries = withdrawn,
+                "dropped alerts that were waiting for channels no longer configured"
+            );
         }
         for (alert, silence) in &silenced {
             tracing::info!(alert.id = %alert, silence.id = %silence, "alert silenced");
@@ -141,7 +140,7 @@ impl Outbox {
                     AfterFailure::GiveUp => report.given_up += 1,
                 }
                 if failure.is_channel_away() {
-                    report.channels_away += 1;
+                    report.channels_unavailable += 1;
                     let until = match next {
                         AfterFailure::RetryAt(at) => at,
                         AfterFailure::GiveUp => now + self.policy.initial_backoff,
@@ -165,9 +164,9 @@ impl Outbox {
                 if due.is_empty() {
                     return Ok(Vec::new());
                 }
-                let told = told(tx::told_since(tx, &endpoint, now - pace.memory())?);
+                let sent = sent_messages(tx::told_since(tx, &endpoint, now - pace.memory())?);
                 let mut messages = Vec::new();
-                for planned in plan(&due, &told, &pace, now) {
+                for planned in plan(&due, &sent, &pace, now) {
                     match planned {
                         Planned::Wait { alerts, until, held } => {
                             tx::let_deliveries_wait(tx, &endpoint, &alerts, until, held)?;
@@ -229,23 +228,23 @@ impl Outbox {
         };
         let (attempt, reason) = (failure.attempts, chain(error));
         let next = after_failure(&self.policy, &failure, now);
-        let (retry_at, complaints) = match next {
+        let (retry_at, new_alerts) = match next {
             AfterFailure::RetryAt(at) => {
-                tracing::warn!(%endpoint, message = %message, attempt, error = reason, retry_at = %at, "alert not delivered");
+                tracing::warn!(%endpoint, message = %message, attempt, error = reason, retry_at = %at, "alert not delivered; it is retried");
                 (Some(at), Vec::new())
             }
             AfterFailure::GiveUp => {
                 for due in alerts {
                     let (id, title) = (due.alert.id, &due.alert.title);
-                    tracing::error!(%endpoint, alert.id = %id, alert.title = title, attempt, error = reason, "alert given up");
+                    tracing::error!(%endpoint, alert.id = %id, alert.title = title, attempt, error = reason, "alert not delivered and given up");
                 }
-                (None, complaints(endpoint, alerts, &reason, now))
+                (None, undeliverable(endpoint, alerts, &reason, now))
             }
         };
         let (endpoint, failed) = (endpoint.clone(), FailedAttempt { error: reason, refused, retry_at });
         let noted = self.ledger.transact("noting an alert's failed delivery", move |tx| {
             tx::message_failed(tx, &endpoint, message, &failed)?;
-            complaints.iter().try_for_each(|complaint| tx::enqueue_alert(tx, complaint).map(|_| ()))
+            new_alerts.iter().try_for_each(|alert| tx::enqueue_alert(tx, alert).map(|_| ()))
         });
         noted.await?;
         Ok(next)
@@ -292,19 +291,19 @@ fn due_alert(due: AlertDelivery) -> DueAlert {
     }
 }
 
-fn told(messages: Vec<ToldMessage>) -> Vec<Told> {
-    let mut told: BTreeMap<AlertId, Told> = BTreeMap::new();
+fn sent_messages(messages: Vec<ToldMessage>) -> Vec<SentMessage> {
+    let mut sent: BTreeMap<AlertId, SentMessage> = BTreeMap::new();
     for ToldMessage { topic, message, at } in messages {
-        told.entry(message).or_insert_with(|| Told { topics: BTreeSet::new(), at }).topics.insert(topic);
+        sent.entry(message).or_insert_with(|| SentMessage { topics: BTreeSet::new(), at }).topics.insert(topic);
     }
-    told.into_values().collect()
+    sent.into_values().collect()
 }
 
-/// The alerts which say, through another channel, that these were given up. A
-/// complaint that is given up is not complained of again.
-fn complaints(endpoint: &Endpoint, alerts: &[AlertDelivery], reason: &str, now: DateTime<Utc>) -> Vec<NewAlert> {
-    let told = alerts.iter().filter(|due| due.alert.topic() != UNDELIVERABLE);
-    let complaint = |due: &AlertDelivery| {
+/// The alerts which say, through another channel, that these were given up. Giving up one of them raises no further
+/// one.
+fn undeliverable(endpoint: &Endpoint, alerts: &[AlertDelivery], reason: &str, now: DateTime<Utc>) -> Vec<NewAlert> {
+    let alerts = alerts.iter().filter(|due| due.alert.topic() != UNDELIVERABLE);
+    let about = |due: &AlertDelivery| {
         let alert = &due.alert;
         NewAlert {
             at: now,
@@ -312,8 +311,8 @@ fn complaints(endpoint: &Endpoint, alerts: &[AlertDelivery], reason: &str, now: 
             dedup_key: format!("{UNDELIVERABLE}/{}/{endpoint}/{}/{}", endpoint.channel, alert.id, now.timestamp()),
             title: format!("{endpoint} cannot be delivered: {}", alert.title),
             body: format!(
-                "{} ({}) was given up at {endpoint} after {} attempts. The last one: {reason}. It said: {} \
-                 Once the cause is repaired, `delayd alerts --retry {}` tries again.",
+                "{} ({}) was given up at {endpoint} after {} attempts; the last failed with: {reason}. Its text: {} \
+                 Once the cause is fixed, `delayd alerts --retry {}` sends it.",
                 alert.id,
                 alert.severity,
                 due.delivery.attempts + 1,
@@ -322,5 +321,5 @@ fn complaints(endpoint: &Endpoint, alerts: &[AlertDelivery], reason: &str, now: 
             ),
         }
     };
-    told.map(complaint).collect()
+    alerts.map(about).collect()
 }

@@ -45,7 +45,7 @@ impl World {
             bundles: BundleStore::new(folder.path().join("bundles")),
             scraper: Arc::new(Scraper::new(ScrapePolicy { timeout_ms: 500, ..ScrapePolicy::default() }).unwrap()),
             settings: Arc::new(settings),
-            looking: Arc::default(),
+            checking: Arc::default(),
             env,
         };
         Self { _folder: folder, clock, cluster, bundle, stage }
@@ -90,13 +90,13 @@ impl World {
         }
     }
 
-    async fn look(&self, at: DateTime<Utc>) -> Observed {
+    async fn check(&self, at: DateTime<Utc>) -> Observed {
         self.clock.advance_to(at);
-        self.stage.observe().await.unwrap()
+        Observe.run(&self.stage).await.unwrap()
     }
 
     async fn verdict(&self, at: DateTime<Utc>) -> PerformanceStatus {
-        self.look(at).await.performance.unwrap().status
+        self.check(at).await.performance.unwrap().status
     }
 
     async fn alerts(&self) -> Vec<String> {
@@ -163,7 +163,7 @@ async fn served(report: &ReplicaReport, lost: u64) -> (String, Arc<StdMutex<Vec<
 }
 
 #[tokio::test]
-async fn a_bad_day_counts_once_however_often_somebody_looks_and_the_history_stays_small() {
+async fn a_bad_day_counts_once_however_often_it_is_checked_and_the_history_stays_small() {
     let world = World::new().await;
     let minute = Duration::seconds(60);
     world.bad_flights(0).await;
@@ -183,7 +183,7 @@ async fn a_bad_day_counts_once_however_often_somebody_looks_and_the_history_stay
 }
 
 #[tokio::test]
-async fn a_memory_with_an_entry_for_every_look_is_cut_to_one_a_day() {
+async fn a_memory_with_an_entry_for_every_check_is_cut_to_one_a_day() {
     let world = World::new().await;
     let mut memory = world.stage.recall().await.unwrap();
     let look = |minute| performance::PerformanceSummary {
@@ -198,7 +198,7 @@ async fn a_memory_with_an_entry_for_every_look_is_cut_to_one_a_day() {
 }
 
 #[tokio::test]
-async fn a_second_episode_on_the_same_model_is_told_again() {
+async fn a_second_episode_on_the_same_model_raises_an_alert_again() {
     let world = World::new().await;
     let noon = start() + Duration::hours(7);
     world.bad_flights(0).await;
@@ -216,7 +216,7 @@ async fn a_second_episode_on_the_same_model_is_told_again() {
 }
 
 #[tokio::test]
-async fn ready_replicas_that_are_silent_and_predictions_that_were_lost_are_kept_with_the_look() {
+async fn ready_replicas_that_are_silent_and_predictions_that_were_lost_are_kept_with_the_check() {
     let world = World::new().await;
     let (url, _) = served(&world.report("a", ReplicaPhase::Ready, 5), 3).await;
     let closed = {
@@ -230,7 +230,7 @@ async fn ready_replicas_that_are_silent_and_predictions_that_were_lost_are_kept_
     ];
     for look in 1..=2 {
         let at = start() + Duration::minutes(look);
-        let seen = world.look(at).await;
+        let seen = world.check(at).await;
         assert_eq!((seen.replicas, seen.silent.len(), seen.predictions_lost), (1, 1, 3));
         let windows = world.stage.env.ledger.metrics_windows(at, at + Duration::seconds(1)).await.unwrap();
         let kept: ReplicasSeen = serde_json::from_value(windows[0].body["replicas"].clone()).unwrap();
@@ -240,13 +240,13 @@ async fn ready_replicas_that_are_silent_and_predictions_that_were_lost_are_kept_
 }
 
 #[tokio::test]
-async fn the_last_counts_of_a_drained_replica_are_fetched_and_stored_before_it_is_let_go() {
+async fn the_last_counts_of_a_drained_replica_are_fetched_and_stored_before_it_is_released() {
     let world = World::new().await;
     let (draining, asked_early) = served(&world.report("a", ReplicaPhase::Draining, 4), 0).await;
     let (drained, asked) = served(&world.report("b", ReplicaPhase::Drained, 7), 0).await;
     *world.cluster.replicas.lock().unwrap() =
         vec![replica("a", ReplicaState::Draining, &draining), replica("b", ReplicaState::Draining, &drained)];
-    let collected = world.stage.collect_draining().await.unwrap();
+    let collected = CollectDraining.run(&world.stage).await.unwrap();
     assert_eq!((collected.draining, collected.released, collected.rows), (2, 1, 11));
     let told = asked.lock().unwrap().clone();
     assert_eq!(told.last().map(String::as_str), Some("POST /admin/v1/collected"), "{told:?}");
@@ -305,18 +305,18 @@ async fn golden_rows_are_asked_once_an_hour_as_probes_and_another_score_is_criti
     *world.cluster.replicas.lock().unwrap() = vec![replica("a", ReplicaState::Ready, &fine)];
     let golden_asked = || asked.lock().unwrap().iter().filter(|one| one.starts_with("POST /predict")).count();
     let minutes = |minutes| start() + Duration::minutes(minutes);
-    world.look(minutes(0)).await;
-    world.look(minutes(59)).await;
+    world.check(minutes(0)).await;
+    world.check(minutes(59)).await;
     assert_eq!(golden_asked(), rows, "not asked again within the hour");
     assert!(
         asked.lock().unwrap().iter().filter(|one| one.starts_with("POST")).all(|one| one.contains("x-delayd-probe: 1"))
     );
-    world.look(minutes(61)).await;
+    world.check(minutes(61)).await;
     assert_eq!(golden_asked(), 2 * rows);
     assert!(world.alerts().await.is_empty());
     world.cluster.replicas.lock().unwrap().push(replica("b", ReplicaState::Ready, &wrong));
     for look in [125, 190] {
-        world.look(minutes(look)).await;
+        world.check(minutes(look)).await;
     }
     let alerts = world.stage.env.ledger.alerts(Page { offset: 0, limit: 10 }).await.unwrap();
     assert_eq!(alerts.len(), 1, "{alerts:?}");

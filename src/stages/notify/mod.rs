@@ -1,42 +1,93 @@
-//! `[notification]`.
+//! Notifies people. An alert is put into the ledger's outbox where the event is
+//! recorded, in the same transaction; here it is taken from there, routed to the
+//! channels it concerns, and delivered to each of their recipients on its own,
+//! retried until it succeeds or is given up.
+//!
+//! What it does not do: it does not decide what is worth an alert, and it knows
+//! no channel: those are adapters of [`delayd_core::ports::Notifier`].
+
+pub mod group;
+mod outbox;
+mod policy;
+pub mod quiet;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::DeliveryPolicy;
-use super::quiet::QuietHours;
-use super::route::Route;
+pub use outbox::{DeliveryReport, Outbox};
+pub use policy::{AfterFailure, DeliveryPolicy, Failure, Route, after_failure};
+
+use crate::env::Env;
+use crate::supervision::Request;
+use delayd_core::failure::StepFailure;
 use delayd_core::fault::Fault;
 use delayd_core::ports::ChannelKind;
 use delayd_outside::cloud::{MailSettings, SlackSettings, WebhookSettings};
+use quiet::QuietHours;
 
-/// `[notification]`: who is told of alerts, when, and how patiently.
+/// What notifying needs.
+#[derive(Clone)]
+pub struct NotifierStage {
+    env: Env,
+    outbox: Arc<Outbox>,
+}
+
+impl NotifierStage {
+    /// A notifier over the ledger's outbox; fails with every fault of the quiet hours.
+    pub fn new(env: Env, settings: &NotificationSettings) -> Result<Self, Vec<Fault>> {
+        let outbox = Outbox::new(env.ledger.clone(), settings.delivery_policy()?);
+        Ok(Self { env, outbox: Arc::new(outbox) })
+    }
+}
+
+/// Delivers the alerts that are due.
+#[derive(Debug, Clone)]
+pub struct DeliverAlerts;
+
+impl Request for DeliverAlerts {
+    type Stage = NotifierStage;
+    type Answer = ();
+
+    async fn run(self, stage: &NotifierStage) -> Result<(), StepFailure> {
+        let report = stage.outbox.deliver_due(stage.env.notifier.as_ref(), stage.env.now()).await?;
+        if report.failed + report.given_up > 0 {
+            tracing::warn!(
+                messages.failed = report.failed,
+                messages.given_up = report.given_up,
+                channels.unavailable = report.channels_unavailable,
+                "alerts could not be delivered"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// `[notification]`: who gets alerts, when, and how patiently.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NotificationSettings {
-    /// The channels that are switched on.
+    /// The channels that are enabled.
     pub channels: Vec<ChannelKind>,
-    /// Refused attempts before an alert is given up at an addressee.
+    /// Refused attempts before an alert is given up at a recipient.
     pub attempts: u32,
-    /// Seconds for which a channel that is away is tried before its alerts are given up.
+    /// Seconds for which an unavailable channel is retried before its alerts are given up.
     pub outage_patience_secs: u64,
-    /// Seconds between looks at the outbox.
+    /// Seconds between checks of the outbox.
     pub interval_secs: u64,
-    /// Seconds in which alerts of one topic go out together, after the first; 0 tells each look's at once.
+    /// Seconds in which alerts of one topic go out together, after the first; 0 sends those of each check at once.
     pub group_window_secs: u64,
     /// Address of the daemon's page, for links in messages; no links when empty.
     pub public_url: String,
     /// Folder of templates that replace the built-in ones by name; none when empty.
     pub templates_dir: PathBuf,
-    /// Which alerts go where; the first that fits. Without any, all go everywhere.
+    /// Which alerts go where; the first that matches. Without any, all go everywhere.
     pub routes: Vec<Route>,
-    /// When only critical alerts are told.
+    /// When only critical alerts are sent.
     pub quiet_hours: QuietHours,
-    /// Slack.
     pub slack: SlackSettings,
-    /// Mail.
     pub mail: MailSettings,
     /// Any HTTP receiver.
     pub webhook: WebhookSettings,
@@ -62,13 +113,12 @@ impl Default for NotificationSettings {
 }
 
 impl NotificationSettings {
-    /// Whether a channel is switched on.
     #[must_use]
     pub fn has(&self, channel: ChannelKind) -> bool {
         self.channels.contains(&channel)
     }
 
-    /// Everything that cannot be; of the channels that are switched on only.
+    /// Every invalid value; of the enabled channels only.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
@@ -105,9 +155,6 @@ impl NotificationSettings {
     }
 
     /// How the outbox delivers.
-    ///
-    /// # Errors
-    /// Every fault of the quiet hours.
     pub fn delivery_policy(&self) -> Result<DeliveryPolicy, Vec<Fault>> {
         let limits = [
             (ChannelKind::Slack, self.slack.messages_per_minute),

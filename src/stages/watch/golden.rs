@@ -1,28 +1,27 @@
-//! Train/serve skew after the deployment: once an hour every ready replica is asked
+//! Train/serve skew after the deployment: once an hour every ready replica is asked for
 //! the bundle's golden rows, whose scores training computed. They go to its own
 //! address and are marked as probes, which are neither traffic nor predictions.
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_model::{Bundle, GoldenRow};
 
+use super::MonitorStage;
 use super::memory::Memory;
-use super::stage::MonitorStage;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::{Replica, ReplicaState, Severity};
 use delayd_judge::monitoring::skew::TrainServeLook;
 use delayd_judge::monitoring::skew::{ScoredTwice, train_serve_skew};
-use delayd_ledger::NewAlert;
 use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
 
-/// How long a check is good for.
+/// How long a check counts.
 const EVERY: Duration = Duration::hours(1);
 /// Seconds that one replica has for all rows.
 const REPLICA_DEADLINE_SECS: u64 = 5;
 
 impl MonitorStage {
-    /// Asks the golden rows where that is due; what differs is told at once, once an episode.
+    /// Asks for the golden rows where that is due; a difference raises an alert at once, one per episode.
     pub(super) async fn check_train_serve_skew(
         &self,
         version: ModelVersion,
@@ -31,7 +30,7 @@ impl MonitorStage {
         memory: &mut Memory,
         now: DateTime<Utc>,
     ) -> Result<(), StepFailure> {
-        // What was seen of another model says nothing of this one.
+        // A check of another model says nothing about this one.
         memory.train_serve = memory.train_serve.take().filter(|last| last.model == version);
         if memory.train_serve.as_ref().is_some_and(|last| last.at > now - EVERY) {
             return Ok(());
@@ -56,24 +55,19 @@ impl MonitorStage {
             asked += usize::from(pairs.len() > before);
         }
         if pairs.is_empty() {
-            // Nobody answered: that is told elsewhere, and asked again at the next look.
+            // No replica answered: that is reported elsewhere, and asked again at the next check.
             return Ok(());
         }
         let report = train_serve_skew(&pairs, &self.settings.monitoring.skew);
         let what = format!("train_serve/{version}");
         if report.skewed {
-            let alert = NewAlert {
-                at: now,
-                severity: Severity::Critical,
-                dedup_key: memory.episodes.alarm(&what, now),
-                title: format!("{version} is served otherwise than it was trained"),
-                body: format!(
-                    "{}. The service computes other scores than training did of the same rows: its predictions \
-                     cannot be trusted. `delayd rollback` goes back to the release before.",
-                    report.reason
-                ),
-            };
-            self.env.ledger.enqueue_alert(alert).await?;
+            let body = format!(
+                "{}. The service computes different scores than training did for the same rows: its predictions \
+                 cannot be trusted. `delayd rollback` goes back to the previous release.",
+                report.reason
+            );
+            let title = format!("{version} scores differently in service than in training");
+            self.env.alert(Severity::Critical, memory.episodes.alarm(&what, now), title, body).await?;
         } else {
             memory.episodes.quiet(&what);
         }

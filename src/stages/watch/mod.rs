@@ -1,24 +1,32 @@
-//! One look at the live model: fetch, count, judge, record, tell.
+//! The monitor: one check of the live model is fetch, count, judge, record, alert.
 //!
 //! What has to survive a restart (the book of windows, how far each replica's
 //! predictions were fetched, past verdicts) is kept in the ledger. Replicas stamp
-//! their reports with their own clocks; here they are stamped anew with the
+//! their reports with their own clocks; here they are stamped again with the
 //! daemon's, which in a replay is the replay's.
 
-use super::messages::{CollectDraining, Collected, Observe, Observed, ReplicasSeen};
-use crate::supervision::Request;
+pub mod drift_brief;
+mod fetch;
+mod golden;
+mod memory;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_model::Bundle;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::memory::Memory;
+pub use fetch::{CollectDraining, Collected};
+
 use crate::config::Settings;
 use crate::env::Env;
+use crate::supervision::Request;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
-use delayd_core::ids::ModelVersion;
+use delayd_core::ids::{DriftReportId, ModelVersion};
 use delayd_core::ports::{Replica, ReplicaState, Severity};
 use delayd_judge::decide::{DriftFinding, PerformanceFinding};
 use delayd_judge::evaluation::Metrics;
@@ -28,36 +36,75 @@ use delayd_judge::monitoring::performance::{
 };
 use delayd_judge::monitoring::realised::MaturedPrediction;
 use delayd_judge::monitoring::service::{self, ServiceInputs, ServiceReport};
-use delayd_ledger::{Alias, DriftRecord, MetricsWindow, NewAlert};
+use delayd_ledger::{Alias, DriftRecord, MetricsWindow};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::service::scrape::Scraper;
+use memory::Memory;
 
 /// Name under which the monitor keeps its memory in the ledger.
 const MEMORY: &str = "monitor";
 
-/// The monitor's work, apart from its actor.
+/// What watching needs.
 #[derive(Clone)]
 pub struct MonitorStage {
-    /// Clock, ledger and ports.
     pub env: Env,
-    /// Configuration.
     pub settings: Arc<Settings>,
     /// Bundles on this machine, for references and baselines.
     pub bundles: BundleStore,
     /// Asks the replicas.
     pub scraper: Arc<Scraper>,
-    /// One look at a time: each reads the memory at its begin and writes it at its end.
-    pub looking: Arc<Mutex<()>>,
+    /// One check at a time: each reads the memory at its start and writes it at its end.
+    pub checking: Arc<Mutex<()>>,
 }
 
-impl MonitorStage {
-    pub(super) async fn observe(&self) -> Result<Observed, StepFailure> {
-        let _alone = self.looking.lock().await;
-        let now = self.env.now();
-        let mut memory = self.recall().await?;
-        let mut replicas: Vec<Replica> = self.env.cluster.replicas().await?;
+/// Checks the replicas and the outcomes of their predictions, and judges them.
+#[derive(Debug, Clone)]
+pub struct Observe;
+
+/// What the monitor saw.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Observed {
+    /// Replicas that answered.
+    pub replicas: usize,
+    /// Replicas that should have (they are ready), with the reason.
+    pub silent: Vec<String>,
+    /// Rows counted since the last check.
+    pub rows: u64,
+    /// Predictions that were overwritten before they could be fetched at this check.
+    pub predictions_lost: u64,
+    /// Latency, errors, traffic and score distribution, if a model is live.
+    pub service: Option<ServiceReport>,
+    /// The drift report written, if there was enough data.
+    pub drift: Option<DriftFinding>,
+    /// The performance report written, if a model is live.
+    pub performance: Option<PerformanceFinding>,
+}
+
+/// How replicas answered at a check, as it is stored with the check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicasSeen {
+    /// Replicas that answered.
+    pub answered: usize,
+    /// Ready replicas that did not, with the reason.
+    pub silent: Vec<String>,
+    /// Predictions that were overwritten before they could be fetched at this check.
+    pub predictions_lost: u64,
+    /// The same of all checks so far.
+    pub predictions_lost_total: u64,
+}
+
+impl Request for Observe {
+    type Stage = MonitorStage;
+    type Answer = Observed;
+
+    async fn run(self, stage: &MonitorStage) -> Result<Observed, StepFailure> {
+        let _alone = stage.checking.lock().await;
+        let now = stage.env.now();
+        let mut memory = stage.recall().await?;
+        let mut replicas: Vec<Replica> = stage.env.cluster.replicas().await?;
         replicas.retain(|replica| replica.state != ReplicaState::Failed);
-        let fetched = self.fetch(&replicas, &mut memory, now).await?;
+        let fetched = stage.fetch(&replicas, &mut memory, now).await?;
         let mut seen = Observed {
             replicas: fetched.answered,
             silent: fetched.silent.clone(),
@@ -65,26 +112,28 @@ impl MonitorStage {
             predictions_lost: fetched.predictions_lost,
             ..Observed::default()
         };
-        memory.forget(&self.settings.monitoring, now);
-        if let Some((version, bundle)) = self.live_bundle().await? {
+        memory.forget(&stage.settings.monitoring, now);
+        if let Some((version, bundle)) = stage.live_bundle().await? {
             memory.episodes.keep_only(&version.to_string());
-            seen.service = Some(self.judge_service(version, &bundle, &mut memory, now).await?);
-            self.check_train_serve_skew(version, &bundle, &replicas, &mut memory, now).await?;
-            seen.drift = self.judge_drift(version, &bundle, &mut memory, now).await?;
-            seen.performance = Some(self.judge_performance(version, &bundle, &mut memory, &seen, now).await?);
+            seen.service = Some(stage.judge_service(version, &bundle, &mut memory, now).await?);
+            stage.check_train_serve_skew(version, &bundle, &replicas, &mut memory, now).await?;
+            seen.drift = stage.judge_drift(version, &bundle, &mut memory, now).await?;
+            seen.performance = Some(stage.judge_performance(version, &bundle, &mut memory, &seen, now).await?);
         }
         memory.looked_at = Some(now);
-        self.remember(memory, now).await?;
-        self.release(&fetched).await;
+        stage.remember(memory, now).await?;
+        stage.release(&fetched).await;
         Ok(seen)
     }
+}
 
-    pub(super) async fn recall(&self) -> Result<Memory, StepFailure> {
+impl MonitorStage {
+    async fn recall(&self) -> Result<Memory, StepFailure> {
         let stored = self.env.ledger.setting::<Memory>(MEMORY).await?;
         Ok(stored.unwrap_or_else(|| Memory::new(&self.settings.monitoring)))
     }
 
-    pub(super) async fn remember(&self, memory: Memory, now: DateTime<Utc>) -> Result<(), StepFailure> {
+    async fn remember(&self, memory: Memory, now: DateTime<Utc>) -> Result<(), StepFailure> {
         Ok(self.env.ledger.set_setting(MEMORY, memory, now).await?)
     }
 
@@ -97,7 +146,7 @@ impl MonitorStage {
         Ok(Some((version, Arc::new(bundle))))
     }
 
-    /// Latency, errors, traffic and score distribution; what is wrong is told.
+    /// Latency, errors, traffic and score distribution; what is wrong raises an alert.
     async fn judge_service(
         &self,
         version: ModelVersion,
@@ -122,18 +171,12 @@ impl MonitorStage {
             memory.episodes.quiet(&skewed);
         }
         for finding in report.findings() {
-            let alert = NewAlert {
-                at: now,
-                severity: Severity::Warning,
-                // What lasts is told once an episode, what passes once a day.
-                dedup_key: match finding.kind {
-                    "skew" => memory.episodes.alarm(&skewed, now),
-                    kind => format!("{kind}/{version}/{}", now.date_naive()),
-                },
-                title: finding.title,
-                body: finding.reason,
+            // What lasts raises one alert an episode, what passes one a day.
+            let key = match finding.kind {
+                "skew" => memory.episodes.alarm(&skewed, now),
+                kind => format!("{kind}/{version}/{}", now.date_naive()),
             };
-            self.env.ledger.enqueue_alert(alert).await?;
+            self.env.alert(Severity::Warning, key, finding.title, finding.reason).await?;
         }
         Ok(report)
     }
@@ -157,7 +200,7 @@ impl MonitorStage {
         let known =
             memory.drift_history.iter().any(|past| past.ended_at == report.ended_at && past.layout == report.layout);
         if known {
-            // The same whole days were judged before: nothing new to say.
+            // The same whole days were judged before: nothing is new.
             return Ok(None);
         }
         memory.drift_history.push(report.summary());
@@ -165,11 +208,12 @@ impl MonitorStage {
         let what = format!("drift/{version}");
         match report.status {
             DriftStatus::Drifted => {
-                let dedup_key = memory.episodes.alarm(&what, now);
-                self.tell_drift(version, &report, dedup_key, now).await?;
+                let title = format!("Drift: {version}'s input distribution has shifted from training");
+                let key = memory.episodes.alarm(&what, now);
+                self.env.alert(Severity::Warning, key, title, report.reason.clone()).await?;
             }
             DriftStatus::Stable => memory.episodes.quiet(&what),
-            // Neither says that what was told is over.
+            // Neither says that an alert is over.
             DriftStatus::Suspected | DriftStatus::TooFewRows => {}
         }
         Ok(Some(DriftFinding {
@@ -186,9 +230,9 @@ impl MonitorStage {
         version: ModelVersion,
         report: &DriftReport,
         now: DateTime<Utc>,
-    ) -> Result<delayd_core::ids::DriftReportId, StepFailure> {
+    ) -> Result<DriftReportId, StepFailure> {
         let json = serde_json::to_value(report).map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-        let id = self.env.ledger.mint::<delayd_core::ids::DriftReportId>().await?;
+        let id = self.env.ledger.mint::<DriftReportId>().await?;
         let record = DriftRecord {
             id,
             at: now,
@@ -200,24 +244,6 @@ impl MonitorStage {
         };
         self.env.ledger.insert_drift_report(record).await?;
         Ok(id)
-    }
-
-    async fn tell_drift(
-        &self,
-        version: ModelVersion,
-        report: &DriftReport,
-        dedup_key: String,
-        now: DateTime<Utc>,
-    ) -> Result<(), StepFailure> {
-        let alert = NewAlert {
-            at: now,
-            severity: Severity::Warning,
-            dedup_key,
-            title: format!("Drift: {version} sees other data than it learnt from"),
-            body: report.reason.clone(),
-        };
-        self.env.ledger.enqueue_alert(alert).await?;
-        Ok(())
     }
 
     async fn judge_performance(
@@ -240,7 +266,7 @@ impl MonitorStage {
         let baseline = baseline_of(bundle)?;
         let today = memory.book.day_of(now);
         let history = memory.performance_history.entry(version).or_default();
-        // This look stands for its day in place of the earlier ones.
+        // This check stands for its day in place of the earlier ones.
         history.retain(|past| memory.book.day_of(past.at) < today);
         let inputs = (outcomes, pending, bundle.model.threshold, baseline, history.clone());
         let report: PerformanceReport = run_blocking(move || {
@@ -272,17 +298,12 @@ impl MonitorStage {
         let what = format!("performance/{version}");
         match report.status {
             PerformanceStatus::Degraded => {
-                let alert = NewAlert {
-                    at: now,
-                    severity: Severity::Warning,
-                    dedup_key: memory.episodes.alarm(&what, now),
-                    title: format!("{version} has become worse than its own validation"),
-                    body: report.reason.clone(),
-                };
-                self.env.ledger.enqueue_alert(alert).await?;
+                let title = format!("{version} performs below its validation");
+                let key = memory.episodes.alarm(&what, now);
+                self.env.alert(Severity::Warning, key, title, report.reason.clone()).await?;
             }
             PerformanceStatus::Holding => memory.episodes.quiet(&what),
-            // Neither says that what was told is over.
+            // Neither says that an alert is over.
             PerformanceStatus::Suspected | PerformanceStatus::TooFewOutcomes => {}
         }
         Ok(PerformanceFinding { model: version, at: now, status: report.status, reason: report.reason })
@@ -292,7 +313,7 @@ impl MonitorStage {
 /// What the bundle's own evaluation promises.
 fn baseline_of(bundle: &Bundle) -> Result<ValidationBaseline, StepFailure> {
     let unusable = |why: String| {
-        StepFailure::new(ErrorKind::Corrupt, format!("the bundle's metrics.json cannot be judged against: {why}"))
+        StepFailure::new(ErrorKind::Corrupt, format!("the bundle's metrics.json cannot serve as a baseline: {why}"))
     };
     let judged = bundle.metrics.pointer("/evaluation/model").or_else(|| bundle.metrics.get("validation")).cloned();
     let metrics: Metrics =
@@ -300,29 +321,8 @@ fn baseline_of(bundle: &Bundle) -> Result<ValidationBaseline, StepFailure> {
     let (Some(auc), Some(log_loss), Some(calibration_error)) =
         (metrics.roc_auc, metrics.log_loss, metrics.expected_calibration_error)
     else {
-        return Err(unusable("its rows were all alike".to_owned()));
+        return Err(unusable("its rows all have the same outcome".to_owned()));
     };
     let delayed_share = metrics.positives as f64 / metrics.rows.max(1) as f64;
     Ok(ValidationBaseline { auc, log_loss, delayed_share, calibration_error, recall: metrics.recall })
 }
-
-impl Request for Observe {
-    type Stage = MonitorStage;
-    type Answer = Observed;
-
-    async fn run(self, stage: &MonitorStage) -> Result<Observed, StepFailure> {
-        stage.observe().await
-    }
-}
-
-impl Request for CollectDraining {
-    type Stage = MonitorStage;
-    type Answer = Collected;
-
-    async fn run(self, stage: &MonitorStage) -> Result<Collected, StepFailure> {
-        stage.collect_draining().await
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,25 +1,26 @@
-//! Fetching at a look: what replicas counted goes into the book of windows, what
-//! they predicted into the ledger, and a replica that has drained and given
-//! everything is let go.
+//! Fetching from replicas: what they counted goes into the book of windows, what
+//! they predicted into the ledger, and a replica that has drained and handed
+//! everything over is released.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_model::admin::{ReplicaPhase, ReplicaReport};
+use serde::{Deserialize, Serialize};
 
+use super::MonitorStage;
 use super::memory::Memory;
-use super::messages::Collected;
-use super::stage::MonitorStage;
+use crate::supervision::Request;
 use delayd_core::failure::StepFailure;
 use delayd_core::ports::{Replica, ReplicaState};
 use delayd_ledger::{FlightKey, ServedPrediction};
 
-/// What came of asking some replicas.
+/// What some replicas answered.
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     /// Replicas that answered.
     pub(super) answered: usize,
-    /// Ready replicas that did not, with the reason. One that starts, drains or failed may be silent.
+    /// Ready replicas that did not, with the reason. One that is starting, draining or failed may be silent.
     pub(super) silent: Vec<String>,
     /// Rows that are new.
     pub(super) rows: u64,
@@ -37,24 +38,42 @@ struct Predictions {
     incomplete: BTreeSet<String>,
 }
 
-impl MonitorStage {
-    /// Fetches the last counts of replicas that leave. They linger for seconds only,
-    /// much shorter than a look's interval, so this is done while a rollout is under way.
-    pub(super) async fn collect_draining(&self) -> Result<Collected, StepFailure> {
-        let _alone = self.looking.lock().await;
-        let mut replicas = self.env.cluster.replicas().await?;
+/// Fetches the last counts of draining replicas, and releases them. They linger for seconds only, much shorter than
+/// the monitor's interval, so this is done while a rollout is under way. Nothing is judged.
+#[derive(Debug, Clone)]
+pub struct CollectDraining;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Replicas that were draining or had drained.
+    pub draining: usize,
+    /// Those of them whose last counts were fetched: they leave now.
+    pub released: usize,
+    /// Rows that they had counted since the last check.
+    pub rows: u64,
+}
+
+impl Request for CollectDraining {
+    type Stage = MonitorStage;
+    type Answer = Collected;
+
+    async fn run(self, stage: &MonitorStage) -> Result<Collected, StepFailure> {
+        let _alone = stage.checking.lock().await;
+        let mut replicas = stage.env.cluster.replicas().await?;
         replicas.retain(|replica| replica.state == ReplicaState::Draining);
         if replicas.is_empty() {
             return Ok(Collected::default());
         }
-        let now = self.env.now();
-        let mut memory = self.recall().await?;
-        let fetched = self.fetch(&replicas, &mut memory, now).await?;
-        self.remember(memory, now).await?;
-        let released = self.release(&fetched).await;
+        let now = stage.env.now();
+        let mut memory = stage.recall().await?;
+        let fetched = stage.fetch(&replicas, &mut memory, now).await?;
+        stage.remember(memory, now).await?;
+        let released = stage.release(&fetched).await;
         Ok(Collected { draining: replicas.len(), released, rows: fetched.rows })
     }
+}
 
+impl MonitorStage {
     /// Fetches counts and predictions of some replicas. They are safe once the memory is stored.
     pub(super) async fn fetch(
         &self,
@@ -67,7 +86,7 @@ impl MonitorStage {
         let ready = |name: &str| replicas.iter().any(|one| one.name == name && one.state == ReplicaState::Ready);
         for failure in &scraped.failures {
             if ready(&failure.replica) {
-                tracing::warn!(error = %failure, "a ready replica did not tell its counts; it is asked again at the next look");
+                tracing::warn!(error = %failure, "a ready replica did not report its counts; it is asked again at the next check");
                 fetched.silent.push(failure.to_string());
             }
         }
@@ -82,7 +101,7 @@ impl MonitorStage {
             match memory.book.absorb(&restamped(report, now, &process, &mut memory.first_seen)) {
                 Ok(absorbed) => fetched.rows += absorbed.rows,
                 Err(error) => {
-                    tracing::error!(error = %delayd_core::error::chain(&error), "a replica's counts were left out")
+                    tracing::error!(error = %delayd_core::error::chain(&error), "a replica's counts were ignored")
                 }
             }
         }
@@ -97,20 +116,22 @@ impl MonitorStage {
         Ok(fetched)
     }
 
-    /// Lets replicas go whose last counts are stored; answers how many. One that
-    /// does not hear it waits for its linger time, and loses nothing by that.
+    /// Releases replicas whose last counts are stored; answers how many. One that
+    /// cannot be reached waits for its linger time, and loses nothing by that.
     pub(super) async fn release(&self, fetched: &Fetched) -> usize {
         let mut released = 0;
         for replica in &fetched.final_counts {
             match self.scraper.collected(replica).await {
                 Ok(()) => released += 1,
-                Err(error) => tracing::info!(error = %error, "a drained replica leaves by itself"),
+                Err(error) => {
+                    tracing::info!(error = %error, "a drained replica could not be released; it leaves by itself")
+                }
             }
         }
         released
     }
 
-    /// Fetches what was predicted since the last look into the ledger.
+    /// Fetches what was predicted since the last check into the ledger.
     async fn fetch_predictions(
         &self,
         replicas: &[Replica],
@@ -132,7 +153,7 @@ impl MonitorStage {
             let pages = self.scraper.predictions(&asked).await;
             for failure in &pages.failures {
                 found.incomplete.insert(failure.replica.clone());
-                tracing::warn!(error = %failure, "a replica's predictions could not be fetched; they are tried again at the next look");
+                tracing::warn!(error = %failure, "a replica's predictions could not be fetched; this is retried at the next check");
             }
             let mut more = Vec::new();
             for page in pages.answers {
@@ -154,7 +175,7 @@ impl MonitorStage {
         Ok(found)
     }
 
-    /// A prediction as the ledger keeps it; `None` where it names no model of ours.
+    /// A prediction as the ledger keeps it; `None` where it names an unknown model.
     fn served(
         &self,
         process: &str,

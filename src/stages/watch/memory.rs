@@ -1,6 +1,6 @@
-//! What the monitor remembers from look to look. It lies in the ledger as one
-//! document and is rewritten at each look, so it must stay small however often
-//! somebody looks: everything in it is bounded by days, not by looks.
+//! What the monitor remembers from check to check. It is one document in the
+//! ledger, rewritten at each check, so it must stay small however often the monitor
+//! checks: everything in it is bounded by days, not by checks.
 
 use std::collections::BTreeMap;
 
@@ -26,15 +26,15 @@ pub(super) struct Memory {
     /// Sequence number up to which each process' predictions were fetched.
     pub(super) fetched: BTreeMap<String, u64>,
     pub(super) drift_history: Vec<WindowSummary>,
-    /// What traffic is usual; absent in memories of earlier versions.
+    /// The usual traffic; absent in memories of earlier versions.
     #[serde(default)]
     pub(super) traffic: TrafficProfile,
-    /// When replicas were last looked at.
+    /// When replicas were last checked.
     #[serde(default)]
     pub(super) looked_at: Option<DateTime<Utc>>,
     /// Earlier evaluations, one a day.
     pub(super) performance_history: BTreeMap<ModelVersion, Vec<PerformanceSummary>>,
-    /// Trouble that lasts and was told.
+    /// Lasting trouble that has raised an alert.
     #[serde(default)]
     pub(super) episodes: Episodes,
     /// Predictions that were overwritten before they could be fetched, ever.
@@ -61,7 +61,7 @@ impl Memory {
         }
     }
 
-    /// Forgets what no judgement looks at any more.
+    /// Forgets what no evaluation uses any more.
     pub(super) fn forget(&mut self, settings: &MonitoringSettings, now: DateTime<Utc>) {
         let kept = Duration::days(3 * i64::from(settings.drift.window_days) + 7);
         self.book.forget_before((now - kept).date_naive());

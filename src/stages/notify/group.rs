@@ -1,5 +1,5 @@
 //! Which alerts go out as one message, and which wait: a pure function of what is
-//! due at one endpoint and what it was told lately.
+//! due at one endpoint and what was sent there recently.
 //!
 //! The first alert of a topic goes out at once; those that follow within the
 //! group window wait for its end and go out together. So nothing that comes alone
@@ -24,11 +24,9 @@ const RATE_WINDOW: Duration = Duration::from_secs(60);
 /// An alert that is due at the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueAlert {
-    /// Which.
     pub alert: AlertId,
     /// What sort of event.
     pub topic: String,
-    /// How urgent.
     pub severity: Severity,
     /// The message it went out with, if that was tried already.
     pub message: Option<AlertId>,
@@ -36,16 +34,14 @@ pub struct DueAlert {
     pub held: bool,
 }
 
-/// A message that the endpoint was told.
+/// A message that was sent to the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// Its topics.
+pub struct SentMessage {
     pub topics: BTreeSet<String>,
-    /// When.
     pub at: DateTime<Utc>,
 }
 
-/// How fast an endpoint may be told things.
+/// How often an endpoint may get messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pace {
     /// Alerts of one topic within this long go out together.
@@ -63,7 +59,7 @@ impl Pace {
         Self { group_window: Duration::ZERO, messages_per_minute: 0, quiet: QuietSchedule::never() }
     }
 
-    /// How far back [`plan`] looks at what was told.
+    /// How far back [`plan`] looks.
     #[must_use]
     pub fn memory(&self) -> Duration {
         self.group_window.max(RATE_WINDOW)
@@ -75,13 +71,10 @@ impl Pace {
 pub enum Planned {
     /// They go out now, as one message named after the lowest of them.
     Send(Vec<AlertId>),
-    /// They wait.
     Wait {
-        /// Which.
         alerts: Vec<AlertId>,
-        /// Until when.
         until: DateTime<Utc>,
-        /// Whether they are then told with everything else that was held back.
+        /// Whether they then go out with everything else that was held back.
         held: bool,
     },
 }
@@ -89,7 +82,7 @@ pub enum Planned {
 /// Decides about everything that is due at one endpoint. What was tried before
 /// stays the message it was.
 #[must_use]
-pub fn plan(due: &[DueAlert], told: &[Told], pace: &Pace, now: DateTime<Utc>) -> Vec<Planned> {
+pub fn plan(due: &[DueAlert], sent: &[SentMessage], pace: &Pace, now: DateTime<Utc>) -> Vec<Planned> {
     let mut planned = Vec::new();
     let (urgent, rest) = split(due);
     planned.extend(urgent.into_iter().map(|message| Planned::Send(ids(&message))));
@@ -101,13 +94,13 @@ pub fn plan(due: &[DueAlert], told: &[Told], pace: &Pace, now: DateTime<Utc>) ->
     }
     let mut messages = Vec::new();
     for message in grouped(rest) {
-        match window_end(&message, told, pace, now) {
+        match window_end(&message, sent, pace, now) {
             Some(until) => planned.push(Planned::Wait { alerts: ids(&message), until, held: false }),
             None => messages.push(message),
         }
     }
-    let sent = planned.iter().filter(|planned| matches!(planned, Planned::Send(_))).count();
-    let (allowed, freed_at) = allowance(told, sent, pace, now);
+    let sending = planned.iter().filter(|planned| matches!(planned, Planned::Send(_))).count();
+    let (allowed, freed_at) = allowance(sent, sending, pace, now);
     let late = messages.split_off(allowed.min(messages.len()));
     planned.extend(messages.into_iter().map(|message| Planned::Send(ids(&message))));
     if !late.is_empty() {
@@ -180,23 +173,23 @@ fn chunked(message: Message<'_>) -> Vec<Message<'_>> {
     message.chunks(MAX_ALERTS_PER_MESSAGE).map(<[&DueAlert]>::to_vec).collect()
 }
 
-/// Until when a new message waits because its topic was told a moment ago.
-fn window_end(message: &[&DueAlert], told: &[Told], pace: &Pace, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+/// Until when a new message waits because its topic was sent just before.
+fn window_end(message: &[&DueAlert], sent: &[SentMessage], pace: &Pace, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let fresh = message.iter().all(|due| due.message.is_none() && !due.held);
     let topic = &message.first()?.topic;
-    let last = told.iter().filter(|told| told.topics.contains(topic)).map(|told| told.at).max()?;
+    let last = sent.iter().filter(|sent| sent.topics.contains(topic)).map(|sent| sent.at).max()?;
     let end = last + pace.group_window;
     (fresh && now < end).then_some(end)
 }
 
 /// How many more messages may go out now, and when the next one may.
-fn allowance(told: &[Told], sent: usize, pace: &Pace, now: DateTime<Utc>) -> (usize, DateTime<Utc>) {
+fn allowance(sent: &[SentMessage], sending: usize, pace: &Pace, now: DateTime<Utc>) -> (usize, DateTime<Utc>) {
     let limit = usize::try_from(pace.messages_per_minute).unwrap_or(usize::MAX);
     if limit == 0 {
         return (usize::MAX, now);
     }
     let mut recent: Vec<DateTime<Utc>> =
-        told.iter().map(|told| told.at).filter(|at| *at + RATE_WINDOW > now).chain(vec![now; sent]).collect();
+        sent.iter().map(|sent| sent.at).filter(|at| *at + RATE_WINDOW > now).chain(vec![now; sending]).collect();
     recent.sort_unstable();
     let allowed = limit.saturating_sub(recent.len());
     // What is allowed goes out now as well; the oldest message that must pass out of the window first:
@@ -229,8 +222,8 @@ mod tests {
         DueAlert { message: Some(AlertId(message)), ..due(alert, topic, severity) }
     }
 
-    fn told(secs: i64, topic: &str) -> Told {
-        Told { topics: BTreeSet::from([topic.to_owned()]), at: at(secs) }
+    fn sent(secs: i64, topic: &str) -> SentMessage {
+        SentMessage { topics: BTreeSet::from([topic.to_owned()]), at: at(secs) }
     }
 
     fn send(alerts: &[u64]) -> Planned {
@@ -247,7 +240,7 @@ mod tests {
 
     #[test]
     fn alerts_of_one_topic_go_out_together() {
-        type Case = (Vec<DueAlert>, Vec<Told>, Vec<Planned>, &'static str);
+        type Case = (Vec<DueAlert>, Vec<SentMessage>, Vec<Planned>, &'static str);
         let table: Vec<Case> = vec![
             (vec![due(1, "drift", Warning)], vec![], vec![send(&[1])], "one alone goes at once"),
             (
@@ -258,26 +251,26 @@ mod tests {
             ),
             (
                 vec![due(4, "drift", Warning), due(5, "cycle", Info)],
-                vec![told(-100, "drift")],
+                vec![sent(-100, "drift")],
                 vec![wait(&[4], 200, false), send(&[5])],
-                "a topic that was told a moment ago waits for the window's end",
+                "a topic that was just sent waits for the window's end",
             ),
-            (vec![due(4, "drift", Warning)], vec![told(-300, "drift")], vec![send(&[4])], "the window is over"),
+            (vec![due(4, "drift", Warning)], vec![sent(-300, "drift")], vec![send(&[4])], "the window is over"),
             (
                 vec![due(4, "drift", Warning), due(5, "drift", Critical), due(6, "cycle", Info)],
-                vec![told(-100, "drift")],
+                vec![sent(-100, "drift")],
                 vec![send(&[4, 5]), send(&[6])],
                 "what is critical does not wait, and takes its topic along",
             ),
             (
                 vec![tried(7, "drift", Warning, 7), tried(8, "drift", Warning, 7), due(9, "drift", Warning)],
-                vec![told(-100, "drift")],
+                vec![sent(-100, "drift")],
                 vec![wait(&[9], 200, false), send(&[7, 8])],
                 "a message that was tried stays as it was, and the window does not concern it",
             ),
             (
                 vec![held(1, "drift"), held(2, "cycle"), due(3, "cycle", Info)],
-                vec![told(-10, "drift")],
+                vec![sent(-10, "drift")],
                 vec![send(&[1, 2]), send(&[3])],
                 "what was held back goes as one digest, whatever its topics",
             ),
@@ -288,8 +281,8 @@ mod tests {
                 "a critical message that was tried takes nothing new along",
             ),
         ];
-        for (alerts, told, expected, reason) in table {
-            assert_eq!(plan(&alerts, &told, &pace(), at(0)), expected, "{reason}");
+        for (alerts, sent, expected, reason) in table {
+            assert_eq!(plan(&alerts, &sent, &pace(), at(0)), expected, "{reason}");
         }
     }
 
@@ -310,20 +303,20 @@ mod tests {
         let alerts = [due(1, "a", Info), due(2, "b", Info), due(3, "c", Critical), due(4, "d", Info)];
         let table = [
             (vec![], vec![send(&[3]), send(&[1]), wait(&[2, 4], 60, true)], "the critical one counts"),
-            (vec![told(-30, "z")], vec![send(&[3]), wait(&[1, 2, 4], 30, true)], "and so does what was told before"),
+            (vec![sent(-30, "z")], vec![send(&[3]), wait(&[1, 2, 4], 30, true)], "and so does what was sent before"),
             (
-                vec![told(-60, "z"), told(-61, "y")],
+                vec![sent(-60, "z"), sent(-61, "y")],
                 vec![send(&[3]), send(&[1]), wait(&[2, 4], 60, true)],
                 "a minute later it no longer does",
             ),
             (
-                vec![told(-30, "z"), told(-20, "y"), told(-10, "x")],
+                vec![sent(-30, "z"), sent(-20, "y"), sent(-10, "x")],
                 vec![send(&[3]), wait(&[1, 2, 4], 50, true)],
                 "the next may go when only one is left within the minute",
             ),
         ];
-        for (told, expected, reason) in table {
-            assert_eq!(plan(&alerts, &told, &pace, at(0)), expected, "{reason}");
+        for (sent, expected, reason) in table {
+            assert_eq!(plan(&alerts, &sent, &pace, at(0)), expected, "{reason}");
         }
     }
 

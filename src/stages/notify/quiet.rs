@@ -1,4 +1,4 @@
-//! Quiet hours: when nobody is to be told of anything that can wait.
+//! Quiet hours: when nothing is sent that can wait.
 
 use chrono::{DateTime, Duration, LocalResult, NaiveDate, NaiveDateTime, TimeZone, Utc, Weekday};
 use chrono_tz::Tz;
@@ -12,7 +12,7 @@ const MINUTES_PER_DAY: u32 = 24 * 60;
 const JOINED_PERIODS: usize = 15;
 
 /// `[notification.quiet_hours]`: while they last, alerts that are not critical are
-/// kept back, and told together when they end. The log is never quiet.
+/// held back, and sent together when they end. The log is never quiet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuietHours {
@@ -57,9 +57,6 @@ struct Period {
 
 impl QuietHours {
     /// The schedule they describe.
-    ///
-    /// # Errors
-    /// Every value that cannot be.
     pub fn schedule(&self) -> Result<QuietSchedule, Vec<Fault>> {
         let mut faults = Vec::new();
         let zone = self.time_zone.parse::<Tz>();
@@ -77,7 +74,7 @@ impl QuietHours {
             Ok(zone) if faults.is_empty() => {
                 let schedule = QuietSchedule { zone, periods };
                 if schedule.is_always_quiet() {
-                    return Err(vec![fault("periods", "always quiet", "periods that end: nothing would ever be told")]);
+                    return Err(vec![fault("periods", "always quiet", "periods that end: nothing would ever be sent")]);
                 }
                 Ok(schedule)
             }
@@ -248,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_value_is_told() {
+    fn every_wrong_value_is_reported() {
         let wrong = hours("Mars/Olympus", vec![period(&[], "25:00", "7"), period(&WEEK, "07:00", "07:00")]);
         let told: Vec<String> = wrong.schedule().unwrap_err().iter().map(ToString::to_string).collect();
         for part in ["time_zone", "periods[0].days", "periods[0].from", "periods[0].until", "periods[1].until"] {

@@ -1,14 +1,14 @@
 //! The summary that ends `delayd replay`, as one text: the caller prints it.
-//! At most [`COLUMNS`] wide; without colour it is plain text for logs and pipes.
+//! At most [`COLUMNS`] wide; without colour it is plain text for logs and pipes. The verdict and the forms of numbers
+//! are the page's too.
 
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, NaiveDate, Utc};
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, Width};
 
-use super::format::{count, day, duration, metric, minute, words};
 use super::model::{PooledMetrics, Report};
-use super::verdict::verdict;
 
 /// The widest line.
 const COLUMNS: u16 = 100;
@@ -16,11 +16,8 @@ const COLUMNS: u16 = 100;
 /// Where the report's files lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportFiles {
-    /// `report.html`.
     pub html: PathBuf,
-    /// `report.json`.
     pub json: PathBuf,
-    /// `predictions.parquet`.
     pub predictions: PathBuf,
 }
 
@@ -128,7 +125,7 @@ fn cycles_table(report: &Report, style: Style) -> String {
 }
 
 fn models_table(report: &Report, style: Style) -> String {
-    let mut table = style.table(&["model", "live from", "until", "learnt from", "reason"]);
+    let mut table = style.table(&["model", "live from", "until", "trained on", "reason"]);
     for model in &report.models {
         table.add_row(vec![
             Cell::new(model.version),
@@ -163,7 +160,7 @@ fn facts(report: &Report) -> String {
     ))
 }
 
-/// Paths are never broken: somebody wants to copy them.
+/// Paths are never broken, so that they can be copied.
 fn files_list(files: &ReportFiles) -> String {
     let line = |what: &str, path: &Path| format!("{what:<12} {}", path.display());
     [line("page", &files.html), line("numbers", &files.json), line("predictions", &files.predictions)].join("\n")
@@ -188,6 +185,109 @@ fn wrapped(text: &str) -> String {
     lines.join("\n")
 }
 
+/// A headline and the sentence under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) headline: String,
+    pub(super) sentence: String,
+}
+
+/// Says "better" or "worse" only where the whole interval does.
+pub(super) fn verdict(report: &Report) -> Verdict {
+    let Some(ci) = report.ci else {
+        return Verdict {
+            headline: "There is too little data to say what the loop was worth".into(),
+            sentence: "Too few flights have an outcome: ROC-AUC needs delayed flights and punctual ones.".into(),
+        };
+    };
+    let gain = signed(ci.difference);
+    let headline = match (ci.low > 0.0, ci.high < 0.0) {
+        (true, _) => format!("The loop was worth {} of ROC-AUC", metric(Some(ci.difference))),
+        (_, true) => format!("The loop cost {} of ROC-AUC", metric(Some(-ci.difference))),
+        _ => "The loop made no difference that can be told from chance".to_owned(),
+    };
+    let sentence = format!(
+        "Over {} flights the live service ranked delays with a ROC-AUC of {}; its first model, never replaced, \
+         would have reached {}: a difference of {gain} ({:.0} % interval {} to {}).",
+        count(report.live_loop.rows),
+        metric(report.live_loop.roc_auc),
+        metric(report.frozen.roc_auc),
+        ci.confidence * 100.0,
+        signed(ci.low),
+        signed(ci.high),
+    );
+    Verdict { headline, sentence }
+}
+
+/// `336776` as `336,776`.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Three decimals, an en dash where there is nothing.
+pub(super) fn metric(value: Option<f64>) -> String {
+    value.filter(|value| value.is_finite()).map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))
+}
+
+/// Three decimals with their sign, the minus a true one.
+pub(super) fn signed(value: f64) -> String {
+    let rounded = format!("{:.3}", value.abs());
+    match (rounded == "0.000", value < 0.0) {
+        (true, _) => rounded,
+        (false, true) => format!("\u{2212}{rounded}"),
+        (false, false) => format!("+{rounded}"),
+    }
+}
+
+/// A share as percent, one decimal.
+pub(super) fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "–".to_owned(), |share| format!("{:.1}\u{a0}%", share * 100.0))
+}
+
+/// Seconds in the two units that matter: `48 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`.
+pub(super) fn duration(secs: f64) -> String {
+    if secs < 10.0 {
+        return format!("{:.1} s", secs.max(0.0));
+    }
+    let whole = secs.round() as u64;
+    let two = |big: u64, unit: &str, small: u64, small_unit: &str| match small {
+        0 => format!("{big} {unit}"),
+        _ => format!("{big} {unit} {small} {small_unit}"),
+    };
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => two(whole / 60, "min", whole % 60, "s"),
+        3600..86_400 => two(whole / 3600, "h", whole % 3600 / 60, "min"),
+        _ => two(whole / 86_400, "d", whole % 86_400 / 3600, "h"),
+    }
+}
+
+/// `3 Mar 2013`.
+pub(super) fn day(date: NaiveDate) -> String {
+    date.format("%-d %b %Y").to_string()
+}
+
+/// `2013-03-03 14:00`, UTC.
+pub(super) fn minute(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M").to_string()
+}
+
+/// An outcome as people say it, here as on the page and in `delayd cycles`: `kept_live` as `kept live model`.
+pub(in crate::replay) fn words(name: &str) -> String {
+    match name {
+        "kept_live" => "kept live model".to_owned(),
+        other => other.replace('_', " "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_tells_the_whole_replay() {
+    fn the_summary_shows_the_whole_replay() {
         insta::assert_snapshot!(summary(&fixture::report(), &files(), false));
     }
 
@@ -229,6 +329,37 @@ mod tests {
     #[test]
     fn a_replay_in_which_nothing_happened_has_a_summary_too() {
         let text = summary(&fixture::empty(), &files(), false);
-        assert!(text.contains("Nothing can be said"), "{text}");
+        assert!(text.contains("There is too little data"), "{text}");
+    }
+
+    #[test]
+    fn the_headline_claims_no_more_than_the_interval() {
+        let table = [
+            ((0.031, 0.027, 0.035), "The loop was worth 0.031 of ROC-AUC"),
+            ((0.002, -0.001, 0.005), "The loop made no difference that can be told from chance"),
+            ((-0.010, -0.015, -0.006), "The loop cost 0.010 of ROC-AUC"),
+        ];
+        for ((difference, low, high), expected) in table {
+            let mut report = fixture::report();
+            report.ci = report.ci.map(|ci| crate::replay::report::DifferenceInterval { difference, low, high, ..ci });
+            assert_eq!(verdict(&report).headline, expected);
+        }
+        let mut report = fixture::report();
+        report.ci = None;
+        assert!(verdict(&report).headline.starts_with("There is too little data"));
+    }
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        assert_eq!([0, 999, 1000, 336_776, 1_000_000].map(count), ["0", "999", "1,000", "336,776", "1,000,000"]);
+        assert_eq!([0.0312, -0.0049, 0.0001].map(signed), ["+0.031", "\u{2212}0.005", "0.000"]);
+        assert_eq!([metric(Some(0.75)), metric(None), metric(Some(f64::NAN))], ["0.750", "–", "–"]);
+        assert_eq!(percent(Some(0.2345)), "23.4\u{a0}%");
+    }
+
+    #[test]
+    fn durations_show_the_two_units_that_matter() {
+        let shown = [0.04, 9.96, 48.2, 59.7, 200.0, 3600.0, 7500.0, 273_600.0].map(duration);
+        assert_eq!(shown, ["0.0 s", "10.0 s", "48 s", "1 min", "3 min 20 s", "1 h", "2 h 5 min", "3 d 4 h"]);
     }
 }
