@@ -259,18 +259,15 @@ impl Daemon {
     }
 
     /// What supervision says of every actor.
-    #[must_use]
     pub fn actors(&self) -> Vec<ActorStatus> {
         self.supervision.statuses()
     }
 
     /// The supervision, for the status endpoint.
-    #[must_use]
     pub fn supervision(&self) -> &Supervision {
         &self.supervision
     }
 
-    #[must_use]
     pub fn timer_deadlines(&self) -> &TimerDeadlines {
         &self.timer_deadlines
     }
@@ -280,7 +277,7 @@ impl Daemon {
         self.stages.data.ask(IngestFlights { at: self.env.now() }).await
     }
 
-    /// Looks at the live model once, and lets the coordinator weigh what was seen.
+    /// Checks the live model once, and lets the coordinator weigh the findings.
     pub async fn observe(&self) -> Result<(Observed, Considered), StepFailure> {
         let seen: Observed = self.monitor.ask(Observe).await?;
         let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone(), requested: None };
@@ -293,7 +290,7 @@ impl Daemon {
         Retention { env: self.env.clone(), settings: self.settings.clone() }.run().await
     }
 
-    /// Delivers what waits in the outbox.
+    /// Delivers what is waiting in the outbox.
     pub async fn deliver_alerts(&self) -> Result<(), StepFailure> {
         self.notifier.ask(DeliverAlerts).await
     }
@@ -317,7 +314,6 @@ fn spawn<S: Clone + Send + Sync + Unpin + 'static>(
 }
 
 /// Where the ledger lies in a state directory.
-#[must_use]
 pub fn ledger_path(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger.sqlite")
 }
@@ -340,8 +336,7 @@ fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binar
     })
 }
 
-/// Whether a service binary must be at hand: packaged as it is, or run by local processes.
-#[must_use]
+/// Whether a local service binary is needed: packaged as it is, or run by local processes.
 pub fn needs_service_binary(settings: &Settings) -> bool {
     settings.packaging.source.kind == SourceKind::BuiltIn || settings.cluster.kind == ClusterKind::Processes
 }
@@ -360,12 +355,12 @@ pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
     if let Some(found) = wanted.iter().find(|path| path.is_file()) {
         return found.canonicalize().map_err(|error| StartError::of("inference service binary")(&error));
     }
-    let looked: Vec<String> = wanted.iter().map(|path| path.display().to_string()).collect();
+    let places: Vec<String> = wanted.iter().map(|path| path.display().to_string()).collect();
     Err(StartError {
         what: "inference service binary".to_owned(),
         cause: format!(
             "`delayd-serve` is not at {}; `make service` builds it, packaging.service_binary names it",
-            looked.join(" or ")
+            places.join(" or ")
         ),
     })
 }

@@ -26,7 +26,6 @@ pub struct Env {
 
 impl Env {
     /// The present moment on the daemon's clock.
-    #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         self.clock.now()
     }

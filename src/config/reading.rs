@@ -1,10 +1,10 @@
-//! What is wrong with the form of a configuration, told by key: what was found, what
+//! What is wrong with the form of a configuration, by key: what was found, what
 //! was expected, and which key was probably meant.
 
 use figment::error::Kind;
 
 /// Every fault of the form, a sentence each.
-pub(super) fn told(error: figment::Error) -> Vec<String> {
+pub(super) fn faults_of(error: figment::Error) -> Vec<String> {
     error.into_iter().map(|one| sentence(&one)).collect()
 }
 
@@ -22,7 +22,7 @@ fn sentence(error: &figment::Error) -> String {
                 Some(meant) => format!("did you mean {}?", key(meant)),
                 None => format!("the keys there are {}", known.join(", ")),
             };
-            format!("{}{place} is no key; {hint}", key(name))
+            format!("{}{place} is not a key; {hint}", key(name))
         }
         Kind::UnknownVariant(name, known) => {
             format!("{}{place} is {name:?}; expected {}", path.join("."), quoted(known))

@@ -31,7 +31,6 @@ pub struct StepName {
 }
 
 impl StepName {
-    #[must_use]
     pub const fn new(position: u32, name: &'static str) -> Self {
         Self { position, name }
     }
@@ -52,14 +51,12 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// The pause after the `attempt`-th attempt (from 1) failed.
-    #[must_use]
     pub fn pause_after(&self, attempt: u32) -> Duration {
         let factor = 2_u32.saturating_pow(attempt.saturating_sub(1).min(16));
         self.first_pause.saturating_mul(factor).min(self.longest_pause)
     }
 
     /// Whether to try once more after `tries` attempts, the first of them `waited` ago.
-    #[must_use]
     pub fn tries_again(&self, kind: ErrorKind, tries: u32, waited: Duration) -> bool {
         if kind.is_outage() { waited < self.outage_patience } else { tries < self.attempts }
     }
@@ -97,7 +94,6 @@ pub struct Saga {
 
 impl Saga {
     /// The journal of a cycle that the ledger already knows.
-    #[must_use]
     pub fn new(env: Env, cycle: CycleId, retry: RetryPolicy, observer: Arc<dyn StepObserver>) -> Self {
         Self { env, cycle, retry, observer }
     }
@@ -129,7 +125,7 @@ impl Saga {
         self.fail_if_cancelled().await?;
         tracing::info!("step started");
         self.observer.started(self.cycle, name);
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let result = self
             .retried(step, ErrorKind::is_retryable, || {
                 let started = self.env.ledger.step_started(self.cycle, position, name, self.env.now());
@@ -141,7 +137,7 @@ impl Saga {
                 }
             })
             .await;
-        let wall = begun.elapsed();
+        let wall = started_at.elapsed();
         match &result {
             Ok(_) => tracing::info!(duration_ms = wall.as_millis() as u64, "step done"),
             Err(failure) => tracing::warn!(duration_ms = wall.as_millis() as u64, error = %failure, "step failed"),
@@ -193,13 +189,13 @@ impl Saga {
     }
 
     /// Whether a step was ever started, undone since or not.
-    pub async fn begun(&self, step: StepName) -> Result<bool, StepFailure> {
+    pub async fn ever_started(&self, step: StepName) -> Result<bool, StepFailure> {
         let steps = self.env.ledger.steps_of(self.cycle).await?;
         Ok(steps.iter().any(|other| other.position == step.position && other.state != StepState::Skipped))
     }
 
-    /// Undoes a step if it was done (or begun). Every failed attempt is journaled. An undo that keeps
-    /// failing is marked `stuck`, and its failure is answered so that somebody is told.
+    /// Undoes a step if it was done or started. Every failed attempt is journaled. An undo that keeps
+    /// failing is marked `stuck`, and its failure is returned so that an alert is sent.
     pub async fn undo<F, Fut>(&self, step: StepName, mut attempt: F) -> Result<(), StepFailure>
     where
         F: FnMut() -> Fut,
@@ -246,18 +242,18 @@ impl Saga {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StepFailure>>,
     {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut tries = 0;
         loop {
             let failure = match attempt().await {
                 Ok(output) => {
-                    self.alert_end_of_outage(step, tries, begun.elapsed()).await?;
+                    self.alert_end_of_outage(step, tries, started_at.elapsed()).await?;
                     return Ok(output);
                 }
                 Err(failure) => failure,
             };
             tries += 1;
-            if !is_worth_it(failure.kind) || !self.retry.tries_again(failure.kind, tries, begun.elapsed()) {
+            if !is_worth_it(failure.kind) || !self.retry.tries_again(failure.kind, tries, started_at.elapsed()) {
                 return Err(failure);
             }
             if failure.kind.is_outage() && tries == self.retry.attempts {

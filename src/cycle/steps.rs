@@ -107,9 +107,6 @@ pub struct CycleContext {
 
 /// Runs a cycle from wherever the ledger says it is to its end: forward, or, once
 /// its undoing has been recorded, only back.
-///
-/// # Errors
-/// Only when the ledger itself fails: everything else is an outcome.
 pub async fn run(context: &CycleContext, cycle: &Cycle) -> Result<CycleEnd, StepFailure> {
     let retry = context.settings.daemon.step_retry();
     let saga = Saga::new(context.env.clone(), cycle.id, retry, context.observer.clone());
@@ -183,7 +180,7 @@ impl Run {
     async fn back(&self, Undoing { cause, why }: Undoing) -> Result<CycleEnd, StepFailure> {
         tracing::warn!(cause = cause.as_str(), why, "undoing the cycle");
         // Not whether there is still something to undo: that would be forgotten by a crash in the middle.
-        let release_touched = self.saga.begun(DEPLOY).await?;
+        let release_touched = self.saga.ever_started(DEPLOY).await?;
         let mut stuck: Option<StepFailure> = None;
         for Step { step, undo, .. } in STEPS.into_iter().rev() {
             if let Some(undo) = undo

@@ -134,7 +134,7 @@ impl Daemon {
     async fn meanwhile(&self) -> &'static str {
         match self.env.ledger.model_by_alias(Alias::Live).await {
             Ok(Some(_)) => "the live model keeps serving",
-            Ok(None) => "no model is live yet, so nobody is served",
+            Ok(None) => "no model is live yet, so no predictions are served",
             // A ledger that cannot be read is what the alert itself is about.
             Err(_) => "whatever is live keeps serving",
         }
@@ -161,7 +161,6 @@ impl TimerDeadlines {
     }
 
     /// The timers that should have run by `now`, and have not.
-    #[must_use]
     pub fn overdue(&self, now: Instant) -> Vec<String> {
         let deadlines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         deadlines.iter().filter(|(_, due)| **due < now).map(|(timer, _)| timer.clone()).collect()

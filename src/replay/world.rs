@@ -127,7 +127,6 @@ fn files_of(dir: &Path) -> Result<Vec<(String, Bytes)>, SourceError> {
 }
 
 /// When a flight's outcome is on record.
-#[must_use]
 pub(super) fn known_at(record: &FlightRecord) -> DateTime<Utc> {
     match record.arrived_at {
         Some(arrived) => arrived,
@@ -149,7 +148,6 @@ pub(super) struct World {
 
 impl World {
     /// A world of records, with the questions the airline will ask.
-    #[must_use]
     pub(super) fn new(records: Vec<FlightRecord>, mut questions: Vec<Example>) -> Self {
         let mut by_day: BTreeMap<NaiveDate, Vec<usize>> = BTreeMap::new();
         for (index, record) in records.iter().enumerate() {
@@ -169,7 +167,6 @@ impl World {
     }
 
     /// Flights to ask about with a prediction time in `[from, until)`.
-    #[must_use]
     pub(super) fn questions(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> &[Example] {
         let start = self.questions.partition_point(|example| example.prediction_time < from);
         let end = self.questions.partition_point(|example| example.prediction_time < until);
@@ -203,7 +200,6 @@ impl World {
 
 /// Midnight at the start of a local day; where it is skipped by a change of the
 /// clock, the first moment after.
-#[must_use]
 pub(super) fn local_midnight(day: NaiveDate, zone: Tz) -> DateTime<Utc> {
     let midnight = day.and_time(chrono::NaiveTime::MIN);
     let later = midnight + Duration::hours(1);

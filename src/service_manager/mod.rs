@@ -36,26 +36,22 @@ pub struct ServiceManager {
 
 impl ServiceManager {
     /// The one that the environment names (`NOTIFY_SOCKET`).
-    #[must_use]
     pub fn of_environment() -> Self {
         let address = std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty());
         Self { address: address.map(Arc::from) }
     }
 
     /// The one that listens at this address.
-    #[must_use]
     pub fn at(address: impl Into<OsString>) -> Self {
         Self { address: Some(Arc::from(address.into())) }
     }
 
     /// Whether there is one.
-    #[must_use]
     pub fn is_there(&self) -> bool {
         self.address.is_some()
     }
 
     /// How often the service manager wants to hear a beat; `None` for never.
-    #[must_use]
     pub fn watchdog_period() -> Option<Duration> {
         sd_notify::watchdog_enabled().filter(|period| !period.is_zero())
     }

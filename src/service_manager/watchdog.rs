@@ -11,7 +11,6 @@ use crate::supervision::{ActorState, ActorStatus};
 
 /// What is wrong with the daemon as a whole; `None` when it is healthy: an actor that
 /// hangs or was given up, an actor whose silence even its watcher has missed, and timers that are stuck.
-#[must_use]
 pub fn unhealthy_reason(actors: &[ActorStatus], overdue: &[String], silence_limit: Duration) -> Option<String> {
     let silent =
         |actor: &ActorStatus| actor.state == ActorState::Running && actor.last_beat_secs > silence_limit.as_secs_f64();

@@ -166,19 +166,16 @@ impl Default for Rollouts {
 
 impl Rollouts {
     /// A rollout begins; it ends when the answer is dropped.
-    #[must_use]
     pub fn begin(&self) -> RolloutGuard {
         self.0.send_modify(|under_way| *under_way += 1);
         RolloutGuard(self.clone())
     }
 
-    #[must_use]
     pub fn any_under_way(&self) -> bool {
         *self.0.borrow() > 0
     }
 
     /// Changes with every begin and end.
-    #[must_use]
     pub fn watch(&self) -> watch::Receiver<usize> {
         self.0.subscribe()
     }

@@ -67,13 +67,11 @@ impl ImageExport {
     }
 
     /// Lines for GitHub Actions' output file.
-    #[must_use]
     pub fn github_output(&self) -> String {
         self.lines(["image", "tag", "digest", "model_version", "reference"])
     }
 
     /// Lines for a shell or `docker compose`.
-    #[must_use]
     pub fn dotenv(&self) -> String {
         self.lines([
             "DELAYD_IMAGE",
@@ -93,7 +91,6 @@ impl ImageExport {
 }
 
 /// Where the JSON file lies.
-#[must_use]
 pub fn json_path(settings: &ExportSettings, state_dir: &Path) -> PathBuf {
     if settings.json_path.as_os_str().is_empty() { state_dir.join("image.json") } else { settings.json_path.clone() }
 }

@@ -55,7 +55,6 @@ impl Default for RetentionPolicy {
 
 impl RetentionPolicy {
     /// Everything that is wrong with the policy; empty when it can be used.
-    #[must_use]
     pub fn faults(&self, monitoring: &MonitoringSettings) -> Vec<String> {
         let mut faults = Vec::new();
         let needed = monitoring.performance.window_days.saturating_add(LATE_LOG_DAYS);

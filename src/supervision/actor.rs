@@ -29,7 +29,6 @@ pub enum ActorGone {
 
 impl ActorGone {
     /// All of them may pass.
-    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotRunning { .. } | Self::Died { .. } => ErrorKind::Interrupted,
@@ -163,12 +162,10 @@ pub struct StageActor<S> {
 }
 
 impl<S: Clone + Unpin + 'static> StageActor<S> {
-    #[must_use]
     pub fn new(stage: S, heartbeat: Heartbeat) -> Self {
         Self { stage, heartbeat }
     }
 
-    #[must_use]
     pub fn stage(&self) -> S {
         self.stage.clone()
     }

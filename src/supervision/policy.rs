@@ -40,7 +40,6 @@ impl Default for SupervisionPolicy {
 
 impl SupervisionPolicy {
     /// Whether an actor that beat last at `last_beat` hangs at `now`, both since the start.
-    #[must_use]
     pub fn is_hung(&self, last_beat: Duration, now: Duration) -> bool {
         now.saturating_sub(last_beat) > self.hang_limit
     }

@@ -46,7 +46,6 @@ impl Heartbeat {
 
     /// Whether supervision has replaced this incarnation. A handler asks after anything long, before it does what its
     /// successor may be doing.
-    #[must_use]
     pub fn is_abandoned(&self) -> bool {
         self.0.abandoned.load(Ordering::Acquire)
     }

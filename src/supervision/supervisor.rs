@@ -72,7 +72,6 @@ impl Supervision {
     }
 
     /// All actors' statuses, in the order in which they were started.
-    #[must_use]
     pub fn statuses(&self) -> Vec<ActorStatus> {
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner).iter().map(StatusCell::read).collect()
     }
@@ -89,13 +88,11 @@ pub struct SupervisedActor<A: Actor> {
 
 impl<A: Actor> SupervisedActor<A> {
     /// The address that stays good across restarts.
-    #[must_use]
     pub fn actor_ref(&self) -> ActorRef<A> {
         self.actor_ref.clone()
     }
 
     /// How it is doing.
-    #[must_use]
     pub fn status(&self) -> ActorStatus {
         self.status.read()
     }

@@ -41,13 +41,11 @@ impl Default for CycleLogPolicy {
 }
 
 /// Where a cycle's log lies.
-#[must_use]
 pub fn cycle_log_path(state_dir: &Path, cycle: CycleId) -> PathBuf {
     state_dir.join("logs").join(format!("{cycle}.log"))
 }
 
 /// Lines of cycles that could not be kept since the process started.
-#[must_use]
 pub fn lost_lines() -> u64 {
     LOST.load(Ordering::Relaxed)
 }

@@ -87,7 +87,6 @@ pub fn flush() {
 
 /// The span of a cycle. At the level of errors, because a span that a filter leaves
 /// out would take its fields from the errors inside.
-#[must_use]
 pub fn cycle_span(cycle: &Cycle) -> Span {
     tracing::error_span!("cycle", trace.id = %cycle.trace_id(), cycle.id = %cycle.id)
 }

@@ -238,7 +238,6 @@ pub struct DatasetInfo {
 pub struct StepSeconds(pub Vec<(String, f64)>);
 
 impl StepSeconds {
-    #[must_use]
     pub fn of(&self, step: &str) -> Option<f64> {
         self.0.iter().find(|(name, _)| name == step).map(|(_, secs)| *secs)
     }

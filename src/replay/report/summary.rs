@@ -22,7 +22,6 @@ pub struct ReportFiles {
 }
 
 /// The summary. `colour` where standard output is a terminal that shows it.
-#[must_use]
 pub fn summary(report: &Report, files: &ReportFiles, colour: bool) -> String {
     let style = Style { colour };
     let verdict = verdict(report);

@@ -38,7 +38,6 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } => ErrorKind::of_io(source),

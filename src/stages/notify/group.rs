@@ -54,13 +54,11 @@ pub struct Pace {
 
 impl Pace {
     /// Everything at once, each alert on its own: the log's.
-    #[must_use]
     pub fn unbound() -> Self {
         Self { group_window: Duration::ZERO, messages_per_minute: 0, quiet: QuietSchedule::never() }
     }
 
     /// How far back [`plan`] looks.
-    #[must_use]
     pub fn memory(&self) -> Duration {
         self.group_window.max(RATE_WINDOW)
     }
@@ -81,7 +79,6 @@ pub enum Planned {
 
 /// Decides about everything that is due at one endpoint. What was tried before
 /// stays the message it was.
-#[must_use]
 pub fn plan(due: &[DueAlert], sent: &[SentMessage], pace: &Pace, now: DateTime<Utc>) -> Vec<Planned> {
     let mut planned = Vec::new();
     let (urgent, rest) = split(due);
@@ -111,7 +108,6 @@ pub fn plan(due: &[DueAlert], sent: &[SentMessage], pace: &Pace, now: DateTime<U
 }
 
 /// How a message presents its alerts.
-#[must_use]
 pub fn kind_of<'a>(alerts: impl IntoIterator<Item = (&'a str, bool)>) -> NoticeKind {
     let alerts: Vec<(&str, bool)> = alerts.into_iter().collect();
     let topics: BTreeSet<&str> = alerts.iter().map(|(topic, _)| *topic).collect();

@@ -113,13 +113,11 @@ impl Default for NotificationSettings {
 }
 
 impl NotificationSettings {
-    #[must_use]
     pub fn has(&self, channel: ChannelKind) -> bool {
         self.channels.contains(&channel)
     }
 
     /// Every invalid value; of the enabled channels only.
-    #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         let mut check = |holds: bool, key: &str, found: String, expected: &str| {

@@ -64,7 +64,6 @@ pub struct Outbox {
 
 impl Outbox {
     /// Delivery from `ledger` by `policy`.
-    #[must_use]
     pub fn new(ledger: Ledger, policy: DeliveryPolicy) -> Self {
         Self { ledger, policy: Arc::new(policy), round: Mutex::default(), unmarked: std::sync::Mutex::default() }
     }

@@ -57,7 +57,6 @@ impl Default for DeliveryPolicy {
 
 impl DeliveryPolicy {
     /// How often an endpoint may get messages. The log gets everything at once.
-    #[must_use]
     pub fn pace_of(&self, endpoint: &Endpoint) -> Pace {
         if endpoint.channel == ChannelKind::Log {
             return Pace::unbound();
@@ -94,7 +93,6 @@ pub enum AfterFailure {
 }
 
 /// Whether a failure is a refusal: an answer, where an outage is none.
-#[must_use]
 pub(super) fn is_refusal(kind: ErrorKind) -> bool {
     !matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Interrupted)
 }
@@ -102,7 +100,6 @@ pub(super) fn is_refusal(kind: ErrorKind) -> bool {
 /// Decides what follows a failed attempt. What the other side calls invalid stays
 /// invalid; every other refusal may be repaired from outside, wrong credentials
 /// too, and is retried a few times; an outage is waited out.
-#[must_use]
 pub fn after_failure(policy: &DeliveryPolicy, failure: &Failure, now: DateTime<Utc>) -> AfterFailure {
     let refused = is_refusal(failure.kind);
     let hopeless = failure.kind == ErrorKind::Invalid || (refused && failure.refusals >= policy.max_refusals);
@@ -164,7 +161,6 @@ fn failed_channel(dedup_key: &str) -> Option<&str> {
 
 /// The channels that get an alert. Empty only where the alert is about the only
 /// channel there is.
-#[must_use]
 pub(super) fn channels_of(
     routes: &[Route],
     enabled: &[ChannelKind],
@@ -184,7 +180,6 @@ pub(super) fn channels_of(
 }
 
 /// The endpoints of [`channels_of`].
-#[must_use]
 pub(super) fn endpoints_of(
     routes: &[Route],
     endpoints: &[Endpoint],

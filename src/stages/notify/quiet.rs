@@ -128,14 +128,12 @@ fn minute_of_day(text: &str) -> Option<u32> {
 
 impl QuietSchedule {
     /// It is never quiet.
-    #[must_use]
     pub fn never() -> Self {
         Self { zone: Tz::UTC, periods: Vec::new() }
     }
 
     /// When the quiet that holds at `now` ends; `None` where it is not quiet.
     /// Periods that overlap or follow on each other count as one.
-    #[must_use]
     pub fn ends(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let mut end = self.end_of_period(now)?;
         for _ in 0..JOINED_PERIODS {
