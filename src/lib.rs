@@ -14,7 +14,7 @@ pub mod env;
 pub mod http;
 pub mod open;
 pub mod replay;
-pub mod service_manager;
+mod service_manager;
 pub mod stages;
 pub mod supervision;
 pub mod telemetry;

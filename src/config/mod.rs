@@ -7,7 +7,6 @@
 
 mod faults;
 mod http;
-mod reading;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -130,7 +129,7 @@ impl Settings {
         figment = figment.merge(EnvProvider::prefixed("DELAYD__").split("__"));
         let place = file.map_or_else(|| "of the environment".to_owned(), |path| path.display().to_string());
         let settings: Self =
-            figment.extract().map_err(|error| ConfigError::Format { place, faults: reading::faults_of(error) })?;
+            figment.extract().map_err(|error| ConfigError::Format { place, faults: faults::format_faults(error) })?;
         match (settings.checked(), file) {
             (Err(ConfigError::Faults(faults)), Some(file)) => {
                 Err(ConfigError::FaultsOfFile { file: file.to_owned(), faults })

@@ -20,59 +20,60 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-pub use sockets::{PassedSocketError, PassedSockets};
-pub use status::{attend, loop_status};
-pub use watchdog::{Watchdog, unhealthy_reason};
+pub(crate) use sockets::PassedSockets;
+pub(crate) use status::attend;
+pub(crate) use watchdog::{Watchdog, unhealthy_reason};
 
 /// A service manager that does not read its socket must not hold the daemon up.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 
 /// The service manager, if there is one.
 #[derive(Debug, Clone, Default)]
-pub struct ServiceManager {
+pub(crate) struct ServiceManager {
     /// A socket's path, or `@` and an abstract name.
     address: Option<Arc<OsStr>>,
 }
 
 impl ServiceManager {
     /// The one that the environment names (`NOTIFY_SOCKET`).
-    pub fn of_environment() -> Self {
+    pub(crate) fn of_environment() -> Self {
         let address = std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty());
         Self { address: address.map(Arc::from) }
     }
 
     /// The one that listens at this address.
-    pub fn at(address: impl Into<OsString>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn at(address: impl Into<OsString>) -> Self {
         Self { address: Some(Arc::from(address.into())) }
     }
 
     /// Whether there is one.
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.address.is_some()
     }
 
     /// How often the service manager wants to hear a beat; `None` for never.
-    pub fn watchdog_period() -> Option<Duration> {
+    pub(crate) fn watchdog_period() -> Option<Duration> {
         sd_notify::watchdog_enabled().filter(|period| !period.is_zero())
     }
 
     /// The daemon answers.
-    pub fn ready(&self, status: &str) {
+    pub(crate) fn ready(&self, status: &str) {
         self.notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
     /// What the daemon does now, one line for `systemctl status`.
-    pub fn status(&self, status: &str) {
+    pub(crate) fn status(&self, status: &str) {
         self.notify(&[NotifyState::Status(&one_line(status))]);
     }
 
     /// The daemon ends.
-    pub fn stopping(&self, status: &str) {
+    pub(crate) fn stopping(&self, status: &str) {
         self.notify(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
     }
 
     /// A sign of life for the watchdog.
-    pub fn beat(&self) {
+    pub(crate) fn beat(&self) {
         self.notify(&[NotifyState::Watchdog]);
     }
 

@@ -15,7 +15,7 @@ const STATUS_PAUSE: Duration = Duration::from_secs(2);
 const RESEND_AFTER: u32 = 15;
 
 /// Reports that the daemon is ready as soon as it `answers`, and from then on where the loop is. Never returns.
-pub async fn attend(manager: &ServiceManager, ledger: &Ledger, answers: impl AsyncFn() -> bool) {
+pub(crate) async fn attend(manager: &ServiceManager, ledger: &Ledger, answers: impl AsyncFn() -> bool) {
     if !manager.is_there() {
         return std::future::pending().await;
     }
@@ -40,7 +40,7 @@ pub async fn attend(manager: &ServiceManager, ledger: &Ledger, answers: impl Asy
 }
 
 /// Where the loop is: the live model, and the cycle under way with its step.
-pub async fn loop_status(ledger: &Ledger) -> Result<String, LedgerError> {
+async fn loop_status(ledger: &Ledger) -> Result<String, LedgerError> {
     let aliases = ledger.aliases().await?;
     let cycle = ledger.open_cycle().await?;
     let steps = match &cycle {

@@ -11,7 +11,7 @@ use crate::supervision::{ActorState, ActorStatus};
 
 /// What is wrong with the daemon as a whole; `None` when it is healthy: an actor that
 /// hangs or was given up, an actor whose silence even its watcher has missed, and timers that are stuck.
-pub fn unhealthy_reason(actors: &[ActorStatus], overdue: &[String], silence_limit: Duration) -> Option<String> {
+pub(crate) fn unhealthy_reason(actors: &[ActorStatus], overdue: &[String], silence_limit: Duration) -> Option<String> {
     let silent =
         |actor: &ActorStatus| actor.state == ActorState::Running && actor.last_beat_secs > silence_limit.as_secs_f64();
     let of_actors = actors.iter().filter_map(|actor| match actor.state {
@@ -29,7 +29,7 @@ pub fn unhealthy_reason(actors: &[ActorStatus], overdue: &[String], silence_limi
 
 /// Beats while the daemon is healthy; ends when it is dropped.
 #[derive(Debug)]
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     /// `None` only while dropping.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -38,7 +38,7 @@ pub struct Watchdog {
 impl Watchdog {
     /// Beats four times per `period`, as long as `unhealthy` finds nothing. What it finds
     /// is logged and reported once, and so is its end.
-    pub fn start(
+    pub(crate) fn start(
         manager: ServiceManager,
         period: Duration,
         unhealthy: impl Fn() -> Option<String> + Send + 'static,

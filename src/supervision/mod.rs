@@ -3,7 +3,7 @@
 //! actix's own `Supervisor` keeps the same `self`, loses what was being done, and
 //! knows neither panics nor hangs. Here each actor runs on an arbiter thread of
 //! its own, made by a factory, and a watcher thread beside it notices a stop, a
-//! panic, and silence. It starts a fresh actor with growing pauses, and when one
+//! panic, and silence. It restarts the actor with growing pauses, and when one
 //! actor keeps dying it gives the whole daemon up, for systemd or the kubelet to
 //! start again.
 //!
@@ -18,6 +18,6 @@ mod status;
 mod supervisor;
 
 pub use actor::{ActorGone, ActorRef, Request, StageActor, StageRef};
-pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
+pub use policy::SupervisionPolicy;
 pub use status::{ActorState, ActorStatus, Heartbeat};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};

@@ -117,7 +117,7 @@ fn administrate(receiver: &Receiver) {
     assert!(daemon.says(&["alerts"]).contains("alert_1"), "the ledger answers without a daemon");
     assert_eq!(daemon.run(&["silence", "drift/", "--for", "2h"]).status.code(), Some(3));
     let log = fs::read_to_string(daemon.log()).unwrap();
-    assert!(log.contains("alert given up") && !log.contains("s3cret"), "{log}");
+    assert!(log.contains("alert not delivered and given up") && !log.contains("s3cret"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

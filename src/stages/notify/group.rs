@@ -17,13 +17,13 @@ use delayd_core::ports::{NoticeKind, Severity};
 
 /// Alerts in one message, at most: more would not be read, and Slack's and mail's
 /// limits would cut them.
-pub const MAX_ALERTS_PER_MESSAGE: usize = 50;
+pub(super) const MAX_ALERTS_PER_MESSAGE: usize = 50;
 /// The rate limit counts the messages of this long.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 /// An alert that is due at the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DueAlert {
+pub(super) struct DueAlert {
     pub alert: AlertId,
     /// What sort of event.
     pub topic: String,
@@ -36,14 +36,14 @@ pub struct DueAlert {
 
 /// A message that was sent to the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SentMessage {
+pub(super) struct SentMessage {
     pub topics: BTreeSet<String>,
     pub at: DateTime<Utc>,
 }
 
 /// How often an endpoint may get messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pace {
+pub(super) struct Pace {
     /// Alerts of one topic within this long go out together.
     pub group_window: Duration,
     /// Messages within a minute, at most, the critical ones not bound by it; 0 for no bound.
@@ -54,19 +54,19 @@ pub struct Pace {
 
 impl Pace {
     /// Everything at once, each alert on its own: the log's.
-    pub fn unbound() -> Self {
+    pub(super) fn unbound() -> Self {
         Self { group_window: Duration::ZERO, messages_per_minute: 0, quiet: QuietSchedule::never() }
     }
 
     /// How far back [`plan`] looks.
-    pub fn memory(&self) -> Duration {
+    pub(super) fn memory(&self) -> Duration {
         self.group_window.max(RATE_WINDOW)
     }
 }
 
 /// What becomes of alerts that are due.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Planned {
+pub(super) enum Planned {
     /// They go out now, as one message named after the lowest of them.
     Send(Vec<AlertId>),
     Wait {
@@ -79,7 +79,7 @@ pub enum Planned {
 
 /// Decides about everything that is due at one endpoint. What was tried before
 /// stays the message it was.
-pub fn plan(due: &[DueAlert], sent: &[SentMessage], pace: &Pace, now: DateTime<Utc>) -> Vec<Planned> {
+pub(super) fn plan(due: &[DueAlert], sent: &[SentMessage], pace: &Pace, now: DateTime<Utc>) -> Vec<Planned> {
     let mut planned = Vec::new();
     let (urgent, rest) = split(due);
     planned.extend(urgent.into_iter().map(|message| Planned::Send(ids(&message))));
@@ -108,7 +108,7 @@ pub fn plan(due: &[DueAlert], sent: &[SentMessage], pace: &Pace, now: DateTime<U
 }
 
 /// How a message presents its alerts.
-pub fn kind_of<'a>(alerts: impl IntoIterator<Item = (&'a str, bool)>) -> NoticeKind {
+pub(super) fn kind_of<'a>(alerts: impl IntoIterator<Item = (&'a str, bool)>) -> NoticeKind {
     let alerts: Vec<(&str, bool)> = alerts.into_iter().collect();
     let topics: BTreeSet<&str> = alerts.iter().map(|(topic, _)| *topic).collect();
     if alerts.len() < 2 {

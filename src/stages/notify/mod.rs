@@ -6,7 +6,7 @@
 //! What it does not do: it does not decide what is worth an alert, and it knows
 //! no channel: those are adapters of [`delayd_core::ports::Notifier`].
 
-pub mod group;
+mod group;
 mod outbox;
 mod policy;
 pub mod quiet;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use outbox::{DeliveryReport, Outbox};
-pub use policy::{AfterFailure, DeliveryPolicy, Failure, Route, after_failure};
+pub use policy::{DeliveryPolicy, Route};
 
 use crate::env::Env;
 use crate::supervision::Request;

@@ -57,7 +57,7 @@ impl Default for DeliveryPolicy {
 
 impl DeliveryPolicy {
     /// How often an endpoint may get messages. The log gets everything at once.
-    pub fn pace_of(&self, endpoint: &Endpoint) -> Pace {
+    pub(super) fn pace_of(&self, endpoint: &Endpoint) -> Pace {
         if endpoint.channel == ChannelKind::Log {
             return Pace::unbound();
         }
@@ -71,7 +71,7 @@ impl DeliveryPolicy {
 
 /// A failed attempt and those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
+pub(super) struct Failure {
     pub kind: ErrorKind,
     /// Attempts so far, this one included.
     pub attempts: u32,
@@ -85,7 +85,7 @@ pub struct Failure {
 
 /// What follows a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterFailure {
+pub(super) enum AfterFailure {
     /// Try again then.
     RetryAt(DateTime<Utc>),
     /// Give it up; an administrator can retry it.
@@ -100,7 +100,7 @@ pub(super) fn is_refusal(kind: ErrorKind) -> bool {
 /// Decides what follows a failed attempt. What the other side calls invalid stays
 /// invalid; every other refusal may be repaired from outside, wrong credentials
 /// too, and is retried a few times; an outage is waited out.
-pub fn after_failure(policy: &DeliveryPolicy, failure: &Failure, now: DateTime<Utc>) -> AfterFailure {
+pub(super) fn after_failure(policy: &DeliveryPolicy, failure: &Failure, now: DateTime<Utc>) -> AfterFailure {
     let refused = is_refusal(failure.kind);
     let hopeless = failure.kind == ErrorKind::Invalid || (refused && failure.refusals >= policy.max_refusals);
     let outlasted = !refused && failure.since + policy.outage_patience <= now;

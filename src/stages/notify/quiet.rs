@@ -145,7 +145,7 @@ impl QuietSchedule {
         Some(end)
     }
 
-    /// Whether periods follow on each other without end. Any moment tells: where it
+    /// Whether periods follow on each other without end. Any moment shows it: where it
     /// is always quiet, it is quiet then, and still quiet when that quiet ends.
     fn is_always_quiet(&self) -> bool {
         self.ends(DateTime::UNIX_EPOCH).is_some_and(|end| self.end_of_period(end).is_some())
