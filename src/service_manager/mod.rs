@@ -11,7 +11,7 @@ mod sockets;
 mod status;
 mod watchdog;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -43,8 +43,8 @@ impl ServiceManager {
 
     /// The one that listens at this address.
     #[cfg(test)]
-    pub(crate) fn at(address: impl Into<OsString>) -> Self {
-        Self { address: Some(Arc::from(address.into())) }
+    pub(crate) fn at(address: impl AsRef<OsStr>) -> Self {
+        Self { address: Some(Arc::from(address.as_ref())) }
     }
 
     /// Whether there is one.
