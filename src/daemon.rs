@@ -4,6 +4,8 @@
 
 mod timers;
 
+pub use timers::TimerDeadlines;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,34 +13,23 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::config::{ClusterKind, ConfigError, Settings};
-use crate::coordinator::cycle::CycleContext;
-use crate::coordinator::messages::{Consider, Considered, ResumeUnfinished};
-use crate::coordinator::stages::Stages;
-use crate::coordinator::{CoordinatorActor, CoordinatorStage};
-use crate::data::DataActor;
+use crate::cycle::coordinator::{Consider, Considered, CoordinatorStage, ResumeUnfinished};
+use crate::cycle::saga::StepObserver;
+use crate::cycle::steps::CycleContext;
 use crate::data::DataStage;
-use crate::data::ingest::IngestFlights;
-use crate::deployment::messages::ReconcileReplicas;
-use crate::deployment::{DeploymentActor, DeploymentStage, Rollouts};
+use crate::data::ingest::{FlightsIngested, IngestFlights};
 use crate::env::Env;
-use crate::monitoring::MonitorActor;
-use crate::monitoring::MonitorStage;
-use crate::monitoring::messages::{Observe, Observed};
-use crate::notification::messages::DeliverAlerts;
-use crate::notification::{NotifierActor, NotifierStage};
 use crate::open;
-use crate::packaging::PackagingActor;
-use crate::packaging::PackagingStage;
-use crate::registry::RegistryActor;
-use crate::registry::RegistryStage;
-use crate::retention::{Removed, Retention};
-use crate::saga::StepObserver;
-use crate::supervision::{
-    ActorRef, ActorStatus, GivenUp, StageActor, SupervisedActor, Supervision, SupervisionPolicy, Turns,
-};
-use crate::training::TrainingActor;
+use crate::stages::Stages;
+use crate::stages::deploy::{DeploymentStage, Rollouts};
+use crate::stages::notify::{DeliverAlerts, NotifierStage};
+use crate::stages::package::PackagingStage;
+use crate::stages::reconcile::ReconcileReplicas;
+use crate::stages::register::RegistryStage;
+use crate::stages::retain::{Removed, Retention};
+use crate::stages::watch::{MonitorStage, Observe, Observed};
+use crate::supervision::{ActorStatus, GivenUp, StageActor, StageRef, SupervisedActor, Supervision, SupervisionPolicy};
 use crate::training::{RunningRuns, TrainingStage};
-use crate::verification::VerificationActor;
 use crate::verification::VerificationStage;
 use delayd_core::clock::Clock;
 use delayd_core::error::{ErrorKind, PortError, chain};
@@ -80,16 +71,16 @@ pub struct Daemon {
     /// The data stage, for those who need datasets.
     pub data: DataStage,
     /// The coordinator.
-    pub coordinator: ActorRef<CoordinatorActor>,
+    pub coordinator: StageRef<CoordinatorStage>,
     /// The monitor.
-    pub monitor: ActorRef<MonitorActor>,
+    pub monitor: StageRef<MonitorStage>,
     /// The notifier.
-    pub notifier: ActorRef<NotifierActor>,
+    pub notifier: StageRef<NotifierStage>,
     /// The other stages.
     pub stages: Stages,
     supervision: Supervision,
     observer: Arc<dyn StepObserver>,
-    turns: Turns,
+    timer_deadlines: TimerDeadlines,
     rollouts: Rollouts,
     /// Before the actors: a build's processes must be gone when the daemon is.
     _builds: EndBuilds,
@@ -105,27 +96,25 @@ impl Drop for EndBuilds {
     }
 }
 
-/// Owners of the actors' threads, in the order in which they are stopped. The
-/// coordinator goes first: to it a stage that is gone is a step that failed, and a
-/// cycle that was only interrupted must not be undone.
-struct Actors {
-    _coordinator: SupervisedActor<CoordinatorActor>,
-    _data: SupervisedActor<DataActor>,
-    _training: SupervisedActor<TrainingActor>,
-    _registry: SupervisedActor<RegistryActor>,
-    _packaging: SupervisedActor<PackagingActor>,
-    _deployment: SupervisedActor<DeploymentActor>,
-    _verification: SupervisedActor<VerificationActor>,
-    _monitor: SupervisedActor<MonitorActor>,
-    _notifier: SupervisedActor<NotifierActor>,
-}
+/// The actors' threads, stopped in this order. The coordinator goes first: to it a stage that is gone is a step that
+/// failed, and a cycle that was only interrupted must not be undone.
+type Actors = (
+    SupervisedActor<StageActor<CoordinatorStage>>,
+    (
+        SupervisedActor<StageActor<DataStage>>,
+        SupervisedActor<StageActor<TrainingStage>>,
+        SupervisedActor<StageActor<RegistryStage>>,
+        SupervisedActor<StageActor<PackagingStage>>,
+        SupervisedActor<StageActor<DeploymentStage>>,
+        SupervisedActor<StageActor<VerificationStage>>,
+        SupervisedActor<StageActor<MonitorStage>>,
+        SupervisedActor<StageActor<NotifierStage>>,
+    ),
+);
 
 impl Daemon {
     /// Starts everything. `give_up` is called when an actor keeps dying: the
     /// process should end then, for systemd or the kubelet to start it again.
-    ///
-    /// # Errors
-    /// When the ledger, a folder or an adapter cannot be opened.
     pub fn start(
         settings: Settings,
         clock: Arc<dyn Clock>,
@@ -148,9 +137,6 @@ impl Daemon {
 
     /// Starts everything around a clock, a ledger and ports that are there already: for those who bring their own.
     /// `service_binary` is what images are made of.
-    ///
-    /// # Errors
-    /// When a document, the data contract or an actor's thread cannot be had.
     pub fn with_env(
         settings: Arc<Settings>,
         env: Env,
@@ -166,136 +152,67 @@ impl Daemon {
             .with_documents(documents);
         let scraper =
             Scraper::new(settings.monitoring.scrape.clone()).map_err(|error| StartError::of("HTTP client")(&error))?;
-        let parts = Parts { env, settings, bundles, data, scraper: Arc::new(scraper), service_binary, observer };
-        parts.spawn(give_up)
-    }
-
-    /// What supervision says of every actor.
-    #[must_use]
-    pub fn actors(&self) -> Vec<ActorStatus> {
-        self.supervision.statuses()
-    }
-
-    /// The supervision, for the status endpoint.
-    #[must_use]
-    pub fn supervision(&self) -> &Supervision {
-        &self.supervision
-    }
-
-    /// By when the timers should have come round.
-    #[must_use]
-    pub fn turns(&self) -> &Turns {
-        &self.turns
-    }
-
-    /// Ingests what is new.
-    ///
-    /// # Errors
-    /// When the store or the ledger fails.
-    pub async fn ingest(&self) -> Result<crate::data::ingest::FlightsIngested, StepFailure> {
-        self.stages.data.ask(IngestFlights { at: self.env.now() }).await
-    }
-
-    /// Looks at the live model once, and lets the coordinator weigh what was seen.
-    ///
-    /// # Errors
-    /// When the cluster or the ledger fails.
-    pub async fn observe(&self) -> Result<(Observed, Considered), StepFailure> {
-        let seen: Observed = self.monitor.ask(Observe).await?;
-        let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone(), requested: None };
-        let considered = self.coordinator.ask(consider).await?;
-        Ok((seen, considered))
-    }
-
-    /// Removes what is no longer needed.
-    ///
-    /// # Errors
-    /// When the ledger or a folder fails.
-    pub async fn cut_back(&self) -> Result<Removed, StepFailure> {
-        Retention { env: self.env.clone(), settings: self.settings.clone() }.turn().await
-    }
-
-    /// Delivers what waits in the outbox.
-    ///
-    /// # Errors
-    /// When the ledger fails.
-    pub async fn deliver_alerts(&self) -> Result<(), StepFailure> {
-        self.notifier.ask(DeliverAlerts).await
-    }
-
-    /// Takes over what an earlier process left: replicas, and a cycle under way.
-    ///
-    /// # Errors
-    /// When the cluster or the ledger fails.
-    pub async fn resume(&self) -> Result<(), StepFailure> {
-        self.stages.deployment.ask(ReconcileReplicas).await?;
-        self.coordinator.ask(ResumeUnfinished).await?;
-        Ok(())
-    }
-}
-
-/// Everything the actors are made of.
-struct Parts {
-    env: Env,
-    settings: Arc<Settings>,
-    bundles: BundleStore,
-    data: DataStage,
-    scraper: Arc<Scraper>,
-    service_binary: PathBuf,
-    observer: Arc<dyn StepObserver>,
-}
-
-impl Parts {
-    fn spawn(self, give_up: impl Fn(GivenUp) + Send + Sync + 'static) -> Result<Daemon, StartError> {
-        let Self { env, settings, bundles, data, scraper, service_binary, observer } = self;
+        let (scraper, builds, rollouts) = (Arc::new(scraper), Builds::default(), Rollouts::default());
         let hang_limit = Duration::from_secs(settings.daemon.hang_limit_secs);
         let supervision = Supervision::new(SupervisionPolicy { hang_limit, ..SupervisionPolicy::default() }, give_up);
-        let training_stage = TrainingStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            data: data.clone(),
-            running: RunningRuns::default(),
-        };
-        let registry_stage = RegistryStage { env: env.clone(), bundles: bundles.clone() };
-        let builds = Builds::default();
-        let packaging_stage = PackagingStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            service_binary,
-            image_builder: open::image_builder(&settings),
-            builds: builds.clone(),
-        };
-        let rollouts = Rollouts::default();
-        let deployment_stage = DeploymentStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            rollouts: rollouts.clone(),
-            restarts: Arc::default(),
-        };
-        let verification_stage = VerificationStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            data: data.clone(),
-            scraper: scraper.clone(),
-        };
-        let monitor_stage = MonitorStage {
-            env: env.clone(),
-            settings: settings.clone(),
-            bundles: bundles.clone(),
-            scraper,
-            looking: Arc::default(),
-        };
         let data_actor = spawn(&supervision, "data", data.clone())?;
-        let training = spawn(&supervision, "training", training_stage)?;
-        let registry = spawn(&supervision, "registry", registry_stage)?;
-        let packaging = spawn(&supervision, "packaging", packaging_stage)?;
-        let deployment = spawn(&supervision, "deployment", deployment_stage)?;
-        let verification = spawn(&supervision, "verification", verification_stage)?;
-        let monitor = spawn(&supervision, "monitor", monitor_stage)?;
+        let training = spawn(
+            &supervision,
+            "training",
+            TrainingStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                data: data.clone(),
+                running: RunningRuns::default(),
+            },
+        )?;
+        let registry = spawn(&supervision, "registry", RegistryStage { env: env.clone(), bundles: bundles.clone() })?;
+        let packaging = spawn(
+            &supervision,
+            "packaging",
+            PackagingStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                service_binary,
+                image_builder: open::image_builder(&settings),
+                builds: builds.clone(),
+            },
+        )?;
+        let deployment = spawn(
+            &supervision,
+            "deployment",
+            DeploymentStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                rollouts: rollouts.clone(),
+                restarts: Arc::default(),
+            },
+        )?;
+        let verification = spawn(
+            &supervision,
+            "verification",
+            VerificationStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                data: data.clone(),
+                scraper: scraper.clone(),
+            },
+        )?;
+        let monitor = spawn(
+            &supervision,
+            "monitor",
+            MonitorStage {
+                env: env.clone(),
+                settings: settings.clone(),
+                bundles: bundles.clone(),
+                scraper,
+                checking: Arc::default(),
+            },
+        )?;
         let notifier_stage = NotifierStage::new(env.clone(), &settings.notification)
             .map_err(|faults| StartError::of("notification")(&ConfigError::Faults(faults)))?;
         let notifier = spawn(&supervision, "notifier", notifier_stage)?;
@@ -320,7 +237,7 @@ impl Parts {
                 StageActor::new(CoordinatorStage { me, context, data, driving }, heartbeat)
             })
             .map_err(|error| StartError::of("actor `coordinator`")(&error))?;
-        Ok(Daemon {
+        Ok(Self {
             env,
             settings,
             bundles,
@@ -331,21 +248,58 @@ impl Parts {
             stages,
             supervision,
             observer,
-            turns: Turns::default(),
+            timer_deadlines: TimerDeadlines::default(),
             rollouts,
             _builds: EndBuilds(builds),
-            _actors: Actors {
-                _coordinator: coordinator,
-                _data: data_actor,
-                _training: training,
-                _registry: registry,
-                _packaging: packaging,
-                _deployment: deployment,
-                _verification: verification,
-                _monitor: monitor,
-                _notifier: notifier,
-            },
+            _actors: (
+                coordinator,
+                (data_actor, training, registry, packaging, deployment, verification, monitor, notifier),
+            ),
         })
+    }
+
+    /// What supervision says of every actor.
+    pub fn actors(&self) -> Vec<ActorStatus> {
+        self.supervision.statuses()
+    }
+
+    /// The supervision, for the status endpoint.
+    pub fn supervision(&self) -> &Supervision {
+        &self.supervision
+    }
+
+    pub fn timer_deadlines(&self) -> &TimerDeadlines {
+        &self.timer_deadlines
+    }
+
+    /// Ingests what is new.
+    pub async fn ingest(&self) -> Result<FlightsIngested, StepFailure> {
+        self.stages.data.ask(IngestFlights { at: self.env.now() }).await
+    }
+
+    /// Checks the live model once, and lets the coordinator weigh the findings.
+    pub async fn observe(&self) -> Result<(Observed, Considered), StepFailure> {
+        let seen: Observed = self.monitor.ask(Observe).await?;
+        let consider = Consider { drift: seen.drift.clone(), performance: seen.performance.clone(), requested: None };
+        let considered = self.coordinator.ask(consider).await?;
+        Ok((seen, considered))
+    }
+
+    /// Removes what is no longer needed.
+    pub async fn retain(&self) -> Result<Removed, StepFailure> {
+        Retention { env: self.env.clone(), settings: self.settings.clone() }.run().await
+    }
+
+    /// Delivers what is waiting in the outbox.
+    pub async fn deliver_alerts(&self) -> Result<(), StepFailure> {
+        self.notifier.ask(DeliverAlerts).await
+    }
+
+    /// Takes over what an earlier process left: replicas, and a cycle under way.
+    pub async fn resume(&self) -> Result<(), StepFailure> {
+        self.stages.deployment.ask(ReconcileReplicas).await?;
+        self.coordinator.ask(ResumeUnfinished).await?;
+        Ok(())
     }
 }
 
@@ -360,7 +314,6 @@ fn spawn<S: Clone + Send + Sync + Unpin + 'static>(
 }
 
 /// Where the ledger lies in a state directory.
-#[must_use]
 pub fn ledger_path(state_dir: &Path) -> PathBuf {
     state_dir.join("ledger.sqlite")
 }
@@ -383,17 +336,13 @@ fn env(settings: &Settings, clock: Arc<dyn Clock>, ledger: Ledger, service_binar
     })
 }
 
-/// Whether a service binary must be at hand: packaged as it is, or run by local processes.
-#[must_use]
+/// Whether a local service binary is needed: packaged as it is, or run by local processes.
 pub fn needs_service_binary(settings: &Settings) -> bool {
     settings.packaging.source.kind == SourceKind::BuiltIn || settings.cluster.kind == ClusterKind::Processes
 }
 
 /// The static service binary: as configured, by `DELAYD_SERVE_BIN`, or beside
 /// this executable.
-///
-/// # Errors
-/// When it is nowhere.
 pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned)).unwrap_or_default();
     let candidates = [
@@ -406,12 +355,12 @@ pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
     if let Some(found) = wanted.iter().find(|path| path.is_file()) {
         return found.canonicalize().map_err(|error| StartError::of("inference service binary")(&error));
     }
-    let looked: Vec<String> = wanted.iter().map(|path| path.display().to_string()).collect();
+    let places: Vec<String> = wanted.iter().map(|path| path.display().to_string()).collect();
     Err(StartError {
         what: "inference service binary".to_owned(),
         cause: format!(
             "`delayd-serve` is not at {}; `make service` builds it, packaging.service_binary names it",
-            looked.join(" or ")
+            places.join(" or ")
         ),
     })
 }

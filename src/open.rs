@@ -1,6 +1,6 @@
 //! Which adapter stands behind each port: the only place that reads the `kind`
 //! of a section. Nothing here talks to the outside; an adapter connects when it
-//! is used, so that the daemon starts while an outside system is away.
+//! is used, so that the daemon starts while an outside system is unavailable.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,23 +39,16 @@ const LOCAL_WAIT: WaitPolicy = WaitPolicy {
 };
 
 /// A folder as configured, or its place in the state directory.
-#[must_use]
 pub fn folder_or(settings: &Settings, configured: &Path, default: &str) -> PathBuf {
     if configured.as_os_str().is_empty() { settings.daemon.state_dir.join(default) } else { configured.to_owned() }
 }
 
 /// The object store of `[object_store]`.
-///
-/// # Errors
-/// When the folder cannot be made, or the settings name something unreadable.
 pub fn object_store(settings: &Settings) -> Result<Arc<dyn ObjectStore>, PortError> {
     settings.object_store.open(&settings.daemon.state_dir)
 }
 
 /// The weather of `[weather]`; `store` is where files and cached answers lie, `reader` reads what others put there.
-///
-/// # Errors
-/// When the settings name something unreadable.
 pub fn weather(
     settings: &Settings,
     store: Arc<dyn ObjectStore>,
@@ -76,9 +69,6 @@ pub fn weather(
 }
 
 /// The documents of `[ingestion]` that are behind a URL.
-///
-/// # Errors
-/// When the settings name something unreadable.
 pub fn reference_documents(settings: &Settings) -> Result<ReferenceDocuments, PortError> {
     let ingestion = &settings.ingestion;
     let document = |key: &'static str, address: &Secret| -> Result<Option<Arc<dyn DocumentSource>>, PortError> {
@@ -94,7 +84,6 @@ pub fn reference_documents(settings: &Settings) -> Result<ReferenceDocuments, Po
 }
 
 /// The image builder of `[packaging]`.
-#[must_use]
 pub fn image_builder(settings: &Settings) -> Arc<dyn ImageBuilder> {
     let section = &settings.packaging;
     match section.builder {
@@ -104,9 +93,6 @@ pub fn image_builder(settings: &Settings) -> Arc<dyn ImageBuilder> {
 }
 
 /// The image registry of `[registry]`.
-///
-/// # Errors
-/// When the folder cannot be made, or the settings name something unreadable.
 pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, PortError> {
     let section = &settings.registry;
     match section.kind {
@@ -125,9 +111,6 @@ pub fn image_registry(settings: &Settings) -> Result<Arc<dyn ImageRegistry>, Por
 }
 
 /// The training worker: as configured, by `DELAYD_TRAIN_BIN`, or beside this program.
-///
-/// # Errors
-/// When this program does not know where it is.
 fn training_program(settings: &Settings) -> Result<PathBuf, PortError> {
     let own = std::env::current_exe().map_err(|error| PortError::io("looking for the training worker", error))?;
     let beside = own.with_file_name("delayd-train");
@@ -138,22 +121,16 @@ fn training_program(settings: &Settings) -> Result<PathBuf, PortError> {
 }
 
 /// The training workers of this machine; nothing is started or made yet.
-///
-/// # Errors
-/// When the settings cannot be told to them.
 pub fn training_processes(settings: &Settings) -> Result<ProcessPool, PortError> {
     let (program, state_dir) = (training_program(settings)?, settings.daemon.state_dir.clone());
     let object_store = settings.object_store.with_secrets().map_err(|error| {
-        PortError::new(ErrorKind::Internal, "telling the training worker its settings", error.to_string())
+        PortError::new(ErrorKind::Internal, "passing the training worker its settings", error.to_string())
     })?;
     let known = serde_json::json!({ "object_store": object_store, "daemon": { "state_dir": state_dir } });
     Ok(ProcessPool::new(program, &known, state_dir))
 }
 
 /// The trainer of `[trainer]`.
-///
-/// # Errors
-/// When the settings name something unreadable.
 pub fn trainer(settings: &Settings, store: Arc<dyn ObjectStore>) -> Result<Arc<dyn Trainer>, PortError> {
     match settings.trainer.kind {
         TrainerKind::Process => Ok(Arc::new(WorkerTrainer::new(store, training_processes(settings)?, LOCAL_WAIT))),
@@ -164,9 +141,6 @@ pub fn trainer(settings: &Settings, store: Arc<dyn ObjectStore>) -> Result<Arc<d
 }
 
 /// The cluster of `[cluster]`; `service_binary` is what local processes run.
-///
-/// # Errors
-/// When its state cannot be read, another daemon has it, or the port is taken.
 pub fn cluster(settings: &Settings, service_binary: &Path) -> Result<Arc<dyn Cluster>, PortError> {
     let section = &settings.cluster;
     match section.kind {
@@ -186,7 +160,6 @@ pub fn cluster(settings: &Settings, service_binary: &Path) -> Result<Arc<dyn Clu
 }
 
 /// The channels of `[notification]`, each with what became of opening it.
-#[must_use]
 pub fn channels(settings: &Settings, templates: &Arc<Templates>) -> Vec<(ChannelKind, OpenedChannel)> {
     let section = &settings.notification;
     let open = |kind: ChannelKind| -> OpenedChannel {
@@ -200,25 +173,20 @@ pub fn channels(settings: &Settings, templates: &Arc<Templates>) -> Vec<(Channel
     section.channels.iter().map(|kind| (*kind, open(*kind))).collect()
 }
 
-/// A channel, or why there is none.
+/// A channel, or why it could not be opened.
 pub type OpenedChannel = Result<Arc<dyn Notifier>, PortError>;
 
-/// The templates of `[notification]`. Faulty ones are left out and told by
-/// [`Templates::check`].
-#[must_use]
+/// The templates of `[notification]`. Faulty ones are ignored and reported by [`Templates::check`].
 pub fn templates(settings: &Settings) -> Arc<Templates> {
     let section = &settings.notification;
     Arc::new(Templates::load(&section.templates_dir, &section.public_url))
 }
 
 /// The channels of `[notification]` as one.
-///
-/// # Errors
-/// When the settings name something unreadable.
 pub fn notifier(settings: &Settings) -> Result<Arc<dyn Notifier>, PortError> {
     let templates = templates(settings);
     if let Err(error) = templates.check() {
-        tracing::error!(error = %error, "built-in alert templates take the place of faulty ones");
+        tracing::error!(error = %error, "built-in alert templates replace faulty ones");
     }
     let channels = channels(settings, &templates);
     let opened: Result<Vec<_>, _> = channels.into_iter().map(|(kind, opened)| Ok((kind, opened?))).collect();

@@ -20,11 +20,11 @@ use super::sources_again;
 use super::validate;
 use super::watch;
 use crate::config::{ConfigError, Settings};
-use crate::coordinator::messages::CommandKind;
+use crate::cycle::commands::CommandKind;
 use crate::daemon::{Daemon, StartError, ledger_path};
 use crate::http::{Listeners, Metrics, openapi_document};
 use crate::replay::{ReplayError, ReplayOptions, ReplaySpan, keep_for_a_daemon, replay, report};
-use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, illness};
+use crate::service_manager::{PassedSockets, ServiceManager, Watchdog, attend, unhealthy_reason};
 use crate::telemetry;
 use delayd_core::clock::SystemClock;
 use delayd_core::error::{ErrorKind, chain};
@@ -292,11 +292,11 @@ async fn daemon(settings: Settings) -> Result<(), CliError> {
 /// The beat that the service manager asks for, if it does.
 fn watchdog(manager: &ServiceManager, daemon: &Daemon) -> Result<Option<Watchdog>, CliError> {
     let Some(period) = ServiceManager::watchdog_period().filter(|_| manager.is_there()) else { return Ok(None) };
-    let (supervision, turns) = (daemon.supervision().clone(), daemon.turns().clone());
+    let (supervision, timers) = (daemon.supervision().clone(), daemon.timer_deadlines().clone());
     // Supervision acts upon silence itself; beyond twice its limit it must be ill too.
     let silence_limit = Duration::from_secs(2 * daemon.settings.daemon.hang_limit_secs);
-    let ill = move || illness(&supervision.statuses(), &turns.overdue(Instant::now()), silence_limit);
-    let started = Watchdog::start(manager.clone(), period, ill);
+    let unhealthy = move || unhealthy_reason(&supervision.statuses(), &timers.overdue(Instant::now()), silence_limit);
+    let started = Watchdog::start(manager.clone(), period, unhealthy);
     started.map(Some).map_err(|error| CliError::Failed(format!("the watchdog's thread: {error}")))
 }
 

@@ -10,10 +10,10 @@ use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::endpoint::Endpoint;
+use crate::cycle::saga::StepObserver;
 use crate::daemon::Daemon;
 use crate::http::{Listeners, Metrics};
 use crate::replay::ReplayDisplay;
-use crate::saga::StepObserver;
 use delayd_core::error::chain;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{CycleId, ModelVersion};

@@ -3,7 +3,7 @@
 use super::commands::CliError;
 use super::show::Shown;
 use super::source::Source;
-use crate::packaging::export::ImageExport;
+use crate::stages::image_export::ImageExport;
 use delayd_core::ids::ModelVersion;
 
 /// For whom the image is told.

@@ -11,7 +11,7 @@ use super::args::{ConnectArgs, ReasonArgs};
 use super::commands::CliError;
 use super::show::Shown;
 use crate::config::Settings;
-use crate::coordinator::messages::{CommandAnswered, CommandKind};
+use crate::cycle::commands::{CommandAnswered, CommandKind};
 use crate::http::{CommandBody, Listed};
 use delayd_core::error::chain;
 use delayd_core::secret::Secret;

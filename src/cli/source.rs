@@ -9,8 +9,8 @@ use super::remote::Remote;
 use crate::config::Settings;
 use crate::daemon::ledger_path;
 use crate::http::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
-use crate::packaging::export::ImageExport;
 use crate::replay::ReplaySpan;
+use crate::stages::image_export::ImageExport;
 use delayd_core::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, ModelVersion, RunId};
 use delayd_ledger::{
     AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, IngestedObject, Ledger, Lineage,

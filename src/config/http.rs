@@ -13,7 +13,7 @@ use delayd_core::secret::Secret;
 /// A token has at least as many characters: shorter ones are guessed by machines.
 const TOKEN_CHARACTERS: usize = 16;
 
-/// What somebody may do.
+/// What a client may do.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
 )]
@@ -35,7 +35,7 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// Somebody who may use the endpoint.
+/// A client of the endpoint.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenSettings {
@@ -49,9 +49,6 @@ pub struct TokenSettings {
 
 impl TokenSettings {
     /// The token itself.
-    ///
-    /// # Errors
-    /// When the place named holds none, or one that is too short to be safe.
     pub fn reveal(&self) -> Result<String, PortError> {
         let action = format!("reading the token of `{}`", self.name);
         let token = self.token.reveal(&action)?;
@@ -121,7 +118,6 @@ impl Default for HttpSettings {
 
 impl HttpSettings {
     /// The local socket's path; `None` where there shall be none.
-    #[must_use]
     pub fn socket_path(&self, state_dir: &Path) -> Option<PathBuf> {
         if self.socket.as_os_str().is_empty() {
             Some(state_dir.join("delayd.sock"))
@@ -133,7 +129,6 @@ impl HttpSettings {
     }
 
     /// What clients of the network may cost.
-    #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
             request_deadline: Duration::from_secs(self.request_deadline_secs),
@@ -144,7 +139,6 @@ impl HttpSettings {
     }
 
     /// Whether the endpoint speaks TLS.
-    #[must_use]
     pub fn tls(&self) -> bool {
         !self.tls_certificate.as_os_str().is_empty()
     }
@@ -198,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fault_of_the_endpoint_is_told_with_its_key() {
+    fn every_fault_of_the_endpoint_is_reported_with_its_key() {
         let token = TokenSettings { name: "a b".to_owned(), ..TokenSettings::default() };
         let settings = HttpSettings {
             listen: "somewhere".to_owned(),

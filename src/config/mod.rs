@@ -7,8 +7,6 @@
 
 mod faults;
 mod http;
-mod reading;
-mod retention;
 mod sections;
 
 use std::path::{Path, PathBuf};
@@ -25,16 +23,15 @@ pub use sections::{
     WeatherKind, WeatherSettings,
 };
 
-pub use crate::notification::NotificationSettings;
+pub use crate::stages::notify::NotificationSettings;
+pub use crate::stages::retain::RetentionPolicy;
 use delayd_judge::decide::RetrainPolicy;
 use delayd_judge::evaluation::gate::GatePolicy;
 pub use delayd_judge::monitoring::MonitoringSettings;
 use delayd_judge::verification::VerificationPolicy;
 pub use delayd_outside::object_store::{ObjectStoreKind, ObjectStoreSettings};
 pub use delayd_training_job::HoldoutSettings;
-use delayd_training_job::TrainingParameters;
-use delayd_training_job::TrainingPolicy;
-pub use retention::RetentionPolicy;
+use delayd_training_job::{TrainingParameters, TrainingPolicy};
 
 /// The whole configuration.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -52,7 +49,7 @@ pub struct Settings {
     pub ingestion: IngestionSettings,
     /// Which rows are held out.
     pub holdout: HoldoutSettings,
-    /// What a retrain may learn from.
+    /// What a retrain may be trained on.
     pub training_policy: TrainingPolicy,
     /// DelayNet's parameters.
     pub training: TrainingParameters,
@@ -70,7 +67,7 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// When a release is good.
     pub verification: VerificationPolicy,
-    /// Who says so.
+    /// Who approves a release.
     pub approval: ApprovalSettings,
     /// What is watched, and how often.
     pub monitoring: MonitoringSettings,
@@ -78,38 +75,26 @@ pub struct Settings {
     pub retrain: RetrainPolicy,
     /// Alerts.
     pub notification: NotificationSettings,
-    /// How long what grows is kept.
+    /// How long records and files are kept.
     pub retention: RetentionPolicy,
 }
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is not there.
     #[error("configuration file {path} cannot be read: {source}")]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     /// A key is unknown or a value has the wrong type.
     #[error("configuration {place}:{}", listed(.faults))]
     Format {
-        /// Which file, or that there is none.
+        /// The file, or the environment.
         place: String,
-        /// What is wrong, a sentence each.
         faults: Vec<String>,
     },
-    /// Values of a file that cannot be.
+    /// Invalid values of a file.
     #[error("configuration {} has {} fault(s):\n{}", .file.display(), .faults.len(), faults::listing(.faults))]
-    FaultsOfFile {
-        /// Which file.
-        file: PathBuf,
-        /// The faults.
-        faults: Vec<Fault>,
-    },
-    /// Values that cannot be.
+    FaultsOfFile { file: PathBuf, faults: Vec<Fault> },
+    /// Invalid values.
     #[error("configuration has {} fault(s):\n{}", .0.len(), faults::listing(.0))]
     Faults(Vec<Fault>),
 }
@@ -127,7 +112,6 @@ const INSTALLED_FILE: &str = "/etc/delayd/delayd.toml";
 impl Settings {
     /// The file that is read where none is named: that of the package or image which this
     /// program belongs to. A program that was built here and not installed has none.
-    #[must_use]
     pub fn installed_file() -> Option<PathBuf> {
         let installed = std::env::current_exe().is_ok_and(|program| program.starts_with("/usr/bin"));
         let file = PathBuf::from(INSTALLED_FILE);
@@ -135,10 +119,6 @@ impl Settings {
     }
 
     /// Reads defaults, an optional file and the environment, and checks the result.
-    ///
-    /// # Errors
-    /// When the file is missing or malformed, or any value cannot be; every fault
-    /// is named.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
@@ -149,7 +129,7 @@ impl Settings {
         figment = figment.merge(EnvProvider::prefixed("DELAYD__").split("__"));
         let place = file.map_or_else(|| "of the environment".to_owned(), |path| path.display().to_string());
         let settings: Self =
-            figment.extract().map_err(|error| ConfigError::Format { place, faults: reading::told(error) })?;
+            figment.extract().map_err(|error| ConfigError::Format { place, faults: faults::format_faults(error) })?;
         match (settings.checked(), file) {
             (Err(ConfigError::Faults(faults)), Some(file)) => {
                 Err(ConfigError::FaultsOfFile { file: file.to_owned(), faults })
@@ -159,18 +139,12 @@ impl Settings {
     }
 
     /// The settings again, if nothing is wrong with them.
-    ///
-    /// # Errors
-    /// Every fault there is.
     pub fn checked(self) -> Result<Self, ConfigError> {
         let faults = self.faults();
         if faults.is_empty() { Ok(self) } else { Err(ConfigError::Faults(faults)) }
     }
 
     /// The settings as TOML; keys that are not set are left out.
-    ///
-    /// # Errors
-    /// When a value has no form in TOML.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
     }
@@ -205,12 +179,12 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_by_name() {
         let error = of("[daemon]\nstate_dri = \"x\"\n").unwrap_err().to_string();
-        assert!(error.contains("daemon.state_dri is no key; did you mean daemon.state_dir?"), "{error}");
+        assert!(error.contains("daemon.state_dri is not a key; did you mean daemon.state_dir?"), "{error}");
         assert!(error.contains("/delayd.toml"), "the file is named: {error}");
     }
 
     #[test]
-    fn a_value_of_another_form_is_told_with_what_was_expected() {
+    fn a_value_of_the_wrong_type_is_reported_with_what_was_expected() {
         let error = of("[training]\nhidden = \"many\"\n").unwrap_err().to_string();
         assert!(error.contains("training.hidden is string \"many\"; expected a whole number from 0 on"), "{error}");
         let error = of("[approval]\nmode = \"maybe\"\n").unwrap_err().to_string();
@@ -270,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_at_once_with_its_key() {
+    fn every_fault_is_reported_at_once_with_its_key() {
         let error = of("[http]\nlisten = \"nowhere\"\n[cluster]\nreplicas = 0\n").unwrap_err().to_string();
         assert!(error.contains("http.listen") && error.contains("cluster.replicas"), "{error}");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::saga::RetryPolicy;
+use crate::cycle::saga::RetryPolicy;
 use delayd_core::secret::Secret;
 use delayd_data::formats::{ColumnMapping, ParseLimits};
 use delayd_data::reference::ReferencePolicy;
@@ -28,7 +28,7 @@ pub struct DaemonSettings {
     pub step_attempts: u32,
     /// Seconds before the second attempt; doubled for each later one, up to a minute.
     pub step_retry_secs: f64,
-    /// Seconds for which a step waits for an outside system that is away before its cycle is undone.
+    /// Seconds for which a step waits for an unavailable outside system before its cycle is undone.
     pub outage_patience_secs: u64,
     /// Seconds without a sign of life after which an actor counts as hung.
     pub hang_limit_secs: u64,
@@ -48,7 +48,6 @@ impl Default for DaemonSettings {
 
 impl DaemonSettings {
     /// How a cycle's steps are tried again.
-    #[must_use]
     pub fn step_retry(&self) -> RetryPolicy {
         RetryPolicy {
             attempts: self.step_attempts,
@@ -59,7 +58,7 @@ impl DaemonSettings {
     }
 }
 
-/// What tells the weather.
+/// Where weather comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeatherKind {
@@ -74,11 +73,11 @@ pub enum WeatherKind {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WeatherSettings {
-    /// What tells it.
+    /// The kind of source.
     pub kind: WeatherKind,
     /// CSV files: the objects under this prefix.
     pub prefix: String,
-    /// With weather for a smaller share of the airport-hours a step waits for it; 0 goes on without any.
+    /// With weather for a smaller share of the airport-hours a step waits for it; 0 continues without any.
     pub required_share: f64,
     /// How the API is asked.
     pub open_meteo: OpenMeteoSettings,
@@ -115,16 +114,16 @@ pub struct IngestionSettings {
     pub contract_path: PathBuf,
     /// Objects fetched at a time.
     pub concurrency: usize,
-    /// Seconds between looks for new objects.
+    /// Seconds between checks for new objects.
     pub interval_secs: u64,
     /// Minutes before the scheduled departure at which the delay is predicted.
     pub horizon_minutes: u32,
     /// Minutes after its time stamp at which a weather observation is known. The
-    /// default allows for stamps that are cut off to the full hour.
+    /// default allows for stamps that are truncated to the full hour.
     pub weather_delay_minutes: u32,
     /// How logs with other columns are read; the known layouts when left out.
     pub column_mapping: Option<ColumnMapping>,
-    /// Time zones of airports whose file does not tell them, by IATA code.
+    /// Time zones of airports whose file does not have them, by IATA code.
     pub time_zones: BTreeMap<String, String>,
     /// Bounds of one object.
     pub limits: ParseLimits,
@@ -209,7 +208,7 @@ pub struct TrainerSettings {
     pub kubernetes: KubernetesTrainerSettings,
 }
 
-/// `[packaging.export]`: files that tell the pushed image; those without a path are not written.
+/// `[packaging.export]`: files that describe the pushed image; those without a path are not written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExportSettings {
@@ -237,7 +236,7 @@ pub struct PackagingSettings {
     pub docker: DockerEngineSettings,
     /// Where the service in the image comes from.
     pub source: SourceSettings,
-    /// Files that tell the pushed image.
+    /// Files that describe the pushed image.
     pub export: ExportSettings,
 }
 

@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::config::IngestionSettings;
-use crate::deployment::LiveService;
 use crate::replay::ReplaySpan;
+use crate::stages::live_service::LiveService;
 use crate::supervision::ActorStatus;
 use delayd_core::ids::{CycleId, DeploymentId, TraceId};
 use delayd_core::ports::ReferenceKind;

@@ -14,9 +14,9 @@ use super::api::Streams;
 use super::listeners::Listeners;
 use super::{api, error, health, metrics, page};
 use crate::config::Settings;
-use crate::coordinator::CoordinatorActor;
+use crate::cycle::coordinator::CoordinatorStage;
 use crate::env::Env;
-use crate::supervision::{ActorRef, Supervision};
+use crate::supervision::{StageRef, Supervision};
 
 /// Idle clients keep their connection for so long.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ pub struct ApiState {
     /// The configuration in force.
     pub settings: Arc<Settings>,
     /// Whom commands go to.
-    pub coordinator: ActorRef<CoordinatorActor>,
+    pub coordinator: StageRef<CoordinatorStage>,
     /// What the actors do.
     pub supervision: Supervision,
     /// The metrics.

@@ -1,4 +1,4 @@
-//! Drives a replay: steps the clock, asks, tells, and lets the loop work.
+//! Drives a replay: steps the clock, publishes, asks, and lets the loop work.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,27 +7,25 @@ use std::time::{Duration as WallDuration, Instant};
 use bytes::Bytes;
 use chrono::{DateTime, Duration, DurationRound, NaiveDate, Utc};
 
-use super::client::{AskError, ServiceClient};
-use super::gather::{self, Asked};
-use super::report::format::words;
+use super::gather::{self, Asked, Facts};
+use super::report::summary::words;
 use super::report::{Report, ReportFiles};
-use super::source::{Source, SourceError};
-use super::span::ReplaySpan;
-use super::world::{World, local_midnight};
+use super::state::ReplaySpan;
+use super::world::{AskError, ServiceClient, Source, SourceError, World, local_midnight};
 use crate::config::Settings;
-use crate::coordinator::messages::Consider;
+use crate::cycle::coordinator::Consider;
+use crate::cycle::saga::StepObserver;
 use crate::daemon::{Daemon, StartError};
-use crate::saga::StepObserver;
 use delayd_core::clock::{Clock, ReplayClock};
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{CycleId, ModelVersion};
 use delayd_core::own_folder;
 use delayd_data::{Example, TimeZones};
-use delayd_ledger::{Cycle, CycleOutcome, CycleState};
+use delayd_ledger::{Alias, Cycle, CycleOutcome, CycleState, LedgerError};
 
 /// Flights in one request, at most.
 const LARGEST_REQUEST: usize = 2000;
-/// Pause between two looks at a cycle under way.
+/// Pause between two checks of a cycle under way.
 const CYCLE_POLL: WallDuration = WallDuration::from_millis(50);
 
 /// What to replay.
@@ -46,7 +44,7 @@ pub struct ReplayOptions {
 }
 
 impl ReplayOptions {
-    /// Whether the data has flights to learn from and to predict.
+    /// Whether the data has flights to train on and to predict.
     fn find_flights(&self, source: &Source) -> Result<(), ReplayError> {
         for (from, until) in [(self.train_from, self.train_until), (self.train_until, self.until)] {
             // Days in UTC: which of them are local ones is settled once the airports are read.
@@ -61,58 +59,49 @@ impl ReplayOptions {
     }
 }
 
-/// Told how far the replay is.
+/// Shows how far the replay is.
 pub trait ReplayDisplay: StepObserver {
-    /// The daemon runs: whoever wants to look at it from outside can begin.
+    /// The daemon runs and can be reached from outside.
     fn daemon_started(&self, _: &Daemon) {}
     /// Something worth a line.
     fn line(&self, at: DateTime<Utc>, text: &str);
     /// How far the clock is, and what is live.
     fn at(&self, now: DateTime<Utc>, share: f64, predictions: u64, live: Option<ModelVersion>);
-    /// Nothing more comes.
     fn done(&self);
+}
+
+impl From<LedgerError> for ReplayError {
+    fn from(error: LedgerError) -> Self {
+        Self::Loop(error.into())
+    }
 }
 
 /// Why a replay ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The data cannot be read.
     #[error("the data cannot be replayed")]
     Source(#[from] SourceError),
-    /// The state directory is somebody else's.
     #[error("{0}")]
     State(String),
-    /// The dates make no sense, or no flight falls into them.
     #[error("{0}")]
     Dates(String),
-    /// The daemon cannot start.
     #[error("the daemon cannot start")]
     Start(#[from] StartError),
-    /// A stage failed.
     #[error("the loop failed: {0}")]
     Loop(#[from] StepFailure),
-    /// The object store refused a log.
     #[error("a log could not be put into the object store")]
     Store(#[from] delayd_core::error::PortError),
-    /// A log could not be written.
     #[error("a log could not be written")]
     Csv(#[from] csv::Error),
-    /// The service could not be asked at all.
     #[error("the service cannot be asked")]
     Ask(#[from] AskError),
-    /// The first model did not go live.
     #[error("the first model did not go live: {0}")]
     NoFirstModel(String),
-    /// The report could not be made.
     #[error("the report could not be made: {0}")]
     Report(String),
 }
 
 /// Replays, and leaves the report in `options.out`.
-///
-/// # Errors
-/// When the data, the daemon or the report fails; single requests that fail are
-/// counted in the report instead.
 pub async fn replay(
     options: &ReplayOptions,
     settings: Settings,
@@ -127,32 +116,26 @@ pub async fn replay(
         display.line(DateTime::UNIX_EPOCH, &format!("left out: {line}"));
     }
     options.find_flights(&source)?;
-    // A report that cannot be written is told now, and not after everything.
+    // A report that cannot be written is an error now, and not after everything.
     let out = &options.out;
     own_folder::create(out).map_err(|error| ReplayError::Report(format!("{}: {error}", out.display())))?;
-    // Only now: a slip in the arguments must not cost what the last replay left.
+    // Only now: a mistake in the arguments must not destroy what the last replay left.
     super::state::take_over(&settings.daemon.state_dir)?;
     let mut driver = Driver::start(options, settings, source, display).await?;
     driver.first_model().await?;
     driver.run().await?;
-    let report = driver.report(began.elapsed()).await?;
-    driver.stop().await?;
+    let Driver { daemon, facts, .. } = driver;
+    let report = gather::report(&daemon, facts, began.elapsed(), out).await?;
+    daemon.env.cluster.tear_down().await.map_err(StepFailure::from)?;
     Ok(report)
 }
 
 struct Driver {
-    options: ReplayOptions,
     daemon: Daemon,
     clock: Arc<ReplayClock>,
     world: World,
     display: Arc<dyn ReplayDisplay>,
-    asked: Vec<Asked>,
-    requests: u64,
-    request_errors: u64,
-    from: DateTime<Utc>,
-    until: DateTime<Utc>,
-    seed: u64,
-    dataset: super::report::DatasetInfo,
+    facts: Facts,
 }
 
 impl Driver {
@@ -174,14 +157,14 @@ impl Driver {
         };
         let seed = settings.training.seed;
         let clock = Arc::new(ReplayClock::starting_at(history_from));
-        let observer: Arc<dyn StepObserver> = Arc::new(Observer(display.clone()));
+        let observer: Arc<dyn StepObserver> = display.clone();
         let give_up = |gone: crate::supervision::GivenUp| {
             tracing::error!(actor = gone.actor, failure = gone.failure, "an actor was given up")
         };
         let daemon = Daemon::start(settings, clock.clone() as Arc<dyn Clock>, observer, give_up)?;
         let last = options.until.pred_opt().unwrap_or(options.until);
         let span = ReplaySpan { from: options.train_until, until: last };
-        span.mark(&daemon.env.ledger, history_from).await.map_err(StepFailure::from)?;
+        span.mark(&daemon.env.ledger, history_from).await?;
         display.daemon_started(&daemon);
         let store = &daemon.env.object_store;
         store.put(&daemon.settings.ingestion.airports_key, airports).await?;
@@ -202,28 +185,21 @@ impl Driver {
         };
         let world = World::new(records, questions);
         Ok(Self {
-            options: options.clone(),
             daemon,
             clock,
             world,
             display,
-            asked: Vec::new(),
-            requests: 0,
-            request_errors: 0,
-            from,
-            until,
-            seed,
-            dataset,
+            facts: Facts { asked: Vec::new(), requests: 0, request_errors: 0, from, until, seed, dataset },
         })
     }
 
     /// Publishes the history and lets the loop make its first model.
     async fn first_model(&mut self) -> Result<(), ReplayError> {
-        self.clock.advance_to(self.from);
+        self.clock.advance_to(self.facts.from);
         self.publish().await?;
         let ingested = self.daemon.ingest().await?;
         self.display.line(
-            self.from,
+            self.facts.from,
             &format!(
                 "history: {} logs, {} flights, {} in quarantine",
                 ingested.objects, ingested.accepted, ingested.quarantined
@@ -231,7 +207,7 @@ impl Driver {
         );
         let considered = self.daemon.coordinator.ask(Consider::default()).await?;
         let Some(cycle) = considered.cycle else { return Err(ReplayError::NoFirstModel(considered.reason)) };
-        let finished = self.followed(cycle, self.from, &considered.reason).await?;
+        let finished = self.followed(cycle, self.facts.from, &considered.reason).await?;
         if finished.outcome == Some(CycleOutcome::Deployed) {
             Ok(())
         } else {
@@ -239,18 +215,18 @@ impl Driver {
         }
     }
 
-    /// Waits for a cycle, and tells why it starts and how it ends.
+    /// Waits for a cycle, and shows why it starts and how it ends.
     async fn followed(&self, cycle: CycleId, at: DateTime<Utc>, reason: &str) -> Result<Cycle, ReplayError> {
         self.display.line(at, &format!("{cycle} starts: {reason}"));
         let finished = self.await_cycle(cycle).await?;
-        let outcome = finished.outcome.map_or_else(|| "waits".to_owned(), |outcome| words(outcome.as_str()));
+        let outcome = finished.outcome.map_or_else(|| "is waiting".to_owned(), |outcome| words(outcome.as_str()));
         self.display.line(at, &format!("{cycle} {outcome}: {}", finished.detail));
         Ok(finished)
     }
 
     async fn await_cycle(&self, cycle: CycleId) -> Result<Cycle, ReplayError> {
         loop {
-            let found = self.daemon.env.ledger.cycle(cycle).await.map_err(StepFailure::from)?;
+            let found = self.daemon.env.ledger.cycle(cycle).await?;
             let found = found.ok_or_else(|| ReplayError::Report(format!("{cycle} vanished from the ledger")))?;
             if found.state != CycleState::Running {
                 return Ok(found);
@@ -267,13 +243,13 @@ impl Driver {
     }
 
     /// Hour by hour: ask about the flights of the hour; once a day, when it is
-    /// night over the airports, publish the logs, watch, and let the loop decide.
+    /// night over the airports, publish the logs, monitor, and let the loop decide.
     async fn run(&mut self) -> Result<(), ReplayError> {
         let client = ServiceClient::new(&self.daemon.env.cluster.service_url())?;
         let day_starts = i64::from(self.daemon.settings.monitoring.day_starts_minutes_utc) + 60;
-        let mut now = self.from;
+        let mut now = self.facts.from;
         let mut live = self.live().await?;
-        while now < self.until {
+        while now < self.facts.until {
             let next = now + Duration::hours(1);
             self.ask_about(&client, now, next).await;
             self.clock.advance_to(next);
@@ -282,33 +258,33 @@ impl Driver {
                 self.night(now).await?;
                 live = self.live().await?;
             }
-            let share = (now - self.from).num_minutes() as f64 / (self.until - self.from).num_minutes().max(1) as f64;
-            self.display.at(now, share, self.asked.len() as u64, live);
+            let share = (now - self.facts.from).num_minutes() as f64
+                / (self.facts.until - self.facts.from).num_minutes().max(1) as f64;
+            self.display.at(now, share, self.facts.asked.len() as u64, live);
         }
         self.display.done();
         Ok(())
     }
 
     async fn live(&self) -> Result<Option<ModelVersion>, ReplayError> {
-        let live =
-            self.daemon.env.ledger.model_by_alias(delayd_ledger::Alias::Live).await.map_err(StepFailure::from)?;
+        let live = self.daemon.env.ledger.model_by_alias(Alias::Live).await?;
         Ok(live.map(|model| model.version))
     }
 
     async fn ask_about(&mut self, client: &ServiceClient, from: DateTime<Utc>, until: DateTime<Utc>) {
         let flights: Vec<Example> = self.world.questions(from, until).to_vec();
         for batch in flights.chunks(LARGEST_REQUEST) {
-            self.requests += 1;
+            self.facts.requests += 1;
             match client.ask(batch).await {
                 Ok(answer) => {
                     let model: Option<ModelVersion> = answer.model_version.parse().ok();
                     let rows = batch.iter().zip(answer.predictions);
-                    self.asked.extend(rows.filter_map(|(example, row)| {
+                    self.facts.asked.extend(rows.filter_map(|(example, row)| {
                         Some(Asked { example: example.clone(), score: row.score, model: model? })
                     }));
                 }
                 Err(error) => {
-                    self.request_errors += 1;
+                    self.facts.request_errors += 1;
                     tracing::error!(error = %delayd_core::error::chain(&error), "a request failed");
                 }
             }
@@ -326,25 +302,6 @@ impl Driver {
             self.followed(cycle, now, &considered.reason).await?;
         }
         self.daemon.deliver_alerts().await?;
-        Ok(())
-    }
-
-    async fn report(&mut self, wall: WallDuration) -> Result<(Report, ReportFiles), ReplayError> {
-        let facts = gather::Facts {
-            asked: std::mem::take(&mut self.asked),
-            requests: self.requests,
-            request_errors: self.request_errors,
-            from: self.from,
-            until: self.until,
-            wall,
-            seed: self.seed,
-            dataset: self.dataset.clone(),
-        };
-        gather::report(&self.daemon, facts, &self.options.out).await
-    }
-
-    async fn stop(self) -> Result<(), ReplayError> {
-        self.daemon.env.cluster.tear_down().await?;
         Ok(())
     }
 }
@@ -372,7 +329,7 @@ fn zones_of(airports: &Bytes, settings: &Settings) -> Result<TimeZones, ReplayEr
 
 /// What the airline will ask: every flight of the predicted days with what was
 /// known at its prediction time. The operations index answers only from events
-/// known by then, so making them ahead tells nothing early.
+/// known by then, so making them ahead reveals nothing early.
 async fn questions(
     daemon: &Daemon,
     records: &[delayd_data::FlightRecord],
@@ -388,17 +345,4 @@ async fn questions(
     let mut wanted: Vec<Example> = examples.into_iter().filter(wanted).collect();
     wanted.sort_by_key(|example| example.prediction_time);
     Ok(wanted)
-}
-
-/// Hands a cycle's steps to the display.
-struct Observer(Arc<dyn ReplayDisplay>);
-
-impl StepObserver for Observer {
-    fn started(&self, cycle: CycleId, step: &str) {
-        self.0.started(cycle, step);
-    }
-
-    fn finished(&self, cycle: CycleId, step: &str, wall: WallDuration, failure: Option<&StepFailure>) {
-        self.0.finished(cycle, step, wall, failure);
-    }
 }

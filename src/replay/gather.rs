@@ -15,14 +15,14 @@ use super::report::{
 };
 use crate::daemon::Daemon;
 use delayd_core::error::chain;
-use delayd_core::failure::{StepFailure, run_blocking};
+use delayd_core::failure::run_blocking;
 use delayd_core::ids::{CycleId, ModelVersion};
 use delayd_data::Example;
 use delayd_judge::evaluation::LookupTable;
 use delayd_judge::evaluation::report::threshold_for_alert_share;
 use delayd_judge::evaluation::score_rows;
 use delayd_judge::monitoring::drift::{DriftReport, DriftStatus};
-use delayd_ledger::{self as ledger, Alias, CycleOutcome, CycleReason, Ledger, LedgerError, Page};
+use delayd_ledger::{self as ledger, Alias, CycleOutcome, CycleReason, Ledger, Page};
 
 /// One flight that was asked about.
 #[derive(Debug, Clone)]
@@ -32,27 +32,30 @@ pub(super) struct Asked {
     pub model: ModelVersion,
 }
 
-/// What the driver saw.
+/// What the driver collects for the report.
 pub(super) struct Facts {
     pub asked: Vec<Asked>,
     pub requests: u64,
     pub request_errors: u64,
     pub from: DateTime<Utc>,
     pub until: DateTime<Utc>,
-    pub wall: WallDuration,
     pub seed: u64,
     pub dataset: DatasetInfo,
 }
 
 const ALL: Page = Page { offset: 0, limit: 100_000 };
 
-pub(super) async fn report(daemon: &Daemon, facts: Facts, out: &Path) -> Result<(Report, ReportFiles), ReplayError> {
+pub(super) async fn report(
+    daemon: &Daemon,
+    facts: Facts,
+    wall: WallDuration,
+    out: &Path,
+) -> Result<(Report, ReportFiles), ReplayError> {
     let ledger = &daemon.env.ledger;
     let models = models(daemon).await?;
     let cycles = cycles(ledger).await?;
     let drift = drift(ledger).await?;
-    let failed = |error: LedgerError| ReplayError::Loop(StepFailure::from(error));
-    let records = ledger.cycles(ALL).await.map_err(failed)?;
+    let records = ledger.cycles(ALL).await?;
     let (predictions, thresholds) = scored(daemon, &facts, &models).await?;
     let seed = facts.seed;
     let (computed, predictions) = run_blocking(move || (compute(&predictions, &thresholds, seed), predictions)).await?;
@@ -75,7 +78,7 @@ pub(super) async fn report(daemon: &Daemon, facts: Facts, out: &Path) -> Result<
         detection_secs: detection(ledger, &records).await?,
         drift_to_live_secs: drift_to_live(&records, &cycles),
         simulated: Simulated { from: facts.from, until: facts.until },
-        wall_secs: facts.wall.as_secs_f64(),
+        wall_secs: wall.as_secs_f64(),
         seed,
         dataset: facts.dataset,
         models,
@@ -95,7 +98,7 @@ pub(super) async fn report(daemon: &Daemon, facts: Facts, out: &Path) -> Result<
     Ok((report, files))
 }
 
-/// Inputs drifted away from what the model learnt from.
+/// Inputs drifted away from the training data.
 fn is_data_drift(cycle: &ledger::Cycle) -> bool {
     matches!(cycle.reason, CycleReason::Drift { .. })
 }
@@ -125,8 +128,7 @@ struct TrainedOn {
 /// The models that were live, in order, from the history of the alias.
 async fn models(daemon: &Daemon) -> Result<Vec<LiveModel>, ReplayError> {
     let ledger = &daemon.env.ledger;
-    let failed = |error: LedgerError| ReplayError::Loop(StepFailure::from(error));
-    let mut moves = ledger.alias_history(ALL).await.map_err(failed)?;
+    let mut moves = ledger.alias_history(ALL).await?;
     moves.retain(|moved| moved.alias == Alias::Live);
     moves.reverse();
     let mut models: Vec<LiveModel> = Vec::new();
@@ -135,8 +137,8 @@ async fn models(daemon: &Daemon) -> Result<Vec<LiveModel>, ReplayError> {
             last.live_until = Some(moved.moved_at);
         }
         let Some(version) = moved.to else { continue };
-        let Some(model) = ledger.model(version).await.map_err(failed)? else { continue };
-        let cycle = ledger.cycle(model.cycle).await.map_err(failed)?;
+        let Some(model) = ledger.model(version).await? else { continue };
+        let cycle = ledger.cycle(model.cycle).await?;
         let bundle = daemon.bundles.read(&model.bundle).map_err(|error| ReplayError::Report(chain(&error)))?;
         models.push(LiveModel {
             version,
@@ -155,12 +157,11 @@ async fn models(daemon: &Daemon) -> Result<Vec<LiveModel>, ReplayError> {
 }
 
 async fn cycles(ledger: &Ledger) -> Result<Vec<Cycle>, ReplayError> {
-    let failed = |error: LedgerError| ReplayError::Loop(StepFailure::from(error));
-    let mut records = ledger.cycles(ALL).await.map_err(failed)?;
+    let mut records = ledger.cycles(ALL).await?;
     records.reverse();
     let mut cycles = Vec::with_capacity(records.len());
     for record in records {
-        let steps = ledger.steps_of(record.id).await.map_err(failed)?;
+        let steps = ledger.steps_of(record.id).await?;
         let seconds: StepSeconds =
             steps.iter().map(|step| (step.name.clone(), step.wall_ms.unwrap_or_default() as f64 / 1000.0)).collect();
         cycles.push(Cycle {
@@ -179,8 +180,7 @@ async fn cycles(ledger: &Ledger) -> Result<Vec<Cycle>, ReplayError> {
 /// Reports that saw something; quiet ones stay in the ledger.
 async fn drift(ledger: &Ledger) -> Result<Vec<DriftAlarm>, ReplayError> {
     const FEATURES: usize = 12;
-    let failed = |error: LedgerError| ReplayError::Loop(StepFailure::from(error));
-    let mut records = ledger.drift_reports(ALL).await.map_err(failed)?;
+    let mut records = ledger.drift_reports(ALL).await?;
     records.reverse();
     let mut alarms = Vec::new();
     for record in records {
@@ -211,8 +211,7 @@ async fn drift(ledger: &Ledger) -> Result<Vec<DriftAlarm>, ReplayError> {
 
 /// Seconds from the first suspicion to the alarm, for the cycles that drift began.
 async fn detection(ledger: &Ledger, cycles: &[ledger::Cycle]) -> Result<BTreeMap<CycleId, f64>, ReplayError> {
-    let failed = |error: LedgerError| ReplayError::Loop(StepFailure::from(error));
-    let reports = ledger.drift_reports(ALL).await.map_err(failed)?;
+    let reports = ledger.drift_reports(ALL).await?;
     let mut found = BTreeMap::new();
     for cycle in cycles {
         let CycleReason::Drift { report, .. } = &cycle.reason else { continue };
@@ -246,9 +245,8 @@ async fn scored(
     facts: &Facts,
     models: &[LiveModel],
 ) -> Result<(Vec<ReplayPrediction>, Thresholds), ReplayError> {
-    let failed = |error: LedgerError| ReplayError::Loop(StepFailure::from(error));
     let first = models.first().ok_or_else(|| ReplayError::Report("no model was ever live".to_owned()))?;
-    let model = daemon.env.ledger.model(first.version).await.map_err(failed)?;
+    let model = daemon.env.ledger.model(first.version).await?;
     let model = model.ok_or_else(|| ReplayError::Report(format!("{} is not in the ledger", first.version)))?;
     let bundle = daemon.bundles.read(&model.bundle).map_err(|error| ReplayError::Report(chain(&error)))?;
     let set = daemon.data.training_set(&model.dataset).await?;

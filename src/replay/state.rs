@@ -1,20 +1,20 @@
-//! The state directory of a replay. A replay begins with none; it removes what an
-//! earlier replay left there, and never what is anybody else's.
+//! What marks a state directory and a ledger as a replay's. A replay starts with an empty directory; it removes what an
+//! earlier replay left there, and never what is anyone else's. Whoever reads its ledger must see that it is no live loop.
 
 use std::path::Path;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::ReplayError;
 use crate::daemon::ledger_path;
 use delayd_core::own_folder;
-use delayd_ledger::ensure_unused;
+use delayd_ledger::{Ledger, LedgerError, ensure_unused};
 
-/// Says whose the directory is.
+/// Marks a directory as a replay's.
 const MARK: &str = ".replay";
 
 /// Empties the state directory for a replay.
-///
-/// # Errors
-/// It is a daemon's, a process has it open, or it cannot be changed.
 pub(super) fn take_over(dir: &Path) -> Result<(), ReplayError> {
     let failed = |error: std::io::Error| ReplayError::State(format!("state directory {}: {error}", dir.display()));
     let empty = match std::fs::read_dir(dir) {
@@ -25,7 +25,7 @@ pub(super) fn take_over(dir: &Path) -> Result<(), ReplayError> {
     if !empty {
         if !dir.join(MARK).exists() {
             return Err(ReplayError::State(format!(
-                "{} holds the state of a daemon, and a replay begins with none; name another directory with --state",
+                "{} holds the state of a daemon, and a replay needs an empty one; name another directory with --state",
                 dir.display()
             )));
         }
@@ -36,11 +36,8 @@ pub(super) fn take_over(dir: &Path) -> Result<(), ReplayError> {
     std::fs::write(dir.join(MARK), "made by `delayd replay`; the next replay removes it\n").map_err(failed)
 }
 
-/// A daemon goes on with what a replay left: no replay removes it from now on.
+/// A daemon continues with what a replay left: no replay removes it from now on.
 /// Answers whether it was a replay's.
-///
-/// # Errors
-/// When the mark cannot be removed.
 pub fn keep_for_a_daemon(dir: &Path) -> std::io::Result<bool> {
     match std::fs::remove_file(dir.join(MARK)) {
         Ok(()) => Ok(true),
@@ -49,10 +46,44 @@ pub fn keep_for_a_daemon(dir: &Path) -> std::io::Result<bool> {
     }
 }
 
+/// Name under which the ledger keeps the span.
+const SETTING: &str = "replay";
+
+/// The local days that a replay predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ReplaySpan {
+    /// The first day.
+    pub from: NaiveDate,
+    /// The last day.
+    pub until: NaiveDate,
+}
+
+impl ReplaySpan {
+    /// The replay that made this ledger; `None` for a daemon's own.
+    pub async fn of(ledger: &Ledger) -> Result<Option<Self>, LedgerError> {
+        Ok(ledger.setting::<Option<Self>>(SETTING).await?.flatten())
+    }
+
+    /// Removes the mark: a daemon continues with the ledger, in the present.
+    pub async fn forget(ledger: &Ledger, at: DateTime<Utc>) -> Result<(), LedgerError> {
+        ledger.set_setting(SETTING, None::<Self>, at).await
+    }
+
+    /// Marks a ledger as this replay's.
+    pub async fn mark(self, ledger: &Ledger, at: DateTime<Utc>) -> Result<(), LedgerError> {
+        ledger.set_setting(SETTING, Some(self), at).await
+    }
+}
+
+impl std::fmt::Display for ReplaySpan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "replay of {} to {}", self.from, self.until)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use delayd_ledger::Ledger;
 
     #[test]
     fn a_replay_removes_what_a_replay_left_and_nothing_else() {
@@ -72,5 +103,18 @@ mod tests {
         assert!(!keep_for_a_daemon(&dir).unwrap(), "it is the daemon's already");
         let refused = take_over(&dir).unwrap_err().to_string();
         assert!(refused.contains("--state") && ledger_path(&dir).exists(), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_replays_ledger_is_marked_and_a_daemons_is_not() {
+        let ledger = Ledger::in_memory().unwrap();
+        assert_eq!(ReplaySpan::of(&ledger).await.unwrap(), None);
+        let day = |day| NaiveDate::from_ymd_opt(2013, 3, day).unwrap();
+        let span = ReplaySpan { from: day(1), until: day(31) };
+        span.mark(&ledger, chrono::DateTime::UNIX_EPOCH).await.unwrap();
+        assert_eq!(ReplaySpan::of(&ledger).await.unwrap(), Some(span));
+        assert_eq!(span.to_string(), "replay of 2013-03-01 to 2013-03-31");
+        ReplaySpan::forget(&ledger, chrono::DateTime::UNIX_EPOCH).await.unwrap();
+        assert_eq!(ReplaySpan::of(&ledger).await.unwrap(), None, "a daemon continues with it");
     }
 }

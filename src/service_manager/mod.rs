@@ -1,4 +1,4 @@
-//! What the service manager is told: systemd, or another that speaks `sd_notify(3)`.
+//! What the service manager gets from us: systemd, or another that speaks `sd_notify(3)`.
 //!
 //! READY once the daemon answers, STATUS with where the loop is, a beat for the watchdog
 //! only while actors and timers really move, STOPPING at the end. And what it gives: the
@@ -7,13 +7,11 @@
 //! It decides nothing and restarts nothing: supervision restarts actors, the service
 //! manager restarts the process.
 
-mod attendance;
-mod health;
-mod loop_status;
 mod sockets;
+mod status;
 mod watchdog;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -22,74 +20,69 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-pub use attendance::attend;
-pub use health::illness;
-pub use loop_status::loop_status;
-pub use sockets::{PassedSocketError, PassedSockets};
-pub use watchdog::Watchdog;
+pub(crate) use sockets::PassedSockets;
+pub(crate) use status::attend;
+pub(crate) use watchdog::{Watchdog, unhealthy_reason};
 
-/// A service manager that does not take what it is told must not hold the daemon up.
+/// A service manager that does not read its socket must not hold the daemon up.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 
 /// The service manager, if there is one.
 #[derive(Debug, Clone, Default)]
-pub struct ServiceManager {
+pub(crate) struct ServiceManager {
     /// A socket's path, or `@` and an abstract name.
     address: Option<Arc<OsStr>>,
 }
 
 impl ServiceManager {
     /// The one that the environment names (`NOTIFY_SOCKET`).
-    #[must_use]
-    pub fn of_environment() -> Self {
+    pub(crate) fn of_environment() -> Self {
         let address = std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty());
         Self { address: address.map(Arc::from) }
     }
 
     /// The one that listens at this address.
-    #[must_use]
-    pub fn at(address: impl Into<OsString>) -> Self {
-        Self { address: Some(Arc::from(address.into())) }
+    #[cfg(test)]
+    pub(crate) fn at(address: impl AsRef<OsStr>) -> Self {
+        Self { address: Some(Arc::from(address.as_ref())) }
     }
 
     /// Whether there is one.
-    #[must_use]
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.address.is_some()
     }
 
     /// How often the service manager wants to hear a beat; `None` for never.
-    #[must_use]
-    pub fn watchdog_period() -> Option<Duration> {
+    pub(crate) fn watchdog_period() -> Option<Duration> {
         sd_notify::watchdog_enabled().filter(|period| !period.is_zero())
     }
 
-    /// The daemon answers, and does this.
-    pub fn ready(&self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+    /// The daemon answers.
+    pub(crate) fn ready(&self, status: &str) {
+        self.notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
     /// What the daemon does now, one line for `systemctl status`.
-    pub fn status(&self, status: &str) {
-        self.tell(&[NotifyState::Status(&one_line(status))]);
+    pub(crate) fn status(&self, status: &str) {
+        self.notify(&[NotifyState::Status(&one_line(status))]);
     }
 
     /// The daemon ends.
-    pub fn stopping(&self, status: &str) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
+    pub(crate) fn stopping(&self, status: &str) {
+        self.notify(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
     }
 
     /// A sign of life for the watchdog.
-    pub fn beat(&self) {
-        self.tell(&[NotifyState::Watchdog]);
+    pub(crate) fn beat(&self) {
+        self.notify(&[NotifyState::Watchdog]);
     }
 
-    fn tell(&self, states: &[NotifyState<'_>]) {
+    fn notify(&self, states: &[NotifyState<'_>]) {
         let Some(address) = &self.address else { return };
         let message: String = states.iter().map(|state| format!("{state}\n")).collect();
         if let Err(error) = send(address, message.as_bytes()) {
             // The daemon works without being heard; a missed beat has its own consequence.
-            tracing::warn!(%error, message = message.trim_end(), "the service manager could not be told");
+            tracing::warn!(%error, message = message.trim_end(), "the service manager could not be notified");
         }
     }
 }
@@ -113,7 +106,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// What arrives at a real socket when something is told.
+    /// What arrives at a real socket.
     fn heard(tell: impl Fn(&ServiceManager)) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
@@ -126,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_manager_hears_what_it_is_told() {
+    fn the_service_manager_receives_each_notification() {
         type Tell = fn(&ServiceManager);
         let table: [(Tell, &str); 4] = [
             (|manager| manager.ready("model_v2 is live"), "READY=1\nSTATUS=model_v2 is live\n"),
@@ -156,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_tell_is_no_failure() {
+    fn without_a_service_manager_nothing_fails() {
         ServiceManager::default().ready("alone");
         ServiceManager::at("/nowhere/notify").beat();
         assert!(!ServiceManager::default().is_there());

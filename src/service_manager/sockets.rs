@@ -1,5 +1,5 @@
 //! Socket activation: the sockets that the service manager has opened and listens on
-//! for us (`sd_listen_fds(3)`). Connections wait in them while the daemon starts anew.
+//! for us (`sd_listen_fds(3)`). Connections wait in them while the daemon restarts.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -8,7 +8,7 @@ use listenfd::ListenFd;
 
 /// Passed sockets that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum PassedSocketError {
+pub(crate) enum PassedSocketError {
     /// One is something else.
     #[error("the service manager passed a socket (number {index}) that is neither TCP nor Unix, or does not stream")]
     Unusable {
@@ -30,20 +30,17 @@ pub enum PassedSocketError {
 
 /// What was passed.
 #[derive(Debug, Default)]
-pub struct PassedSockets {
+pub(crate) struct PassedSockets {
     /// Listening TCP sockets, in the order of the unit.
-    pub tcp: Vec<TcpListener>,
+    pub(crate) tcp: Vec<TcpListener>,
     /// Listening Unix sockets, in the order of the unit.
-    pub unix: Vec<UnixListener>,
+    pub(crate) unix: Vec<UnixListener>,
 }
 
 impl PassedSockets {
     /// Takes them, once: the environment that told of them (`LISTEN_FDS`) is cleared, and
     /// processes that we start inherit none. To be called before threads are started.
-    ///
-    /// # Errors
-    /// When one of them is something else.
-    pub fn take() -> Result<Self, PassedSocketError> {
+    pub(crate) fn take() -> Result<Self, PassedSocketError> {
         let mut passed = ListenFd::from_env();
         let mut sockets = Self::default();
         for index in 0..passed.len() {
@@ -59,10 +56,7 @@ impl PassedSockets {
     }
 
     /// Takes the one that the status endpoint listens on, if one was passed.
-    ///
-    /// # Errors
-    /// When there are others.
-    pub fn take_one() -> Result<Option<TcpListener>, PassedSocketError> {
+    pub(crate) fn take_one() -> Result<Option<TcpListener>, PassedSocketError> {
         let Self { mut tcp, unix } = Self::take()?;
         if tcp.len() > 1 || !unix.is_empty() {
             return Err(PassedSocketError::NotOne { tcp: tcp.len(), unix: unix.len() });

@@ -1,7 +1,7 @@
-//! One life of a supervised actor on an arbiter thread of its own.
+//! One incarnation of a supervised actor, on an arbiter thread of its own.
 //!
 //! What actix 0.13 does about a panic in a handler: the actor is one tokio task;
-//! tokio catches the panic, the arbiter's thread lives on, and nobody is told.
+//! tokio catches the panic, the arbiter's thread lives on, and nobody notices.
 //! Worse, dropping the actor's future while it unwinds polls it once more, and so
 //! handles the next message of the mailbox with a half-changed `self`; if that
 //! panics too, the process aborts. So the task is guarded here: the panic is
@@ -18,14 +18,14 @@ use std::time::Duration;
 use actix::dev::ContextFut;
 use actix::{Actor, ActorContext, Arbiter, AsyncContext, Context};
 
-use super::actor_ref::ActorRef;
-use super::heartbeat::Heartbeat;
+use super::actor::ActorRef;
+use super::status::Heartbeat;
 use delayd_core::failure::panic_message;
 
-/// Makes a fresh actor, given its heartbeat and the address that stays good; runs on the actor's own thread.
+/// Makes a new actor, given its heartbeat and its lasting address; runs on the actor's own thread.
 pub(super) type Factory<A> = Arc<dyn Fn(Heartbeat, ActorRef<A>) -> A + Send + Sync>;
 
-/// How a life ended.
+/// How an incarnation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
     /// It stopped itself.
@@ -37,7 +37,7 @@ pub(super) enum Ended {
 /// A started actor. Dropping it asks its thread to end, and waits for nothing.
 pub(super) struct Incarnation {
     pub(super) heartbeat: Heartbeat,
-    /// Says how it ended; disconnected if its thread ended without a word.
+    /// How it ended; disconnected if its thread ended without reporting.
     pub(super) ended: Receiver<Ended>,
     arbiter: Arbiter,
 }
@@ -57,7 +57,7 @@ pub(super) fn start<A: Actor<Context = Context<A>>>(
 ) -> std::io::Result<Incarnation> {
     let arbiter = Arbiter::try_new()?;
     let heartbeat = Heartbeat::new();
-    let (tell, ended) = channel();
+    let (report, ended) = channel();
     let beats = heartbeat.clone();
     arbiter.spawn_fn(move || {
         let made = catch_unwind(AssertUnwindSafe(|| factory(beats.clone(), actor_ref.clone())));
@@ -65,7 +65,7 @@ pub(super) fn start<A: Actor<Context = Context<A>>>(
             Ok(actor) => actor,
             Err(payload) => {
                 // The watcher may be gone, and then nobody needs to know.
-                let _ = tell.send(Ended::Panicked(panic_message(payload.as_ref())));
+                let _ = report.send(Ended::Panicked(panic_message(payload.as_ref())));
                 return;
             }
         };
@@ -74,13 +74,13 @@ pub(super) fn start<A: Actor<Context = Context<A>>>(
             return;
         }
         let mut context = Context::new();
-        actor_ref.point_at(Some(context.address()));
+        actor_ref.set_address(Some(context.address()));
         let pulse = beats.clone();
         context.run_interval(beat_interval, move |_, _| pulse.beat());
         beats.beat();
         let life = Guarded { life: Some(Box::pin(context.into_future(actor))), heartbeat: beats };
         actix::spawn(async move {
-            let _ = tell.send(life.await);
+            let _ = report.send(life.await);
         });
     });
     Ok(Incarnation { heartbeat, ended, arbiter })

@@ -3,7 +3,7 @@
 //! actix's own `Supervisor` keeps the same `self`, loses what was being done, and
 //! knows neither panics nor hangs. Here each actor runs on an arbiter thread of
 //! its own, made by a factory, and a watcher thread beside it notices a stop, a
-//! panic, and silence. It starts a fresh actor with growing pauses, and when one
+//! panic, and silence. It restarts the actor with growing pauses, and when one
 //! actor keeps dying it gives the whole daemon up, for systemd or the kubelet to
 //! start again.
 //!
@@ -11,19 +11,13 @@
 //! message is a wake-up), and it cannot kill a thread: a hung one is abandoned,
 //! and ends itself as soon as it comes back.
 
-mod actor_ref;
-mod heartbeat;
+mod actor;
 mod incarnation;
 mod policy;
-mod stage_actor;
 mod status;
 mod supervisor;
-mod turns;
 
-pub use actor_ref::{ActorGone, ActorRef};
-pub use heartbeat::Heartbeat;
-pub use policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
-pub use stage_actor::{Request, StageActor};
-pub use status::{ActorState, ActorStatus};
+pub use actor::{ActorGone, ActorRef, Request, StageActor, StageRef};
+pub use policy::SupervisionPolicy;
+pub use status::{ActorState, ActorStatus, Heartbeat};
 pub use supervisor::{GivenUp, SupervisedActor, Supervision};
-pub use turns::Turns;

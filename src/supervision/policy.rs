@@ -1,4 +1,4 @@
-//! When to start an actor again, after what pause, and when to give up: pure
+//! When to restart an actor, after what pause, and when to give up: pure
 //! functions over durations since the start, so that tests are tables.
 
 use std::collections::VecDeque;
@@ -16,11 +16,10 @@ pub struct SupervisionPolicy {
     pub initial_backoff: Duration,
     /// The longest pause.
     pub max_backoff: Duration,
-    /// By which share a pause varies, 0 to 1, so that actors that died together do not return together.
+    /// By which share a pause varies, 0 to 1, so that actors that died together do not restart together.
     pub jitter: f64,
-    /// So many restarts are allowed …
+    /// Restarts allowed within `within`.
     pub max_restarts: usize,
-    /// … within this time.
     pub within: Duration,
 }
 
@@ -40,30 +39,27 @@ impl Default for SupervisionPolicy {
 
 impl SupervisionPolicy {
     /// Whether an actor that beat last at `last_beat` hangs at `now`, both since the start.
-    #[must_use]
-    pub fn is_hung(&self, last_beat: Duration, now: Duration) -> bool {
+    pub(super) fn is_hung(&self, last_beat: Duration, now: Duration) -> bool {
         now.saturating_sub(last_beat) > self.hang_limit
     }
 }
 
 /// The restarts that still count against the budget.
 #[derive(Debug, Clone, Default)]
-pub struct RestartBudget {
+pub(super) struct RestartBudget {
     restarts: VecDeque<Duration>,
 }
 
 /// What to do about a dead actor.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Verdict {
-    /// Start a fresh one after this pause.
+pub(super) enum Verdict {
     RestartAfter(Duration),
-    /// It died too often.
     GiveUp,
 }
 
-/// Decides about an actor that died at `now` (since the start) and, if it is to
-/// be started again, charges the budget. `random` is in 0..1.
-pub fn decide(budget: &mut RestartBudget, policy: &SupervisionPolicy, now: Duration, random: f64) -> Verdict {
+/// Decides about an actor that died at `now` (since the start) and, if it is
+/// restarted, charges the budget. `random` is in 0..1.
+pub(super) fn decide(budget: &mut RestartBudget, policy: &SupervisionPolicy, now: Duration, random: f64) -> Verdict {
     while budget.restarts.front().is_some_and(|restart| now.saturating_sub(*restart) >= policy.within) {
         budget.restarts.pop_front();
     }

@@ -1,21 +1,82 @@
-//! What supervision knows of an actor, for the status endpoint, the page and tests.
+//! What is known of an actor: the sign of life that each incarnation gives, and the status for the endpoint, the page
+//! and tests.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::actor_ref::Waiting;
-use super::heartbeat::Heartbeat;
+use super::actor::Waiting;
+
+/// Shows that an actor lives and what it works on. The factory gets one per incarnation; the actor's context beats
+/// automatically, and only work that blocks the actor's own thread needs to beat itself.
+#[derive(Debug, Clone)]
+pub struct Heartbeat(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    born: Instant,
+    /// Microseconds from `born` to the last beat.
+    last_beat_us: AtomicU64,
+    abandoned: AtomicBool,
+    current_work: Mutex<Option<String>>,
+}
+
+impl Heartbeat {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner {
+            born: Instant::now(),
+            last_beat_us: AtomicU64::new(0),
+            abandoned: AtomicBool::new(false),
+            current_work: Mutex::new(None),
+        }))
+    }
+
+    pub fn beat(&self) {
+        let micros = u64::try_from(self.0.born.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.0.last_beat_us.fetch_max(micros, Ordering::Relaxed);
+    }
+
+    /// Sets what the actor works on now, `None` for nothing; a beat as well.
+    pub fn working_on(&self, work: Option<String>) {
+        *self.0.current_work.lock().unwrap_or_else(PoisonError::into_inner) = work;
+        self.beat();
+    }
+
+    /// Whether supervision has replaced this incarnation. A handler asks after anything long, before it does what its
+    /// successor may be doing.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.abandoned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn abandon(&self) {
+        self.0.abandoned.store(true, Ordering::Release);
+    }
+
+    /// From the incarnation's start to its last beat.
+    pub(super) fn last_beat(&self) -> Duration {
+        Duration::from_micros(self.0.last_beat_us.load(Ordering::Relaxed))
+    }
+
+    /// From the incarnation's start until now.
+    pub(super) fn age(&self) -> Duration {
+        self.0.born.elapsed()
+    }
+
+    pub(super) fn current_work(&self) -> Option<String> {
+        self.0.current_work.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// How an actor is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActorState {
-    /// It lives and beats.
     Running,
-    /// It died, and a fresh one follows after a pause.
+    /// It died, and is restarted after a pause.
     Restarting,
-    /// It was silent for too long and was abandoned; a fresh one follows after a pause.
+    /// It was silent for too long and was abandoned; it is restarted after a pause.
     Hung,
     /// It was given up, or supervision was stopped.
     Dead,
@@ -28,11 +89,11 @@ pub struct ActorStatus {
     pub name: String,
     /// How it is doing.
     pub state: ActorState,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub restarts: u64,
     /// Seconds since its last beat.
     pub last_beat_secs: f64,
-    /// Senders that wait for its answer.
+    /// Senders waiting for its answer.
     #[serde(default)]
     pub waiting_senders: u64,
     /// What it works on.
@@ -41,7 +102,7 @@ pub struct ActorStatus {
     pub last_failure: Option<String>,
 }
 
-/// The status as the watcher writes it and everybody else reads it.
+/// The status: written by the watcher, read by everyone else.
 #[derive(Debug, Clone)]
 pub(super) struct StatusCell {
     name: Arc<str>,

@@ -8,16 +8,14 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, System};
 
-use super::actor_ref::ActorRef;
-use super::heartbeat::Heartbeat;
+use super::actor::ActorRef;
 use super::incarnation::{Ended, Factory, Incarnation, start};
 use super::policy::{RestartBudget, SupervisionPolicy, Verdict, decide};
-use super::status::{ActorState, ActorStatus, StatusCell};
+use super::status::{ActorState, ActorStatus, Heartbeat, StatusCell};
 
-/// An actor that died too often: the daemon cannot go on without it.
+/// An actor that died too often: the daemon cannot continue without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenUp {
-    /// The actor.
     pub actor: String,
     /// How it died last.
     pub failure: String,
@@ -46,27 +44,10 @@ impl Supervision {
 
     /// Starts an actor under supervision, on a thread of its own. `factory` makes
     /// it, now and after every death, on that thread; it gets the incarnation's
-    /// heartbeat, which an actor that does something long should keep, and its own lasting address. Must be
-    /// called where an actix system runs.
-    ///
-    /// # Errors
-    /// The watcher's thread could not be started.
+    /// heartbeat and its own lasting address. Must be called where an actix system runs.
     pub fn spawn<A: Actor<Context = Context<A>>>(
         &self,
         name: &str,
-        factory: impl Fn(Heartbeat, ActorRef<A>) -> A + Send + Sync + 'static,
-    ) -> std::io::Result<SupervisedActor<A>> {
-        self.spawn_with(name, self.policy.clone(), factory)
-    }
-
-    /// [`Supervision::spawn`] with a policy of its own, for an actor that is slower than the others.
-    ///
-    /// # Errors
-    /// The watcher's thread could not be started.
-    pub fn spawn_with<A: Actor<Context = Context<A>>>(
-        &self,
-        name: &str,
-        policy: SupervisionPolicy,
         factory: impl Fn(Heartbeat, ActorRef<A>) -> A + Send + Sync + 'static,
     ) -> std::io::Result<SupervisedActor<A>> {
         let actor_ref = ActorRef::new(name);
@@ -74,7 +55,7 @@ impl Supervision {
         let (stop, stopped) = channel();
         let watcher = Watcher {
             factory: Arc::new(factory) as Factory<A>,
-            policy,
+            policy: self.policy.clone(),
             actor_ref: actor_ref.clone(),
             status: status.clone(),
             stopped,
@@ -91,7 +72,6 @@ impl Supervision {
     }
 
     /// All actors' statuses, in the order in which they were started.
-    #[must_use]
     pub fn statuses(&self) -> Vec<ActorStatus> {
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner).iter().map(StatusCell::read).collect()
     }
@@ -108,13 +88,11 @@ pub struct SupervisedActor<A: Actor> {
 
 impl<A: Actor> SupervisedActor<A> {
     /// The address that stays good across restarts.
-    #[must_use]
     pub fn actor_ref(&self) -> ActorRef<A> {
         self.actor_ref.clone()
     }
 
     /// How it is doing.
-    #[must_use]
     pub fn status(&self) -> ActorStatus {
         self.status.read()
     }
@@ -142,10 +120,10 @@ struct Watcher<A: Actor> {
     since: Instant,
 }
 
-/// Why the watcher stopped watching one life.
-enum Seen {
-    Death { state: ActorState, failure: String },
-    StopAsked,
+/// Why the watcher stopped watching one incarnation.
+enum End {
+    Died { state: ActorState, failure: String },
+    StopRequested,
 }
 
 impl<A: Actor<Context = Context<A>>> Watcher<A> {
@@ -153,18 +131,18 @@ impl<A: Actor<Context = Context<A>>> Watcher<A> {
         let mut budget = RestartBudget::default();
         let mut restarts = 0u64;
         loop {
-            let seen = match start(Arc::clone(&self.factory), self.policy.beat_interval, self.actor_ref.clone()) {
+            let end = match start(Arc::clone(&self.factory), self.policy.beat_interval, self.actor_ref.clone()) {
                 Ok(incarnation) => {
                     self.status.running(incarnation.heartbeat.clone(), restarts > 0);
                     self.watch(&incarnation)
                     // Here the incarnation is dropped: abandoned, its thread asked to end.
                 }
                 Err(error) => {
-                    Seen::Death { state: ActorState::Restarting, failure: format!("its thread did not start: {error}") }
+                    End::Died { state: ActorState::Restarting, failure: format!("its thread did not start: {error}") }
                 }
             };
-            self.actor_ref.point_at(None);
-            let Seen::Death { state, failure } = seen else { break };
+            self.actor_ref.set_address(None);
+            let End::Died { state, failure } = end else { break };
             self.status.set(state, Some(failure.clone()));
             let name = self.status.name();
             match decide(&mut budget, &self.policy, self.since.elapsed(), self.spread(restarts)) {
@@ -173,14 +151,14 @@ impl<A: Actor<Context = Context<A>>> Watcher<A> {
                         actor.name = name,
                         error = failure,
                         pause_ms = pause.as_millis() as u64,
-                        "actor died"
+                        "actor died and is restarted after a pause"
                     );
                     if !matches!(self.stopped.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
                         break;
                     }
                 }
                 Verdict::GiveUp => {
-                    tracing::error!(actor.name = name, error = failure, "actor died too often; giving the daemon up");
+                    tracing::error!(actor.name = name, error = failure, "actor died too often; the daemon ends");
                     self.status.set(ActorState::Dead, None);
                     (self.give_up)(GivenUp { actor: name.to_owned(), failure });
                     return;
@@ -199,7 +177,7 @@ impl<A: Actor<Context = Context<A>>> Watcher<A> {
         (hasher.finish() >> 32) as f64 / f64::from(u32::MAX)
     }
 
-    fn watch(&self, incarnation: &Incarnation) -> Seen {
+    fn watch(&self, incarnation: &Incarnation) -> End {
         let tick = (self.policy.beat_interval / 2).clamp(Duration::from_millis(1), Duration::from_millis(250));
         loop {
             match incarnation.ended.recv_timeout(tick) {
@@ -209,19 +187,19 @@ impl<A: Actor<Context = Context<A>>> Watcher<A> {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if !matches!(self.stopped.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {
-                return Seen::StopAsked;
+                return End::StopRequested;
             }
             let heartbeat = &incarnation.heartbeat;
             if self.policy.is_hung(heartbeat.last_beat(), heartbeat.age()) {
                 let silent = heartbeat.age().saturating_sub(heartbeat.last_beat());
                 let work = heartbeat.current_work().map(|work| format!(" while {work}")).unwrap_or_default();
                 let failure = format!("it gave no sign of life for {} ms{work}", silent.as_millis());
-                return Seen::Death { state: ActorState::Hung, failure };
+                return End::Died { state: ActorState::Hung, failure };
             }
         }
     }
 }
 
-fn died(failure: &str) -> Seen {
-    Seen::Death { state: ActorState::Restarting, failure: failure.to_owned() }
+fn died(failure: &str) -> End {
+    End::Died { state: ActorState::Restarting, failure: failure.to_owned() }
 }

@@ -17,8 +17,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::fields::Fields;
-use super::lines::{self, Dress};
+use super::lines::{self, Fields, TextTarget};
 use delayd_core::ids::CycleId;
 
 /// Lines that may wait for the disk.
@@ -42,13 +41,11 @@ impl Default for CycleLogPolicy {
 }
 
 /// Where a cycle's log lies.
-#[must_use]
 pub fn cycle_log_path(state_dir: &Path, cycle: CycleId) -> PathBuf {
     state_dir.join("logs").join(format!("{cycle}.log"))
 }
 
 /// Lines of cycles that could not be kept since the process started.
-#[must_use]
 pub fn lost_lines() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
@@ -64,7 +61,7 @@ enum Job {
 struct Line {
     cycle: CycleId,
     trace: String,
-    grave: bool,
+    severe: bool,
     text: String,
 }
 
@@ -105,8 +102,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for CycleLog {
         let line = Line {
             cycle,
             trace: fields.text("trace.id").unwrap_or_default(),
-            grave: *event.metadata().level() <= Level::WARN,
-            text: lines::text(event.metadata(), &message, &fields, Dress::OfCycle),
+            severe: *event.metadata().level() <= Level::WARN,
+            text: lines::text(event.metadata(), &message, &fields, TextTarget::CycleFile),
         };
         if writer.try_send(Job::Line(line)).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +134,7 @@ impl Files {
                 Job::Line(line) => {
                     if self.write(&line).is_err() {
                         LOST.fetch_add(1, Ordering::Relaxed);
-                        // The next line tries anew: a disk may have room again.
+                        // The next line tries again: a disk may have room by then.
                         self.open = None;
                     }
                 }
@@ -158,7 +155,7 @@ impl Files {
             let end = format!("# {limit} bytes are full: from here on only warnings and errors\n");
             open.put(end.as_bytes())?;
         }
-        if open.full && (!line.grave || open.bytes + length > limit + limit / 4) {
+        if open.full && (!line.severe || open.bytes + length > limit + limit / 4) {
             return Ok(());
         }
         open.put(line.text.as_bytes())
@@ -207,8 +204,8 @@ mod tests {
         Files { folder: folder.join("logs"), policy: CycleLogPolicy { cycles, bytes }, open: None }
     }
 
-    fn line(cycle: u64, text: &str, grave: bool) -> Line {
-        Line { cycle: CycleId(cycle), trace: "4bf9".to_owned(), grave, text: format!("{text}\n") }
+    fn line(cycle: u64, text: &str, severe: bool) -> Line {
+        Line { cycle: CycleId(cycle), trace: "4bf9".to_owned(), severe, text: format!("{text}\n") }
     }
 
     fn content(folder: &Path, cycle: u64) -> String {
@@ -216,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_goes_on_where_it_was_after_a_restart() {
+    fn a_log_continues_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         files(folder.path(), 9, 1000).write(&line(3, "one", false)).unwrap();
         files(folder.path(), 9, 1000).write(&line(3, "two", false)).unwrap();

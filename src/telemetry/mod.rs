@@ -9,30 +9,31 @@
 //!
 //! `DELAYD_LOG_FORMAT` (`journald`, `json`, `text`) overrides that, `DELAYD_LOG` says
 //! what is logged (`info,delayd=debug`). Within a cycle every line carries
-//! `trace.id`, `cycle.id` and `step`: spans that [`context`] carries across actors
-//! and threads.
+//! `trace.id`, `cycle.id` and `step`: spans that `delayd_core::spans` carries across threads,
+//! and requests across actors.
 
-mod context;
 mod cycle_log;
-mod fields;
 mod lines;
 mod stderr;
 
 use std::path::Path;
 
+use tracing::Span;
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{EnvFilter, Filtered, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use context::{TRACEPARENT, carried, cycle_span, spawn_blocking, step_span, undo_span, worker_span};
 pub use cycle_log::{CycleLogPolicy, cycle_log_path, lost_lines};
 pub use stderr::{LogFormat, UnknownFormat};
 
-/// What lies below the layer that writes to standard error.
-type BaseSubscriber = Layered<Filtered<fields::KeepFields, Targets, Registry>, Registry>;
+pub use delayd_core::spans::{step_span, undo_span};
+use delayd_ledger::Cycle;
 
-/// What the cycles' own logs hold: no SDK's news, and none of its secrets.
+/// What lies below the layer that writes to standard error.
+type BaseSubscriber = Layered<Filtered<lines::KeepFields, Targets, Registry>, Registry>;
+
+/// Cycle logs hold nothing of an SDK, and none of its secrets.
 const CYCLE_LOG_LEVEL: LevelFilter = LevelFilter::INFO;
 
 /// Sends log lines to standard error. `quiet` raises the bar to errors (a
@@ -40,12 +41,12 @@ const CYCLE_LOG_LEVEL: LevelFilter = LevelFilter::INFO;
 ///
 /// Answers whether it could be set up; a second call in one process cannot.
 pub fn init(quiet: bool, verbose: u8) -> bool {
-    // What its client meets is told by the Kubernetes adapter, once, where it is handled.
+    // The Kubernetes adapter logs its client's errors itself, once, where they are handled.
     let default = match (quiet, verbose) {
         (true, 0) => "error,kube_client=off",
         (_, 0) => "info,kube_client=off",
         (_, 1) => "info,delayd=debug,kube_client=off",
-        // The SDKs tell credentials and addresses at this level.
+        // The SDKs log credentials and addresses at this level.
         _ => {
             "debug,aws_config=info,aws_runtime=info,aws_smithy_runtime=info,aws_smithy_runtime_api=info,hyper_util=info"
         }
@@ -57,16 +58,16 @@ pub fn init(quiet: bool, verbose: u8) -> bool {
     let (layer, opened) = stderr::layer(format);
     let ours = Targets::new().with_target("delayd", CYCLE_LOG_LEVEL);
     let set_up = tracing_subscriber::registry()
-        .with(fields::KeepFields.with_filter(Targets::new().with_target("delayd", LevelFilter::ERROR)))
+        .with(lines::KeepFields.with_filter(Targets::new().with_target("delayd", LevelFilter::ERROR)))
         .with(layer.with_filter(filter))
         .with(cycle_log::CycleLog.with_filter(ours))
         .try_init()
         .is_ok();
     if let Err(error) = wanted {
-        tracing::warn!(error = %error, "DELAYD_LOG_FORMAT is left out of account");
+        tracing::warn!(error = %error, "DELAYD_LOG_FORMAT is ignored");
     }
     if let Err(error) = opened {
-        tracing::warn!(error = %error, "the journal cannot be reached; lines go to standard error as text");
+        tracing::warn!(error = %error, "the journal is unreachable; lines go to standard error as text");
     }
     set_up
 }
@@ -75,11 +76,17 @@ pub fn init(quiet: bool, verbose: u8) -> bool {
 /// Once in a process; a later call changes nothing.
 pub fn keep_cycle_logs(state_dir: &Path, policy: CycleLogPolicy) {
     if let Err(error) = cycle_log::keep(state_dir, policy) {
-        tracing::warn!(error = %error, "the cycles' own logs are not kept");
+        tracing::warn!(error = %error, "cycle logs are not kept");
     }
 }
 
 /// Waits, not for long, until what was logged of cycles is in their files: before a process ends.
 pub fn flush() {
     cycle_log::flush();
+}
+
+/// The span of a cycle. At the level of errors, because a span that a filter leaves
+/// out would take its fields from the errors inside.
+pub fn cycle_span(cycle: &Cycle) -> Span {
+    tracing::error_span!("cycle", trace.id = %cycle.trace_id(), cycle.id = %cycle.id)
 }

@@ -8,8 +8,7 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::fields::Fields;
-use super::lines::{self, Dress};
+use super::lines::{self, Fields, TextTarget};
 
 /// The form of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +21,12 @@ pub enum LogFormat {
     Text,
 }
 
-/// What `DELAYD_LOG_FORMAT` cannot be.
+/// An invalid `DELAYD_LOG_FORMAT`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no form of log lines; expected journald, json or text")]
+#[error("`{0}` is not a log format; expected journald, json or text")]
 pub struct UnknownFormat(pub String);
 
-/// The form that is asked for; `None` where it is left to us.
+/// The configured format; `None` where it is detected.
 pub(super) fn parse(asked: &str) -> Result<Option<LogFormat>, UnknownFormat> {
     match asked {
         "" | "auto" => Ok(None),
@@ -61,8 +60,8 @@ fn is_journal(stream: &str, file: impl AsFd) -> bool {
 /// The layer for a form; when the journal cannot be reached, text and the reason.
 pub(super) fn layer(format: LogFormat) -> (Box<dyn Layer<super::BaseSubscriber> + Send + Sync>, std::io::Result<()>) {
     let lines = |json: bool| -> Box<dyn Layer<super::BaseSubscriber> + Send + Sync> {
-        let dress = if std::io::stderr().is_terminal() { Dress::Terminal } else { Dress::Plain };
-        Box::new(Lines { json, dress })
+        let target = if std::io::stderr().is_terminal() { TextTarget::Terminal } else { TextTarget::Plain };
+        Box::new(Lines { json, target })
     };
     match format {
         LogFormat::Json => (lines(true), Ok(())),
@@ -90,7 +89,7 @@ fn with_our_names(journal: tracing_journald::Layer) -> tracing_journald::Layer {
 #[derive(Debug)]
 struct Lines {
     json: bool,
-    dress: Dress,
+    target: TextTarget,
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
@@ -99,9 +98,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         let line = if self.json {
             lines::json(event.metadata(), &message, &fields)
         } else {
-            lines::text(event.metadata(), &message, &fields, self.dress)
+            lines::text(event.metadata(), &message, &fields, self.target)
         };
-        // Standard error is the last place to tell it; when it is closed there is nobody to tell.
+        // Standard error is the last resort; when it is closed there is nowhere to report it.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 }
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_does_not_exist_is_named() {
+    fn an_unknown_format_is_named() {
         assert_eq!(parse("json"), Ok(Some(LogFormat::Json)));
         assert_eq!(parse(""), Ok(None));
         assert!(parse("xml").unwrap_err().to_string().contains("`xml`"));

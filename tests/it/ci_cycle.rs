@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use delayd::config::Settings;
+use delayd::cycle::steps::BUILD;
 use delayd::daemon::{Daemon, ledger_path};
 use delayd::http::{Access, ApiState, Listeners, Metrics, Streams, serve};
-use delayd::packaging::export::ImageExport;
-use delayd::packaging::messages::{BuildService, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage};
-use delayd::packaging::{PackagingActor, PackagingStage};
-use delayd::saga::steps::BUILD;
+use delayd::stages::image_export::ImageExport;
+use delayd::stages::package::{
+    BuildService, ModelPackaged, PackageModel, PackagingStage, PushImage, ServiceBuilt, WithdrawImage,
+};
 use delayd::supervision::{Supervision, SupervisionPolicy};
 use delayd_core::clock::SystemClock;
 use delayd_core::error::ErrorKind;
@@ -145,14 +146,14 @@ fn a_cycle_waits_for_a_git_server_that_is_unavailable_and_continues_when_it_is_b
         let (cycle, ..) = registered(&settings).await;
         let daemon = start(settings);
         resume(&daemon).await;
-        until("the outage is told", || alert(&daemon, "cycle_1 waits at `build`")).await;
+        until("the outage is told", || alert(&daemon, "cycle_1 is waiting at `build`")).await;
         proxy.set(Mood::Pass);
         let build = until("the build is done", || async {
             step(&daemon.env.ledger, cycle.id, "build").await.filter(|step| step.state == StepState::Done)
         })
         .await;
         assert!(build.attempt > 2, "{build:?}");
-        until("the end of the outage is told", || alert(&daemon, "cycle_1 goes on after `build`")).await;
+        until("the end of the outage is told", || alert(&daemon, "cycle_1 resumes after `build`")).await;
         // What passes for a service here does not run, so the release is taken back, and the rest with it.
         ended_with(&daemon, cycle.id, CycleOutcome::RolledBack).await;
         let of = |name: &'static str| step(&daemon.env.ledger, cycle.id, name);
@@ -268,7 +269,7 @@ struct Bench {
     bundle: Digest,
     dataset: Digest,
     daemon: Daemon,
-    packaging: delayd::supervision::SupervisedActor<PackagingActor>,
+    packaging: delayd::supervision::SupervisedActor<delayd::supervision::StageActor<PackagingStage>>,
 }
 
 impl Bench {

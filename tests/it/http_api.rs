@@ -102,7 +102,7 @@ async fn what_cannot_be_answered_is_reported_as_a_problem_with_the_requests_name
         ("GET", "/api/v1/datasets/sha256:12", 422, "64 hex digits"),
         ("GET", "/api/v1/nothing", 404, "openapi.json"),
         ("GET", "/nothing", 404, "openapi.json"),
-        ("POST", "/api/v1/approve", 409, "no release waits for approval"),
+        ("POST", "/api/v1/approve", 409, "no release is waiting for approval"),
         ("POST", "/api/v1/cancel", 409, "no cycle is under way"),
         ("POST", "/api/v1/resume", 409, "nothing to resume"),
         ("DELETE", "/api/v1/silences/silence_9", 404, "silence_9"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use delayd::notification::{DeliveryPolicy, DeliveryReport, Outbox};
+use delayd::stages::notify::{DeliveryPolicy, DeliveryReport, Outbox};
 use delayd_core::error::PortError;
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 use delayd_ledger::{Ledger, NewAlert, OutboxState, Page};
@@ -112,7 +112,7 @@ fn administrate(receiver: &Receiver) {
     assert!(daemon.says(&["alerts"]).contains("alert_1"), "the ledger answers without a daemon");
     assert_eq!(daemon.run(&["silence", "drift/", "--for", "2h"]).status.code(), Some(3));
     let log = fs::read_to_string(daemon.log()).unwrap();
-    assert!(log.contains("alert given up") && !log.contains("s3cret"), "{log}");
+    assert!(log.contains("alert not delivered and given up") && !log.contains("s3cret"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,7 +197,11 @@ async fn while_one_channel_is_down_the_other_delivers_and_afterwards_everybody_w
     to_slack.set(Mood::Down);
     exim.set(Flag::Greylisting, true);
     let report = outbox.deliver_due(&channels, at(0)).await.unwrap();
-    assert_eq!((report.delivered, report.failed, report.channels_away), (2, 2, 1), "log and ops; slack, greylisted");
+    assert_eq!(
+        (report.delivered, report.failed, report.channels_unavailable),
+        (2, 2, 1),
+        "log and ops; slack, greylisted"
+    );
     exim.mails("ops", 1);
     exim.set(Flag::Greylisting, false);
     to_slack.set(Mood::Pass);

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc, Weekday};
-use delayd::notification::quiet::{QuietHours, QuietPeriod};
-use delayd::notification::route::Route;
-use delayd::notification::{DeliveryPolicy, DeliveryReport, Outbox};
+use delayd::stages::notify::Route;
+use delayd::stages::notify::quiet::{QuietHours, QuietPeriod};
+use delayd::stages::notify::{DeliveryPolicy, DeliveryReport, Outbox};
 use delayd_core::clock::{Clock, ReplayClock};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::AlertId;
@@ -195,7 +195,7 @@ async fn a_channel_that_hangs_ends_its_round_after_one_timeout() {
     let hanging = Scripted { hangs: Some("slack".parse().unwrap()), ..Scripted::with(&["slack", "mail:a@x.org"]) };
     let outbox = Outbox::new(ledger.clone(), policy());
     let report = outbox.deliver_due(&hanging, at(0)).await.unwrap();
-    assert_eq!((report.failed, report.channels_away, report.delivered), (1, 1, 3));
+    assert_eq!((report.failed, report.channels_unavailable, report.delivered), (1, 1, 3));
     assert_eq!(outbox.deliver_due(&hanging, at(9)).await.unwrap(), DeliveryReport::default(), "the channel rests");
     let working = Scripted::with(&["slack", "mail:a@x.org"]);
     assert_eq!(outbox.deliver_due(&working, at(10)).await.unwrap().delivered, 3);

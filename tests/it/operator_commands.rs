@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use delayd::config::ApprovalMode;
-use delayd::coordinator::messages::{CommandKind, Consider};
-use delayd::coordinator::paused;
-use delayd::deployment::live_service;
+use delayd::cycle::snapshot::paused;
+use delayd::cycle::{commands::CommandKind, coordinator::Consider};
 use delayd::env::Env;
 use delayd::http::Metrics;
+use delayd::stages::live_service::live_service;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{ObjectStore, Release, Severity};
@@ -63,7 +63,7 @@ fn a_second_pause_leaves_the_first_ones_reason_and_a_resume_needs_something_to_r
         command(&daemon, CommandKind::Pause, "a storm is coming").await.unwrap();
         let refused = command(&daemon, CommandKind::Pause, "").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
-        assert!(refused.message.contains("alice paused the loop already") && refused.message.contains("a storm"));
+        assert!(refused.message.contains("alice already paused the loop") && refused.message.contains("a storm"));
         assert_eq!(paused(&daemon.env).await.unwrap().unwrap().reason, "a storm is coming");
         command(&daemon, CommandKind::Resume, "").await.unwrap();
         assert_eq!(paused(&daemon.env).await.unwrap(), None);
@@ -146,7 +146,7 @@ fn a_cycle_that_is_cancelled_in_its_rollout_ends_with_the_release_before() {
         command(&daemon, CommandKind::Cancel, "not now").await.unwrap();
         until("it is noted", || async { ledger.cycle(id).await.unwrap().unwrap().undoing }).await;
         let refused = command(&daemon, CommandKind::Cancel, "again").await.unwrap_err();
-        assert!(refused.message.contains("cycle_2 is being undone already"), "{refused}");
+        assert!(refused.message.contains("cycle_2 is already being undone"), "{refused}");
         tokio::time::sleep(Duration::from_millis(50)).await;
         place.failures.heal();
         ended_with(&daemon, id, CycleOutcome::Cancelled).await;
@@ -208,7 +208,7 @@ fn with_an_older_ledger_restored_a_release_is_deployed_and_undone_to_the_live_mo
         let ledger = &daemon.env.ledger;
         assert_step(ledger, second.cycle.id, "verify", StepState::Failed).await;
         assert_eq!(ledger.deployment(bad).await.unwrap().unwrap().previous, Some(good));
-        let body = told(ledger, Severity::Warning, "serves a deployment this ledger does not know").await;
+        let body = told(ledger, Severity::Warning, "serves a deployment unknown to this ledger").await;
         assert!(body.contains("deployment_9 of model_v9"), "{body}");
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
         assert!(live_service(&daemon.env).await.unwrap().unwrap().served, "ledger and cluster agree again");
@@ -234,7 +234,7 @@ fn a_live_model_that_is_not_being_served_is_reported_once_and_measured() {
 
         for (serves, said) in [
             (Some(first.release.clone()), "the cluster serves deployment_1 of model_v1."),
-            (Some(of_a_lost_ledger(&first.release)), "a deployment this ledger does not know"),
+            (Some(of_a_lost_ledger(&first.release)), "a deployment unknown to this ledger"),
             (None, "the cluster serves nothing."),
         ] {
             match &serves {
@@ -249,10 +249,7 @@ fn a_live_model_that_is_not_being_served_is_reported_once_and_measured() {
             // Midnight may lie between the two.
             assert!(all.len() == before + 1 || daemon.env.now().date_naive() != day, "{all:?}");
             let found = all.iter().find(|(_, _, body)| body.contains(said)).unwrap_or_else(|| panic!("{all:?}"));
-            assert_eq!(
-                (found.0, found.1.as_str()),
-                (Severity::Critical, "model_v2 is said to be live and does not serve")
-            );
+            assert_eq!((found.0, found.1.as_str()), (Severity::Critical, "model_v2 is live but not being served"));
             assert!(found.2.contains("`delayd rollback` brings model_v1 back"), "{}", found.2);
             assert_eq!(measured().await.as_deref(), Some("delayd_live_model_served 0"));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use delayd::config::ApprovalMode;
-use delayd::coordinator::messages::CommandKind;
+use delayd::cycle::commands::CommandKind;
 use delayd::daemon::service_binary;
 use delayd::env::Env;
 use delayd_core::error::ErrorKind;
@@ -41,7 +41,7 @@ fn a_rollback_is_refused_while_a_release_waits_for_approval_and_the_refusal_name
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Rollback, "no good").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
-        for part in ["cycle_3 waits for approval", "model_v3 serves already", "`delayd reject`"] {
+        for part in ["cycle_3 is waiting for approval", "model_v3 already serves", "`delayd reject`"] {
             assert!(refused.message.contains(part), "{part}: {refused}");
         }
         let ledger = &daemon.env.ledger;
@@ -72,8 +72,8 @@ fn a_rollback_moves_cluster_and_ledger_together_and_reports_that_the_restored_re
         assert_eq!(state_of(ledger, first.release.deployment).await, DeploymentState::Approved);
         assert_eq!(state_of(ledger, second.release.deployment).await, DeploymentState::RolledBack);
         // There is no such bundle: verifying it must fail, and say so loudly.
-        assert!(answer.message.contains("NOT found good"), "{}", answer.message);
-        let body = told(ledger, Severity::Critical, "model_v1 serves again and is not found good").await;
+        assert!(answer.message.contains("FAILS verification"), "{}", answer.message);
+        let body = told(ledger, Severity::Critical, "model_v1 serves again but fails its verification").await;
         assert!(body.contains("could not be verified"), "{body}");
         assert!(last_deed(ledger).await.outcome.starts_with("done: model_v1 is live again"));
         assert_eq!(last_deed(ledger).await.entry.subject, "model_v1");
@@ -90,7 +90,7 @@ fn a_rollback_that_is_interrupted_after_the_cluster_went_back_is_finished_at_the
         let daemon = place.start().await;
         let coordinator = daemon.coordinator.clone();
         let asked = actix::spawn(async move {
-            let message = delayd::coordinator::messages::OperatorCommand {
+            let message = delayd::cycle::commands::OperatorCommand {
                 command: CommandKind::Rollback,
                 by: "alice".to_owned(),
                 why: "worse".to_owned(),
@@ -146,7 +146,7 @@ fn a_rollback_waits_for_a_cluster_that_is_unavailable() {
         let daemon = place.start().await;
         place.failures.fail_always("apply", ErrorKind::Unavailable);
         let failed = command(&daemon, CommandKind::Rollback, "worse").await.unwrap_err();
-        assert!(failed.message.contains("is not finished and goes on by itself"), "{failed}");
+        assert!(failed.message.contains("is not finished and is retried automatically"), "{failed}");
         assert_eq!(live(&daemon.env.ledger).await, Some(ModelVersion(2)));
         place.failures.heal();
         daemon.resume().await.unwrap();
@@ -222,14 +222,14 @@ fn a_release_that_does_not_serve_any_more_is_neither_approved_nor_made_live() {
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Approve, "fine").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
-        assert!(refused.message.contains("does not serve any more") && refused.message.contains("`delayd reject`"));
+        assert!(refused.message.contains("is no longer being served") && refused.message.contains("`delayd reject`"));
         let ledger = &daemon.env.ledger;
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
         // Approved before that was looked at: the step that makes it live looks again.
         ledger.approve_cycle(id, "alice").await.unwrap();
         daemon.resume().await.unwrap();
         let ended = ended_with(&daemon, id, CycleOutcome::RolledBack).await;
-        assert!(ended.detail.contains("model_v2 was not made live"), "{}", ended.detail);
+        assert!(ended.detail.contains("model_v2 was not promoted"), "{}", ended.detail);
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
         assert_eq!(place.cluster.serves(), Some(first.release.deployment));
         told(ledger, Severity::Warning, "model_v2 was rolled back").await;
@@ -372,6 +372,6 @@ fn a_release_that_fails_its_verification_gives_way_to_the_one_before_which_is_ve
         assert!(ended.detail.contains("model_v1 (deployment_1) serves again, and it passed"), "{}", ended.detail);
         assert_eq!(state_of(ledger, first.release.deployment).await, DeploymentState::Approved);
         assert_eq!(live(ledger).await, Some(ModelVersion(1)));
-        assert!(!told.iter().any(|(_, title, _)| title.contains("is not found good")), "{told:?}");
+        assert!(!told.iter().any(|(_, title, _)| title.contains("fails its verification")), "{told:?}");
     });
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
+use delayd::cycle::saga::{RetryPolicy, Saga, StepName, StepObserver};
 use delayd::env::Env;
-use delayd::saga::{RetryPolicy, Saga, StepName, StepObserver};
 use delayd::supervision::{ActorGone, ActorState, GivenUp, Heartbeat, SupervisedActor, Supervision, SupervisionPolicy};
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
@@ -61,8 +61,8 @@ async fn a_step_waits_out_an_outage_and_both_its_beginning_and_its_end_are_repor
     let steps = env.ledger.steps_of(cycle).await.unwrap();
     assert_eq!((steps[0].state, steps[0].attempt), (StepState::Done, 8));
     let expected = [
-        (Severity::Info, format!("{cycle} goes on after `push`")),
-        (Severity::Warning, format!("{cycle} waits at `push`")),
+        (Severity::Info, format!("{cycle} resumes after `push`")),
+        (Severity::Warning, format!("{cycle} is waiting at `push`")),
     ];
     assert_eq!(alerts(&env).await, expected);
 }

@@ -252,7 +252,7 @@ fn every_line_of_a_cycle_carries_its_trace_wherever_it_was_written() {
         let told = |line: &&&Value| line["step"] == step && line["message"].as_str().unwrap().contains(text);
         assert!(within.iter().any(|line| told(&line)), "no line `{text}` of step `{step}`");
     };
-    from("train", "step begins");
+    from("train", "step started");
     from("train", "step done");
     from("deploy", "step done");
     // What timers do beside the cycle belongs to no trace.

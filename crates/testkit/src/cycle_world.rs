@@ -7,15 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use delayd::config::{ApprovalMode, Settings};
-use delayd::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand};
+use delayd::cycle::commands::{CommandAnswered, CommandKind, OperatorCommand};
+use delayd::cycle::steps::STEPS;
 use delayd::daemon::Daemon;
 use delayd::data::dataset::DatasetBuilt;
 use delayd::data::ingest::FlightsIngested;
-use delayd::deployment::messages::ModelDeployed;
 use delayd::env::Env;
-use delayd::packaging::messages::{ImagePushed, ModelPackaged};
-use delayd::registry::messages::ModelRegistered;
-use delayd::saga::steps::STEPS;
+use delayd::stages::deploy::ModelDeployed;
+use delayd::stages::package::{ImagePushed, ModelPackaged};
+use delayd::stages::register::ModelRegistered;
 use delayd::supervision::ActorState;
 use delayd::training::messages::{GateAnswered, ModelTrained};
 use delayd::verification::messages::DeploymentVerified;
@@ -267,7 +267,7 @@ impl Material {
 }
 
 fn position(name: &str) -> u32 {
-    STEPS.iter().find(|step| step.name == name).unwrap().position
+    STEPS.iter().find(|row| row.step.name == name).unwrap().step.position
 }
 
 /// Begins a cycle, and has everything done up to and with the step `last`.

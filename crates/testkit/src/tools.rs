@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use delayd::saga::StepObserver;
+use delayd::cycle::saga::StepObserver;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::CycleId;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::super::commands::CliError;
 use super::super::source::Source;
 use super::{Shown, UNREADABLE, at, number, page, read, state, table, word_of};
-use crate::monitoring::messages::{ReplicasSeen, WindowSeen};
+use crate::stages::watch::{ReplicasSeen, WindowSeen};
 use delayd_judge::monitoring::drift::DriftReport;
 use delayd_judge::monitoring::performance::PerformanceReport;
 use delayd_judge::monitoring::service::ServiceReport;

@@ -8,7 +8,7 @@ use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::parsed;
-use crate::coordinator::messages::{CommandAnswered, CommandKind, OperatorCommand};
+use crate::cycle::commands::{CommandAnswered, CommandKind, OperatorCommand};
 use crate::http::access::{Session, Via};
 use crate::http::error::{Problem, unread_body};
 use crate::http::server::ApiState;

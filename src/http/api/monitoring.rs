@@ -9,7 +9,7 @@ use super::{Listing, parsed};
 use crate::http::documents::{Listed, ReferenceDocument};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::monitoring::drift_brief::DriftBrief;
+use crate::stages::watch::drift_brief::DriftBrief;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::DriftReportId;

@@ -6,7 +6,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequi
 use utoipa::{Modify, OpenApi};
 
 use super::{alerts, commands, cycle_log, cycles, events, models, monitoring, releases, runs, status};
-use crate::coordinator::messages::CommandKind;
+use crate::cycle::commands::CommandKind;
 use crate::http::error::{PROBLEM, Problem};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {

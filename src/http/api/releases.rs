@@ -7,7 +7,7 @@ use super::{Listing, parsed};
 use crate::http::documents::{DeploymentDocument, Listed};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::packaging::export::ImageExport;
+use crate::stages::image_export::ImageExport;
 use delayd_core::ids::{DeploymentId, ModelVersion};
 use delayd_ledger::{Deployment, ImageRecord, VerificationRecord};
 

@@ -4,13 +4,13 @@ use actix_web::{HttpResponse, web};
 
 use super::Listing;
 use crate::config::Role;
-use crate::coordinator::paused;
-use crate::deployment::live_service;
+use crate::cycle::snapshot::paused;
 use crate::http::access::Session;
 use crate::http::documents::{Listed, StatusDocument};
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
 use crate::replay::ReplaySpan;
+use crate::stages::live_service::live_service;
 use delayd_core::error::chain;
 use delayd_ledger::{AuditRecord, Page};
 

@@ -48,7 +48,7 @@ impl Counted {
         for source in super::SOURCES {
             counted.scrape_errors.with_label_values(&[source]).inc_by(0);
         }
-        for step in crate::saga::steps::STEPS {
+        for step in crate::cycle::steps::STEPS.map(|row| row.step) {
             for outcome in ["done", "failed"] {
                 counted.steps.with_label_values(&[step.name, outcome]).inc_by(0);
             }

@@ -6,8 +6,8 @@ use delayd_http_limits::{CloseReason, Connections};
 
 use super::catalogue as names;
 use super::page::Page;
-use crate::deployment::LiveService;
 use crate::http::tls::ServedCertificate;
+use crate::stages::live_service::LiveService;
 use crate::supervision::{ActorState, ActorStatus};
 use delayd_core::ports::{Replica, ReplicaState};
 

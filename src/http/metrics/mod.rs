@@ -27,9 +27,9 @@ use super::error::Problem;
 use super::server::ApiState;
 use super::tls::ServedCertificate;
 use crate::config::Settings;
-use crate::deployment::live_service;
+use crate::cycle::saga::StepObserver;
 use crate::env::Env;
-use crate::saga::StepObserver;
+use crate::stages::live_service::live_service;
 use crate::supervision::Supervision;
 use counted::Counted;
 use delayd_core::failure::{StepFailure, run_blocking};
@@ -195,7 +195,13 @@ impl StepObserver for Metrics {
         self.0.counted.step(step, wall, failure.is_some());
     }
 
-    fn turned(&self, timer: &str, now: chrono::DateTime<chrono::Utc>, wall: Duration, failure: Option<&StepFailure>) {
+    fn timer_ran(
+        &self,
+        timer: &str,
+        now: chrono::DateTime<chrono::Utc>,
+        wall: Duration,
+        failure: Option<&StepFailure>,
+    ) {
         self.0.counted.timer(timer, wall, failure.is_some(), now);
     }
 }

@@ -93,7 +93,7 @@ async fn every_family_is_in_the_catalogue_with_its_type() {
     let folder = tempfile::tempdir().unwrap();
     let (env, metrics) = (env(folder.path()), metrics(folder.path()));
     metrics.finished(CycleId(1), "train", Duration::from_secs(3), None);
-    metrics.turned("ingestion", env.now(), Duration::from_secs(1), None);
+    metrics.timer_ran("ingestion", env.now(), Duration::from_secs(1), None);
     let supervision = Supervision::new(SupervisionPolicy::default(), |_| ());
     let page = metrics.render(&env, &supervision).await.unwrap();
     let mut names = BTreeSet::new();

@@ -20,27 +20,21 @@ const CONFIDENCE: f64 = 0.95;
 /// One flight as the replay saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReplayPrediction {
-    /// Carrier, IATA code.
     pub carrier: String,
-    /// Flight number.
     pub flight_number: u32,
-    /// Origin airport, IATA code.
     pub origin: String,
-    /// Destination airport, IATA code.
     pub dest: String,
-    /// Scheduled departure.
     pub scheduled_departure: DateTime<Utc>,
-    /// When it was predicted.
     pub prediction_time: DateTime<Utc>,
     /// What the live service answered: probability of a delay.
     pub score: f32,
     /// The model that answered.
     pub model_version: ModelVersion,
-    /// What came of it; `None` where it never arrived.
+    /// `None` where it never arrived.
     pub delayed: Option<bool>,
-    /// What the first model says of it.
+    /// The first model's score.
     pub frozen_score: f32,
-    /// What the lookup table says of it.
+    /// The lookup table's score.
     pub lookup_score: f32,
 }
 
@@ -55,52 +49,29 @@ pub struct Thresholds {
     pub lookup: f32,
 }
 
-/// The part of a report that follows from its predictions.
+/// The part of a [`Report`](super::Report) that follows from its predictions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Computed {
-    /// See [`Report::live_loop`](super::Report::live_loop).
     pub live_loop: PooledMetrics,
-    /// See [`Report::frozen`](super::Report::frozen).
     pub frozen: PooledMetrics,
-    /// See [`Report::lookup`](super::Report::lookup).
     pub lookup: PooledMetrics,
-    /// See [`Report::ci`](super::Report::ci).
     pub ci: Option<DifferenceInterval>,
-    /// See [`Report::over_time`](super::Report::over_time).
     pub over_time: Vec<Week>,
-    /// See [`Report::reliability`](super::Report::reliability).
     pub reliability: Reliability,
 }
 
-/// Predictions that cannot be judged.
+/// Predictions that cannot be evaluated.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ComputeError {
-    /// A model answered whose threshold was not given.
     #[error(
         "{model} answered for {flight}, but its threshold was not given: pass the threshold of every model that was live"
     )]
-    UnknownModel {
-        /// The model.
-        model: ModelVersion,
-        /// The first flight it answered for.
-        flight: String,
-    },
-    /// A score that is no probability.
+    UnknownModel { model: ModelVersion, flight: String },
     #[error("the {whose} score of {flight} is {score}, expected a probability from 0 to 1")]
-    NotAProbability {
-        /// `loop`, `frozen` or `lookup`.
-        whose: &'static str,
-        /// The flight.
-        flight: String,
-        /// The score.
-        score: f32,
-    },
+    NotAProbability { whose: &'static str, flight: String, score: f32 },
 }
 
 /// Judges a replay's predictions. Flights without an outcome count for nothing here.
-///
-/// # Errors
-/// When a score is no probability, or a live model's threshold is missing.
 pub fn compute(predictions: &[ReplayPrediction], thresholds: &Thresholds, seed: u64) -> Result<Computed, ComputeError> {
     let judged = Judged::of(predictions, thresholds)?;
     let (live, frozen, lookup) =
@@ -409,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_score_that_is_no_probability_and_an_unknown_model_are_told_with_their_flight() {
+    fn an_invalid_score_and_an_unknown_model_are_reported_with_their_flight() {
         let wrong = compute(&[flight(1, 0.2, f32::NAN, 1, Some(true))], &thresholds(), 7).unwrap_err();
         assert!(
             wrong.to_string().starts_with("the frozen score of B6 1 from JFK at 2013-01-01T12:00Z is NaN"),

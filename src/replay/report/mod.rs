@@ -11,22 +11,16 @@
 mod compute;
 #[cfg(test)]
 mod fixture;
-pub(super) mod format;
 mod html;
 mod model;
-mod parquet;
-mod steps;
-mod terminal;
-mod verdict;
+pub(super) mod summary;
 mod write;
 
 pub use compute::{ComputeError, Computed, ReplayPrediction, Thresholds, compute};
 pub use html::write_html;
 pub use model::{
     Cycle, DatasetInfo, DifferenceInterval, DriftAlarm, FeatureDrift, LiveModel, PooledMetrics, Reliability,
-    ReliabilityBin, Report, Simulated, Week, WeekMetrics,
+    ReliabilityBin, Report, Simulated, StepSeconds, Week, WeekMetrics,
 };
-pub use parquet::write_predictions;
-pub use steps::StepSeconds;
-pub use terminal::{ReportFiles, summary};
-pub use write::{ReportError, write_json};
+pub use summary::{ReportFiles, summary};
+pub use write::{ReportError, write_json, write_predictions};

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::steps::StepSeconds;
 use delayd_core::ids::{CycleId, ModelVersion};
 
 /// Everything a replay found out.
@@ -40,9 +40,9 @@ pub struct Report {
     pub request_errors: u64,
     /// Flights predicted, those without an outcome too.
     pub predictions: u64,
-    /// Cycles begun for drift whose model did not go live.
+    /// Cycles started for drift whose model did not go live.
     pub false_alarms: u64,
-    /// Seconds from the first sign of drift to the alarm, by the cycle it began.
+    /// Seconds from the first sign of drift to the alarm, by the cycle it started.
     pub detection_secs: BTreeMap<CycleId, f64>,
     /// Seconds from the alarm until the new model was live, by cycle.
     pub drift_to_live_secs: BTreeMap<CycleId, f64>,
@@ -60,7 +60,6 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PooledMetrics {
-    /// Flights judged.
     pub rows: u64,
     /// Area under the ROC curve; `null` where one class is missing.
     pub roc_auc: Option<f64>,
@@ -85,9 +84,7 @@ pub struct PooledMetrics {
 pub struct DifferenceInterval {
     /// Loop minus frozen.
     pub difference: f64,
-    /// Lower bound.
     pub low: f64,
-    /// Upper bound.
     pub high: f64,
     /// Confidence level, 0.95.
     pub confidence: f64,
@@ -99,11 +96,10 @@ pub struct DifferenceInterval {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LiveModel {
-    /// Its name.
     pub version: ModelVersion,
     /// Why it was trained.
     pub reason: String,
-    /// Flights it learnt from.
+    /// Flights it was trained on.
     pub trained_rows: u64,
     /// From which score it calls a flight delayed.
     pub threshold: f32,
@@ -119,15 +115,11 @@ pub struct LiveModel {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cycle {
-    /// Its name.
     pub id: CycleId,
-    /// Why it began.
     pub reason: String,
     /// How it ended, as the ledger names it: `deployed`, `kept_live`, `rolled_back`, `failed`, …
     pub outcome: String,
-    /// One sentence more.
     pub detail: String,
-    /// When it began.
     pub started_at: DateTime<Utc>,
     /// Wall seconds of each step, in the order in which they ran.
     pub seconds_by_step: StepSeconds,
@@ -139,7 +131,6 @@ pub struct Cycle {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriftAlarm {
-    /// When.
     pub at: DateTime<Utc>,
     /// The live model, against whose reference it was measured.
     pub model: ModelVersion,
@@ -149,7 +140,6 @@ pub struct DriftAlarm {
     pub dataset_score: f64,
     /// Whether it was drift: large, lasting, and in what the model uses.
     pub drifted: bool,
-    /// One sentence.
     pub reason: String,
 }
 
@@ -157,7 +147,6 @@ pub struct DriftAlarm {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureDrift {
-    /// The feature.
     pub name: String,
     /// Population stability index.
     pub psi: f64,
@@ -171,7 +160,6 @@ pub struct FeatureDrift {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Week {
-    /// Its Monday.
     pub week_start: NaiveDate,
     /// Flights whose outcome is known.
     pub rows: u64,
@@ -219,7 +207,6 @@ pub struct ReliabilityBin {
     pub mean_score: Option<f64>,
     /// Share of its flights that were delayed; `null` without rows.
     pub observed_share: Option<f64>,
-    /// Flights.
     pub rows: u64,
 }
 
@@ -227,9 +214,7 @@ pub struct ReliabilityBin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Simulated {
-    /// Its first moment.
     pub from: DateTime<Utc>,
-    /// Its last.
     pub until: DateTime<Utc>,
 }
 
@@ -243,6 +228,64 @@ pub struct DatasetInfo {
     pub source: String,
     /// Digest of the exact files.
     pub digest: String,
-    /// Flights in it, those that were learnt from before the replay began too.
+    /// Flights in it, those of the training history too.
     pub rows: u64,
+}
+
+/// Wall seconds of each step of a cycle, in the order in which they ran: JSON writes it as an object, and a `BTreeMap`
+/// would sort it by name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepSeconds(pub Vec<(String, f64)>);
+
+impl StepSeconds {
+    pub fn of(&self, step: &str) -> Option<f64> {
+        self.0.iter().find(|(name, _)| name == step).map(|(_, secs)| *secs)
+    }
+}
+
+impl<S: Into<String>> FromIterator<(S, f64)> for StepSeconds {
+    fn from_iter<I: IntoIterator<Item = (S, f64)>>(steps: I) -> Self {
+        Self(steps.into_iter().map(|(step, secs)| (step.into(), secs)).collect())
+    }
+}
+
+impl Serialize for StepSeconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(step, secs)| (step, secs)))
+    }
+}
+
+impl<'de> Deserialize<'de> for StepSeconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = StepSeconds;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of seconds by step")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StepSeconds, A::Error> {
+                let mut steps = Vec::new();
+                while let Some(step) = map.next_entry()? {
+                    steps.push(step);
+                }
+                Ok(StepSeconds(steps))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_keep_their_order_through_json() {
+        let steps: StepSeconds = [("train", 9.5), ("gate", 1.0), ("approve", 0.1)].into_iter().collect();
+        let json = serde_json::to_string(&steps).unwrap();
+        assert_eq!(json, r#"{"train":9.5,"gate":1.0,"approve":0.1}"#);
+        assert_eq!(serde_json::from_str::<StepSeconds>(&json).unwrap(), steps);
+        assert_eq!(steps.of("gate"), Some(1.0));
+        assert_eq!(steps.of("push"), None);
+    }
 }

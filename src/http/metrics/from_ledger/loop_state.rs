@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{by_name, moment, number, put_counts};
-use crate::coordinator::past_cycle;
+use crate::cycle::snapshot::past_cycle;
+use crate::cycle::steps::STEPS;
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::counted::seconds;
 use crate::http::metrics::page::Page;
-use crate::saga::steps::STEPS;
 use delayd_core::ports::ChannelKind;
 use delayd_judge::decide::OperatorWord;
 use delayd_judge::governor::{GovernorPolicy, GovernorState, standing};
@@ -24,7 +24,7 @@ pub(super) fn cycles(page: &mut Page, connection: &Connection) -> rusqlite::Resu
                 AND cycle = (SELECT max(cycle) FROM steps o WHERE o.name = s.name AND o.wall_ms IS NOT NULL
                              AND o.state IN ('done', 'undone'))";
     for (step, wall) in by_name(connection, last, [])? {
-        if let Some(step) = STEPS.iter().find(|known| known.name == step) {
+        if let Some(step) = STEPS.map(|row| row.step).into_iter().find(|known| known.name == step) {
             page.put(&names::STEP_LAST_SECONDS, &[step.name], wall);
         }
     }
@@ -86,7 +86,7 @@ fn open(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
         }
         None => None,
     };
-    let all = STEPS.map(|step| step.name);
+    let all = STEPS.map(|row| row.step.name);
     page.put_state(&names::CYCLE_STEP, &[], &all, step.as_ref().map_or("", |(name, _)| name.as_str()));
     page.put(&names::CYCLE_STEP_ATTEMPTS, &[], step.map_or(0.0, |(_, attempt)| attempt));
     Ok(())

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Params};
 use super::catalogue::{self as names, Metric};
 use super::counted::seconds;
 use super::page::Page;
-use crate::retention::{Removed, RetentionRecord, SETTING};
+use crate::stages::retain::{Removed, RetentionRecord, SETTING};
 use delayd_core::document::{Document, Stored};
 use delayd_judge::governor::GovernorPolicy;
 use delayd_ledger::{LedgerUsage, Snapshot};

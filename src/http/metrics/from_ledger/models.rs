@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{by_name, document, known, live_model, moment, number, put_counts};
+use crate::cycle::saga::StepOutput;
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::page::Page;
-use crate::saga::StepOutput;
 use crate::training::messages::ModelTrained;
 use delayd_core::Document;
 use delayd_judge::evaluation::BundleMetrics;

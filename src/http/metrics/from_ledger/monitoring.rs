@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::{known, live_model, number};
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::page::Page;
-use crate::monitoring::messages::{ReplicasSeen, WindowSeen};
+use crate::stages::watch::{ReplicasSeen, WindowSeen};
 use delayd_core::Document;
 use delayd_judge::monitoring::drift::{DriftReport, DriftStatus};
 use delayd_judge::monitoring::performance::{PerformanceReport, PerformanceStatus};

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{page, write_html};
+use super::{render, write_html};
 use crate::replay::report::fixture;
 
 /// What chromium makes of a page: its elements before the scripts, and what it says in its console.
@@ -20,9 +20,9 @@ impl Seen {
 }
 
 /// `scheme` is 0 for the dark, 1 for light.
-fn look(test: &str, file: &Path, width: u32, scheme: u8) -> Option<Seen> {
+fn open(test: &str, file: &Path, width: u32, scheme: u8) -> Option<Seen> {
     let profile = tempfile::tempdir().unwrap();
-    let looked = Command::new("chromium")
+    let ran = Command::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"])
         .args(["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
@@ -31,7 +31,7 @@ fn look(test: &str, file: &Path, width: u32, scheme: u8) -> Option<Seen> {
         .args(["--virtual-time-budget=5000", "--timeout=60000", "--dump-dom"])
         .arg(format!("file://{}", file.display()))
         .output();
-    let Ok(output) = looked else {
+    let Ok(output) = ran else {
         eprintln!("SKIPPED: {test}: no chromium; on Debian, `apt-get install chromium`");
         return None;
     };
@@ -50,7 +50,7 @@ fn every_chart_is_drawn_on_wide_and_narrow_screens() {
     let report = fixture::report();
     write_html(&report, &file).unwrap();
     for width in [1280, 500] {
-        let Some(seen) = look(TEST, &file, width, 1) else { return };
+        let Some(seen) = open(TEST, &file, width, 1) else { return };
         assert_eq!(seen.console, Vec::<String>::new(), "the console at {width} px");
         let steps: usize = report.cycles.iter().map(|cycle| cycle.seconds_by_step.0.len()).sum();
         let colours = report.cycles.iter().map(|cycle| cycle.seconds_by_step.0.len()).max().unwrap();
@@ -76,7 +76,7 @@ fn every_chart_is_drawn_on_wide_and_narrow_screens() {
         for text in ["Sep</text>", "Jan 2014</text>", "v1</text>", "v6</text>", "+0.1", "temperature_c, 2013-"] {
             assert!(seen.dom.contains(text), "no {text} at {width} px");
         }
-        assert!(!seen.dom.contains("NaN") && !seen.dom.contains("undefined"), "a number that is none at {width} px");
+        assert!(!seen.dom.contains("NaN") && !seen.dom.contains("undefined"), "an invalid number at {width} px");
     }
 }
 
@@ -86,9 +86,9 @@ fn a_script_that_is_added_to_the_file_does_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.html");
     let taken = "<script>document.body.dataset.taken = 'yes'</script><img src=\"x\" onerror=\"document.body.dataset.taken = 'yes'\">";
-    let html = page::render(&fixture::report()).unwrap().replace("</main>", &format!("{taken}</main>"));
+    let html = render(&fixture::report()).unwrap().replace("</main>", &format!("{taken}</main>"));
     std::fs::write(&file, html).unwrap();
-    let Some(seen) = look(TEST, &file, 1280, 1) else { return };
+    let Some(seen) = open(TEST, &file, 1280, 1) else { return };
     assert!(!seen.dom.contains("data-taken"), "{:?}", seen.console);
     assert!(seen.console.iter().any(|line| line.contains("Content Security Policy")), "{:?}", seen.console);
     assert_eq!(seen.count("<svg class=\"lines\""), 5, "the page's own script runs");
@@ -96,8 +96,8 @@ fn a_script_that_is_added_to_the_file_does_not_run() {
 
 /// By the same script that looks over the daemon's page: names, headings, contrast, width.
 #[test]
-fn nobody_stumbles_in_the_light_the_dark_or_on_a_phone() {
-    const TEST: &str = "nobody_stumbles_in_the_light_the_dark_or_on_a_phone";
+fn the_page_is_accessible_in_light_dark_and_on_a_phone() {
+    const TEST: &str = "the_page_is_accessible_in_light_dark_and_on_a_phone";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.html");
     let faults = include_str!("../../../../tests/page/browser/accessibility.js");
@@ -105,11 +105,11 @@ fn nobody_stumbles_in_the_light_the_dark_or_on_a_phone() {
         "<script>setTimeout(() => {{ const told = (() => {{ {faults} }})(); \
          document.body.replaceChildren(...told.map((fault) => `FAULT ${{fault}}\\n`)) }}, 1000)</script></body>"
     );
-    let html = page::render(&fixture::report()).unwrap();
+    let html = render(&fixture::report()).unwrap();
     let html = html.replace("http-equiv=\"Content-Security-Policy\"", "name=\"policy\"").replace("</body>", &tell);
     std::fs::write(&file, html).unwrap();
     for (width, scheme) in [(1280, 1), (1280, 0), (500, 1)] {
-        let Some(seen) = look(TEST, &file, width, scheme) else { return };
+        let Some(seen) = open(TEST, &file, width, scheme) else { return };
         let faults: Vec<_> =
             seen.dom.lines().filter_map(|line| line.split_once("FAULT ")).map(|(_, fault)| fault).collect();
         assert_eq!(faults, ["no &lt;nav&gt;"], "one page needs no navigation; {width} px, scheme {scheme}");
