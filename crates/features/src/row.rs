@@ -1,4 +1,5 @@
-//! The raw row: what is known about one flight when its delay is predicted.
+//! The raw row, what is known about one flight when its delay is predicted, and every input of it in its own unit, before
+//! it is scaled or looked up in a vocabulary.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -112,7 +113,7 @@ impl Tables {
     }
 
     /// Local time at an airport; UTC where the airport is not known.
-    fn local(&self, airport: &str, moment: DateTime<Utc>) -> NaiveDateTime {
+    pub(crate) fn local(&self, airport: &str, moment: DateTime<Utc>) -> NaiveDateTime {
         match self.airports.get(airport) {
             Some((_, zone)) => moment.naive_utc() + zone.offset_from_utc_datetime(&moment.naive_utc()).fix(),
             None => moment.naive_utc(),

@@ -1,7 +1,9 @@
-//! The fitted transform: what is learnt from a training set before the network is.
+//! The fitted transform, what is learnt from a training set before the network is, and the encoder that applies it: from a
+//! raw row to what the network reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use chrono::NaiveDateTime;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -282,6 +284,11 @@ impl Encoder {
     /// Whether the airport was known at the fit.
     pub fn knows_airport(&self, code: &str) -> bool {
         self.tables.airports.contains_key(code)
+    }
+
+    /// The scheduled departure by the origin's clock; UTC where the airport is not known.
+    pub fn local_departure(&self, row: &FlightRow) -> NaiveDateTime {
+        self.tables.local(&row.origin, row.scheduled_departure)
     }
 
     /// Every input of a row, before encoding.

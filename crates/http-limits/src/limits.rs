@@ -1,4 +1,4 @@
-//! What a client may cost.
+//! What a client may cost, and how many files and connections this process may have open.
 
 use std::time::Duration;
 

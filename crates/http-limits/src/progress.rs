@@ -1,6 +1,6 @@
 //! How far the request on a connection has come, and until when it must be whole.
 //!
-//! The connection's stream notes what is read, the middleware what was understood of it;
+//! The connection's stream notes what is read, the middleware ([`receive_in_time`]) what was understood of it;
 //! both run on one worker's thread, so that cells are enough. It is told the time and
 //! closes nothing itself.
 

@@ -112,7 +112,6 @@ impl Default for RetrainPolicy {
 }
 
 impl RetrainPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = broken_rules(
             "retrain",
@@ -222,44 +221,40 @@ fn signal(trigger: Trigger, snapshot: &Snapshot, policy: &RetrainPolicy, now: Da
             Some(word) => (true, format!("{} asked for it: {}", word.by, word.reason)),
             None => (false, "nobody asked for it".to_owned()),
         },
-        Trigger::Performance => performance_signal(snapshot, policy, now),
-        Trigger::Drift => drift_signal(snapshot, policy, now),
+        Trigger::Performance => {
+            let found = snapshot.performance.as_ref();
+            let found = found.map(|f| (f.model, f.at, f.status == PerformanceStatus::Degraded, f.reason.as_str()));
+            report_signal("performance", found, snapshot, policy, now)
+        }
+        Trigger::Drift => {
+            let found = snapshot.drift.as_ref();
+            let found = found.map(|f| (f.model, f.ended_at, f.status == DriftStatus::Drifted, f.reason.as_str()));
+            report_signal("drift", found, snapshot, policy, now)
+        }
         Trigger::Schedule => schedule_signal(snapshot, policy, now),
     };
     let drift_report = snapshot.drift.as_ref().filter(|_| trigger == Trigger::Drift).map(|finding| finding.report);
     Signal { trigger, fired, text, drift_report }
 }
 
-/// Why a finding says nothing of the live model now; `None` when it does.
-fn unusable(
-    model: ModelVersion,
-    at: DateTime<Utc>,
+/// What a report says of the live model now: its model, its time, whether it asks for a cycle, and its reason.
+fn report_signal(
+    what: &str,
+    report: Option<(ModelVersion, DateTime<Utc>, bool, &str)>,
     snapshot: &Snapshot,
     policy: &RetrainPolicy,
     now: DateTime<Utc>,
-) -> Option<String> {
-    let Some(live) = &snapshot.live else { return Some("nothing is live".to_owned()) };
+) -> (bool, String) {
+    let Some((model, at, fired, reason)) = report else { return (false, format!("no {what} report yet")) };
+    let Some(live) = &snapshot.live else { return (false, "nothing is live".to_owned()) };
     if live.version != model {
-        return Some(format!("the last report is of {model}, {} is live", live.version));
+        return (false, format!("the last report is of {model}, {} is live", live.version));
     }
     let hours = (now - at).num_hours();
-    (hours > i64::from(policy.max_finding_age_hours)).then(|| format!("the last report is {hours} hours old"))
-}
-
-fn performance_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
-    let Some(finding) = &snapshot.performance else { return (false, "no performance report yet".to_owned()) };
-    match unusable(finding.model, finding.at, snapshot, policy, now) {
-        Some(why) => (false, why),
-        None => (finding.status == PerformanceStatus::Degraded, finding.reason.clone()),
+    if hours > i64::from(policy.max_finding_age_hours) {
+        return (false, format!("the last report is {hours} hours old"));
     }
-}
-
-fn drift_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
-    let Some(finding) = &snapshot.drift else { return (false, "no drift report yet".to_owned()) };
-    match unusable(finding.model, finding.ended_at, snapshot, policy, now) {
-        Some(why) => (false, why),
-        None => (finding.status == DriftStatus::Drifted, finding.reason.clone()),
-    }
+    (fired, reason.to_owned())
 }
 
 fn schedule_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {

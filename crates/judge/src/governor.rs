@@ -79,7 +79,6 @@ impl Default for GovernorPolicy {
 }
 
 impl GovernorPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "governor",

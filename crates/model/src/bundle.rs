@@ -1,4 +1,5 @@
-//! The bundle on disk: written once, verified at every reading.
+//! The bundle on disk: written once, verified at every reading. It carries golden rows with known answers: the service
+//! checks them before it is ready, so that training and serving can never disagree unnoticed.
 
 use std::collections::BTreeMap;
 use std::fs;

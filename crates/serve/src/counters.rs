@@ -1,5 +1,8 @@
-//! What a replica counts. Each worker counts into a shard of its own under a
+//! What a replica counts and keeps. Each worker counts into a shard of its own under a
 //! lock that nobody else wants; a reader adds the shards up. Counts are exact.
+//!
+//! The last predictions are kept in memory until the daemon has fetched them: it needs them to compare with outcomes that
+//! arrive days later.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,5 +1,9 @@
 //! The routes, and what happens around every request: it is counted, timed, and
 //! while the replica is leaving its connection is closed after the answer.
+//!
+//! The trace that a request belongs to (W3C Trace Context, <https://www.w3.org/TR/trace-context/>) is named in the log, so
+//! that a cycle's log and its replicas' can be read together. `GET /openapi.json` and `GET /docs` describe the service to
+//! programs and to people; the page loads nothing from outside this service.
 
 use std::future::Future;
 use std::sync::LazyLock;

@@ -1,4 +1,5 @@
-//! From flights to answers, and the counting on the way.
+//! From flights to answers, with warnings about what makes a prediction less sure than it looks, and the counting on the
+//! way.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What the workers of a replica share, and what each has of its own.
+//! A replica: its bundle, checked and made ready; what its workers share, and what each has of its own; its clock.
 
 use std::cell::RefCell;
 use std::path::Path;

@@ -1,4 +1,11 @@
 //! A replica's life: load, listen, answer, and leave without losing anything.
+//!
+//! Replicas on one machine share a port by `SO_REUSEPORT`: the kernel deals new
+//! connections out to their sockets, and resets those that wait in the queue of a
+//! socket that is closed. So a leaving replica first stops taking *new* ones, by
+//! a socket filter that drops SYN packets (the client sends another a second
+//! later, which reaches another replica), continues accepting until every
+//! handshake under way has ended, and only then closes the socket.
 
 use std::fs::Permissions;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! What a run leaves behind besides the bundle.
+//! What a run reports: its progress while it runs, what it leaves behind besides the bundle, and how it is stopped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The same flights with something wrong about their inputs: how far does the metric fall?
+//! The same flights with something wrong about their inputs: how far does the metric fall? A failed source takes away the
+//! inputs that belong to it at once.
 
 use delayd_features::{FlightRow, KnownWhen, NumericInput};
 use delayd_model::Predictor;

@@ -65,7 +65,6 @@ impl Default for PerformancePolicy {
 }
 
 impl PerformancePolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "performance",

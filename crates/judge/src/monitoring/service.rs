@@ -164,7 +164,6 @@ impl Default for LatencyPolicy {
 }
 
 impl LatencyPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "latency",
@@ -254,7 +253,6 @@ impl Default for ErrorPolicy {
 }
 
 impl ErrorPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "errors",

@@ -70,7 +70,6 @@ impl Default for ScrapePolicy {
 }
 
 impl ScrapePolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "scrape",

@@ -37,7 +37,6 @@ impl Default for TrafficPolicy {
 }
 
 impl TrafficPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "traffic",

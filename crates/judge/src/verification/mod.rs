@@ -64,7 +64,6 @@ impl Default for VerificationPolicy {
 }
 
 impl VerificationPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "verification",

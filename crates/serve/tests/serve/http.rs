@@ -1,6 +1,6 @@
 //! What a caller and the daemon see of a replica.
 
-use crate::support::{Running, answer, flights};
+use crate::{Running, answer, flights};
 use delayd_model::admin::{PredictionPage, ReplicaPhase, ReplicaReport};
 use delayd_model::testing::{tiny_bundle, tiny_rows};
 use delayd_model::{PredictScratch, Predictor};
@@ -97,7 +97,7 @@ async fn every_row_is_counted_exactly_once_over_all_workers() {
     let callers = (0..8_u64).map(|caller| {
         let url = url.clone();
         // A client of its own: connections go to different workers.
-        let client = crate::support::client();
+        let client = crate::client();
         actix_web::rt::spawn(async move {
             for n in 0..25 {
                 let body = flights(100 * caller + n, 1 + (n as usize % 70));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{answer, bundle, flights};
+use crate::{answer, bundle, flights};
 use delayd_model::admin::{ReplicaPhase, ReplicaReport};
 use serde_json::json;
 use tempfile::TempDir;
@@ -127,7 +127,7 @@ fn load(url: String, keep_alive: bool, stop: Arc<AtomicBool>, served: Arc<Atomic
     actix_web::rt::spawn(async move {
         // One connection per request where `keep_alive` is off: the harder case for the queue.
         let idle = if keep_alive { 10 } else { 0 };
-        let client = crate::support::client_builder().pool_max_idle_per_host(idle).build().unwrap();
+        let client = crate::client_builder().pool_max_idle_per_host(idle).build().unwrap();
         while !stop.load(Ordering::SeqCst) {
             let response = client.post(&url).json(&body).send().await.unwrap_or_else(|error| panic!("{error:?}"));
             assert_eq!(response.status().as_u16(), 200);
@@ -146,7 +146,7 @@ async fn no_request_is_lost_while_one_replica_takes_over_from_another_on_the_sam
     let url = format!("http://127.0.0.1:{port}/predict");
     let callers: Vec<_> =
         (0..12).map(|n| load(url.clone(), n % 2 == 0, Arc::clone(&stop), Arc::clone(&served))).collect();
-    let client = crate::support::client();
+    let client = crate::client();
     let mut rows = 0;
     for n in 1..=3 {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -175,7 +175,7 @@ async fn a_replica_that_is_told_to_stop_says_so_and_goes_when_nobody_collects() 
     let (folder, dir) = bundle(1);
     let port = free_port();
     let mut replica = Process::start(&folder, &dir, "r1", port, 1).await;
-    let client = crate::support::client();
+    let client = crate::client();
     let sent = answer(client.post(format!("http://127.0.0.1:{port}/predict")).json(&flights(1, 9))).await;
     assert_eq!(sent.0, 200);
     replica.terminate();

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{bundle, flights};
+use crate::{bundle, flights};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

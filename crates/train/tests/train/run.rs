@@ -39,7 +39,7 @@ fn run_with(
     tuning: Option<&TuningParameters>,
     control: &TrainingControl,
 ) -> Result<TrainedModel, TrainingError> {
-    let (airports, holidays) = (crate::examples::airports(), crate::examples::holidays());
+    let (airports, holidays) = (crate::airports(), crate::holidays());
     let dataset = Some("sha256:test");
     let input = TrainingInput {
         examples,
@@ -54,12 +54,12 @@ fn run_with(
 }
 
 fn run(examples: &[Example], parameters: TrainingParameters) -> Result<TrainedModel, TrainingError> {
-    run_with(examples, parameters, &crate::examples::fit_options(), None, None, &TrainingControl::default())
+    run_with(examples, parameters, &crate::fit_options(), None, None, &TrainingControl::default())
 }
 
 #[test]
 fn a_run_learns_the_pattern_and_its_bundle_serves_what_libtorch_computed() {
-    let model = run(&crate::examples::examples(8000, 60, 1), parameters()).unwrap();
+    let model = run(&crate::examples(8000, 60, 1), parameters()).unwrap();
     let report = &model.report;
     assert!(report.validation.roc_auc.unwrap() > 0.75, "{:?}", report.validation);
     assert!(report.validation.expected_calibration_error.unwrap() < 0.05);
@@ -95,7 +95,7 @@ fn report_rows(report: &delayd_training_job::TrainingReport) -> usize {
 
 #[test]
 fn the_same_examples_parameters_and_seed_give_the_same_bundle_bit_by_bit() {
-    let mut examples = crate::examples::examples(3000, 60, 2);
+    let mut examples = crate::examples(3000, 60, 2);
     let two = TrainingParameters { members: 2, max_epochs: 2, ..parameters() };
     let first = run(&examples, two.clone()).unwrap();
     // The order in which the sources were read must not matter.
@@ -118,7 +118,7 @@ fn early_stopping_keeps_the_best_epoch_and_not_the_last() {
         batch_size: 64,
         ..parameters()
     };
-    let report = run(&crate::examples::examples(1500, 60, 3), greedy).unwrap().report;
+    let report = run(&crate::examples(1500, 60, 3), greedy).unwrap().report;
     let best = report.record.best_epochs[0];
     let epochs: Vec<f64> = report.epochs.iter().map(|epoch| epoch.validation_log_loss).collect();
     assert_eq!(epochs.len(), best + 3, "it stops three epochs after the best");
@@ -129,7 +129,7 @@ fn early_stopping_keeps_the_best_epoch_and_not_the_last() {
 
 #[test]
 fn every_optimiser_weighting_and_threshold_trains() {
-    let examples = crate::examples::examples(3000, 60, 4);
+    let examples = crate::examples(3000, 60, 4);
     let weighted = TrainingParameters {
         optimizer: OptimizerKind::Adam,
         class_weighting: ClassWeighting::Balanced,
@@ -148,10 +148,10 @@ fn every_optimiser_weighting_and_threshold_trains() {
 
 #[test]
 fn a_warm_start_says_at_first_what_the_earlier_model_said_though_carriers_and_features_changed() {
-    let examples = crate::examples::examples(4000, 60, 5);
+    let examples = crate::examples(4000, 60, 5);
     let first = run(&examples, parameters()).unwrap();
     // Another window: other means, one carrier gone, a new one, one feature more.
-    let mut later: Vec<Example> = crate::examples::examples(4000, 60, 6)
+    let mut later: Vec<Example> = crate::examples(4000, 60, 6)
         .into_iter()
         .map(|mut example| {
             example.row.set(NumericInput::Temperature, example.row.get(NumericInput::Temperature) + 10.0);
@@ -163,7 +163,7 @@ fn a_warm_start_says_at_first_what_the_earlier_model_said_though_carriers_and_fe
         })
         .collect();
     later.sort_by_key(|example| example.prediction_time);
-    let mut fit = crate::examples::fit_options();
+    let mut fit = crate::fit_options();
     fit.numerics.push(NumericInput::Pressure.name().to_owned());
     let control = TrainingControl::default();
     let warm = run_with(&later, parameters(), &fit, Some(&first.bundle), None, &control).unwrap();
@@ -185,20 +185,19 @@ fn a_warm_start_says_at_first_what_the_earlier_model_said_though_carriers_and_fe
 
 #[test]
 fn a_network_of_another_shape_starts_from_scratch_and_says_why() {
-    let examples = crate::examples::examples(2000, 60, 7);
+    let examples = crate::examples(2000, 60, 7);
     let short = TrainingParameters { max_epochs: 1, ..parameters() };
     let first = run(&examples, short.clone()).unwrap();
     let wider = TrainingParameters { hidden: 48, ..short };
     let control = TrainingControl::default();
-    let second =
-        run_with(&examples, wider, &crate::examples::fit_options(), Some(&first.bundle), None, &control).unwrap();
+    let second = run_with(&examples, wider, &crate::fit_options(), Some(&first.bundle), None, &control).unwrap();
     let reason = StartedFrom::Scratch("the network's width changed".to_owned());
     assert_eq!(second.report.record.started_from, reason);
 }
 
 #[test]
 fn the_search_records_every_trial_keeps_what_is_in_use_as_trial_0_and_repeats_itself() {
-    let examples = crate::examples::examples(3000, 60, 8);
+    let examples = crate::examples(3000, 60, 8);
     let base = TrainingParameters { learning_rate: 1e-6, max_epochs: 3, ..parameters() };
     let mut tuning =
         TuningParameters { trials: 6, wall_time_secs: None, max_rows: 2000, ..TuningParameters::default() };
@@ -206,7 +205,7 @@ fn the_search_records_every_trial_keeps_what_is_in_use_as_trial_0_and_repeats_it
     tuning.space.batch_size = vec![128, 256];
     let search = || {
         let control = TrainingControl::default();
-        run_with(&examples, base.clone(), &crate::examples::fit_options(), None, Some(&tuning), &control).unwrap()
+        run_with(&examples, base.clone(), &crate::fit_options(), None, Some(&tuning), &control).unwrap()
     };
     let first = search();
     let report = first.report.tuning.as_ref().unwrap();
@@ -221,11 +220,11 @@ fn the_search_records_every_trial_keeps_what_is_in_use_as_trial_0_and_repeats_it
 
 #[test]
 fn a_search_without_time_measures_what_is_in_use_and_goes_on_with_it() {
-    let examples = crate::examples::examples(2000, 60, 9);
+    let examples = crate::examples(2000, 60, 9);
     let tuning = TuningParameters { trials: 5, wall_time_secs: Some(0), ..TuningParameters::default() };
     let control = TrainingControl::default();
     let base = TrainingParameters { max_epochs: 1, ..parameters() };
-    let model = run_with(&examples, base, &crate::examples::fit_options(), None, Some(&tuning), &control).unwrap();
+    let model = run_with(&examples, base, &crate::fit_options(), None, Some(&tuning), &control).unwrap();
     let report = model.report.tuning.unwrap();
     assert!(report.out_of_time && report.best_trial == 0);
     assert!(report.trials[1..].iter().all(|trial| trial.outcome == TrialOutcome::OutOfTime));
@@ -233,7 +232,7 @@ fn a_search_without_time_measures_what_is_in_use_and_goes_on_with_it() {
 
 #[test]
 fn a_run_tells_its_progress_and_stops_when_it_is_cancelled() {
-    let examples = crate::examples::examples(4000, 60, 10);
+    let examples = crate::examples(4000, 60, 10);
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let cancel = Arc::new(AtomicBool::new(false));
     let (news, stop) = (Arc::clone(&seen), Arc::clone(&cancel));
@@ -243,7 +242,7 @@ fn a_run_tells_its_progress_and_stops_when_it_is_cancelled() {
         }
         news.lock().unwrap().push(progress.clone());
     });
-    let error = run_with(&examples, parameters(), &crate::examples::fit_options(), None, None, &control).unwrap_err();
+    let error = run_with(&examples, parameters(), &crate::fit_options(), None, None, &control).unwrap_err();
     assert!(matches!(error, TrainingError::Cancelled { epoch: 3 }), "{error}");
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     let seen = seen.lock().unwrap();
@@ -253,7 +252,7 @@ fn a_run_tells_its_progress_and_stops_when_it_is_cancelled() {
 
 #[test]
 fn training_sets_that_cannot_teach_are_refused_with_a_reason() {
-    let examples = crate::examples::examples(2000, 60, 11);
+    let examples = crate::examples(2000, 60, 11);
     let few = run(&examples[..100], parameters()).unwrap_err();
     assert!(few.to_string().contains("100 rows with an outcome, at least 500 are needed"), "{few}");
     let mut punctual = examples.clone();
@@ -270,18 +269,18 @@ fn training_sets_that_cannot_teach_are_refused_with_a_reason() {
 fn a_loss_that_runs_away_ends_the_run_and_names_the_learning_rate() {
     let wild =
         TrainingParameters { learning_rate: 1.0, weight_decay: 1e30, optimizer: OptimizerKind::AdamW, ..parameters() };
-    let error = run(&crate::examples::examples(2000, 60, 12), wild).unwrap_err();
+    let error = run(&crate::examples(2000, 60, 12), wild).unwrap_err();
     assert!(matches!(error, TrainingError::NotFinite { .. }), "{error}");
     assert!(error.to_string().contains("lower `learning_rate` (now 1)"), "{error}");
 }
 
 #[test]
 fn an_evaluation_sets_the_model_beside_its_baselines_by_slice_and_under_perturbation() {
-    let examples = crate::examples::examples(9000, 60, 13);
+    let examples = crate::examples(9000, 60, 13);
     let (train_rows, later) = examples.split_at(7000);
     let model = run(train_rows, parameters()).unwrap();
     let predictor = Predictor::from_bundle(&model.bundle).unwrap();
-    let lookup = LookupTable::fit(train_rows, &crate::examples::airports());
+    let lookup = LookupTable::fit(train_rows, &crate::airports());
     let options = EvaluationOptions { latency_calls: 100, ..EvaluationOptions::default() };
     let report = evaluate(&predictor, later, Majority::fit(train_rows), &lookup, &options).unwrap();
     assert_eq!(report.model.rows, 2000);
