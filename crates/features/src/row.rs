@@ -25,9 +25,9 @@ pub struct FlightRow {
     /// Destination airport, IATA code.
     pub dest: String,
     pub scheduled_departure: DateTime<Utc>,
-    /// Scheduled arrival, where the schedule tells it.
+    /// Scheduled arrival, where the schedule has it.
     pub scheduled_arrival: Option<DateTime<Utc>>,
-    /// Distance in statute miles, where the schedule tells it; otherwise the
+    /// Distance in statute miles, where the schedule has it; otherwise the
     /// great circle between the airports is taken.
     pub distance_miles: Option<f32>,
     /// Weather and operations, see [`NumericInput::is_context`].

@@ -1,4 +1,4 @@
-//! The fitted transform, what is learnt from a training set before the network is, and the encoder that applies it: from a
+//! The fitted transform, what is fitted to a training set before the network is, and the encoder that applies it: from a
 //! raw row to what the network reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -84,14 +84,14 @@ pub struct SpecDifference {
     pub mean_shift: BTreeMap<String, f32>,
 }
 
-/// A number is cut off at this many standard deviations.
+/// A number is clamped at this many standard deviations.
 pub(crate) const STANDARDISED_LIMIT: f32 = 5.0;
 
 impl FeatureSpec {
     /// The format this build writes and reads.
     pub const FORMAT: u32 = 1;
 
-    /// Learns vocabularies, means and deviations from rows.
+    /// Fits vocabularies, means and deviations to rows.
     pub fn fit(
         rows: &[FlightRow],
         airports: &BTreeMap<String, Airport>,
@@ -301,7 +301,7 @@ impl Encoder {
         self.encode_raw_into(row, &self.raw(row), categories, numerics);
     }
 
-    /// The same for a row whose raw inputs are at hand.
+    /// The same for a row whose raw inputs are known.
     pub fn encode_raw_into(&self, row: &FlightRow, raw: &RawInputs, categories: &mut [u32], numerics: &mut [f32]) {
         for (slot, (input, indexes)) in categories.iter_mut().zip(&self.categories) {
             *slot = raw.with_category(row, *input, |value| indexes.get(value).copied().unwrap_or(0));

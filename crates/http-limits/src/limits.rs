@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors left for everything that is no client's connection: listeners, event
+/// Descriptors left for everything that is not a client connection: listeners, event
 /// queues of the workers, logs, the ledger, outgoing requests.
 const RESERVED_DESCRIPTORS: usize = 128;
 

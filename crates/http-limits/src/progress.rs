@@ -1,7 +1,7 @@
 //! How far the request on a connection has come, and until when it must be whole.
 //!
 //! The connection's stream notes what is read, the middleware ([`receive_in_time`]) what was understood of it;
-//! both run on one worker's thread, so that cells are enough. It is told the time and
+//! both run on one worker's thread, so that cells are enough. It is given the time and
 //! closes nothing itself.
 
 use std::cell::Cell;
@@ -73,7 +73,7 @@ impl RequestProgress {
                 let more = TIME_PER_BYTE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
                 self.until.set(self.until.get().map(|until| until + more));
             }
-            // Otherwise whoever sends fast enough would be listened to for ever.
+            // Otherwise a client that sends fast enough would never be cut off.
             Phase::UnreadBody => {}
         }
     }
@@ -145,7 +145,7 @@ impl RequestProgress {
 
 /// Middleware around every application behind [`http_service`](crate::http_service), outside of
 /// whatever may answer by itself, because it notes that a request has arrived: a body
-/// that does not arrive in time ends with an error for whoever reads it, who answers 408
+/// that does not arrive in time ends with an error for its reader, which answers 408
 /// ([`arrived_late`]), and the connection is closed after the answer.
 pub async fn receive_in_time<B: MessageBody>(
     mut request: ServiceRequest,

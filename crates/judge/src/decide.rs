@@ -17,7 +17,7 @@ pub use crate::governor::Trigger;
 #[serde(deny_unknown_fields)]
 pub struct LiveModel {
     pub version: ModelVersion,
-    /// End of the data it learnt from: its age counts from there.
+    /// End of its training data: its age counts from there.
     pub trained_until: DateTime<Utc>,
 }
 
@@ -72,7 +72,7 @@ pub struct Snapshot {
     pub running: Option<CycleId>,
     /// Set while automatic cycles are paused.
     pub paused: Option<OperatorWord>,
-    /// A cycle asked for by a person and not begun yet.
+    /// A cycle asked for by a person and not started yet.
     pub requested: Option<OperatorWord>,
     pub drift: Option<DriftFinding>,
     pub performance: Option<PerformanceFinding>,
@@ -264,7 +264,10 @@ fn schedule_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Ut
         (Some(live), Some(limit)) => {
             let age = (now - live.trained_until).num_days();
             let relation = if age >= i64::from(limit) { "at least" } else { "under" };
-            (age >= i64::from(limit), format!("{} learnt until {age} days ago, {relation} {limit}", live.version))
+            (
+                age >= i64::from(limit),
+                format!("the training data of {} end {age} days ago, {relation} {limit}", live.version),
+            )
         }
     }
 }
@@ -307,7 +310,7 @@ fn data_obstacle(trigger: Trigger, data: &DataFreshness, policy: &RetrainPolicy,
         _ => {
             let limit = i64::from(policy.max_data_age_hours);
             match data.newest_outcome_at.map(|newest| (now - newest).num_hours()) {
-                None => Some("there are no outcomes to learn from".to_owned()),
+                None => Some("there are no outcomes to train on".to_owned()),
                 Some(hours) if hours > limit => Some(format!("the newest outcome is {hours} hours old, over {limit}")),
                 Some(_) => (data.new_examples < policy.minimum_new_examples).then(|| {
                     format!("{} new flights are too few; {} are needed", data.new_examples, policy.minimum_new_examples)

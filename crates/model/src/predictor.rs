@@ -102,7 +102,7 @@ impl Predictor {
         self.predict_raw(row, &self.encoder.raw(row), scratch)
     }
 
-    /// Predicts one flight whose raw inputs are at hand (the service needs them
+    /// Predicts one flight whose raw inputs are known (the service needs them
     /// for its sketches too).
     pub fn predict_raw(&self, row: &FlightRow, raw: &RawInputs, scratch: &mut PredictScratch) -> Prediction {
         let spec = self.encoder.spec();
@@ -116,7 +116,7 @@ impl Predictor {
 }
 
 /// Platt scaling: `p = 1 / (1 + exp(-(slope · logit + intercept)))` (Platt 1999),
-/// fitted on the time-ordered tail that training did not learn from.
+/// fitted on the time-ordered tail that training did not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {

@@ -95,7 +95,7 @@ async fn ready(worker: Data<Worker>) -> HttpResponse {
     let phase = worker.replica.phase();
     let ready = phase == ReplicaPhase::Ready;
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    // The name: replicas of one machine share the public address, and whoever asks there must see who answered.
+    // The name: replicas of one machine share the public address, and a caller there must see which one answered.
     response.json(json!({
         "ready": ready,
         "phase": phase,
@@ -205,7 +205,7 @@ pub(crate) fn is_probe(request: &HttpRequest) -> bool {
     request.headers().contains_key(PROBE_HEADER)
 }
 
-/// The trace of a request, as its header tells it.
+/// The trace of a request, as its header names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Trace<'a> {
     trace_id: &'a str,
@@ -231,7 +231,7 @@ fn parse(header: &str) -> Option<Trace<'_>> {
 }
 
 impl Trace<'_> {
-    /// Tells of the request: of probes and failures always, of clients' traffic, which
+    /// Logs the request: of probes and failures always, of clients' traffic, which
     /// may be a thousand requests a second, only where the log is talkative.
     fn log(&self, route: Route, status: u16, secs: f64, probe: bool) {
         let Self { trace_id, parent_id } = *self;

@@ -33,7 +33,7 @@ use crate::http::{configure, track};
 use crate::options::{Listen, Options};
 use crate::replica::{LoadedModel, Replica, Worker};
 
-/// How often the drain looks whether the last connection has gone.
+/// How often the drain checks whether the last connection has closed.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Requests still unanswered so long after the linger time are given up:
 /// Kubernetes and the local cluster would kill the process soon after.
@@ -312,7 +312,7 @@ fn drop_syn_packets() -> [SockFilter; 5] {
     ]
 }
 
-/// The host's name, where the system tells it.
+/// The host's name, where the system knows it.
 pub(crate) fn host_name() -> Option<String> {
     let mut name = String::new();
     std::fs::File::open(Path::new("/proc/sys/kernel/hostname")).ok()?.read_to_string(&mut name).ok()?;

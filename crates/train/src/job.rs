@@ -38,12 +38,12 @@ impl JobInputs<'_> {
         kept.cloned().collect()
     }
 
-    fn with_input<T>(&self, learnt: &[Example], work: impl FnOnce(&TrainingInput<'_>) -> T) -> T {
-        let times: Vec<DateTime<Utc>> = learnt.iter().map(|example| example.prediction_time).collect();
+    fn with_input<T>(&self, learned: &[Example], work: impl FnOnce(&TrainingInput<'_>) -> T) -> T {
+        let times: Vec<DateTime<Utc>> = learned.iter().map(|example| example.prediction_time).collect();
         let weights = sample_weights(&times, self.job.as_of, &self.job.policy);
         let fit = FitOptions { horizon_minutes: self.job.timing.horizon_minutes, ..FitOptions::default() };
         work(&TrainingInput {
-            examples: learnt,
+            examples: learned,
             sample_weights: Some(&weights),
             airports: &self.set.reference.airports,
             holidays: &self.set.reference.holidays,
@@ -56,12 +56,12 @@ impl JobInputs<'_> {
     /// Tunes where the job says so, trains, judges, and writes the bundle to `dir`,
     /// which must not exist yet. Blocks for as long as it takes.
     pub fn train_into(&self, dir: &Path, control: &TrainingControl) -> Result<FinishedJob, TrainingError> {
-        let learnt = self.part(&[Part::Training]);
+        let learned = self.part(&[Part::Training]);
         let checked = self.job.parameters.clone().check()?;
         let tuning = self.job.tuning.as_ref();
-        let mut trained = self.with_input(&learnt, |input| train(input, &checked, tuning, control))?;
+        let mut trained = self.with_input(&learned, |input| train(input, &checked, tuning, control))?;
         let judged = self.part(&[Part::Recent, Part::Seasonal]);
-        let roc_auc = self.evaluate(&mut trained, &learnt, &judged)?;
+        let roc_auc = self.evaluate(&mut trained, &learned, &judged)?;
         let bundle = trained.bundle.write_to(dir)?;
         let bundle: Digest =
             bundle.parse().map_err(|error: delayd_core::ids::InvalidId| TrainingError::Folder(error.to_string()))?;
@@ -75,9 +75,9 @@ impl JobInputs<'_> {
         task: &TrialTask,
         control: &TrainingControl,
     ) -> Result<TrialRecord, TrainingError> {
-        let learnt = self.part(&[Part::Training]);
+        let learned = self.part(&[Part::Training]);
         let checked = self.job.parameters.clone().check()?;
-        self.with_input(&learnt, |input| train_trial(input, &checked, tuning, task, control))
+        self.with_input(&learned, |input| train_trial(input, &checked, tuning, task, control))
     }
 
     /// Puts the evaluation on the held-out rows beside the metrics. Latency is
@@ -85,13 +85,13 @@ impl JobInputs<'_> {
     fn evaluate(
         &self,
         trained: &mut TrainedModel,
-        learnt: &[Example],
+        learned: &[Example],
         judged: &[Example],
     ) -> Result<f64, TrainingError> {
         let predictor = Predictor::from_bundle(&trained.bundle)?;
-        let lookup = LookupTable::fit(learnt, &self.set.reference.airports);
+        let lookup = LookupTable::fit(learned, &self.set.reference.airports);
         let options = EvaluationOptions { latency_calls: 0, ..EvaluationOptions::default() };
-        let report = match evaluate(&predictor, judged, Majority::fit(learnt), &lookup, &options) {
+        let report = match evaluate(&predictor, judged, Majority::fit(learned), &lookup, &options) {
             Ok(report) => report,
             Err(nothing) => {
                 tracing::warn!(error = %nothing, "the model is judged by its validation tail alone");

@@ -26,7 +26,7 @@ pub(crate) fn is_delayed(example: &Example) -> bool {
 
 /// Splits the rows with an outcome at one moment. A row predicted before that
 /// moment whose outcome came after it belongs to neither part: at the moment of
-/// the split nobody could have learnt from it.
+/// the split it could not have been trained on.
 pub(crate) fn split(examples: &[Example], parameters: &TrainingParameters) -> Result<Split, TrainingError> {
     let mut order: Vec<usize> = (0..examples.len()).filter(|index| examples[*index].outcome.is_some()).collect();
     // A total order, so that the order in which sources were read changes nothing.

@@ -98,7 +98,7 @@ pub fn train(
 
 /// Runs one trial of a search by itself: what a worker on another machine does. The
 /// budget's wall time bounds this trial alone.
-/// When the rows do not suffice, libtorch fails, or somebody cancelled; a trial that
+/// When the rows do not suffice, libtorch fails, or the run is cancelled; a trial that
 /// goes wrong by its own parameters is a record that says so.
 pub fn train_trial(
     input: &TrainingInput<'_>,
@@ -114,7 +114,7 @@ pub fn train_trial(
     if control.is_cancelled() { Err(TrainingError::Cancelled { epoch: 0 }) } else { Ok(record) }
 }
 
-/// The transform is fitted on the rows that are learnt from, never on the tail.
+/// The transform is fitted to the training rows, never to the tail.
 fn fit_spec(input: &TrainingInput<'_>, split: &Split) -> Result<FeatureSpec, TrainingError> {
     let rows: Vec<FlightRow> = split.train.iter().map(|index| input.examples[*index].row.clone()).collect();
     Ok(FeatureSpec::fit(&rows, input.airports, input.holidays, input.fit)?)

@@ -158,7 +158,7 @@ fn move_over(
         let width = columns.embedding_widths[category];
         let Some(target) = moved.get_mut(&format!("embedding.{category}.weight")) else { continue };
         for (index, old_index) in rows.iter().enumerate() {
-            // A value that is new starts from what the unseen bucket had learnt.
+            // A value that is new starts from the trained weights of the unseen bucket.
             let start = old_index.unwrap_or(0) * width;
             if let Some(row) = table.get(start..start + width) {
                 target.values[index * width..(index + 1) * width].copy_from_slice(row);

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 #[serde(default, deny_unknown_fields)]
 pub struct HoldoutSettings {
     /// Percent of all flights, chosen by a hash of the flight, that stay out of
-    /// training for ever: the frozen seasonal set.
+    /// training permanently: the frozen seasonal set.
     pub seasonal_percent: u32,
     /// The newest days before a retrain: the gate's recent window, which neither
     /// model has seen.

@@ -165,7 +165,7 @@ impl TrainingControl {
         Self { cancel, progress: Arc::new(progress), deadline: None }
     }
 
-    /// Whether somebody asked for the run to stop.
+    /// Whether the run was asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Who is told.
+//! Alerts and their recipients.
 
 use std::fmt;
 use std::str::FromStr;
@@ -52,7 +52,7 @@ pub struct Alert {
 }
 
 impl Alert {
-    /// What sort of event it tells: its key up to the first `/`.
+    /// What sort of event it reports: its key up to the first `/`.
     pub fn topic(&self) -> &str {
         topic_of(&self.dedup_key)
     }
@@ -155,22 +155,22 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-/// Why alerts stand in one message.
+/// Why alerts are in one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoticeKind {
     /// There is but one.
     Single,
-    /// They tell the same sort of event and came close together.
+    /// They report the same sort of event and came close together.
     Group,
     /// They were held back, by quiet hours or by the channel's rate limit.
     Digest,
 }
 
-/// What is told at once.
+/// Alerts that are sent together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// Why these alerts stand together.
+    /// Why these alerts are in one message.
     pub kind: NoticeKind,
     /// The alerts, oldest first; at least one.
     pub alerts: Vec<Alert>,
@@ -258,18 +258,18 @@ impl From<PortError> for Undelivered {
 }
 
 /// Delivers notices. The outbox in the ledger keeps them until it has succeeded,
-/// tries again, and decides who is told what and when.
+/// tries again, and decides who gets which alert and when.
 ///
 /// Contract: `Ok` means that the other side has taken the notice over; any error
 /// means that it may not have, and the notice will come again with the same
 /// [`Notice::identity`]. An adapter never tries again by itself.
 #[async_trait]
 pub trait Notifier: Send + Sync + fmt::Debug {
-    /// Everybody whom it can tell.
+    /// Every recipient it can reach.
     fn endpoints(&self) -> Vec<Endpoint>;
     /// Delivers one notice to one of them.
     async fn deliver(&self, endpoint: &Endpoint, notice: &Notice) -> Result<(), Undelivered>;
-    /// Whether every channel can be reached and lets us in. Tells nobody anything;
+    /// Whether every channel can be reached and lets us in. Sends nothing;
     /// answers with one line per channel. All are asked, also when one fails.
     async fn probe(&self) -> Result<String, PortError>;
 }

@@ -81,7 +81,7 @@ fn forget(rows: &mut [FlightRow], unknown: impl Fn(NumericInput) -> bool) {
     }
 }
 
-/// Moves every known number by so many standard deviations of the rows at hand.
+/// Moves every known number by so many standard deviations of these rows.
 fn displace(rows: &mut [FlightRow], mut by: impl FnMut() -> f64) {
     for input in NumericInput::ALL.iter().filter(|input| input.is_context()) {
         let known = rows.iter().map(|row| f64::from(row.get(*input))).filter(|value| value.is_finite());
