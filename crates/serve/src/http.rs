@@ -19,7 +19,7 @@ use delayd_model::admin::{PredictionPage, ReplicaPhase};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::counters::{Counters, Gauge, Route};
+use crate::counters::{InFlight, Route};
 use crate::error::{ApiError, Violation, json_body};
 use crate::predict::{PredictResponse, predict};
 use crate::replica::Worker;
@@ -51,9 +51,7 @@ pub(crate) async fn track<B>(
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let started = Instant::now();
     let counters = worker.replica.counters.clone();
-    let _all = Gauge::up(counters.clone(), |counters: &Counters| &counters.in_flight);
-    let _public =
-        (!worker.admin).then(|| Gauge::up(counters.clone(), |counters: &Counters| &counters.public_in_flight));
+    let _in_flight = InFlight::new(counters.clone(), !worker.admin);
     let mut response = answer.await?;
     if !worker.admin && worker.replica.phase() != ReplicaPhase::Ready {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);

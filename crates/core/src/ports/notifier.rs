@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{ErrorKind, PortError};
-use crate::ids::AlertId;
+use crate::ids::{AlertId, InvalidId};
 
 /// How urgent an alert is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -31,6 +31,16 @@ impl fmt::Display for Severity {
             Self::Warning => "warning",
             Self::Critical => "critical",
         })
+    }
+}
+
+impl FromStr for Severity {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let all = [Self::Info, Self::Warning, Self::Critical];
+        all.into_iter()
+            .find(|severity| severity.to_string() == text)
+            .ok_or_else(|| InvalidId { given: text.to_owned(), expected: "severity: info, warning or critical" })
     }
 }
 
