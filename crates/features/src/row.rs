@@ -8,8 +8,7 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::calendar::{DayKind, HolidayCalendar};
-use crate::input::{CategoryInput, NumericInput};
-use crate::spec::SpecError;
+use crate::input::{CategoryInput, NumericInput, SpecError};
 
 /// One flight at its prediction time.
 ///

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::calendar::HolidayCalendar;
-use crate::input::{CategoryInput, KnownWhen, NumericInput, Transform};
+use crate::input::{CategoryInput, KnownWhen, NumericInput, SpecError, Transform};
 use crate::row::{Airport, FlightRow, RawInputs, Tables};
 
 /// One encoded category: its vocabulary, in index order from 1. Index 0 is the
@@ -328,18 +328,4 @@ impl Encoder {
         self.encode_into(row, &mut encoded.categories, &mut encoded.numerics);
         encoded
     }
-}
-
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum SpecError {
-    #[error("feature spec has format {found}; this build reads format {expected}")]
-    Format { found: u32, expected: u32 },
-    #[error("feature spec names the input `{0}`, which this build does not know")]
-    UnknownInput(String),
-    #[error("airport {airport} has the unknown time zone `{time_zone}`")]
-    UnknownTimeZone { airport: String, time_zone: String },
-    #[error("feature `{0}` has a standard deviation that is not a positive number")]
-    Scale(String),
-    #[error("cannot fit features on an empty training set")]
-    Empty,
 }

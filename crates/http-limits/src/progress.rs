@@ -5,6 +5,7 @@
 //! closes nothing itself.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,9 +20,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use futures_core::Stream;
-use tokio::time::Instant;
-
-use crate::stream::Alarm;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A late body is answered by its handler; the stream closes the connection only so long after.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -225,6 +224,23 @@ impl Drop for TimelyBody {
         if !self.whole {
             self.progress.body_left_unread();
         }
+    }
+}
+
+/// A timer that is made when it is first needed: most connections never wait for one.
+///
+/// Wakes a task at a moment that may move.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Whether `at` has passed; otherwise the task is woken then.
+    pub(crate) fn is_due(&mut self, at: Instant, context: &mut Context<'_>) -> bool {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(context).is_ready()
     }
 }
 

@@ -13,8 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::net::{Architecture, NetError};
-use crate::predictor::Calibration;
+use crate::net::{Architecture, Calibration, NetError};
 use crate::reference::DriftReference;
 
 const MANIFEST: &str = "manifest.json";

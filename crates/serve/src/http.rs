@@ -21,10 +21,10 @@ use serde_json::{Map, Value, json};
 
 use crate::counters::{InFlight, Route};
 use crate::error::{ApiError, Violation, json_body};
+use crate::metrics;
 use crate::predict::{PredictResponse, predict};
 use crate::replica::Worker;
 use crate::request::read_flights;
-use crate::{inference_protocol, metrics};
 
 pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
     config
@@ -35,7 +35,6 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
         .service(get("/health/live", live))
         .service(get("/health/ready", ready))
         .service(post("/predict", predict_flights));
-    inference_protocol::configure(config);
     if admin {
         config
             .service(get("/admin/v1/sketch", sketch))

@@ -30,6 +30,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::error::StartError;
 use crate::http::{configure, track};
+use crate::inference_protocol;
 use crate::options::{Listen, Options};
 use crate::replica::{LoadedModel, Replica, Worker};
 
@@ -183,6 +184,7 @@ fn serve(replica: &Arc<Replica>, socket: TcpListener, workers: usize, admin: boo
             .app_data(worker)
             .wrap(from_fn(receive_in_time))
             .wrap_fn(move |request, service| track(tracked.clone(), service.call(request)))
+            .configure(inference_protocol::configure)
             .configure(|config| configure(config, admin))
     };
     let (purpose, connections) = match admin {
