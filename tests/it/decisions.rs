@@ -236,7 +236,7 @@ fn the_incumbent_wins_ties() {
     let same = Scored { name: "model_v2".into(), ..live.clone() };
     let verdict = world.judge(&same, Some(&live));
     assert!(!verdict.passed);
-    assert_eq!(verdict.reason, "model_v2 is not proven better than model_v1: the incumbent stays");
+    assert_eq!(verdict.reason, "model_v2 is not proven better than model_v1: kept the current model");
     assert_eq!(broken(&verdict), ["roc_auc_gain", "log_loss_gain"]);
     // As good, with other noise: no proof either.
     assert!(!world.judge(&world.model("model_v2", 1.0, 3), Some(&live)).passed);

@@ -1,6 +1,6 @@
 //! The commit that a program is built of, as a macro for the program's `main.rs`.
 //!
-//! A build script would do too, but Cargo compiles a package anew whenever its build
+//! A build script would do too, but Cargo recompiles a package whenever its build
 //! script ran, and that would be at every commit. The macro instead names git's own files
 //! in the crate that calls it: only that crate, a few lines and a link, is compiled again.
 //! Whoever builds without a `.git` (a container, a source archive) sets `DELAYD_COMMIT`.
@@ -58,7 +58,7 @@ fn state_of(root: &Path) -> State {
     let Some(commit) = git(root, &["rev-parse", "HEAD"]) else { return State::default() };
     let mut status = vec!["status", "--porcelain", "--untracked-files=all", "--"];
     status.extend(SOURCES);
-    // Where git cannot tell, nobody may believe that the sources are the commit's.
+    // Where git does not know, nobody may believe that the sources are the commit's.
     let clean = git(root, &status).is_some_and(|changes| changes.is_empty());
     let commit = if clean { commit } else { format!("{commit}-dirty") };
     State { commit: Some(commit), files: changing(root) }

@@ -80,7 +80,7 @@ const FOREIGN_AGE: Duration = Duration::from_secs(86_400);
 /// The namespace of process ids: containers that share a folder cannot see each
 /// other's processes.
 fn pid_namespace() -> String {
-    // `pid:[4026531836]`; without /proc there is one namespace as far as we can tell.
+    // `pid:[4026531836]`; without /proc there is one namespace as far as we know.
     let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
 }
@@ -110,7 +110,7 @@ pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Somebody else may sweep at the same time.
+/// Another process may sweep at the same time.
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

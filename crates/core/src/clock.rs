@@ -19,7 +19,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until somebody moves it: the replay's.
+/// A clock that stands still until it is moved: the replay's.
 #[derive(Debug)]
 pub struct ReplayClock(AtomicI64);
 

@@ -21,7 +21,7 @@ pub enum ErrorKind {
     Timeout,
     /// No room left: disk, memory, quota.
     Exhausted,
-    /// It was cut short on our side, as when an actor or a replica dies: once more may do.
+    /// It was interrupted on our side, as when an actor or a replica dies: once more may do.
     Interrupted,
     /// Somebody asked for it to stop.
     Cancelled,
@@ -35,7 +35,7 @@ impl ErrorKind {
         matches!(self, Self::Unavailable | Self::Timeout | Self::Exhausted | Self::Conflict | Self::Interrupted)
     }
 
-    /// Whether an outside system is away: that passes, and is worth waiting for.
+    /// Whether an outside system is unavailable: that passes, and is worth waiting for.
     pub fn is_outage(self) -> bool {
         self == Self::Unavailable
     }

@@ -1,4 +1,4 @@
-//! The failure that crosses stages, and blocking work.
+//! The failure that crosses stages, blocking work, and the text of a panic.
 
 use crate::error::{ErrorKind, PortError, chain};
 use crate::spans::spawn_blocking;

@@ -15,11 +15,9 @@ mod row;
 mod spec;
 
 pub use calendar::{DayKind, HolidayCalendar, us_federal_holidays};
-pub use input::{CategoryInput, KnownWhen, NumericInput, Transform};
+pub use input::{CategoryInput, KnownWhen, NumericInput, SpecError, Transform};
 pub use row::{Airport, FlightRow, RawInputs, great_circle_miles, severity};
-pub use spec::{
-    CategoryFeature, Encoded, Encoder, FeatureSpec, FitOptions, NumericFeature, SpecDifference, SpecError, SpecFit,
-};
+pub use spec::{CategoryFeature, Encoded, Encoder, FeatureSpec, FitOptions, NumericFeature, SpecDifference, SpecFit};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! The raw row: what is known about one flight when its delay is predicted.
+//! The raw row, what is known about one flight when its delay is predicted, and every input of it in its own unit, before
+//! it is scaled or looked up in a vocabulary.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,8 +8,7 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::calendar::{DayKind, HolidayCalendar};
-use crate::input::{CategoryInput, NumericInput};
-use crate::spec::SpecError;
+use crate::input::{CategoryInput, NumericInput, SpecError};
 
 /// One flight at its prediction time.
 ///
@@ -24,9 +24,9 @@ pub struct FlightRow {
     /// Destination airport, IATA code.
     pub dest: String,
     pub scheduled_departure: DateTime<Utc>,
-    /// Scheduled arrival, where the schedule tells it.
+    /// Scheduled arrival, where the schedule has it.
     pub scheduled_arrival: Option<DateTime<Utc>>,
-    /// Distance in statute miles, where the schedule tells it; otherwise the
+    /// Distance in statute miles, where the schedule has it; otherwise the
     /// great circle between the airports is taken.
     pub distance_miles: Option<f32>,
     /// Weather and operations, see [`NumericInput::is_context`].
@@ -112,7 +112,7 @@ impl Tables {
     }
 
     /// Local time at an airport; UTC where the airport is not known.
-    fn local(&self, airport: &str, moment: DateTime<Utc>) -> NaiveDateTime {
+    pub(crate) fn local(&self, airport: &str, moment: DateTime<Utc>) -> NaiveDateTime {
         match self.airports.get(airport) {
             Some((_, zone)) => moment.naive_utc() + zone.offset_from_utc_datetime(&moment.naive_utc()).fix(),
             None => moment.naive_utc(),

@@ -1,12 +1,14 @@
-//! The fitted transform: what is learnt from a training set before the network is.
+//! The fitted transform, what is fitted to a training set before the network is, and the encoder that applies it: from a
+//! raw row to what the network reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use chrono::NaiveDateTime;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::calendar::HolidayCalendar;
-use crate::input::{CategoryInput, KnownWhen, NumericInput, Transform};
+use crate::input::{CategoryInput, KnownWhen, NumericInput, SpecError, Transform};
 use crate::row::{Airport, FlightRow, RawInputs, Tables};
 
 /// One encoded category: its vocabulary, in index order from 1. Index 0 is the
@@ -82,7 +84,7 @@ pub struct SpecDifference {
     pub mean_shift: BTreeMap<String, f32>,
 }
 
-/// A number is cut off at this many standard deviations.
+/// A number is clamped at this many standard deviations.
 pub(crate) const STANDARDISED_LIMIT: f32 = 5.0;
 
 /// [`FeatureSpec::fit`], row by row.
@@ -321,6 +323,11 @@ impl Encoder {
         self.tables.airports.contains_key(code)
     }
 
+    /// The scheduled departure by the origin's clock; UTC where the airport is not known.
+    pub fn local_departure(&self, row: &FlightRow) -> NaiveDateTime {
+        self.tables.local(&row.origin, row.scheduled_departure)
+    }
+
     /// Every input of a row, before encoding.
     pub fn raw(&self, row: &FlightRow) -> RawInputs {
         RawInputs::of(row, &self.tables)
@@ -331,7 +338,7 @@ impl Encoder {
         self.encode_raw_into(row, &self.raw(row), categories, numerics);
     }
 
-    /// The same for a row whose raw inputs are at hand.
+    /// The same for a row whose raw inputs are known.
     pub fn encode_raw_into(&self, row: &FlightRow, raw: &RawInputs, categories: &mut [u32], numerics: &mut [f32]) {
         for (slot, (input, indexes)) in categories.iter_mut().zip(&self.categories) {
             *slot = raw.with_category(row, *input, |value| indexes.get(value).copied().unwrap_or(0));
@@ -358,18 +365,4 @@ impl Encoder {
         self.encode_into(row, &mut encoded.categories, &mut encoded.numerics);
         encoded
     }
-}
-
-#[derive(Debug, thiserror::Error, PartialEq)]
-pub enum SpecError {
-    #[error("feature spec has format {found}; this build reads format {expected}")]
-    Format { found: u32, expected: u32 },
-    #[error("feature spec names the input `{0}`, which this build does not know")]
-    UnknownInput(String),
-    #[error("airport {airport} has the unknown time zone `{time_zone}`")]
-    UnknownTimeZone { airport: String, time_zone: String },
-    #[error("feature `{0}` has a standard deviation that is not a positive number")]
-    Scale(String),
-    #[error("cannot fit features on an empty training set")]
-    Empty,
 }

@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::Limits;
 
-/// Who holds a connection, as far as the system tells.
+/// Who holds a connection, as far as the system knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// Somebody at a network address. Of an IPv6 address the first 64 bits: a host
+    /// A network address. Of an IPv6 address the first 64 bits: a host
     /// commonly has all addresses that begin with them.
     Address(IpAddr),
     /// A process of this machine, by its user.
     User(u32),
-    /// The system does not tell.
+    /// Unknown to the system.
     Unknown,
 }
 

@@ -7,7 +7,7 @@
 //! holds so many connections at most, and all clients together fewer than the process
 //! has descriptors for. [`raise_open_file_limit`] makes room at the start.
 //!
-//! It deliberately does not limit how often somebody asks, does not read what is sent,
+//! It deliberately does not limit how often a client asks, does not read what is sent,
 //! and knows neither routes nor roles.
 
 mod connections;

@@ -1,10 +1,10 @@
-//! What a client may cost.
+//! What a client may cost, and how many files and connections this process may have open.
 
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors left for everything that is no client's connection: listeners, event
+/// Descriptors left for everything that is not a client connection: listeners, event
 /// queues of the workers, logs, the ledger, outgoing requests.
 const RESERVED_DESCRIPTORS: usize = 128;
 

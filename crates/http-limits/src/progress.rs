@@ -1,10 +1,11 @@
 //! How far the request on a connection has come, and until when it must be whole.
 //!
-//! The connection's stream notes what is read, the middleware what was understood of it;
-//! both run on one worker's thread, so that cells are enough. It is told the time and
+//! The connection's stream notes what is read, the middleware ([`receive_in_time`]) what was understood of it;
+//! both run on one worker's thread, so that cells are enough. It is given the time and
 //! closes nothing itself.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,9 +20,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use futures_core::Stream;
-use tokio::time::Instant;
-
-use crate::stream::Alarm;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A late body is answered by its handler; the stream closes the connection only so long after.
 const ANSWER_GRACE: Duration = Duration::from_secs(2);
@@ -73,7 +72,7 @@ impl RequestProgress {
                 let more = TIME_PER_BYTE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
                 self.until.set(self.until.get().map(|until| until + more));
             }
-            // Otherwise whoever sends fast enough would be listened to for ever.
+            // Otherwise a client that sends fast enough would never be cut off.
             Phase::UnreadBody => {}
         }
     }
@@ -145,7 +144,7 @@ impl RequestProgress {
 
 /// Middleware around every application behind [`http_service`](crate::http_service), outside of
 /// whatever may answer by itself, because it notes that a request has arrived: a body
-/// that does not arrive in time ends with an error for whoever reads it, who answers 408
+/// that does not arrive in time ends with an error for its reader, which answers 408
 /// ([`arrived_late`]), and the connection is closed after the answer.
 pub async fn receive_in_time<B: MessageBody>(
     mut request: ServiceRequest,
@@ -225,6 +224,23 @@ impl Drop for TimelyBody {
         if !self.whole {
             self.progress.body_left_unread();
         }
+    }
+}
+
+/// A timer that is made when it is first needed: most connections never wait for one.
+///
+/// Wakes a task at a moment that may move.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Whether `at` has passed; otherwise the task is woken then.
+    pub(crate) fn is_due(&mut self, at: Instant, context: &mut Context<'_>) -> bool {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(context).is_ready()
     }
 }
 

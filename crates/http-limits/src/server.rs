@@ -80,7 +80,10 @@ impl Socket for UnixStream {
         match self.peer_cred() {
             Ok(credentials) => Client::User(credentials.uid()),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the user at a local socket cannot be told");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the user at a local socket cannot be identified"
+                );
                 Client::Unknown
             }
         }

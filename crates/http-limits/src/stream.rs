@@ -2,17 +2,16 @@
 //! answer that is written to it. It knows nothing of HTTP but what
 //! [`RequestProgress`](crate::progress) tells it.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::connections::{CloseReason, Slot};
-use crate::progress::{Phase, RequestProgress};
+use crate::progress::{Alarm, Phase, RequestProgress};
 
 /// What a client reads whose request's head does not arrive: no handler is there yet to answer it.
 const LATE_HEAD: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
@@ -133,21 +132,6 @@ impl<Io> Drop for LimitedStream<Io> {
         if self.progress.is_late() {
             self.slot.connections().count(CloseReason::SlowRequest);
         }
-    }
-}
-
-/// Wakes a task at a moment that may move.
-#[derive(Debug, Default)]
-pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
-
-impl Alarm {
-    /// Whether `at` has passed; otherwise the task is woken then.
-    pub(crate) fn is_due(&mut self, at: Instant, context: &mut Context<'_>) -> bool {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if sleep.deadline() != at {
-            sleep.as_mut().reset(at);
-        }
-        sleep.as_mut().poll(context).is_ready()
     }
 }
 

@@ -18,7 +18,7 @@ pub use crate::governor::Trigger;
 #[serde(deny_unknown_fields)]
 pub struct LiveModel {
     pub version: ModelVersion,
-    /// End of the data it learnt from: its age counts from there.
+    /// End of its training data: its age counts from there.
     pub trained_until: DateTime<Utc>,
 }
 
@@ -73,7 +73,7 @@ pub struct Snapshot {
     pub running: Option<CycleId>,
     /// Set while automatic cycles are paused.
     pub paused: Option<OperatorWord>,
-    /// A cycle asked for by a person and not begun yet.
+    /// A cycle asked for by a person and not started yet.
     pub requested: Option<OperatorWord>,
     pub drift: Option<DriftFinding>,
     pub performance: Option<PerformanceFinding>,
@@ -121,7 +121,6 @@ impl Default for RetrainPolicy {
 }
 
 impl RetrainPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = broken_rules(
             "retrain",
@@ -252,44 +251,40 @@ fn signal(trigger: Trigger, snapshot: &Snapshot, policy: &RetrainPolicy, now: Da
             Some(word) => (true, format!("{} asked for it: {}", word.by, word.reason)),
             None => (false, "nobody asked for it".to_owned()),
         },
-        Trigger::Performance => performance_signal(snapshot, policy, now),
-        Trigger::Drift => drift_signal(snapshot, policy, now),
+        Trigger::Performance => {
+            let found = snapshot.performance.as_ref();
+            let found = found.map(|f| (f.model, f.at, f.status == PerformanceStatus::Degraded, f.reason.as_str()));
+            report_signal("performance", found, snapshot, policy, now)
+        }
+        Trigger::Drift => {
+            let found = snapshot.drift.as_ref();
+            let found = found.map(|f| (f.model, f.ended_at, f.status == DriftStatus::Drifted, f.reason.as_str()));
+            report_signal("drift", found, snapshot, policy, now)
+        }
         Trigger::Schedule => schedule_signal(snapshot, policy, now),
     };
     let drift_report = snapshot.drift.as_ref().filter(|_| trigger == Trigger::Drift).map(|finding| finding.report);
     Signal { trigger, fired, text, drift_report }
 }
 
-/// Why a finding says nothing of the live model now; `None` when it does.
-fn unusable(
-    model: ModelVersion,
-    at: DateTime<Utc>,
+/// What a report says of the live model now: its model, its time, whether it asks for a cycle, and its reason.
+fn report_signal(
+    what: &str,
+    report: Option<(ModelVersion, DateTime<Utc>, bool, &str)>,
     snapshot: &Snapshot,
     policy: &RetrainPolicy,
     now: DateTime<Utc>,
-) -> Option<String> {
-    let Some(live) = &snapshot.live else { return Some("nothing is live".to_owned()) };
+) -> (bool, String) {
+    let Some((model, at, fired, reason)) = report else { return (false, format!("no {what} report yet")) };
+    let Some(live) = &snapshot.live else { return (false, "nothing is live".to_owned()) };
     if live.version != model {
-        return Some(format!("the last report is of {model}, {} is live", live.version));
+        return (false, format!("the last report is of {model}, {} is live", live.version));
     }
     let hours = (now - at).num_hours();
-    (hours > i64::from(policy.max_finding_age_hours)).then(|| format!("the last report is {hours} hours old"))
-}
-
-fn performance_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
-    let Some(finding) = &snapshot.performance else { return (false, "no performance report yet".to_owned()) };
-    match unusable(finding.model, finding.at, snapshot, policy, now) {
-        Some(why) => (false, why),
-        None => (finding.status == PerformanceStatus::Degraded, finding.reason.clone()),
+    if hours > i64::from(policy.max_finding_age_hours) {
+        return (false, format!("the last report is {hours} hours old"));
     }
-}
-
-fn drift_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
-    let Some(finding) = &snapshot.drift else { return (false, "no drift report yet".to_owned()) };
-    match unusable(finding.model, finding.ended_at, snapshot, policy, now) {
-        Some(why) => (false, why),
-        None => (finding.status == DriftStatus::Drifted, finding.reason.clone()),
-    }
+    (fired, reason.to_owned())
 }
 
 fn schedule_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Utc>) -> (bool, String) {
@@ -299,7 +294,10 @@ fn schedule_signal(snapshot: &Snapshot, policy: &RetrainPolicy, now: DateTime<Ut
         (Some(live), Some(limit)) => {
             let age = (now - live.trained_until).num_days();
             let relation = if age >= i64::from(limit) { "at least" } else { "under" };
-            (age >= i64::from(limit), format!("{} learnt until {age} days ago, {relation} {limit}", live.version))
+            (
+                age >= i64::from(limit),
+                format!("the training data of {} end {age} days ago, {relation} {limit}", live.version),
+            )
         }
     }
 }
@@ -342,7 +340,7 @@ fn data_obstacle(trigger: Trigger, data: &DataFreshness, policy: &RetrainPolicy,
         _ => {
             let limit = i64::from(policy.max_data_age_hours);
             match data.newest_outcome_at.map(|newest| (now - newest).num_hours()) {
-                None => Some("there are no outcomes to learn from".to_owned()),
+                None => Some("there are no outcomes to train on".to_owned()),
                 Some(hours) if hours > limit => Some(format!("the newest outcome is {hours} hours old, over {limit}")),
                 Some(_) => (data.new_examples < policy.minimum_new_examples).then(|| {
                     format!("{} new flights are too few; {} are needed", data.new_examples, policy.minimum_new_examples)

@@ -46,7 +46,7 @@ pub struct GovernorPolicy {
     /// Days after a retrain in which none follows.
     pub cooldown_days: u32,
     /// The same where performance has degraded: a model that is known to be
-    /// worse need not wait as long as one that merely sees other data.
+    /// worse need not wait as long as one whose input has merely shifted.
     pub urgent_cooldown_days: u32,
     /// Retrains in 30 days, at most.
     pub retrains_per_30_days: u32,
@@ -79,7 +79,6 @@ impl Default for GovernorPolicy {
 }
 
 impl GovernorPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "governor",

@@ -1,10 +1,10 @@
-//! What a replica of the inference service tells the daemon on its
+//! What a replica of the inference service reports to the daemon on its
 //! administrative address: the documents only, so that the daemon can read them
 //! without linking the service, and the service can write them without knowing
 //! the daemon.
 //!
 //! All counts are totals since the replica started. A reader that wants a window
-//! takes an earlier document away from a later one; documents of several
+//! subtracts an earlier document from a later one; documents of several
 //! replicas add up.
 
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ impl RequestCounts {
         self.server_errors += other.server_errors;
     }
 
-    /// Takes an earlier state of the same counters away.
+    /// Subtracts an earlier state of the same counters.
     pub fn subtract(&mut self, earlier: &Self) {
         self.ok = self.ok.saturating_sub(earlier.ok);
         self.client_errors = self.client_errors.saturating_sub(earlier.client_errors);
@@ -118,7 +118,7 @@ impl LatencyHistogram {
         Ok(())
     }
 
-    /// Takes an earlier state of the same histogram away.
+    /// Subtracts an earlier state of the same histogram.
     pub fn subtract(&mut self, earlier: &Self) -> Result<(), BucketsDiffer> {
         self.combine(earlier, u64::saturating_sub)?;
         self.sum_secs = (self.sum_secs - earlier.sum_secs).max(0.0);
@@ -180,7 +180,7 @@ pub struct ReplicaReport {
 }
 
 impl ReplicaReport {
-    /// Takes an earlier report of the same process away: what came in between.
+    /// Subtracts an earlier report of the same process: what came in between.
     /// When the two are not of the same model or build; `self` is unchanged then.
     pub fn subtract(&mut self, earlier: &Self) -> Result<(), ReportError> {
         let mut latency = self.latency.clone();
@@ -213,7 +213,7 @@ pub struct ServedPrediction {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PredictionPage {
     pub replica: String,
-    /// As in [`ReplicaReport::started_at`]: sequence numbers begin anew with it.
+    /// As in [`ReplicaReport::started_at`]: sequence numbers restart with it.
     pub started_at: DateTime<Utc>,
     /// Where it is in its life.
     pub phase: ReplicaPhase,

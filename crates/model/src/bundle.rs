@@ -1,4 +1,5 @@
-//! The bundle on disk: written once, verified at every reading.
+//! The bundle on disk: written once, verified at every reading. It carries golden rows with known answers: the service
+//! checks them before it is ready, so that training and serving can never disagree unnoticed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::net::{Architecture, NetError};
-use crate::predictor::Calibration;
+use crate::net::{Architecture, Calibration, NetError};
 use crate::reference::DriftReference;
 
 const MANIFEST: &str = "manifest.json";

@@ -18,8 +18,8 @@ mod reference;
 pub mod testing;
 
 pub use bundle::{Bundle, BundleError, FileEntry, GoldenError, GoldenRow, Manifest, ModelFile};
-pub use net::{Architecture, DelayNet, NetError, Scratch};
-pub use predictor::{Calibration, PredictScratch, Prediction, Predictor};
+pub use net::{Architecture, Calibration, DelayNet, NetError, Scratch};
+pub use predictor::{PredictScratch, Prediction, Predictor};
 pub use reference::{CategoryReference, DriftReference, NumericReference, Sketch, SketchCounter, SketchError};
 
 #[cfg(test)]

@@ -220,7 +220,7 @@ impl Sketch {
         self.combine(other, u64::saturating_add)
     }
 
-    /// Takes an earlier state of the same counters away: what came in between.
+    /// Subtracts an earlier state of the same counters: what came in between.
     pub fn subtract(&mut self, earlier: &Self) -> Result<(), SketchError> {
         self.combine(earlier, u64::saturating_sub)
     }

@@ -57,7 +57,7 @@ pub fn tiny_bundle(seed: u64) -> Bundle {
     bundle_of(seed, 32, 2, 2)
 }
 
-/// As [`tiny_bundle`], with the width, blocks and members of a network in earnest.
+/// As [`tiny_bundle`], with the width, blocks and members of a full network.
 pub fn bundle_of(seed: u64, hidden: usize, blocks: usize, members: usize) -> Bundle {
     let rows = tiny_rows(seed, 400);
     let spec = FeatureSpec::fit(&rows, &tiny_airports(), &HolidayCalendar::us_federal(), &FitOptions::default())

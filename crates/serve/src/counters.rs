@@ -1,9 +1,12 @@
-//! What a replica counts. Each worker counts into a shard of its own under a
+//! What a replica counts and keeps. Each worker counts into a shard of its own under a
 //! lock that nobody else wants; a reader adds the shards up. Counts are exact.
+//!
+//! The last predictions are kept in memory until the daemon has fetched them: it needs them to compare with outcomes that
+//! arrive days later.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use delayd_features::{CategoryInput, FlightRow};
@@ -181,19 +184,26 @@ impl Counters {
     }
 }
 
+/// A request being answered, counted while this lives.
 #[derive(Debug)]
-pub(crate) struct Gauge<F: Fn(&Counters) -> &AtomicU64>(std::sync::Arc<Counters>, F);
+pub(crate) struct InFlight {
+    counters: Arc<Counters>,
+    public: bool,
+}
 
-impl<F: Fn(&Counters) -> &AtomicU64> Gauge<F> {
-    pub(crate) fn up(counters: std::sync::Arc<Counters>, which: F) -> Self {
-        which(&counters).fetch_add(1, Ordering::SeqCst);
-        Self(counters, which)
+impl InFlight {
+    /// `public` on the public address.
+    pub(crate) fn new(counters: Arc<Counters>, public: bool) -> Self {
+        counters.in_flight.fetch_add(1, Ordering::SeqCst);
+        counters.public_in_flight.fetch_add(u64::from(public), Ordering::SeqCst);
+        Self { counters, public }
     }
 }
 
-impl<F: Fn(&Counters) -> &AtomicU64> Drop for Gauge<F> {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        (self.1)(&self.0).fetch_sub(1, Ordering::SeqCst);
+        self.counters.public_in_flight.fetch_sub(u64::from(self.public), Ordering::SeqCst);
+        self.counters.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -1,4 +1,5 @@
-//! What can go wrong at the start, and what can be wrong with a request.
+//! What can go wrong at the start, and what can be wrong with a request: with its body, which is read whole within what
+//! one request and all requests together may hold, and with what the body says.
 
 use std::borrow::Cow;
 use std::future::poll_fn;

@@ -1,5 +1,5 @@
 //! One flight of a request: every field is checked, and everything wrong with it
-//! is told, not only the first.
+//! is reported, not only the first.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -162,7 +162,7 @@ impl FlightDraft {
     }
 
     /// Checks what concerns several fields. The flight is only meaningful where
-    /// no fault was noted since the draft was begun.
+    /// no fault was noted since the draft was started.
     pub(crate) fn finish(self, faults: &mut Faults) -> Flight {
         for (index, name) in FIELDS.iter().enumerate().take(REQUIRED) {
             if self.given & (1 << index) == 0 {

@@ -1,5 +1,9 @@
 //! The routes, and what happens around every request: it is counted, timed, and
 //! while the replica is leaving its connection is closed after the answer.
+//!
+//! The trace that a request belongs to (W3C Trace Context, <https://www.w3.org/TR/trace-context/>) is named in the log, so
+//! that a cycle's log and its replicas' can be read together. `GET /openapi.json` and `GET /docs` describe the service to
+//! programs and to people; the page loads nothing from outside this service.
 
 use std::future::Future;
 use std::sync::LazyLock;
@@ -15,12 +19,12 @@ use delayd_model::admin::{PredictionPage, ReplicaPhase};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::counters::{Counters, Gauge, Route};
+use crate::counters::{InFlight, Route};
 use crate::error::{ApiError, Violation, json_body};
+use crate::metrics;
 use crate::predict::{PredictResponse, predict};
 use crate::replica::Worker;
 use crate::request::read_flights;
-use crate::{inference_protocol, metrics};
 
 pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
     config
@@ -31,7 +35,6 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, admin: bool) {
         .service(get("/health/live", live))
         .service(get("/health/ready", ready))
         .service(post("/predict", predict_flights));
-    inference_protocol::configure(config);
     if admin {
         config
             .service(get("/admin/v1/sketch", sketch))
@@ -47,9 +50,7 @@ pub(crate) async fn track<B>(
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let started = Instant::now();
     let counters = worker.replica.counters.clone();
-    let _all = Gauge::up(counters.clone(), |counters: &Counters| &counters.in_flight);
-    let _public =
-        (!worker.admin).then(|| Gauge::up(counters.clone(), |counters: &Counters| &counters.public_in_flight));
+    let _in_flight = InFlight::new(counters.clone(), !worker.admin);
     let mut response = answer.await?;
     if !worker.admin && worker.replica.phase() != ReplicaPhase::Ready {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
@@ -91,7 +92,7 @@ async fn ready(worker: Data<Worker>) -> HttpResponse {
     let phase = worker.replica.phase();
     let ready = phase == ReplicaPhase::Ready;
     let mut response = if ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    // The name: replicas of one machine share the public address, and whoever asks there must see who answered.
+    // The name: replicas of one machine share the public address, and a caller there must see which one answered.
     response.json(json!({
         "ready": ready,
         "phase": phase,
@@ -201,7 +202,7 @@ pub(crate) fn is_probe(request: &HttpRequest) -> bool {
     request.headers().contains_key(PROBE_HEADER)
 }
 
-/// The trace of a request, as its header tells it.
+/// The trace of a request, as its header names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Trace<'a> {
     trace_id: &'a str,
@@ -227,7 +228,7 @@ fn parse(header: &str) -> Option<Trace<'_>> {
 }
 
 impl Trace<'_> {
-    /// Tells of the request: of probes and failures always, of clients' traffic, which
+    /// Logs the request: of probes and failures always, of clients' traffic, which
     /// may be a thousand requests a second, only where the log is talkative.
     fn log(&self, route: Route, status: u16, secs: f64, probe: bool) {
         let Self { trace_id, parent_id } = *self;

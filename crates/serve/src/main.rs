@@ -21,7 +21,7 @@ fn main() -> ExitCode {
                 line = format!("{line}: {next}");
                 cause = next.source();
             }
-            // Standard error is the last place to tell it; when that is closed too, only the code is left.
+            // Standard error is the last place to report it; when that is closed too, only the code is left.
             let _ = writeln!(std::io::stderr(), "{}", line.replace('\n', " "));
             ExitCode::FAILURE
         }

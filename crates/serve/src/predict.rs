@@ -1,4 +1,5 @@
-//! From flights to answers, and the counting on the way.
+//! From flights to answers, with warnings about what makes a prediction less sure than it looks, and the counting on the
+//! way.
 
 use std::borrow::Cow;
 
@@ -46,7 +47,7 @@ pub(crate) async fn predict(worker: &Worker, flights: &[Flight], probe: bool) ->
 }
 
 /// Without a pause between predicting and counting: every row that was scored
-/// is counted, also when the caller goes away in the middle of its batch.
+/// is counted, also when the caller disconnects in the middle of its batch.
 fn predict_chunk(worker: &Worker, flights: &[Flight], probe: bool, answers: &mut Vec<PredictedFlight>) {
     let model = &worker.replica.model;
     let mut unknown = [0_u64; delayd_features::CategoryInput::ALL.len()];

@@ -1,4 +1,4 @@
-//! What the workers of a replica share, and what each has of its own.
+//! A replica: its bundle, checked and made ready; what its workers share, and what each has of its own; its clock.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub(crate) struct Replica {
     pub(crate) max_batch: usize,
     pub(crate) max_body_bytes: usize,
     pub(crate) body_memory: BodyMemory,
-    /// Told once the last counts were collected.
+    /// Notified once the last counts were collected.
     pub(crate) collected: Notify,
     phase: AtomicU8,
 }
@@ -120,14 +120,14 @@ pub(crate) struct Buffers {
     pub(crate) chunk: Vec<(RawInputs, Prediction)>,
 }
 
-/// Resident memory of this process, where the system tells it.
+/// Resident memory of this process, where the system reports it.
 pub(crate) fn resident_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The model and everything about it that answers tell.
+/// The model and everything about it that answers contain.
 #[derive(Debug)]
 pub(crate) struct LoadedModel {
     pub(crate) predictor: Predictor,

@@ -1,6 +1,6 @@
 //! The body of `POST /predict`: one flight, an array of flights, or
 //! `{"flights": […]}`. It is read in one pass, straight into rows, and every
-//! violation in it is told.
+//! violation in it is reported.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -42,7 +42,7 @@ impl Reading {
     }
 }
 
-/// What is expected next. Of anything else a fault is noted, and the reading goes on.
+/// What is expected next. Of anything else a fault is noted, and reading continues.
 enum Expected<'r> {
     Body(&'r mut Reading),
     /// The value of `flights`.

@@ -1,4 +1,11 @@
 //! A replica's life: load, listen, answer, and leave without losing anything.
+//!
+//! Replicas on one machine share a port by `SO_REUSEPORT`: the kernel deals new
+//! connections out to their sockets, and resets those that wait in the queue of a
+//! socket that is closed. So a leaving replica first stops taking *new* ones, by
+//! a socket filter that drops SYN packets (the client sends another a second
+//! later, which reaches another replica), continues accepting until every
+//! handshake under way has ended, and only then closes the socket.
 
 use std::fs::Permissions;
 use std::future::Future;
@@ -23,10 +30,11 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::error::StartError;
 use crate::http::{configure, track};
+use crate::inference_protocol;
 use crate::options::{Listen, Options};
 use crate::replica::{LoadedModel, Replica, Worker};
 
-/// How often the drain looks whether the last connection has gone.
+/// How often the drain checks whether the last connection has closed.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Requests still unanswered so long after the linger time are given up:
 /// Kubernetes and the local cluster would kill the process soon after.
@@ -176,6 +184,7 @@ fn serve(replica: &Arc<Replica>, socket: TcpListener, workers: usize, admin: boo
             .app_data(worker)
             .wrap(from_fn(receive_in_time))
             .wrap_fn(move |request, service| track(tracked.clone(), service.call(request)))
+            .configure(inference_protocol::configure)
             .configure(|config| configure(config, admin))
     };
     let (purpose, connections) = match admin {
@@ -305,7 +314,7 @@ fn drop_syn_packets() -> [SockFilter; 5] {
     ]
 }
 
-/// The host's name, where the system tells it.
+/// The host's name, where the system knows it.
 pub(crate) fn host_name() -> Option<String> {
     let mut name = String::new();
     std::fs::File::open(Path::new("/proc/sys/kernel/hostname")).ok()?.read_to_string(&mut name).ok()?;

@@ -1,6 +1,7 @@
-//! Where the tensors live: CUDA where there is one, the CPU otherwise.
+//! What computes: the device (CUDA where there is one, the CPU otherwise), libtorch's threads and the one that training
+//! runs on, and the versions of the libraries.
 //!
-//! Whoever starts the worker loads `libtorch_cuda.so` (`LD_PRELOAD`, see `systemd/examples/gpu.conf`);
+//! The starter of the worker loads `libtorch_cuda.so` (`LD_PRELOAD`, see `systemd/examples/gpu.conf`);
 //! here libtorch is only asked what it sees.
 
 use std::any::Any;

@@ -59,7 +59,7 @@ pub enum TrainingError {
     Thread(#[source] std::io::Error),
     #[error("the run's folder cannot be used: {0}")]
     Folder(String),
-    #[error("device `{wanted}` was demanded, but {reason}; set `device = \"auto\"` to train on the CPU")]
+    #[error("device `{wanted}` was requested, but {reason}; set `device = \"auto\"` to train on the CPU")]
     Device { wanted: &'static str, reason: &'static str },
 }
 

@@ -3,7 +3,7 @@
 //! [`train`] is the whole of it: a pure function of examples, parameters and, for a
 //! warm start, the live model. It does no I/O: the registry stores the bundle, the
 //! ledger the report. The gate (`delayd_judge::evaluation::gate`) decides whether the result
-//! goes on; nothing here compares models with each other except the search's trials.
+//! proceeds; nothing here compares models with each other except the search's trials.
 
 mod bundle_writer;
 pub mod device;

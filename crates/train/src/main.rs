@@ -99,7 +99,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// As `sysexits.h` and the shell have them, so that a pool can tell what may be tried again.
+/// As `sysexits.h` and the shell have them, so that a pool knows what may be retried.
 fn exit_status(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Cancelled => 143,
@@ -139,7 +139,7 @@ async fn run(arguments: Arguments) -> Result<String, PortError> {
     let ended = tokio::select! {
         ended = &mut work => ended,
         signal = stop_signal() => {
-            tracing::info!(signal, "stopping; the work is started again where it is still wanted");
+            tracing::info!(signal, "stopping; the daemon restarts the work if it still needs it");
             cancel.store(true, Ordering::Relaxed);
             work.await
         }
@@ -174,7 +174,7 @@ fn given(cancel: Arc<AtomicBool>) -> Result<WorkerSettings, PortError> {
     let action = "reading the settings from standard input";
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| PortError::io(action, error))?;
-    // What is wrong is not told: the line holds secrets.
+    // What is wrong is not reported: the line holds secrets.
     let settings = serde_json::from_str(&line).map_err(|_| {
         PortError::new(ErrorKind::Invalid, action, "expected one line of JSON, as the daemon writes it")
     })?;
@@ -182,7 +182,7 @@ fn given(cancel: Arc<AtomicBool>) -> Result<WorkerSettings, PortError> {
         let mut rest = Vec::new();
         // An error is an end too.
         let _ = std::io::stdin().lock().read_to_end(&mut rest);
-        tracing::info!("standard input ended: nobody waits for this work any more");
+        tracing::info!("standard input closed: the daemon no longer waits for this work");
         cancel.store(true, Ordering::Relaxed);
     });
     Ok(settings)

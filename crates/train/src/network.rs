@@ -1,5 +1,8 @@
 //! DelayNet in libtorch, one member: the same function as `delayd_model::DelayNet`,
 //! with gradients and dropout.
+//!
+//! [`TorchNet`] is a bundle's network outside of training: what the benchmark compares the plain forward pass with. It is
+//! here because no other crate links libtorch.
 
 use delayd_features::{Encoder, FlightRow};
 use delayd_model::{Architecture, Bundle};

@@ -1,4 +1,5 @@
-//! Which rows are learnt from, which judge, and how much each weighs.
+//! The rows of a run: which are trained on, which judge, how much each weighs; and the same rows as tensors, encoded once
+//! in parallel and resident on the device. A batch is a selection of indexes, there is no loader.
 
 use chrono::{DateTime, Duration, Utc};
 use delayd_data::Example;
@@ -108,7 +109,8 @@ impl Split {
 }
 
 /// How many times more a delayed row weighs than a punctual one.
-pub(crate) fn positive_weight(weighting: ClassWeighting, positives: usize, rows: usize) -> f64 {
+pub(crate) fn positive_weight(weighting: ClassWeighting, rows: &LabelledRows) -> f64 {
+    let (positives, rows) = (rows.positives(), rows.rows());
     match weighting {
         ClassWeighting::None => 1.0,
         ClassWeighting::Balanced => (rows - positives) as f64 / positives.max(1) as f64,
@@ -242,6 +244,10 @@ impl LabelledRows {
 
     pub(crate) fn rows(&self) -> usize {
         self.inputs.rows
+    }
+
+    pub(crate) fn positives(&self) -> usize {
+        self.labels.iter().filter(|label| **label).count()
     }
 
     pub(crate) fn share(&self) -> Self {

@@ -70,34 +70,26 @@ pub fn train(
     control: &TrainingControl,
 ) -> Result<TrainedModel, TrainingError> {
     let began = Instant::now();
-    let Prepared { split, encoder, sets, kept, device, device_name } = Prepared::new(input, parameters, control)?;
+    let prepared = Prepared::new(input, parameters, control)?;
+    let (encoder, sets) = (&prepared.encoder, &prepared.sets);
     let encoding_seconds = began.elapsed().as_secs_f64();
 
     let searched = Instant::now();
     let shape = |parameters: &TrainingParameters| architecture(encoder.spec(), parameters);
     let (parameters, tuning) = match tuning.filter(|tuning| tuning.trials > 1) {
-        Some(tuning) => search(parameters, tuning, &sets, &shape, control).map(|(p, r)| (p, Some(r)))?,
+        Some(tuning) => search(parameters, tuning, sets, &shape, control).map(|(p, r)| (p, Some(r)))?,
         None => (parameters.clone(), None),
     };
     let tuning_seconds = searched.elapsed().as_secs_f64();
 
     let fitting = Instant::now();
     let architecture = shape(&parameters);
-    let (starts, started_from) = starts(input.previous, &encoder, &architecture, &parameters, &sets);
-    let fitted = fit_members(&architecture, &sets, &starts, &parameters, control)?;
+    let (starts, started_from) = starts(input.previous, encoder, &architecture, &parameters, sets);
+    let fitted = fit_members(&architecture, sets, &starts, &parameters, control)?;
     let fitting_seconds = fitting.elapsed().as_secs_f64();
 
     control.tell(&Progress::Packing);
-    let run = FinishedRun {
-        input,
-        split: &split,
-        encoder: &encoder,
-        sets: &sets,
-        kept: &kept,
-        parameters: &parameters,
-        device,
-    };
-    let (bundle, mut report) = run.pack(architecture, &fitted, started_from, device_name, control)?;
+    let (bundle, mut report) = pack(input, &prepared, &parameters, architecture, &fitted, started_from, control)?;
     report.tuning = tuning;
     report.encoding_seconds = encoding_seconds;
     report.tuning_seconds = tuning_seconds;
@@ -108,7 +100,7 @@ pub fn train(
 
 /// Runs one trial of a search by itself: what a worker on another machine does. The
 /// budget's wall time bounds this trial alone.
-/// When the rows do not suffice, libtorch fails, or somebody cancelled; a trial that
+/// When the rows do not suffice, libtorch fails, or the run is cancelled; a trial that
 /// goes wrong by its own parameters is a record that says so.
 pub fn train_trial(
     input: &TrainingInput<'_>,
@@ -219,10 +211,9 @@ fn starts(
     parameters: &TrainingParameters,
     sets: &TrainingSets,
 ) -> (Vec<Start>, StartedFrom) {
-    let positives = sets.train.labels.iter().filter(|label| **label).count();
     // With a class weight the network learns shifted log-odds; it starts there.
-    let shift = positive_weight(parameters.class_weighting, positives, sets.train.rows()).ln();
-    let prior = log_odds(positives, sets.train.rows()) + shift;
+    let shift = positive_weight(parameters.class_weighting, &sets.train).ln();
+    let prior = log_odds(&sets.train) + shift;
     let cold: Vec<MemberWeights> = (0..parameters.members)
         .map(|member| {
             let mut random = ChaCha8Rng::seed_from_u64(derived_seed(parameters.seed, "weights", member));
@@ -247,83 +238,68 @@ fn starts(
     }
 }
 
-/// A fitted network with everything it was fitted on.
-struct FinishedRun<'a> {
-    input: &'a TrainingInput<'a>,
-    split: &'a Split,
-    encoder: &'a Encoder,
-    sets: &'a TrainingSets,
-    kept: &'a KeptRows,
-    parameters: &'a CheckedParameters,
-    device: Device,
-}
-
-impl FinishedRun<'_> {
-    fn pack(
-        &self,
-        architecture: Architecture,
-        fitted: &[FittedMember],
-        started_from: StartedFrom,
-        device_name: String,
-        control: &TrainingControl,
-    ) -> Result<(Bundle, TrainingReport), TrainingError> {
-        let members = fitted
-            .iter()
-            .map(|member| Member::new(&architecture, &member.weights, self.device))
-            .collect::<Result<Vec<_>, _>>()?;
-        let tail = &self.sets.tail;
-        let logits = ensemble_logits(&members, &tail.inputs)?;
-        let calibration = Calibration::fit(&logits, &tail.labels);
-        let scores: Vec<f32> = logits.iter().map(|logit| calibration.probability(*logit)).collect();
-        let threshold = choose_threshold(self.parameters.threshold, &scores, &tail.labels);
-        let validation = Metrics::of(&scores, &tail.labels, threshold.value);
-        let seed = derived_seed(self.parameters.seed, "importance", 0);
-        let importance = permutation_importance(&members, self.encoder.spec(), tail, seed, control)?;
-        let time = |index: usize| self.split.facts[index].prediction_time;
-        let record = TrainingRecord {
-            parameters: TrainingParameters::clone(self.parameters),
-            dataset: self.input.dataset.map(str::to_owned),
-            commit: delayd_core::build::commit().map(str::to_owned),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            libraries: library_versions(),
-            device: device_name,
-            weights: architecture.parameters(),
-            architecture,
-            started_from,
-            train_rows: self.sets.train.rows(),
-            train_positives: self.sets.train.labels.iter().filter(|label| **label).count(),
-            tail_rows: tail.rows(),
-            train_from: self.split.train.first().map_or(DateTime::<Utc>::default(), |index| time(*index)),
-            tail_from: self.split.tail_start,
-            tail_until: self.split.tail.last().map_or(self.split.tail_start, |index| time(*index)),
-            positive_weight: self.positive_weight(),
-            best_epochs: fitted.iter().map(|member| member.best.epoch).collect(),
-            calibration,
-            threshold,
-        };
-        let weights: Vec<MemberWeights> = fitted.iter().map(|member| member.weights.clone()).collect();
-        let parts = Parts {
-            split: self.split,
-            kept: self.kept,
-            encoder: self.encoder,
-            members: &members,
-            weights: &weights,
-            tail_scores: &scores,
-            importance: &importance,
-            record: &record,
-            validation: &validation,
-            epochs: fitted.iter().flat_map(|member| &member.epochs).cloned().collect(),
-            device: self.device,
-        };
-        let written = bundle_writer::write(&parts)?;
-        let report = parts.report(&written)?;
-        Ok((written.bundle, report))
-    }
-
-    fn positive_weight(&self) -> f64 {
-        let positives = self.sets.train.labels.iter().filter(|label| **label).count();
-        positive_weight(self.parameters.class_weighting, positives, self.sets.train.rows())
-    }
+/// Calibrates, chooses the threshold, measures, and writes the bundle.
+fn pack(
+    input: &TrainingInput<'_>,
+    prepared: &Prepared,
+    parameters: &CheckedParameters,
+    architecture: Architecture,
+    fitted: &[FittedMember],
+    started_from: StartedFrom,
+    control: &TrainingControl,
+) -> Result<(Bundle, TrainingReport), TrainingError> {
+    let Prepared { split, encoder, sets, kept, device, device_name } = prepared;
+    let members = fitted
+        .iter()
+        .map(|member| Member::new(&architecture, &member.weights, *device))
+        .collect::<Result<Vec<_>, _>>()?;
+    let tail = &sets.tail;
+    let logits = ensemble_logits(&members, &tail.inputs)?;
+    let calibration = Calibration::fit(&logits, &tail.labels);
+    let scores: Vec<f32> = logits.iter().map(|logit| calibration.probability(*logit)).collect();
+    let threshold = choose_threshold(parameters.threshold, &scores, &tail.labels);
+    let validation = Metrics::of(&scores, &tail.labels, threshold.value);
+    let seed = derived_seed(parameters.seed, "importance", 0);
+    let importance = permutation_importance(&members, encoder.spec(), tail, seed, control)?;
+    let time = |index: usize| split.facts[index].prediction_time;
+    let record = TrainingRecord {
+        parameters: TrainingParameters::clone(parameters),
+        dataset: input.dataset.map(str::to_owned),
+        commit: delayd_core::build::commit().map(str::to_owned),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        libraries: library_versions(),
+        device: device_name.clone(),
+        weights: architecture.parameters(),
+        architecture,
+        started_from,
+        train_rows: sets.train.rows(),
+        train_positives: sets.train.positives(),
+        tail_rows: tail.rows(),
+        train_from: split.train.first().map_or(DateTime::<Utc>::default(), |index| time(*index)),
+        tail_from: split.tail_start,
+        tail_until: split.tail.last().map_or(split.tail_start, |index| time(*index)),
+        positive_weight: positive_weight(parameters.class_weighting, &sets.train),
+        best_epochs: fitted.iter().map(|member| member.best.epoch).collect(),
+        calibration,
+        threshold,
+    };
+    let weights: Vec<MemberWeights> = fitted.iter().map(|member| member.weights.clone()).collect();
+    let parts = Parts {
+        split,
+        kept,
+        encoder,
+        members: &members,
+        weights: &weights,
+        tail_scores: &scores,
+        importance: &importance,
+        record: &record,
+        validation: &validation,
+        epochs: fitted.iter().flat_map(|member| &member.epochs).cloned().collect(),
+        device: *device,
+    };
+    let written = bundle_writer::write(&parts)?;
+    let report = parts.report(&written)?;
+    Ok((written.bundle, report))
 }
 
 /// Chooses the threshold on calibrated scores. Ties go to the higher threshold:

@@ -152,8 +152,7 @@ impl MemberRun<'_> {
     fn steps(&self, warm: bool) -> Result<Steps, TrainingError> {
         let parameters = self.parameters;
         let rows = self.sets.train.rows();
-        let positives = self.sets.train.labels.iter().filter(|label| **label).count();
-        let weight = positive_weight(parameters.class_weighting, positives, rows);
+        let weight = positive_weight(parameters.class_weighting, &self.sets.train);
         let factor = if warm { parameters.warm_start_learning_rate_factor } else { 1.0 };
         let tensor = Tensor::f_from_slice(&[weight as f32]).and_then(|t| t.f_to_device(self.sets.device()));
         Ok(Steps {

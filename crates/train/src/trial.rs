@@ -16,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::device::panicked;
 use crate::error::{TrainingError, stop_if_asked};
+use crate::rows::LabelledRows;
 use crate::trainer::{Start, TrainingSets, fit_members};
 use crate::weights::fresh;
 
@@ -114,8 +115,7 @@ fn run_trial(
         stop_if_asked(&control, 0)?;
         let shape = architecture(&run);
         let mut random = ChaCha8Rng::seed_from_u64(derived_seed(run.seed, "weights", 0));
-        let positives = sets.train.labels.iter().filter(|label| **label).count();
-        let weights = fresh(&shape, log_odds(positives, sets.train.rows()), &mut random);
+        let weights = fresh(&shape, log_odds(&sets.train), &mut random);
         fit_members(&shape, sets, &[Start { weights, warm: false }], &run, &control)
     };
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(fit));
@@ -130,6 +130,7 @@ fn run_trial(
     task.ended(outcome, began.elapsed().as_secs_f64())
 }
 
-pub(crate) fn log_odds(positives: usize, rows: usize) -> f64 {
+pub(crate) fn log_odds(rows: &LabelledRows) -> f64 {
+    let (positives, rows) = (rows.positives(), rows.rows());
     ((positives as f64 + 0.5) / ((rows - positives) as f64 + 0.5)).ln()
 }

@@ -83,12 +83,15 @@ pub(crate) fn of_bundle(bundle: &Bundle) -> Result<Vec<MemberWeights>, TrainingE
     let member = |member: usize| -> Result<MemberWeights, TrainingError> {
         let read = |(name, shape): (String, Vec<usize>)| -> Result<(String, RawTensor), TrainingError> {
             let view = file.tensor(&format!("member.{member}.{name}"))?;
-            let values = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-            Ok((name, RawTensor { shape, values }))
+            Ok((name, RawTensor { shape, values: floats(&view) }))
         };
         member_tensors(architecture).into_iter().map(read).collect()
     };
     (0..architecture.members).map(member).collect()
+}
+
+fn floats(view: &TensorView<'_>) -> Vec<f32> {
+    view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 /// Why an earlier model's weights were not taken over.
@@ -126,7 +129,7 @@ pub(crate) fn warm(
         let read = |name: &str| -> Result<Vec<f32>, ColdReason> {
             let name = format!("member.{member}.{name}");
             let view = file.tensor(&name).map_err(|e| ColdReason::Unreadable(e.to_string()))?;
-            Ok(view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+            Ok(floats(&view))
         };
         move_over(&columns, architecture, fresh, &read)
     });
@@ -155,7 +158,7 @@ fn move_over(
         let width = columns.embedding_widths[category];
         let Some(target) = moved.get_mut(&format!("embedding.{category}.weight")) else { continue };
         for (index, old_index) in rows.iter().enumerate() {
-            // A value that is new starts from what the unseen bucket had learnt.
+            // A value that is new starts from the trained weights of the unseen bucket.
             let start = old_index.unwrap_or(0) * width;
             if let Some(row) = table.get(start..start + width) {
                 target.values[index * width..(index + 1) * width].copy_from_slice(row);

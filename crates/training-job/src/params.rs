@@ -1,4 +1,4 @@
-//! What a training run may be told, checked as a whole before anything starts.
+//! The parameters of a training run, checked as a whole before anything starts.
 
 use delayd_core::Stored;
 use std::fmt;
@@ -98,7 +98,7 @@ impl EmbeddingRule {
     }
 }
 
-/// Everything a run may be told. What the defaults reach on New York's 2013 stands in
+/// Every parameter of a run. What the defaults reach on New York's 2013 stands in
 /// `scripts/bench/quality/README.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

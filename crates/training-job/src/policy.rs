@@ -1,9 +1,14 @@
-//! Which rows a challenger may learn from, and which judge it.
+//! What a retrain may learn from: which rows are held out to judge it, and how much each of the others weighs.
 //!
 //! Two kinds of rows are held out: the newest days before the retrain, which
 //! neither challenger nor live model has seen, and a frozen share of all flights,
 //! chosen by a hash of the flight, from which no model ever learns: the seasons
 //! of all history, so that a challenger that forgot winter is noticed in July.
+//!
+//! Measured on New York's 2013: learning from the last 7 days alone ranks worse
+//! than never retraining, and all history ranks best. So the default is all
+//! history, equally weighed; the fresh window, a half-life and the same season
+//! of earlier years can be given more.
 
 use chrono::{DateTime, Datelike, Duration, Utc};
 use delayd_core::fault::broken_rules;
@@ -17,7 +22,7 @@ use sha2::{Digest, Sha256};
 #[serde(default, deny_unknown_fields)]
 pub struct HoldoutSettings {
     /// Percent of all flights, chosen by a hash of the flight, that stay out of
-    /// training for ever: the frozen seasonal set.
+    /// training permanently: the frozen seasonal set.
     pub seasonal_percent: u32,
     /// The newest days before a retrain: the gate's recent window, which neither
     /// model has seen.
@@ -112,7 +117,6 @@ impl Default for TrainingPolicy {
 }
 
 impl TrainingPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         let share = |share: Option<f64>| share.is_none_or(|share| (0.0..1.0).contains(&share));
         broken_rules(

@@ -1,4 +1,4 @@
-//! What a run leaves behind besides the bundle.
+//! What a run reports: its progress while it runs, what it leaves behind besides the bundle, and how it is stopped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -174,7 +174,7 @@ impl TrainingControl {
         Self { cancel, progress: Arc::new(progress), deadline: None }
     }
 
-    /// Whether somebody asked for the run to stop.
+    /// Whether the run was asked to stop.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
     }

@@ -7,7 +7,7 @@
 //! rows, parameters and seed; a wall-clock bound makes it depend on the machine.
 //!
 //! Here is what is decided; who runs the trials, threads of this process or pods of
-//! a cluster, is somebody else's business (`trial.rs`, the trainers).
+//! a cluster, is decided elsewhere (`trial.rs`, the trainers).
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -68,7 +68,7 @@ pub struct TuningParameters {
     pub wall_time_secs: Option<u64>,
     /// Epochs of the first round.
     pub first_epochs: usize,
-    /// Whether only the best third goes on to longer runs; otherwise all get the full run.
+    /// Whether only the best third proceeds to longer runs; otherwise all get the full run.
     pub halving: bool,
     /// Training rows per trial, at most, evenly spaced.
     pub max_rows: usize,
@@ -245,7 +245,7 @@ impl Search {
         candidates.map(task).collect()
     }
 
-    /// Takes in how this round's trials ended, and decides who goes on.
+    /// Takes in how this round's trials ended, and decides which proceed.
     pub fn finish_round(&mut self, mut records: Vec<TrialRecord>) {
         records.sort_by_key(|record| record.trial);
         self.report.out_of_time |= records.iter().any(|record| record.outcome == TrialOutcome::OutOfTime);

@@ -1,4 +1,4 @@
-//! Who is told.
+//! Alerts and their recipients.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{ErrorKind, PortError};
-use crate::ids::AlertId;
+use crate::ids::{AlertId, InvalidId};
 
 /// How urgent an alert is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -34,6 +34,16 @@ impl fmt::Display for Severity {
     }
 }
 
+impl FromStr for Severity {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let all = [Self::Info, Self::Warning, Self::Critical];
+        all.into_iter()
+            .find(|severity| severity.to_string() == text)
+            .ok_or_else(|| InvalidId { given: text.to_owned(), expected: "severity: info, warning or critical" })
+    }
+}
+
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Alert {
@@ -52,7 +62,7 @@ pub struct Alert {
 }
 
 impl Alert {
-    /// What sort of event it tells: its key up to the first `/`.
+    /// What sort of event it reports: its key up to the first `/`.
     pub fn topic(&self) -> &str {
         topic_of(&self.dedup_key)
     }
@@ -155,22 +165,22 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-/// Why alerts stand in one message.
+/// Why alerts are in one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoticeKind {
     /// There is but one.
     Single,
-    /// They tell the same sort of event and came close together.
+    /// They report the same sort of event and came close together.
     Group,
     /// They were held back, by quiet hours or by the channel's rate limit.
     Digest,
 }
 
-/// What is told at once.
+/// Alerts that are sent together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// Why these alerts stand together.
+    /// Why these alerts are in one message.
     pub kind: NoticeKind,
     /// The alerts, oldest first; at least one.
     pub alerts: Vec<Alert>,
@@ -258,18 +268,18 @@ impl From<PortError> for Undelivered {
 }
 
 /// Delivers notices. The outbox in the ledger keeps them until it has succeeded,
-/// tries again, and decides who is told what and when.
+/// tries again, and decides who gets which alert and when.
 ///
 /// Contract: `Ok` means that the other side has taken the notice over; any error
 /// means that it may not have, and the notice will come again with the same
 /// [`Notice::identity`]. An adapter never tries again by itself.
 #[async_trait]
 pub trait Notifier: Send + Sync + fmt::Debug {
-    /// Everybody whom it can tell.
+    /// Every recipient it can reach.
     fn endpoints(&self) -> Vec<Endpoint>;
     /// Delivers one notice to one of them.
     async fn deliver(&self, endpoint: &Endpoint, notice: &Notice) -> Result<(), Undelivered>;
-    /// Whether every channel can be reached and lets us in. Tells nobody anything;
+    /// Whether every channel can be reached and lets us in. Sends nothing;
     /// answers with one line per channel. All are asked, also when one fails.
     async fn probe(&self) -> Result<String, PortError>;
 }

@@ -63,7 +63,7 @@ pub struct Replica {
     pub reason: Option<String>,
 }
 
-/// What a rollout says while it runs.
+/// The progress of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutProgress {
     /// Replicas of the new release that are ready.
@@ -78,11 +78,11 @@ pub struct RolloutProgress {
 /// succeeds; at least the wanted number of replicas stays ready throughout a
 /// rollout (one more is started before an old one drains); when the new release
 /// does not become ready before the deadline, the old replicas still serve and
-/// the error tells the reason.
+/// the error gives the reason.
 #[async_trait]
 pub trait Cluster: Send + Sync + std::fmt::Debug {
     /// Rolls the service to `release`, replica by replica, and waits until all
-    /// are ready or the deadline has passed. `progress` is called as it goes on.
+    /// are ready or the deadline has passed. `progress` is called as the rollout proceeds.
     async fn apply(
         &self,
         release: &Release,
@@ -93,7 +93,7 @@ pub trait Cluster: Send + Sync + std::fmt::Debug {
     /// All replicas, draining ones too.
     async fn replicas(&self) -> Result<Vec<Replica>, PortError>;
     /// Restarts what died and takes over what an earlier daemon started. Answers
-    /// what somebody else had changed or taken away and was put right, one line for
+    /// what others had changed or removed and was corrected, one line for
     /// each; what merely died is in `replicas`.
     async fn reconcile(&self) -> Result<Vec<String>, PortError>;
     /// The address clients use: base URL of the service.
@@ -141,7 +141,7 @@ pub trait ImageRegistry: Send + Sync + std::fmt::Debug {
     async fn probe(&self) -> Result<String, PortError>;
 }
 
-/// Refuses what is no tag in the OCI distribution spec's grammar. `action` goes into the error.
+/// Refuses an invalid tag by the OCI distribution spec's grammar. `action` goes into the error.
 pub fn check_tag(action: &str, tag: &str) -> Result<(), PortError> {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let valid = (1..=128).contains(&tag.len())

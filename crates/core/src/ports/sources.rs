@@ -1,4 +1,4 @@
-//! Where data come from: objects by key, documents that somebody else keeps, weather observations by airport.
+//! Where data come from: objects by key, documents that others keep, weather observations by airport.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ErrorKind, PortError};
 use crate::ids::InvalidId;
 
-/// What a listing tells of one object.
+/// One object of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectMeta {
     /// The key, `/`-separated, relative to the store's root.
@@ -70,7 +70,7 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
 /// Longest key in bytes: S3's limit, so that what one store takes every store takes.
 const MAX_KEY_BYTES: usize = 1024;
 
-/// Refuses what is no key: empty, too long, absolute, with `.`, `..` or an empty
+/// Refuses an invalid key: empty, too long, absolute, with `.`, `..` or an empty
 /// part, or with a control character or backslash. `action` goes into the error.
 pub fn check_key(action: &str, key: &str) -> Result<(), PortError> {
     let fault = if key.is_empty() {
@@ -88,7 +88,7 @@ pub fn check_key(action: &str, key: &str) -> Result<(), PortError> {
     Err(PortError::new(ErrorKind::Invalid, action, message))
 }
 
-/// Refuses what is no prefix of any key; the empty prefix and one that ends in `/` are fine.
+/// Refuses what cannot be the prefix of a key; the empty prefix and one that ends in `/` are fine.
 pub fn check_prefix(action: &str, prefix: &str) -> Result<(), PortError> {
     match prefix.strip_suffix('/').unwrap_or(prefix) {
         "" if prefix.is_empty() => Ok(()),
@@ -96,7 +96,7 @@ pub fn check_prefix(action: &str, prefix: &str) -> Result<(), PortError> {
     }
 }
 
-/// What tells one version of a document from another (RFC 9110, 8.8); sent back
+/// What distinguishes one version of a document from another (RFC 9110, 8.8); sent back
 /// with the next question, so that an unchanged document is not sent again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -107,7 +107,7 @@ pub struct Validators {
     pub last_modified: Option<String>,
 }
 
-/// What a question brought.
+/// The answer to a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchedDocument {
     /// It is the version that the validators name.
@@ -115,7 +115,7 @@ pub enum FetchedDocument {
     /// A version, whole.
     Changed {
         body: Bytes,
-        /// What names it next time.
+        /// Sent back with the next fetch.
         validators: Validators,
     },
 }
@@ -123,7 +123,7 @@ pub enum FetchedDocument {
 /// A document by its address.
 ///
 /// Contract: an answer is the whole document or an error, never a part of it;
-/// one that is away is `Unavailable` or `Timeout`; one that is larger than its
+/// one that is unavailable is `Unavailable` or `Timeout`; one that is larger than its
 /// bound is `Invalid`; the address, which may be a secret, is in no text.
 #[async_trait]
 pub trait DocumentSource: Send + Sync + std::fmt::Debug {
@@ -212,12 +212,12 @@ impl WeatherObservation {
     }
 }
 
-/// What a source could tell where a part of it may be away.
+/// What a source could answer while a part of it may be unavailable.
 #[derive(Debug, Default)]
 pub struct WeatherAnswer {
     /// The observations there are, sorted by airport and time.
     pub observations: Vec<WeatherObservation>,
-    /// Why the others are not there; empty when the source told all it knows.
+    /// Why the others are not there; empty when the source answered all it knows.
     pub failures: Vec<PortError>,
 }
 

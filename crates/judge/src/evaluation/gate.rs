@@ -39,7 +39,7 @@ pub struct Scored {
     pub robustness: Vec<(String, f64)>,
 }
 
-/// What must hold for a challenger to go on.
+/// What must hold for a challenger to proceed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatePolicy {
@@ -223,7 +223,7 @@ pub fn compare(
         (Some(broken), _, _) => (false, broken.reason.clone()),
         (None, Some(proven), _) => (true, proven.reason.clone()),
         (None, None, Some(live)) => {
-            (false, format!("{} is not proven better than {}: the incumbent stays", challenger.name, live.name))
+            (false, format!("{} is not proven better than {}: kept the current model", challenger.name, live.name))
         }
         (None, None, None) => (false, format!("{} is not proven better than {}", challenger.name, lookup.name)),
     };

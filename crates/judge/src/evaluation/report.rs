@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use chrono::{DateTime, Datelike, Offset, TimeZone, Utc};
-use chrono_tz::Tz;
+use chrono::{DateTime, Utc};
 use delayd_data::Example;
 use delayd_features::{CategoryInput, Encoder, FlightRow};
 use delayd_model::{PredictScratch, Predictor};
@@ -239,7 +238,7 @@ pub fn by_slice(
             (SliceBy::Carrier, row.carrier.clone()),
             (SliceBy::Origin, row.origin.clone()),
             (SliceBy::Hour, hour),
-            (SliceBy::Month, month(encoder, row)),
+            (SliceBy::Month, encoder.local_departure(row).format("%Y-%m").to_string()),
         ];
         for key in values {
             let slice = slices.entry(key).or_default();
@@ -257,13 +256,6 @@ pub fn by_slice(
         roc_auc: delong(&scores, &labels, confidence),
     })
     .collect()
-}
-
-fn month(encoder: &Encoder, row: &FlightRow) -> String {
-    let zone = encoder.spec().airports.get(&row.origin).and_then(|airport| airport.time_zone.parse::<Tz>().ok());
-    let departure = row.scheduled_departure.naive_utc();
-    let local = departure + zone.unwrap_or(Tz::UTC).offset_from_utc_datetime(&departure).fix();
-    format!("{:04}-{:02}", local.year(), local.month())
 }
 
 pub const BATCHES: [usize; 3] = [1, 32, 1024];

@@ -1,4 +1,5 @@
-//! The same flights with something wrong about their inputs: how far does the metric fall?
+//! The same flights with something wrong about their inputs: how far does the metric fall? A failed source takes away the
+//! inputs that belong to it at once.
 
 use delayd_features::{FlightRow, KnownWhen, NumericInput};
 use delayd_model::Predictor;
@@ -80,7 +81,7 @@ fn forget(rows: &mut [FlightRow], unknown: impl Fn(NumericInput) -> bool) {
     }
 }
 
-/// Moves every known number by so many standard deviations of the rows at hand.
+/// Moves every known number by so many standard deviations of these rows.
 fn displace(rows: &mut [FlightRow], mut by: impl FnMut() -> f64) {
     for input in NumericInput::ALL.iter().filter(|input| input.is_context()) {
         let known = rows.iter().map(|row| f64::from(row.get(*input))).filter(|value| value.is_finite());

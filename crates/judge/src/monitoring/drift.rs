@@ -1,4 +1,4 @@
-//! Has what the model sees moved away from what it learnt from?
+//! Has the input distribution shifted from training?
 //!
 //! A window of live counts is compared with the bundle's reference, bin by bin,
 //! for every input and for the score. An input has drifted when the effect is
@@ -9,7 +9,7 @@
 //!
 //! The reference holds whole weeks, so a window must too: half a day or a
 //! weekend has another mix of hours and would look like drift. Give the window
-//! as its days ([`DriftWindow::from_days`]): how much days differ tells how many
+//! as its days ([`DriftWindow::from_days`]): how much days differ shows how many
 //! independent observations there really are (see [`super::skew`]).
 //!
 //! Nothing here decides what follows from drift.
@@ -241,12 +241,12 @@ fn conclude(mut report: DriftReport, past: &Past<'_>, days_known: bool) -> Drift
     } else if !suspected.is_empty() {
         let needed = policy.persistent_windows;
         let text =
-            format!("{} moved, but not yet in {needed} of {} windows", suspected.join(", "), policy.of_last_windows);
+            format!("{} shifted, but not yet in {needed} of {} windows", suspected.join(", "), policy.of_last_windows);
         (DriftStatus::Suspected, text)
     } else {
         let minor = exceeded.len();
         let text = format!(
-            "importance-weighted PSI {:.3} is under {} and no input the model leans on moved ({minor} minor ones did)",
+            "importance-weighted PSI {:.3} is under {} and no important input shifted ({minor} minor ones did)",
             report.dataset_psi, policy.dataset_psi
         );
         (DriftStatus::Stable, text)
@@ -292,7 +292,7 @@ pub struct CountedFlight<'a> {
 }
 
 /// Counts flights into the reference's bins on all cores; the replicas do the
-/// same one by one. For flights that are at hand in bulk, and for the benchmark.
+/// same one by one. For flights in bulk, and for the benchmark.
 pub fn count_flights(reference: &DriftReference, flights: &[CountedFlight<'_>]) -> Result<Sketch, SketchError> {
     const CHUNK: usize = 16_384;
     let (counter, empty) = (reference.counter(), reference.empty_sketch());

@@ -1,10 +1,7 @@
-//! Watching the live model: what replicas counted is fetched (`scrape`), turned
-//! into windows (`window`) and judged: drift of inputs and scores (`drift`,
-//! `skew`), realised performance (`performance`), latency, errors and traffic.
+//! Watching the live model: what replicas counted is turned into windows (`window`) and judged: drift of inputs and scores
+//! (`drift`, `skew`), realised performance (`performance`), latency, errors and traffic (`service`, `traffic`).
 //!
-//! Everything except `scrape` is pure: documents in, documents out, all of them
-//! serialisable so that a verdict can be explained later from what was stored.
-//! Nothing here decides to retrain (see `delayd::coordinator`) or sends an alert.
+//! Nothing here fetches from replicas, decides to retrain or sends an alert.
 
 pub mod drift;
 pub mod performance;

@@ -5,7 +5,7 @@
 //! the baseline out, and persistence. Log-loss is compared as skill against the
 //! share of delays, so that a stormy fortnight is not taken for a worse model.
 //!
-//! Persistence is judged by days, however often somebody looks: two looks at the
+//! Persistence is judged by days, however often it is checked: two checks of the
 //! same window a minute apart say the same thing once ([`one_a_day`]).
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -65,7 +65,6 @@ impl Default for PerformancePolicy {
 }
 
 impl PerformancePolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "performance",

@@ -35,7 +35,7 @@ pub struct Realised {
     pub delayed: u64,
     pub auc: Option<f64>,
     pub log_loss: Option<f64>,
-    /// `1 - log_loss / entropy of the share delayed`: what the scores tell beyond
+    /// `1 - log_loss / entropy of the share delayed`: what the scores add beyond
     /// that share. Unlike the log-loss it can be compared between a calm and a stormy month.
     pub log_loss_skill: Option<f64>,
     /// Expected calibration error over ten equal bins.

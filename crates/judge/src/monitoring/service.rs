@@ -32,7 +32,7 @@ pub struct ServiceReport {
     pub latency: LatencyReport,
     /// The last hour against the day before it.
     pub errors: ErrorReport,
-    /// The hours that ended since the last look, where they were all watched.
+    /// The hours that ended since the last check, where they were all watched.
     pub traffic: Vec<TrafficReport>,
     /// Scores of the drift window against the reference; `None` without whole days.
     pub skew: Option<PredictionSkewReport>,
@@ -50,19 +50,19 @@ pub struct Finding {
 impl ServiceReport {
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let mut tell = |wrong: bool, kind, title: &str, reason: &str| {
+        let mut add = |wrong: bool, kind, title: &str, reason: &str| {
             if wrong {
                 findings.push(Finding { kind, title: title.to_owned(), reason: reason.to_owned() });
             }
         };
-        tell(self.errors.spike, "errors", "The service fails more often than it did", &self.errors.reason);
+        add(self.errors.spike, "errors", "The error rate is above its baseline", &self.errors.reason);
         let slow = self.latency.too_slow || !self.latency.slow_replicas.is_empty();
-        tell(slow, "latency", "The service is slow", &self.latency.reason);
+        add(slow, "latency", "The service is slow", &self.latency.reason);
         for hour in &self.traffic {
-            tell(hour.anomalous, "traffic", "Traffic is not what it is at this hour of the week", &hour.reason);
+            add(hour.anomalous, "traffic", "Traffic is unusual for this hour of the week", &hour.reason);
         }
         if let Some(skew) = &self.skew {
-            tell(skew.skewed, "skew", "Scores are distributed unlike the reference", &skew.reason);
+            add(skew.skewed, "skew", "The score distribution has shifted from the reference", &skew.reason);
         }
         findings
     }
@@ -100,9 +100,9 @@ pub fn evaluate(
     })
 }
 
-/// The hours that ended between two looks. After a longer absence (the daemon was
-/// away, or a replay looks once a day) counts cannot be told apart by hour, and
-/// nothing is judged or learnt.
+/// The hours that ended between two checks. After a longer gap (the daemon was
+/// down, or a replay checks once a day) counts cannot be assigned to hours, and
+/// nothing is judged or added to the profile.
 fn finished_hours(looked_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<DateTime<Utc>> {
     let hour = Duration::hours(1);
     let (Some(from), Ok(until)) = (looked_at.and_then(|at| at.duration_trunc(hour).ok()), now.duration_trunc(hour))
@@ -164,7 +164,6 @@ impl Default for LatencyPolicy {
 }
 
 impl LatencyPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "latency",
@@ -254,7 +253,6 @@ impl Default for ErrorPolicy {
 }
 
 impl ErrorPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "errors",

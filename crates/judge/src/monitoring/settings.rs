@@ -13,7 +13,7 @@ use crate::monitoring::traffic::TrafficPolicy;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MonitoringSettings {
-    /// Seconds between looks at the replicas.
+    /// Seconds between checks of the replicas.
     pub interval_secs: u64,
     /// Where a day begins, in minutes after midnight UTC: with 300, days of New
     /// York's winter, so that a night's departures stay with their day.
@@ -70,7 +70,6 @@ impl Default for ScrapePolicy {
 }
 
 impl ScrapePolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "scrape",
@@ -97,13 +96,13 @@ const CALENDAR_INPUTS: [&str; 8] = [
     "weekday",
 ];
 
-/// The book of windows keeps three windows, each day with all bins: it is read and written at each look.
+/// The book of windows keeps three windows, each day with all bins: it is read and written at each check.
 const LONGEST_WINDOW_DAYS: u32 = 91;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DriftPolicy {
-    /// Days of traffic that one test looks at, drift and score skew alike: whole
+    /// Days of traffic that one test covers, drift and score skew alike: whole
     /// weeks, so that the mix of hours and weekdays is that of the reference.
     pub window_days: u32,
     /// Fewer rows than this in a window are not judged.

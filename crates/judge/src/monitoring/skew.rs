@@ -163,7 +163,6 @@ impl Default for SkewPolicy {
 }
 
 impl SkewPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "skew",

@@ -37,7 +37,6 @@ impl Default for TrafficPolicy {
 }
 
 impl TrafficPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "traffic",
@@ -91,8 +90,8 @@ impl Default for TrafficProfile {
 }
 
 impl TrafficProfile {
-    /// Judges a finished hour against the earlier weeks, then learns it. Hours
-    /// must come in order; one that was judged already is not learnt twice.
+    /// Judges a finished hour against the earlier weeks, then adds it to the profile. Hours
+    /// must come in order; one that was judged already is not added twice.
     pub fn observe(&mut self, hour: DateTime<Utc>, requests: u64, policy: &TrafficPolicy) -> TrafficReport {
         let slot = hour.weekday().num_days_from_monday() as usize * 24 + hour.hour() as usize;
         let known: Vec<f64> =

@@ -215,7 +215,7 @@ impl WindowBook {
     }
 }
 
-/// Whether the counters of `now` go on from those of `last`.
+/// Whether the counters of `now` continue those of `last`.
 fn same_process(last: &ReplicaReport, now: &ReplicaReport) -> bool {
     last.started_at == now.started_at && last.model_version == now.model_version && last.bundle == now.bundle
 }
@@ -228,7 +228,7 @@ pub struct Episodes(BTreeMap<String, DateTime<Utc>>);
 impl Episodes {
     /// An alarm at `now`: answers the alert's deduplication key, `<what>/<date of the
     /// episode's first alarm>`. One that ends and begins again on the same day has the
-    /// same key: what flutters is told once a day at most.
+    /// same key: what flutters sends one alert a day at most.
     pub fn alarm(&mut self, what: &str, now: DateTime<Utc>) -> String {
         let began = *self.0.entry(what.to_owned()).or_insert(now);
         format!("{what}/{}", began.date_naive())

@@ -65,7 +65,6 @@ impl Default for VerificationPolicy {
 }
 
 impl VerificationPolicy {
-    /// Everything that is wrong with the policy; empty when it can be used.
     pub fn faults(&self) -> Vec<String> {
         broken_rules(
             "verification",
@@ -100,7 +99,7 @@ pub struct VerificationInputs<'a> {
     pub model: ModelVersion,
     pub bundle: &'a Digest,
     pub replicas_wanted: u32,
-    /// The replicas, as the cluster tells them.
+    /// The replicas, as the cluster reports them.
     pub replicas: &'a [Replica],
     /// What they say of themselves; counts since they started.
     pub reports: &'a [ReplicaReport],
@@ -237,7 +236,7 @@ fn served_model(inputs: &VerificationInputs<'_>) -> Check {
             check("served_model", CheckOutcome::Failed, reason)
         }
         None if seen.is_empty() => {
-            let reason = "no replica of the release has told what it serves".to_owned();
+            let reason = "no replica of the release has reported what it serves".to_owned();
             check("served_model", CheckOutcome::Undecided, reason)
         }
         None => check("served_model", CheckOutcome::Passed, format!("{} sources say {model} ({bundle})", seen.len())),
@@ -255,7 +254,7 @@ fn pod_health(inputs: &VerificationInputs<'_>, policy: &VerificationPolicy) -> C
     for replica in &own {
         let name = &replica.name;
         if replica.state == ReplicaState::Failed {
-            faults.push(format!("{name} failed: {}", replica.reason.as_deref().unwrap_or("no reason told")));
+            faults.push(format!("{name} failed: {}", replica.reason.as_deref().unwrap_or("no reason given")));
         }
         if replica.restarts > policy.maximum_restarts {
             faults.push(format!("{name} restarted {} times", replica.restarts));
@@ -378,16 +377,16 @@ fn score_agreement(probe: &ProbeResult, policy: &VerificationPolicy) -> Check {
 fn conclude(checks: &[Check], policy: &VerificationPolicy, rows: &str) -> (Verdict, String) {
     let named = |wanted: CheckOutcome| -> Vec<&Check> { checks.iter().filter(|c| c.outcome == wanted).collect() };
     let (failed, undecided) = (named(CheckOutcome::Failed), named(CheckOutcome::Undecided));
-    let told = |checks: &[&Check]| {
+    let described = |checks: &[&Check]| {
         let lines: BTreeSet<String> = checks.iter().map(|check| format!("{}: {}", check.name, check.reason)).collect();
         lines.into_iter().collect::<Vec<_>>().join("; ")
     };
     match (failed.is_empty(), undecided.is_empty()) {
-        (false, _) => (Verdict::Failed, told(&failed)),
+        (false, _) => (Verdict::Failed, described(&failed)),
         (true, false) => {
-            let told = told(&undecided);
+            let reason = described(&undecided);
             // What kept it from being judged is not in the checks: it is that there was nothing more to ask.
-            let reason = if rows.is_empty() { told } else { format!("{rows}; {told}") };
+            let reason = if rows.is_empty() { reason } else { format!("{rows}; {reason}") };
             (Verdict::ReplayNeeded { rows: policy.requests_needed() }, reason)
         }
         (true, true) => (Verdict::Passed, format!("all {} checks passed", checks.len())),

@@ -6,9 +6,6 @@ mod http;
 mod process;
 mod slow_clients;
 
-// ----------------------------------------------------------------
-// A replica in this process, and flights to send to it.
-
 use std::path::PathBuf;
 
 use clap::Parser;
