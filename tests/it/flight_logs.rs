@@ -104,7 +104,7 @@ impl Home {
     }
 
     async fn validation(&self, version: Digest) -> serde_json::Value {
-        self.env.ledger.dataset(version).await.unwrap().unwrap().validation
+        serde_json::to_value(self.env.ledger.dataset(version).await.unwrap().unwrap().validation).unwrap()
     }
 }
 

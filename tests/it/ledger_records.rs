@@ -153,7 +153,7 @@ async fn steps_count_their_attempts_and_a_done_step_is_not_begun_again() {
         states,
         [("ingest", StepState::Undone, 2), ("train", StepState::Stuck, 1), ("deploy", StepState::Skipped, 0)]
     );
-    assert_eq!(steps[0].output, Some(json!({"rows": 9})));
+    assert_eq!(steps[0].output, Some(json!({"rows": 9}).into()));
     assert_eq!(steps[1].error.as_deref(), Some("cannot be undone"));
 }
 

@@ -98,7 +98,7 @@ fn a_release_that_fails_its_verification_gives_way_to_the_one_before_which_is_ve
         assert_eq!(serves, Some(first.release.deployment));
         assert!(replicas.iter().any(|replica| replica.model == ModelVersion(1)), "{replicas:?}");
         assert_eq!(records.len(), 1, "it was verified after the rollback");
-        assert!(records[0].passed, "{}", records[0].report);
+        assert!(records[0].passed, "{:?}", records[0].report);
         let report: delayd_judge::verification::verify::VerificationReport = records[0].report.read().unwrap();
         assert!(report.rows.contains("held out"), "{}", report.rows);
         assert!(ended.detail.contains("model_v1 (deployment_1) serves again, and it passed"), "{}", ended.detail);

@@ -149,7 +149,7 @@ async fn a_part_that_is_away_is_recorded_with_the_dataset_and_told_once_a_day() 
     assert!(known("2013-07-09T12:00:00Z") && !known("2013-07-14T12:00:00Z"), "what is there is used");
     let weather = home.env.ledger.dataset_weather(Page::newest(9)).await.unwrap();
     assert_eq!((weather.len(), &weather[0].dataset), (1, &version));
-    let coverage = &weather[0].coverage;
+    let coverage = serde_json::to_value(&weather[0].coverage).unwrap();
     // From a day before the first departure to the last one: the archive's part and the forecast's, by airport.
     assert_eq!((coverage["airport_hours"].as_u64(), coverage["found"].as_u64()), (Some(3 * 330), Some(3 * 182)));
     assert!((weather[0].share - 60.0 / 504.0).abs() < 1e-9, "the worse window is the fresh one: {coverage}");

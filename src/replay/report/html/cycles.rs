@@ -1,5 +1,7 @@
 //! The models and the cycles.
 
+use serde::Deserialize;
+
 use super::markup::{chart, escaped, nothing, outcome, table, time};
 use crate::replay::report::format::{count, duration, metric};
 use crate::replay::report::model::{Cycle, LiveModel, Report};
@@ -27,7 +29,13 @@ pub(super) fn models(report: &Report) -> String {
 
 /// A bundle's `metrics.json` keeps the metrics of the validation tail under `validation`.
 fn validation_auc(model: &LiveModel) -> Option<f64> {
-    ["/validation/roc_auc", "/roc_auc"].iter().find_map(|place| model.metrics.pointer(place)?.as_f64())
+    #[derive(Deserialize)]
+    struct Measured {
+        roc_auc: Option<f64>,
+        validation: Option<Box<Measured>>,
+    }
+    let Measured { roc_auc, validation } = Measured::deserialize(&model.metrics).ok()?;
+    validation.and_then(|tail| tail.roc_auc).or(roc_auc)
 }
 
 /// Cycles with how each ended, and where its time went.

@@ -8,10 +8,9 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::outbox::{alert_from_row, settle, unroute};
-use crate::columns::{At, Count, text_enum};
-use crate::query;
-use crate::records::{Reads, Records, Tx};
+use super::alerts::{alert_from_row, settle, unroute};
+use super::records::{Reads, Records, Tx};
+use super::rows::{self, At, Count, text_enum};
 use delayd_core::ids::AlertId;
 use delayd_core::ports::{Alert, ChannelKind, Endpoint};
 
@@ -124,7 +123,7 @@ pub(super) fn insert(tx: &Tx<'_>, alert: &Alert, endpoint: &Endpoint, now: DateT
 
 pub(super) fn of_alert(connection: &Connection, alert: AlertId) -> rusqlite::Result<Vec<Delivery>> {
     let sql = "SELECT * FROM deliveries WHERE alert = ?1 ORDER BY endpoint";
-    query::all(connection, sql, [alert], Delivery::from_row)
+    rows::all(connection, sql, [alert], Delivery::from_row)
 }
 
 pub(super) fn revive(tx: &Tx<'_>, alert: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
@@ -154,12 +153,12 @@ impl Tx<'_> {
     /// SQLite failed.
     pub fn withdraw_deliveries(&self, known: &[Endpoint]) -> rusqlite::Result<usize> {
         let sql = "SELECT DISTINCT endpoint FROM deliveries WHERE state = 'pending'";
-        let waiting: Vec<String> = query::all(self, sql, [], |row| row.get(0))?;
+        let waiting: Vec<String> = rows::all(self, sql, [], |row| row.get(0))?;
         let known: Vec<String> = known.iter().map(Endpoint::to_string).collect();
         let mut withdrawn = 0;
         for gone in waiting.iter().filter(|endpoint| !known.contains(endpoint)) {
             let sql = "DELETE FROM deliveries WHERE endpoint = ?1 AND state = 'pending' RETURNING alert";
-            let alerts: Vec<AlertId> = query::all(self, sql, [gone], |row| row.get(0))?;
+            let alerts: Vec<AlertId> = rows::all(self, sql, [gone], |row| row.get(0))?;
             withdrawn += alerts.len();
             for alert in alerts {
                 if of_alert(self, alert)?.is_empty() { unroute(self, alert)? } else { settle(self, alert)? }
@@ -182,7 +181,7 @@ impl Tx<'_> {
             "{WITH_ALERT} WHERE d.endpoint = ?1 AND d.state = 'pending' AND d.next_attempt_at <= ?2
          ORDER BY o.severity = 'critical' DESC, d.next_attempt_at, d.alert LIMIT ?3"
         );
-        query::all(self, &sql, params![endpoint, At(now), Count(limit)], AlertDelivery::from_row)
+        rows::all(self, &sql, params![endpoint, At(now), Count(limit)], AlertDelivery::from_row)
     }
 
     /// What an endpoint was told since a moment, oldest first.
@@ -192,7 +191,7 @@ impl Tx<'_> {
     pub fn told_since(&self, endpoint: &Endpoint, since: DateTime<Utc>) -> rusqlite::Result<Vec<ToldMessage>> {
         let sql = "SELECT DISTINCT topic, coalesce(message, alert) AS message, delivered_at FROM deliveries
                WHERE endpoint = ?1 AND state = 'delivered' AND delivered_at > ?2 ORDER BY delivered_at";
-        query::all(self, sql, params![endpoint, At(since)], |row| {
+        rows::all(self, sql, params![endpoint, At(since)], |row| {
             Ok(ToldMessage {
                 topic: row.get("topic")?,
                 message: row.get("message")?,
@@ -258,7 +257,7 @@ impl Tx<'_> {
     pub fn deliveries_of_message(&self, endpoint: &Endpoint, message: AlertId) -> rusqlite::Result<Vec<AlertDelivery>> {
         let sql =
             format!("{WITH_ALERT} WHERE d.endpoint = ?1 AND d.message = ?2 AND d.state = 'pending' ORDER BY d.alert");
-        query::all(self, &sql, params![endpoint, message], AlertDelivery::from_row)
+        rows::all(self, &sql, params![endpoint, message], AlertDelivery::from_row)
     }
 
     /// Notes that a message was delivered. Nothing changes where that is known already.
@@ -269,7 +268,7 @@ impl Tx<'_> {
         let sql =
             "UPDATE deliveries SET state = 'delivered', attempts = attempts + 1, delivered_at = ?3, last_error = NULL
                WHERE endpoint = ?1 AND message = ?2 AND state = 'pending' RETURNING alert";
-        let alerts: Vec<AlertId> = query::all(self, sql, params![endpoint, message, At(at)], |row| row.get(0))?;
+        let alerts: Vec<AlertId> = rows::all(self, sql, params![endpoint, message, At(at)], |row| row.get(0))?;
         alerts.into_iter().try_for_each(|alert| settle(self, alert))
     }
 
@@ -289,7 +288,7 @@ impl Tx<'_> {
                       next_attempt_at = coalesce(?6, next_attempt_at)
                WHERE endpoint = ?1 AND message = ?2 AND state = 'pending' RETURNING alert";
         let values = params![endpoint, message, state, failure.refused, failure.error, failure.retry_at.map(At)];
-        let alerts: Vec<AlertId> = query::all(self, sql, values, |row| row.get(0))?;
+        let alerts: Vec<AlertId> = rows::all(self, sql, values, |row| row.get(0))?;
         alerts.into_iter().try_for_each(|alert| settle(self, alert))
     }
 }
@@ -311,7 +310,7 @@ impl<R: Reads> Records<R> {
         let sql = "SELECT endpoint, state, count(*) AS count FROM deliveries
                    WHERE state IN ('pending', 'dead') GROUP BY endpoint, state";
         self.read("counting undelivered alerts", move |c| {
-            let counted = query::all(c, sql, [], |row| {
+            let counted = rows::all(c, sql, [], |row| {
                 let endpoint: Endpoint = row.get("endpoint")?;
                 Ok((endpoint.channel, row.get("state")?, row.get::<_, Count>("count")?.0))
             })?;
