@@ -48,7 +48,7 @@ pub struct Observed {
 }
 
 /// What a look measured, as it is kept. What an earlier delayd did not measure is missing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct WindowSeen {
     /// Realised performance against what validation promised.
@@ -66,7 +66,7 @@ impl Stored for WindowSeen {
 }
 
 /// How replicas answered at a look, as it is kept with the look.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicasSeen {
     /// Replicas that answered.

@@ -132,18 +132,12 @@ fn retry(tx: &Tx<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize
 
 impl Tx<'_> {
     /// Alerts of which nobody has decided yet who is told, oldest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn unrouted_alerts(&self, limit: u64) -> rusqlite::Result<Vec<Alert>> {
         let sql = "SELECT * FROM outbox WHERE routed_at IS NULL ORDER BY id LIMIT ?1";
         rows::all(self, sql, [Count(limit)], |row| alert_from_row(row, "id"))
     }
 
     /// Notes who is to be told of an alert, due at once. Told to nobody, it is dead.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn route_alert(&self, alert: &Alert, endpoints: &[Endpoint], now: DateTime<Utc>) -> rusqlite::Result<()> {
         for endpoint in endpoints {
             deliveries::insert(self, alert, endpoint, now)?;
@@ -288,9 +282,6 @@ pub(super) fn active_for(connection: &Connection, key: &str, now: DateTime<Utc>)
 
 impl Tx<'_> {
     /// Silences what waits for delivery and should not be told now. Answers which.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn apply_silences(&self, now: DateTime<Utc>) -> rusqlite::Result<Vec<(AlertId, SilenceId)>> {
         let mut silenced = Vec::new();
         for silence in active(self, now)? {

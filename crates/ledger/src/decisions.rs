@@ -194,9 +194,6 @@ impl AuditRecord {
 
 impl Tx<'_> {
     /// Notes who did what, in the same transaction as the deed.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn record_audit(&self, entry: &AuditEntry) -> rusqlite::Result<()> {
         insert(self, entry, "done").map(drop)
     }

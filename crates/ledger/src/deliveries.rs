@@ -148,9 +148,6 @@ pub(super) fn remove_silenced(tx: &Tx<'_>, alert: AlertId) -> rusqlite::Result<(
 impl Tx<'_> {
     /// Drops what waits for endpoints that are no longer configured. An alert that
     /// was to be told to nobody else is routed again. Answers how many deliveries.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn withdraw_deliveries(&self, known: &[Endpoint]) -> rusqlite::Result<usize> {
         let sql = "SELECT DISTINCT endpoint FROM deliveries WHERE state = 'pending'";
         let waiting: Vec<String> = rows::all(self, sql, [], |row| row.get(0))?;
@@ -168,9 +165,6 @@ impl Tx<'_> {
     }
 
     /// What is due at an endpoint: the critical first, then the longest due.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn due_deliveries(
         &self,
         endpoint: &Endpoint,
@@ -185,9 +179,6 @@ impl Tx<'_> {
     }
 
     /// What an endpoint was told since a moment, oldest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn told_since(&self, endpoint: &Endpoint, since: DateTime<Utc>) -> rusqlite::Result<Vec<ToldMessage>> {
         let sql = "SELECT DISTINCT topic, coalesce(message, alert) AS message, delivered_at FROM deliveries
                WHERE endpoint = ?1 AND state = 'delivered' AND delivered_at > ?2 ORDER BY delivered_at";
@@ -202,9 +193,6 @@ impl Tx<'_> {
 
     /// Lets alerts wait at an endpoint. `held` marks them for a digest. What is kept
     /// back on purpose is no outage: it is tried since it may be told again.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn let_deliveries_wait(
         &self,
         endpoint: &Endpoint,
@@ -221,9 +209,6 @@ impl Tx<'_> {
     }
 
     /// Lets everything that is due at an endpoint wait: its channel is away.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn hold_off_deliveries(
         &self,
         endpoint: &Endpoint,
@@ -239,9 +224,6 @@ impl Tx<'_> {
     }
 
     /// Makes a message of alerts, named after the lowest of them.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn claim_message(&self, endpoint: &Endpoint, message: AlertId, alerts: &[AlertId]) -> rusqlite::Result<()> {
         let sql = "UPDATE deliveries SET message = ?3 WHERE endpoint = ?1 AND alert = ?2 AND state = 'pending'";
         for alert in alerts {
@@ -251,9 +233,6 @@ impl Tx<'_> {
     }
 
     /// What goes out with a message, oldest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn deliveries_of_message(&self, endpoint: &Endpoint, message: AlertId) -> rusqlite::Result<Vec<AlertDelivery>> {
         let sql =
             format!("{WITH_ALERT} WHERE d.endpoint = ?1 AND d.message = ?2 AND d.state = 'pending' ORDER BY d.alert");
@@ -261,9 +240,6 @@ impl Tx<'_> {
     }
 
     /// Notes that a message was delivered. Nothing changes where that is known already.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn message_delivered(&self, endpoint: &Endpoint, message: AlertId, at: DateTime<Utc>) -> rusqlite::Result<()> {
         let sql =
             "UPDATE deliveries SET state = 'delivered', attempts = attempts + 1, delivered_at = ?3, last_error = NULL
@@ -273,9 +249,6 @@ impl Tx<'_> {
     }
 
     /// Notes that an attempt at a message failed.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn message_failed(
         &self,
         endpoint: &Endpoint,

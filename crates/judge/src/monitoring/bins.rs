@@ -15,7 +15,7 @@ use super::stats::{chi_square_upper_tail, kolmogorov_upper_tail};
 const SMOOTHING: f64 = 0.5;
 
 /// The distances between a reference and a window.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Distances {
     /// Bins that hold anything in either.

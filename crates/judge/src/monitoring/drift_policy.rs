@@ -20,7 +20,7 @@ const CALENDAR_INPUTS: [&str; 8] = [
 const LONGEST_WINDOW_DAYS: u32 = 91;
 
 /// Thresholds of the drift check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DriftPolicy {
     /// Days of traffic that one test looks at, drift and score skew alike: whole

@@ -73,7 +73,7 @@ pub enum SignalKind {
 }
 
 /// One input (or the score) compared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureDrift {
     /// Name of the input.
@@ -115,7 +115,7 @@ pub enum DriftStatus {
 }
 
 /// One evaluation, complete: it can be explained later from itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriftReport {
     /// End of the window.

@@ -46,12 +46,14 @@ impl ErrorPolicy {
 }
 
 /// One judgement.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorReport {
     /// What was judged.
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub current: RequestCounts,
     /// Against what.
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub baseline: RequestCounts,
     /// Share of errors now; 0 without requests.
     pub share: f64,

@@ -6,7 +6,7 @@ use delayd_model::admin::{BucketsDiffer, LatencyHistogram};
 use serde::{Deserialize, Serialize};
 
 /// A quantile read off a histogram.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyQuantile {
     /// Milliseconds.
@@ -16,7 +16,7 @@ pub struct LatencyQuantile {
 }
 
 /// Quantiles of one histogram.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencySummary {
     /// Requests.
@@ -30,7 +30,7 @@ pub struct LatencySummary {
 }
 
 /// Latency of a release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyReport {
     /// All replicas together; `None` without requests.

@@ -15,7 +15,7 @@ use super::realised::{MaturedPrediction, Realised, RealisedWithIntervals, Resamp
 use super::stats::Interval;
 
 /// What counts as degraded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PerformancePolicy {
     /// Length of the window of matured outcomes in days.
@@ -93,7 +93,7 @@ impl PerformancePolicy {
 }
 
 /// The model's own validation, from its bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ValidationBaseline {
     /// ROC-AUC.
@@ -118,7 +118,7 @@ impl ValidationBaseline {
 }
 
 /// One metric against its baseline.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricChange {
     /// `auc`, `log_loss_skill`, `calibration_error`, `recall`.
@@ -140,7 +140,7 @@ pub struct MetricChange {
 }
 
 /// The verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PerformanceStatus {
     /// Too few matured outcomes: the estimate stands in.
@@ -164,7 +164,7 @@ pub struct PerformanceSummary {
 }
 
 /// One evaluation, complete.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PerformanceReport {
     /// When.

@@ -32,7 +32,7 @@ pub struct MaturedPrediction {
 }
 
 /// Metrics of a set of predictions. What is not defined (AUC of one class) is `None`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Realised {
     /// Predictions.
@@ -146,7 +146,7 @@ impl DayCounts {
 }
 
 /// Metrics with their intervals, from resampling whole days.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RealisedWithIntervals {
     /// First day, in UTC.

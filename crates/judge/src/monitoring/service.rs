@@ -20,7 +20,7 @@ const ERROR_BASELINE_HOURS: i64 = 24;
 const MOST_HOURS_AT_ONCE: i64 = 3;
 
 /// One judgement of the service, complete.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceReport {
     /// By replica and overall, over the day under way and the one before.

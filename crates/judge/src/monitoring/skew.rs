@@ -49,7 +49,7 @@ impl SkewPolicy {
 }
 
 /// The distribution of scores against the reference.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PredictionSkewReport {
     /// Scores judged.
@@ -101,7 +101,7 @@ fn mean_score(counts: &[u64]) -> f64 {
 }
 
 /// One row scored twice.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoredTwice {
     /// Which row, for people.
@@ -113,7 +113,7 @@ pub struct ScoredTwice {
 }
 
 /// Rows scored by the service and by training's own path.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeSkewReport {
     /// Rows compared.
@@ -156,7 +156,7 @@ pub fn train_serve_skew(pairs: &[ScoredTwice], policy: &SkewPolicy) -> TrainServ
 }
 
 /// When replicas were asked the bundle's golden rows last, and what they said.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeLook {
     /// When.

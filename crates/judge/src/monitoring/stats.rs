@@ -6,7 +6,7 @@ use statrs::function::erf::{erf_inv, erfc};
 use statrs::function::gamma::{gamma_lr, gamma_ur};
 
 /// A closed interval of a measured value.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Interval {
     /// Lower end.

@@ -52,7 +52,7 @@ impl TrafficPolicy {
 }
 
 /// How an hour's traffic is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TrafficKind {
     /// Too few earlier weeks to say.
@@ -66,7 +66,7 @@ pub enum TrafficKind {
 }
 
 /// One hour judged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrafficReport {
     /// The hour.
