@@ -268,7 +268,8 @@ fn in_transaction<T>(
 ) -> rusqlite::Result<T> {
     if access == Access::Read {
         // Several queries see one state.
-        return f(&connection.transaction()?);
+        let transaction = connection.transaction()?;
+        return f(&transaction);
     }
     if access == Access::WriteDurably {
         // The log of the commit is synced before it answers. SQLite takes the setting between transactions only.

@@ -59,24 +59,6 @@ pub struct NewDecision {
     pub reason: String,
 }
 
-impl NewDecision {
-    /// The decision under its id.
-    #[must_use]
-    pub fn with_id(self, id: DecisionId) -> Decision {
-        Decision {
-            id,
-            at: self.at,
-            cycle: self.cycle,
-            kind: self.kind,
-            inputs: self.inputs,
-            tests: self.tests,
-            alternatives: self.alternatives,
-            outcome: self.outcome,
-            reason: self.reason,
-        }
-    }
-}
-
 impl Decision {
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -94,14 +76,15 @@ impl Decision {
 }
 
 impl<W: Writes> Records<W> {
-    /// Notes a decision under an id minted before; the same id again changes nothing.
-    pub fn insert_decision(&self, decision: Decision) -> W::Answer<()> {
+    /// Mints an id and notes the decision under it, together.
+    pub fn decide(&self, decision: NewDecision) -> W::Answer<DecisionId> {
         self.write_durably("noting a decision", move |tx| {
+            let id: DecisionId = tx.mint()?;
             tx.execute(
                 "INSERT INTO decisions (id, at, cycle, kind, inputs, tests, alternatives, outcome, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 params![
-                    decision.id,
+                    id,
                     At(decision.at),
                     decision.cycle,
                     decision.kind,
@@ -112,17 +95,7 @@ impl<W: Writes> Records<W> {
                     decision.reason
                 ],
             )?;
-            Ok(())
-        })
-    }
-
-    /// Mints an id and notes the decision under it, together. Not for a step that
-    /// may be repeated: that one mints first.
-    pub fn decide(&self, decision: NewDecision) -> W::Answer<DecisionId> {
-        self.write_durably("noting a decision", move |tx| {
-            let decision = decision.with_id(tx.mint()?);
-            let id = decision.id;
-            tx.insert_decision(decision).map(|()| id)
+            Ok(id)
         })
     }
 }
