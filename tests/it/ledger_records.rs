@@ -6,7 +6,7 @@ use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
 use delayd_core::ports::{PushedImage, Severity};
 use delayd_ledger::{
-    Alias, Cycle, CycleOutcome, CycleReason, Dataset, Deployment, DeploymentState, FlightKey, ImageRecord,
+    Alias, Cycle, CycleOutcome, CycleReason, Dataset, Decision, Deployment, DeploymentState, FlightKey, ImageRecord,
     IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewDecision, ObjectRef, ObjectsLooked, Page, Run,
     ServedPrediction, StepState,
 };
@@ -209,7 +209,9 @@ async fn a_decision_reads_back_with_everything_that_was_weighed() {
         reason: "AUC is higher".into(),
     };
     let id = ledger.decide(decision.clone()).await.unwrap();
-    assert_eq!(ledger.why(id).await.unwrap(), Some(decision.with_id(id)));
+    let NewDecision { at, cycle, kind, inputs, tests, alternatives, outcome, reason } = decision;
+    let kept = Decision { id, at, cycle, kind, inputs, tests, alternatives, outcome, reason };
+    assert_eq!(ledger.why(id).await.unwrap(), Some(kept));
 }
 
 #[tokio::test]

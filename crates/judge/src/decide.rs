@@ -176,7 +176,7 @@ impl Stored for Alternative {
 }
 
 /// What could have been decided, of whichever kind of decision: a trigger that was looked at, or an outcome of the gate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Weighed {
     /// What it is called.
     #[serde(alias = "trigger")]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::error::LedgerError;
-use super::migrations::migrate;
+use super::opening::migrate;
 use delayd_core::own_folder;
 
 /// The copy's name while it is being written, in a folder of its own.

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,10 +20,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::backup::backup;
 use super::error::LedgerError;
-use super::guard::{OpenLock, check_before_open};
-use super::migrations::migrate;
+use super::opening::{OpenLock, check_before_open, migrate};
 use super::records::{InSnapshot, InTransaction, Reads, Records, Snapshot, Tx, Writes};
-use super::usage::{LedgerUsage, Meter};
 
 /// How long a connection waits for another process's lock (a backup tool, `sqlite3` on the command line).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -269,7 +268,8 @@ fn in_transaction<T>(
 ) -> rusqlite::Result<T> {
     if access == Access::Read {
         // Several queries see one state.
-        return f(&*connection.transaction()?);
+        let transaction = connection.transaction()?;
+        return f(&transaction);
     }
     if access == Access::WriteDurably {
         // The log of the commit is synced before it answers. SQLite takes the setting between transactions only.
@@ -371,4 +371,53 @@ fn caught<T>(
         let message = delayd_core::failure::panic_message(payload.as_ref());
         Err(LedgerError::Panicked { what, message })
     })
+}
+
+/// What was counted of one kind of access since the ledger was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct AccessCounts {
+    /// Transactions that ended, whichever way.
+    pub begun: u64,
+    /// Those that failed or were refused.
+    pub failed: u64,
+    /// Seconds from asking to the answer, all together.
+    pub seconds: f64,
+}
+
+/// What was counted since the ledger was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LedgerUsage {
+    /// Transactions that only read.
+    pub reads: AccessCounts,
+    /// Transactions that write.
+    pub writes: AccessCounts,
+}
+
+/// A counter of one kind of access.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    ended: AtomicU64,
+    failed: AtomicU64,
+    micros: AtomicU64,
+}
+
+impl Meter {
+    /// Counts one access that began at `begun`.
+    pub(super) fn count<T, E>(&self, begun: Instant, answer: Result<T, E>) -> Result<T, E> {
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(answer.is_err()), Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        answer
+    }
+
+    pub(super) fn counts(&self) -> AccessCounts {
+        // Failures first: there are never more of them than there are transactions.
+        let failed = self.failed.load(Ordering::Relaxed);
+        AccessCounts {
+            begun: self.ended.load(Ordering::Relaxed).max(failed),
+            failed,
+            seconds: self.micros.load(Ordering::Relaxed) as f64 / 1e6,
+        }
+    }
 }

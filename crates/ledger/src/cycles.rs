@@ -9,10 +9,9 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::columns::{At, Json, text_enum};
-use super::query::{self, Page};
 use super::records::{Reads, Records, Tx, Writes};
 use super::refuse;
+use super::rows::{self, At, Json, Page, text_enum};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{CycleId, DeploymentId, DriftReportId, ModelVersion, RunId, TraceId};
 
@@ -332,21 +331,21 @@ impl<R: Reads> Records<R> {
     /// The cycle that is running or waiting, if any: what a start goes on with.
     pub fn open_cycle(&self) -> R::Answer<Option<Cycle>> {
         self.read("looking for an open cycle", |connection| {
-            query::one(connection, "SELECT * FROM cycles WHERE state <> 'finished'", [], Cycle::from_row)
+            rows::one(connection, "SELECT * FROM cycles WHERE state <> 'finished'", [], Cycle::from_row)
         })
     }
 
     /// One cycle.
     pub fn cycle(&self, id: CycleId) -> R::Answer<Option<Cycle>> {
         self.read("reading a cycle", move |connection| {
-            query::one(connection, "SELECT * FROM cycles WHERE id = ?1", [id], Cycle::from_row)
+            rows::one(connection, "SELECT * FROM cycles WHERE id = ?1", [id], Cycle::from_row)
         })
     }
 
     /// Cycles, newest first.
     pub fn cycles(&self, page: Page) -> R::Answer<Vec<Cycle>> {
         self.read("listing cycles", move |connection| {
-            query::page(connection, "cycles", "id DESC", page, Cycle::from_row)
+            rows::page(connection, "cycles", "id DESC", page, Cycle::from_row)
         })
     }
 }

@@ -1,16 +1,14 @@
-//! Registered models, and the aliases that say which of them serves.
+//! Training runs, the models registered of them, and the aliases that say which model serves.
 //!
-//! A model is immutable: registering its number again with the same bundle
-//! changes nothing, with another bundle it is refused. `live` and `previous` move
-//! together, in one transaction.
+//! A model is immutable: registering its number again with the same bundle changes nothing, with another bundle it is
+//! refused. `live` and `previous` move together, in one transaction.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::columns::{At, text_enum};
-use super::query::{self, Page};
 use super::records::{Reads, Records, Tx, Writes};
+use super::rows::{self, At, Page, text_enum};
 use super::{DatasetVersion, refuse};
 use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
@@ -204,19 +202,19 @@ impl<R: Reads> Records<R> {
     /// One model.
     pub fn model(&self, version: ModelVersion) -> R::Answer<Option<Model>> {
         self.read("reading a model", move |connection| {
-            query::one(connection, "SELECT * FROM models WHERE version = ?1", [version], Model::from_row)
+            rows::one(connection, "SELECT * FROM models WHERE version = ?1", [version], Model::from_row)
         })
     }
 
     /// Models, newest first.
     pub fn models(&self, page: Page) -> R::Answer<Vec<Model>> {
-        self.read("listing models", move |c| query::page(c, "models", "version DESC", page, Model::from_row))
+        self.read("listing models", move |c| rows::page(c, "models", "version DESC", page, Model::from_row))
     }
 
     /// Where an alias points.
     pub fn alias(&self, name: Alias) -> R::Answer<Option<ModelVersion>> {
         let sql = "SELECT model FROM aliases WHERE alias = ?1";
-        self.read("reading an alias", move |c| query::one(c, sql, [name], |row| row.get(0)))
+        self.read("reading an alias", move |c| rows::one(c, sql, [name], |row| row.get(0)))
     }
 
     /// The model that an alias points at.
@@ -230,7 +228,7 @@ impl<R: Reads> Records<R> {
     /// All aliases.
     pub fn aliases(&self) -> R::Answer<Vec<AliasRecord>> {
         self.read("reading the aliases", |connection| {
-            query::all(connection, "SELECT * FROM aliases ORDER BY alias", [], |row| {
+            rows::all(connection, "SELECT * FROM aliases ORDER BY alias", [], |row| {
                 Ok(AliasRecord {
                     alias: row.get("alias")?,
                     model: row.get("model")?,
@@ -243,7 +241,7 @@ impl<R: Reads> Records<R> {
     /// Every move of every alias, newest first.
     pub fn alias_history(&self, page: Page) -> R::Answer<Vec<AliasMove>> {
         self.read("reading the aliases' history", move |c| {
-            query::page(c, "alias_history", "id DESC", page, |row| {
+            rows::page(c, "alias_history", "id DESC", page, |row| {
                 Ok(AliasMove {
                     alias: row.get("alias")?,
                     from: row.get("from_model")?,
@@ -252,5 +250,116 @@ impl<R: Reads> Records<R> {
                 })
             })
         })
+    }
+}
+
+text_enum! {
+    /// Where a run is.
+    RunState {
+        /// Training.
+        Running = "running",
+        /// Finished with a model.
+        Succeeded = "succeeded",
+        /// Finished without one.
+        Failed = "failed",
+        /// Stopped by somebody.
+        Cancelled = "cancelled",
+    }
+}
+
+/// One training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Run {
+    /// Its identity, minted with the cycle.
+    pub id: RunId,
+    /// The cycle.
+    pub cycle: CycleId,
+    /// What it learns from.
+    pub dataset: DatasetVersion,
+    /// Every parameter; while the run goes on, those it began with.
+    pub parameters: Document,
+    /// The seed of everything random in it.
+    pub seed: u64,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+    /// Where it is.
+    pub state: RunState,
+    /// What each epoch measured.
+    pub epochs: Document,
+    /// Every trial of the tuning, the best marked.
+    pub trials: Document,
+    /// What the result measures.
+    pub metrics: Document,
+    /// The whole training record: the commit, library versions, rows, calibration, threshold; null until it succeeded.
+    #[serde(default)]
+    pub record: Document,
+    /// When it was begun.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl Run {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            cycle: row.get("cycle")?,
+            dataset: row.get("dataset")?,
+            parameters: row.get("parameters")?,
+            // A seed uses all 64 bits; SQLite's integers are the same bits with a sign.
+            seed: row.get::<_, i64>("seed")?.cast_unsigned(),
+            device: row.get("device")?,
+            state: row.get("state")?,
+            epochs: row.get("epochs")?,
+            trials: row.get("trials")?,
+            metrics: row.get("metrics")?,
+            record: row.get("record")?,
+            started_at: row.get::<_, At>("started_at")?.0,
+            finished_at: row.get::<_, Option<At>>("finished_at")?.map(|at| at.0),
+        })
+    }
+}
+
+impl<W: Writes> Records<W> {
+    /// Notes a run as it is now: at its begin, as it goes on, at its end.
+    pub fn save_run(&self, run: Run) -> W::Answer<()> {
+        self.write("noting a training run", move |tx| {
+            tx.execute(
+        "INSERT INTO runs (id, cycle, dataset, parameters, seed, device, state, epochs, trials, metrics, started_at,
+         finished_at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+         ON CONFLICT (id) DO UPDATE SET dataset = ?3, parameters = ?4, seed = ?5, device = ?6, state = ?7,
+         epochs = ?8, trials = ?9, metrics = ?10, started_at = ?11, finished_at = ?12, record = ?13",
+        params![
+            run.id,
+            run.cycle,
+            run.dataset,
+            run.parameters,
+            run.seed.cast_signed(),
+            run.device,
+            run.state,
+            run.epochs,
+            run.trials,
+            run.metrics,
+            At(run.started_at),
+            run.finished_at.map(At),
+            run.record
+        ],
+    )?;
+            Ok(())
+        })
+    }
+}
+
+impl<R: Reads> Records<R> {
+    /// One run.
+    pub fn run(&self, id: RunId) -> R::Answer<Option<Run>> {
+        self.read("reading a training run", move |connection| {
+            rows::one(connection, "SELECT * FROM runs WHERE id = ?1", [id], Run::from_row)
+        })
+    }
+
+    /// Runs, newest first.
+    pub fn runs(&self, page: Page) -> R::Answer<Vec<Run>> {
+        self.read("listing training runs", move |c| rows::page(c, "runs", "id DESC", page, Run::from_row))
     }
 }

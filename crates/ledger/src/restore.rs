@@ -14,8 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::backup::backup;
 use super::connection::Ledger;
 use super::error::{LedgerError, Refusal};
-use super::guard::{OpenLock, check_opened_by};
-use super::migrations::version_of;
+use super::opening::{OpenLock, check_opened_by, version_of};
 use delayd_core::error::ErrorKind;
 use delayd_core::own_folder;
 
@@ -241,7 +240,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::migrations::migrate;
+    use crate::opening::migrate;
 
     #[test]
     fn in_a_folder_of_all_a_backup_is_read_without_what_others_put_beside_it() {

@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::columns::{At, Count, text_enum};
 use super::records::{Reads, Records, Tx, Writes};
-use super::{query, refuse};
+use super::refuse;
+use super::rows::{self, At, Count, text_enum};
 use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::CycleId;
@@ -102,7 +102,7 @@ fn found(changed: usize, cycle: CycleId, position: u32) -> rusqlite::Result<()> 
 
 fn step(connection: &Connection, cycle: CycleId, position: u32) -> rusqlite::Result<Option<Step>> {
     let sql = "SELECT * FROM steps WHERE cycle = ?1 AND position = ?2";
-    query::one(connection, sql, params![cycle, position], Step::from_row)
+    rows::one(connection, sql, params![cycle, position], Step::from_row)
 }
 
 impl<W: Writes> Records<W> {
@@ -247,6 +247,6 @@ impl<R: Reads> Records<R> {
     /// A cycle's steps, in their order.
     pub fn steps_of(&self, cycle: CycleId) -> R::Answer<Vec<Step>> {
         let sql = "SELECT * FROM steps WHERE cycle = ?1 ORDER BY position";
-        self.read("reading a cycle's steps", move |c| query::all(c, sql, [cycle], Step::from_row))
+        self.read("reading a cycle's steps", move |c| rows::all(c, sql, [cycle], Step::from_row))
     }
 }

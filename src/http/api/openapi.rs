@@ -8,6 +8,10 @@ use utoipa::{Modify, OpenApi};
 use super::{alerts, commands, cycle_log, cycles, events, models, monitoring, releases, runs, status};
 use crate::cycle::commands::CommandKind;
 use crate::http::error::{PROBLEM, Problem};
+use crate::stages::watch::WindowSeen;
+use delayd_judge::decide::Weighed;
+use delayd_judge::evaluation::gate::GateCheck;
+use delayd_judge::monitoring::drift::DriftReport;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(web::resource("/openapi.json").get(openapi));
@@ -30,7 +34,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         alerts::alerts, alerts::alert, alerts::retry, alerts::silences, alerts::silence, alerts::end_silence,
         commands::command
     ),
-    components(schemas(Problem, CommandKind)),
+    components(schemas(Problem, CommandKind, DriftReport, WindowSeen, GateCheck, Weighed)),
     modifiers(&Common),
     tags(
         (name = "daemon", description = "The daemon itself."),

@@ -83,7 +83,7 @@ pub struct Observed {
 }
 
 /// How replicas answered at a check, as it is stored with the check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplicasSeen {
     /// Replicas that answered.
@@ -312,7 +312,7 @@ impl MonitorStage {
 }
 
 /// What a check measured, as it is kept. What an earlier delayd did not measure is missing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct WindowSeen {
     /// Realised performance against what validation promised.

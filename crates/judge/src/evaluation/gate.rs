@@ -111,7 +111,7 @@ impl Default for GatePolicy {
 }
 
 /// Whether a check proves a gain or guards against a loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckRole {
     /// At least one must pass.
@@ -120,7 +120,7 @@ pub enum CheckRole {
     Guard,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GateCheck {
     /// `roc_auc_gain`, `latency_ratio`, `robustness.missing_weather`, …

@@ -355,7 +355,7 @@ pub enum SignalKind {
 }
 
 /// One input (or the score) compared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureDrift {
     pub input: String,
@@ -391,7 +391,7 @@ pub enum DriftStatus {
 }
 
 /// One evaluation, complete: it can be explained later from itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriftReport {
     /// End of the window.

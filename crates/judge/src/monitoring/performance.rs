@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::monitoring::realised::{MaturedPrediction, Realised, RealisedWithIntervals, Resampling, estimate, realise};
 use crate::stats::Interval;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PerformancePolicy {
     /// Length of the window of matured outcomes in days.
@@ -92,7 +92,7 @@ impl PerformancePolicy {
 }
 
 /// The model's own validation, from its bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ValidationBaseline {
     pub auc: f64,
@@ -111,7 +111,7 @@ impl ValidationBaseline {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricChange {
     /// `auc`, `log_loss_skill`, `calibration_error`, `recall`.
@@ -128,7 +128,7 @@ pub struct MetricChange {
     pub windows_worse: u32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PerformanceStatus {
     /// Too few matured outcomes: the estimate stands in.
@@ -148,7 +148,7 @@ pub struct PerformanceSummary {
     pub worse: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PerformanceReport {
     pub at: DateTime<Utc>,

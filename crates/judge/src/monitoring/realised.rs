@@ -28,7 +28,7 @@ pub struct MaturedPrediction {
 }
 
 /// Metrics of a set of predictions. What is not defined (AUC of one class) is `None`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Realised {
     pub rows: u64,
@@ -138,7 +138,7 @@ impl DayCounts {
 }
 
 /// Metrics with their intervals, from resampling whole days.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RealisedWithIntervals {
     pub first_day: NaiveDate,

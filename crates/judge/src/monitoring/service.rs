@@ -25,7 +25,7 @@ const ERROR_BASELINE_HOURS: i64 = 24;
 /// Hours that were not watched are not judged one by one when the watch resumes.
 const MOST_HOURS_AT_ONCE: i64 = 3;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceReport {
     /// By replica and overall, over the day under way and the one before.
@@ -116,7 +116,7 @@ fn finished_hours(looked_at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<D
     (0..ended).map(|n| from + hour * n as i32).collect()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyQuantile {
     pub ms: f64,
@@ -124,7 +124,7 @@ pub struct LatencyQuantile {
     pub at_least: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencySummary {
     pub requests: u64,
@@ -133,7 +133,7 @@ pub struct LatencySummary {
     pub p99: LatencyQuantile,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LatencyReport {
     /// All replicas together; `None` without requests.
@@ -266,10 +266,12 @@ impl ErrorPolicy {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorReport {
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub current: RequestCounts,
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
     pub baseline: RequestCounts,
     /// Share of errors now; 0 without requests.
     pub share: f64,

@@ -99,7 +99,7 @@ const CALENDAR_INPUTS: [&str; 8] = [
 /// The book of windows keeps three windows, each day with all bins: it is read and written at each check.
 const LONGEST_WINDOW_DAYS: u32 = 91;
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DriftPolicy {
     /// Days of traffic that one test covers, drift and score skew alike: whole

@@ -21,7 +21,7 @@ use crate::stats::{chi_square_upper_tail, kolmogorov_upper_tail};
 const SMOOTHING: f64 = 0.5;
 
 /// The distances between a reference and a window.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Distances {
     /// Bins that hold anything in either.
@@ -177,7 +177,7 @@ impl SkewPolicy {
 }
 
 /// The distribution of scores against the reference.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PredictionSkewReport {
     pub rows: u64,
@@ -221,7 +221,7 @@ fn mean_score(counts: &[u64]) -> f64 {
     counts.iter().enumerate().map(|(bin, count)| (bin as f64 + 0.5) / bins * *count as f64).sum::<f64>() / rows
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoredTwice {
     pub row: String,
@@ -231,7 +231,7 @@ pub struct ScoredTwice {
 }
 
 /// Rows scored by the service and by training's own path.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeSkewReport {
     pub rows: u64,
@@ -269,7 +269,7 @@ pub fn train_serve_skew(pairs: &[ScoredTwice], policy: &SkewPolicy) -> TrainServ
 }
 
 /// When replicas were asked the bundle's golden rows last, and what they said.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainServeLook {
     pub at: DateTime<Utc>,

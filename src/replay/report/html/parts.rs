@@ -1,6 +1,7 @@
 //! The parts of the page that are text and tables, in the classes of the daemon's page: models, cycles, drift alarms.
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 
 use crate::replay::report::model::{Cycle, DriftAlarm, FeatureDrift, LiveModel, Report};
 use crate::replay::report::summary::{count, day, duration, metric, minute, percent, words};
@@ -28,7 +29,13 @@ pub(super) fn models(report: &Report) -> String {
 
 /// A bundle's `metrics.json` keeps the metrics of the validation tail under `validation`.
 fn validation_auc(model: &LiveModel) -> Option<f64> {
-    ["/validation/roc_auc", "/roc_auc"].iter().find_map(|place| model.metrics.pointer(place)?.as_f64())
+    #[derive(Deserialize)]
+    struct Measured {
+        roc_auc: Option<f64>,
+        validation: Option<Box<Measured>>,
+    }
+    let Measured { roc_auc, validation } = Measured::deserialize(&model.metrics).ok()?;
+    validation.and_then(|tail| tail.roc_auc).or(roc_auc)
 }
 
 /// Cycles with how each ended, and where its time went.

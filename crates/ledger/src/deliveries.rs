@@ -8,10 +8,9 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::outbox::{alert_from_row, settle, unroute};
-use crate::columns::{At, Count, text_enum};
-use crate::query;
-use crate::records::{Reads, Records, Tx};
+use super::alerts::{alert_from_row, settle, unroute};
+use super::records::{Reads, Records, Tx};
+use super::rows::{self, At, Count, text_enum};
 use delayd_core::ids::AlertId;
 use delayd_core::ports::{Alert, ChannelKind, Endpoint};
 
@@ -124,7 +123,7 @@ pub(super) fn insert(tx: &Tx<'_>, alert: &Alert, endpoint: &Endpoint, now: DateT
 
 pub(super) fn of_alert(connection: &Connection, alert: AlertId) -> rusqlite::Result<Vec<Delivery>> {
     let sql = "SELECT * FROM deliveries WHERE alert = ?1 ORDER BY endpoint";
-    query::all(connection, sql, [alert], Delivery::from_row)
+    rows::all(connection, sql, [alert], Delivery::from_row)
 }
 
 pub(super) fn revive(tx: &Tx<'_>, alert: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
@@ -149,17 +148,14 @@ pub(super) fn remove_silenced(tx: &Tx<'_>, alert: AlertId) -> rusqlite::Result<(
 impl Tx<'_> {
     /// Drops what waits for endpoints that are no longer configured. An alert that
     /// was to be told to nobody else is routed again. Answers how many deliveries.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn withdraw_deliveries(&self, known: &[Endpoint]) -> rusqlite::Result<usize> {
         let sql = "SELECT DISTINCT endpoint FROM deliveries WHERE state = 'pending'";
-        let waiting: Vec<String> = query::all(self, sql, [], |row| row.get(0))?;
+        let waiting: Vec<String> = rows::all(self, sql, [], |row| row.get(0))?;
         let known: Vec<String> = known.iter().map(Endpoint::to_string).collect();
         let mut withdrawn = 0;
         for gone in waiting.iter().filter(|endpoint| !known.contains(endpoint)) {
             let sql = "DELETE FROM deliveries WHERE endpoint = ?1 AND state = 'pending' RETURNING alert";
-            let alerts: Vec<AlertId> = query::all(self, sql, [gone], |row| row.get(0))?;
+            let alerts: Vec<AlertId> = rows::all(self, sql, [gone], |row| row.get(0))?;
             withdrawn += alerts.len();
             for alert in alerts {
                 if of_alert(self, alert)?.is_empty() { unroute(self, alert)? } else { settle(self, alert)? }
@@ -169,9 +165,6 @@ impl Tx<'_> {
     }
 
     /// What is due at an endpoint: the critical first, then the longest due.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn due_deliveries(
         &self,
         endpoint: &Endpoint,
@@ -182,17 +175,14 @@ impl Tx<'_> {
             "{WITH_ALERT} WHERE d.endpoint = ?1 AND d.state = 'pending' AND d.next_attempt_at <= ?2
          ORDER BY o.severity = 'critical' DESC, d.next_attempt_at, d.alert LIMIT ?3"
         );
-        query::all(self, &sql, params![endpoint, At(now), Count(limit)], AlertDelivery::from_row)
+        rows::all(self, &sql, params![endpoint, At(now), Count(limit)], AlertDelivery::from_row)
     }
 
     /// What an endpoint was told since a moment, oldest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn told_since(&self, endpoint: &Endpoint, since: DateTime<Utc>) -> rusqlite::Result<Vec<ToldMessage>> {
         let sql = "SELECT DISTINCT topic, coalesce(message, alert) AS message, delivered_at FROM deliveries
                WHERE endpoint = ?1 AND state = 'delivered' AND delivered_at > ?2 ORDER BY delivered_at";
-        query::all(self, sql, params![endpoint, At(since)], |row| {
+        rows::all(self, sql, params![endpoint, At(since)], |row| {
             Ok(ToldMessage {
                 topic: row.get("topic")?,
                 message: row.get("message")?,
@@ -203,9 +193,6 @@ impl Tx<'_> {
 
     /// Lets alerts wait at an endpoint. `held` marks them for a digest. What is kept
     /// back on purpose is no outage: it is tried since it may be told again.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn let_deliveries_wait(
         &self,
         endpoint: &Endpoint,
@@ -222,9 +209,6 @@ impl Tx<'_> {
     }
 
     /// Lets everything that is due at an endpoint wait: its channel is away.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn hold_off_deliveries(
         &self,
         endpoint: &Endpoint,
@@ -240,9 +224,6 @@ impl Tx<'_> {
     }
 
     /// Makes a message of alerts, named after the lowest of them.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn claim_message(&self, endpoint: &Endpoint, message: AlertId, alerts: &[AlertId]) -> rusqlite::Result<()> {
         let sql = "UPDATE deliveries SET message = ?3 WHERE endpoint = ?1 AND alert = ?2 AND state = 'pending'";
         for alert in alerts {
@@ -252,31 +233,22 @@ impl Tx<'_> {
     }
 
     /// What goes out with a message, oldest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn deliveries_of_message(&self, endpoint: &Endpoint, message: AlertId) -> rusqlite::Result<Vec<AlertDelivery>> {
         let sql =
             format!("{WITH_ALERT} WHERE d.endpoint = ?1 AND d.message = ?2 AND d.state = 'pending' ORDER BY d.alert");
-        query::all(self, &sql, params![endpoint, message], AlertDelivery::from_row)
+        rows::all(self, &sql, params![endpoint, message], AlertDelivery::from_row)
     }
 
     /// Notes that a message was delivered. Nothing changes where that is known already.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn message_delivered(&self, endpoint: &Endpoint, message: AlertId, at: DateTime<Utc>) -> rusqlite::Result<()> {
         let sql =
             "UPDATE deliveries SET state = 'delivered', attempts = attempts + 1, delivered_at = ?3, last_error = NULL
                WHERE endpoint = ?1 AND message = ?2 AND state = 'pending' RETURNING alert";
-        let alerts: Vec<AlertId> = query::all(self, sql, params![endpoint, message, At(at)], |row| row.get(0))?;
+        let alerts: Vec<AlertId> = rows::all(self, sql, params![endpoint, message, At(at)], |row| row.get(0))?;
         alerts.into_iter().try_for_each(|alert| settle(self, alert))
     }
 
     /// Notes that an attempt at a message failed.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn message_failed(
         &self,
         endpoint: &Endpoint,
@@ -289,7 +261,7 @@ impl Tx<'_> {
                       next_attempt_at = coalesce(?6, next_attempt_at)
                WHERE endpoint = ?1 AND message = ?2 AND state = 'pending' RETURNING alert";
         let values = params![endpoint, message, state, failure.refused, failure.error, failure.retry_at.map(At)];
-        let alerts: Vec<AlertId> = query::all(self, sql, values, |row| row.get(0))?;
+        let alerts: Vec<AlertId> = rows::all(self, sql, values, |row| row.get(0))?;
         alerts.into_iter().try_for_each(|alert| settle(self, alert))
     }
 }
@@ -311,7 +283,7 @@ impl<R: Reads> Records<R> {
         let sql = "SELECT endpoint, state, count(*) AS count FROM deliveries
                    WHERE state IN ('pending', 'dead') GROUP BY endpoint, state";
         self.read("counting undelivered alerts", move |c| {
-            let counted = query::all(c, sql, [], |row| {
+            let counted = rows::all(c, sql, [], |row| {
                 let endpoint: Endpoint = row.get("endpoint")?;
                 Ok((endpoint.channel, row.get("state")?, row.get::<_, Count>("count")?.0))
             })?;

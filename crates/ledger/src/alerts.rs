@@ -1,17 +1,16 @@
-//! Alerts until everybody they concern was told. Who that is, when to deliver and
-//! when to give up is [`delayd::notification`]'s to say; here they are only kept.
-//! How each single delivery stands is in `deliveries`.
+//! Alerts until everybody they concern was told, and what administrators do not want to be told for a while.
+//!
+//! Who is told, when to deliver and when to give up is the notification stage's to say; here they are only kept. A
+//! silenced alert stays on record, with the silence that kept it back. How each delivery stands is in `deliveries`.
 
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::deliveries::{self, Delivery};
-use super::silences;
-use crate::columns::{At, Count, text_enum};
-use crate::query::{self, Page};
-use crate::records::{Reads, Records, Tx, Writes};
-use crate::{AuditEntry, refuse};
+use super::records::{Reads, Records, Tx, Writes};
+use super::rows::{self, At, Count, Page, text_enum};
+use super::{AuditEntry, refuse};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{AlertId, SilenceId};
 use delayd_core::ports::{Alert, Endpoint, Severity};
@@ -109,7 +108,7 @@ pub(super) fn settle(tx: &Tx<'_>, id: AlertId) -> rusqlite::Result<()> {
 }
 
 fn retry(tx: &Tx<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {
-    let Some(found) = query::one(tx, "SELECT * FROM outbox WHERE id = ?1", [id], OutboxAlert::from_row)? else {
+    let Some(found) = rows::one(tx, "SELECT * FROM outbox WHERE id = ?1", [id], OutboxAlert::from_row)? else {
         return Err(refuse(ErrorKind::NotFound, format!("there is no {id} in the outbox")));
     };
     let revived = deliveries::revive(tx, id, now)?;
@@ -117,7 +116,7 @@ fn retry(tx: &Tx<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize
         settle(tx, id)?;
         return Ok(revived);
     }
-    if let Some(silence) = silences::active_for(tx, &found.alert.dedup_key, now)? {
+    if let Some(silence) = active_for(tx, &found.alert.dedup_key, now)? {
         let message = format!("{id} is silenced by {} until {}; end that first", silence.id, silence.until);
         return Err(refuse(ErrorKind::Conflict, message));
     }
@@ -133,18 +132,12 @@ fn retry(tx: &Tx<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize
 
 impl Tx<'_> {
     /// Alerts of which nobody has decided yet who is told, oldest first.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn unrouted_alerts(&self, limit: u64) -> rusqlite::Result<Vec<Alert>> {
         let sql = "SELECT * FROM outbox WHERE routed_at IS NULL ORDER BY id LIMIT ?1";
-        query::all(self, sql, [Count(limit)], |row| alert_from_row(row, "id"))
+        rows::all(self, sql, [Count(limit)], |row| alert_from_row(row, "id"))
     }
 
     /// Notes who is to be told of an alert, due at once. Told to nobody, it is dead.
-    ///
-    /// # Errors
-    /// SQLite failed.
     pub fn route_alert(&self, alert: &Alert, endpoints: &[Endpoint], now: DateTime<Utc>) -> rusqlite::Result<()> {
         for endpoint in endpoints {
             deliveries::insert(self, alert, endpoint, now)?;
@@ -161,7 +154,7 @@ impl<W: Writes> Records<W> {
     pub fn enqueue_alert(&self, alert: NewAlert) -> W::Answer<AlertId> {
         self.write("putting an alert into the outbox", move |tx| {
             let known =
-                query::one(tx, "SELECT id FROM outbox WHERE dedup_key = ?1", [&alert.dedup_key], |row| row.get(0))?;
+                rows::one(tx, "SELECT id FROM outbox WHERE dedup_key = ?1", [&alert.dedup_key], |row| row.get(0))?;
             if let Some(id) = known {
                 return Ok(id);
             }
@@ -191,7 +184,7 @@ impl<W: Writes> Records<W> {
         self.write_durably("reviving dead alerts", move |tx| {
             tx.record_audit(&word)?;
             let sql = "SELECT id FROM outbox WHERE state = 'dead' ORDER BY id";
-            let dead: Vec<AlertId> = query::all(tx, sql, [], |row| row.get(0))?;
+            let dead: Vec<AlertId> = rows::all(tx, sql, [], |row| row.get(0))?;
             let mut revived = 0;
             for id in dead {
                 revived += deliveries::revive(tx, id, word.at)?;
@@ -207,15 +200,150 @@ impl<R: Reads> Records<R> {
     pub fn alert(&self, id: AlertId) -> R::Answer<Option<OutboxAlert>> {
         let sql = "SELECT * FROM outbox WHERE id = ?1";
         self.read("reading an alert", move |c| {
-            query::one(c, sql, [id], OutboxAlert::from_row)?.map(|alert| alert.with_deliveries(c)).transpose()
+            rows::one(c, sql, [id], OutboxAlert::from_row)?.map(|alert| alert.with_deliveries(c)).transpose()
         })
     }
 
     /// Alerts with their deliveries, newest first.
     pub fn alerts(&self, page: Page) -> R::Answer<Vec<OutboxAlert>> {
         self.read("listing alerts", move |c| {
-            let alerts = query::page(c, "outbox", "id DESC", page, OutboxAlert::from_row)?;
+            let alerts = rows::page(c, "outbox", "id DESC", page, OutboxAlert::from_row)?;
             alerts.into_iter().map(|alert| alert.with_deliveries(c)).collect()
         })
+    }
+}
+
+/// One silence: alerts whose key begins with `prefix` are not told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Silence {
+    /// Its id.
+    pub id: SilenceId,
+    /// How the keys of the alerts in question begin: `drift/`, `outage/cycle_7`.
+    pub prefix: String,
+    /// From when.
+    pub begins: DateTime<Utc>,
+    /// Until when.
+    pub until: DateTime<Utc>,
+    /// Who wanted it.
+    pub by: String,
+    /// Why.
+    pub why: String,
+    /// When it was ended early.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Who ended it.
+    pub ended_by: Option<String>,
+}
+
+impl Silence {
+    fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            prefix: row.get("prefix")?,
+            begins: row.get::<_, At>("begins")?.0,
+            until: row.get::<_, At>("until")?.0,
+            by: row.get("actor")?,
+            why: row.get("why")?,
+            ended_at: row.get::<_, Option<At>>("ended_at")?.map(|at| at.0),
+            ended_by: row.get("ended_by")?,
+        })
+    }
+
+    /// Whether it keeps alerts back at a moment.
+    #[must_use]
+    pub fn is_active(&self, now: DateTime<Utc>) -> bool {
+        self.ended_at.is_none() && self.begins <= now && now < self.until
+    }
+}
+
+/// A silence that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSilence {
+    /// How the keys of the alerts in question begin.
+    pub prefix: String,
+    /// From when.
+    pub begins: DateTime<Utc>,
+    /// Until when.
+    pub until: DateTime<Utc>,
+    /// Who wants it.
+    pub by: String,
+    /// Why.
+    pub why: String,
+}
+
+fn active(connection: &Connection, now: DateTime<Utc>) -> rusqlite::Result<Vec<Silence>> {
+    let sql = "SELECT * FROM silences WHERE ended_at IS NULL AND begins <= ?1 AND until > ?1 ORDER BY id";
+    rows::all(connection, sql, [At(now)], Silence::from_row)
+}
+
+/// The silence that keeps a key's alerts back, if there is one.
+pub(super) fn active_for(connection: &Connection, key: &str, now: DateTime<Utc>) -> rusqlite::Result<Option<Silence>> {
+    Ok(active(connection, now)?.into_iter().find(|silence| key.starts_with(&silence.prefix)))
+}
+
+impl Tx<'_> {
+    /// Silences what waits for delivery and should not be told now. Answers which.
+    pub fn apply_silences(&self, now: DateTime<Utc>) -> rusqlite::Result<Vec<(AlertId, SilenceId)>> {
+        let mut silenced = Vec::new();
+        for silence in active(self, now)? {
+            let sql = "UPDATE outbox SET silence = ?1, routed_at = coalesce(routed_at, ?3)
+                   WHERE state = 'pending' AND substr(dedup_key, 1, length(?2)) = ?2 RETURNING id";
+            let alerts: Vec<AlertId> =
+                rows::all(self, sql, params![silence.id, silence.prefix, At(now)], |row| row.get(0))?;
+            for alert in alerts {
+                deliveries::silence(self, alert)?;
+                settle(self, alert)?;
+                silenced.push((alert, silence.id));
+            }
+        }
+        Ok(silenced)
+    }
+}
+
+impl<W: Writes> Records<W> {
+    /// Begins a silence, and notes who wanted it.
+    pub fn begin_silence(&self, wanted: NewSilence) -> W::Answer<Silence> {
+        self.write_durably("beginning a silence", move |tx| {
+            let id: SilenceId = tx.mint()?;
+            tx.execute(
+                "INSERT INTO silences (id, prefix, begins, until, actor, why) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![id, wanted.prefix, At(wanted.begins), At(wanted.until), wanted.by, wanted.why],
+            )?;
+            let word = AuditEntry {
+                at: wanted.begins,
+                actor: wanted.by.clone(),
+                action: "silence".to_owned(),
+                subject: wanted.prefix.clone(),
+                detail: wanted.why.clone(),
+            };
+            tx.record_audit(&word)?;
+            let NewSilence { prefix, begins, until, by, why } = wanted;
+            Ok(Silence { id, prefix, begins, until, by, why, ended_at: None, ended_by: None })
+        })
+    }
+
+    /// Ends a silence, and notes who wanted that.
+    pub fn end_silence(&self, id: SilenceId, word: AuditEntry) -> W::Answer<Silence> {
+        self.write_durably("ending a silence", move |tx| {
+            let sql = "SELECT * FROM silences WHERE id = ?1";
+            let Some(silence) = rows::one(tx, sql, [id], Silence::from_row)? else {
+                return Err(refuse(ErrorKind::NotFound, format!("there is no {id}")));
+            };
+            if silence.ended_at.is_some() || silence.until <= word.at {
+                return Err(refuse(ErrorKind::Conflict, format!("{id} has ended already")));
+            }
+            tx.execute(
+                "UPDATE silences SET ended_at = ?2, ended_by = ?3 WHERE id = ?1",
+                params![id, At(word.at), word.actor],
+            )?;
+            tx.record_audit(&word)?;
+            Ok(Silence { ended_at: Some(word.at), ended_by: Some(word.actor), ..silence })
+        })
+    }
+}
+
+impl<R: Reads> Records<R> {
+    /// Silences, newest first.
+    pub fn silences(&self, page: Page) -> R::Answer<Vec<Silence>> {
+        self.read("listing silences", move |c| rows::page(c, "silences", "id DESC", page, Silence::from_row))
     }
 }
