@@ -1,7 +1,6 @@
 //! A registry that keeps to the letter of the distribution spec where Debian's
-//! docker-registry 2.8 does not: what came of a piece that was cut off is kept,
-//! and `GET` on the upload tells how much; pieces must fit `Content-Range`; and a
-//! smallest piece can be asked for. It holds one repository in memory.
+//! docker-registry 2.8 does not: pieces must fit `Content-Range`, and a smallest piece
+//! can be asked for. It holds one repository in memory.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -90,7 +89,6 @@ fn upload(state: &mut State, manners: &Manners, request: &Request, id: &str) -> 
     };
     let standing = |received: &[u8]| format!("0-{}", received.len().saturating_sub(1));
     match request.head.method.as_str() {
-        "GET" => Reply::new(204).header("location", at(id)).header("range", standing(received)),
         "PATCH" => {
             let range = request.head.header("content-range").unwrap_or_default();
             if range.split('-').next() != Some(&received.len().to_string()) {

@@ -27,10 +27,11 @@ use self::authorization::Scope;
 use self::client::{Call, RegistryClient};
 use self::login::{ConfiguredLogin, LoginSource};
 use self::tags::{EMPTY_BLOB, Tags};
-use self::upload::{Blob, Content, PUSH, Sent, Uploads};
+use self::upload::{Blob, Content, PUSH, Sent, Upload};
 use crate::packaging::oci::{Descriptor, Layout, Manifest, copy_hashing};
 use crate::packaging::{PackagingError, check_repository};
-use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
@@ -59,7 +60,7 @@ impl Target {
 pub struct OciRegistry {
     target: Target,
     client: RegistryClient,
-    uploads: Uploads,
+    upload: UploadSettings,
 }
 
 impl OciRegistry {
@@ -92,7 +93,7 @@ impl OciRegistry {
     ) -> Result<Self, PortError> {
         let http = http.client("opening the image registry")?;
         let client = RegistryClient::new(http, &target.host, target.plain_http, login)?;
-        Ok(Self { target, client, uploads: Uploads::new(upload.mount_from.clone(), upload.chunk_bytes) })
+        Ok(Self { target, client, upload: upload.clone() })
     }
 
     /// The repository's whole name, checked.
@@ -106,13 +107,14 @@ impl OciRegistry {
 
     /// Sends a blob unless it is there.
     async fn ensure(&self, action: &str, repository: &str, blob: &Blob) -> Result<Sent, PortError> {
-        if self.uploads.has(&self.client, action, repository, &blob.digest).await? {
+        let upload = Upload { client: &self.client, settings: &self.upload, action, repository, blob };
+        if upload.is_there().await? {
             return Ok(Sent::Reused);
         }
         if let Content::File(path) = &blob.content {
             check_intact(action, path, &blob.digest).await?;
         }
-        self.uploads.send(&self.client, action, repository, blob).await
+        upload.send().await
     }
 
     /// A push that says whether it may move a tag that exists.
@@ -233,7 +235,7 @@ impl LocalImage {
             let manifest = layout.document(&descriptor)?;
             let path = layout.blob_path(&descriptor.digest);
             let bytes = std::fs::read(&path).map_err(PackagingError::io("reading", &path))?.into();
-            Ok(Self { layout, descriptor, manifest, bytes })
+            Ok::<_, PackagingError>(Self { layout, descriptor, manifest, bytes })
         })
         .await
     }
@@ -264,16 +266,5 @@ pub(super) fn full_name(action: &str, prefix: &str, repository: &str) -> Result<
     match check_repository(repository).and_then(|()| check_repository(&full)) {
         Ok(()) => Ok(full),
         Err(error) => Err(PortError::new(error.kind(), action, error.to_string())),
-    }
-}
-
-/// Reads files off the actor's thread.
-async fn blocking<T: Send + 'static>(
-    action: &str,
-    work: impl FnOnce() -> Result<T, PackagingError> + Send + 'static,
-) -> Result<T, PortError> {
-    match delayd_core::spans::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
-        Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
     }
 }
