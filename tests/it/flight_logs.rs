@@ -53,9 +53,6 @@ impl ObjectStore for Denying {
     async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError> {
         self.inner.put(key, body).await
     }
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        self.inner.put_if_absent(key, body).await
-    }
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         self.inner.delete(key).await
     }

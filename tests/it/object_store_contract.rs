@@ -112,7 +112,6 @@ async fn a_full_disk_is_told_and_leaves_the_old_object_and_nothing_half_written(
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
         assert!(error.to_string().contains(key), "{error}");
     }
-    assert_eq!(store.put_if_absent("new", large).await.unwrap_err().kind(), ErrorKind::Exhausted);
     assert_eq!(store.get("old").await.unwrap(), "old");
     assert_eq!(store.list("").await.unwrap().len(), 1);
     assert_eq!(std::fs::read_dir(disk.path().join(".staging")).unwrap().count(), 0);

@@ -91,13 +91,6 @@ impl ObjectStore for MemoryStore {
         Ok(())
     }
 
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        if self.objects.lock().unwrap().contains_key(key) {
-            return Err(PortError::new(ErrorKind::Conflict, format!("writing {key}"), "it is there"));
-        }
-        self.put(key, body).await
-    }
-
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         self.objects.lock().unwrap().remove(key);
         Ok(())

@@ -35,7 +35,6 @@ async fn errors_of_all(settings: &S3Settings) -> Vec<PortError> {
         store().get("large").await.unwrap_err(),
         store().put("new", noise(1000, 3)).await.unwrap_err(),
         store().put("new", noise(12 * MIB, 3)).await.unwrap_err(),
-        store().put_if_absent("new", noise(1000, 3)).await.unwrap_err(),
         store().probe().await.unwrap_err(),
     ]
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use delayd_model::Bundle;
 
+use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::Digest;
 use delayd_core::own_folder;
@@ -19,19 +20,15 @@ pub fn bundle_prefix(digest: &Digest) -> String {
     format!("bundles/{}/", digest.hex())
 }
 
-/// Copies a bundle's folder under a prefix; files that are there already stay. A
-/// prefix belongs to one digest, so what is there is the same.
+/// Copies a bundle's folder under a prefix. A prefix belongs to one digest: what is there already is the same.
 ///
 /// # Errors
 /// When the folder cannot be read or the store fails.
 pub async fn upload_bundle(store: &dyn ObjectStore, dir: &Path, prefix: &str) -> Result<(), PortError> {
     let folder = dir.to_owned();
-    let files = off_thread(move || read_files(&folder)).await?;
+    let files = blocking("moving a bundle", move || read_files(&folder)).await?;
     for (name, body) in files {
-        match store.put_if_absent(&format!("{prefix}{name}"), body).await {
-            Err(error) if error.kind() == ErrorKind::Conflict => {}
-            other => other?,
-        }
+        store.put(&format!("{prefix}{name}"), body).await?;
     }
     Ok(())
 }
@@ -63,7 +60,7 @@ pub async fn download_bundle(
         return Err(PortError::new(ErrorKind::NotFound, action, message));
     }
     let (dir, expected) = (dir.to_owned(), expected.clone());
-    off_thread(move || write_and_verify(&action, &dir, &files, &expected)).await
+    blocking("moving a bundle", move || write_and_verify(&action, &dir, &files, &expected)).await
 }
 
 fn write_and_verify(
@@ -107,13 +104,4 @@ fn read_files(dir: &Path) -> Result<Vec<(String, Bytes)>, PortError> {
     }
     files.sort_by(|(a, _), (b, _)| (a == MANIFEST).cmp(&(b == MANIFEST)).then(a.cmp(b)));
     Ok(files)
-}
-
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
-) -> Result<T, PortError> {
-    let failed = |error: tokio::task::JoinError| {
-        PortError::new(ErrorKind::Internal, "moving a bundle", format!("the worker thread failed: {error}"))
-    };
-    delayd_core::spans::spawn_blocking(work).await.map_err(failed)?
 }

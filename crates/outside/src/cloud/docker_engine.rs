@@ -23,7 +23,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::packaging::ImageBuilder;
 use crate::packaging::docker_context::{self, DockerContext};
 use crate::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive};
-use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 
 /// Where the engine listens unless something else is said (dockerd's default).
 const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
@@ -239,16 +240,6 @@ fn chunks(file: File) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Sen
 fn beside(layout_dir: &Path, ending: &str) -> PathBuf {
     let name = layout_dir.file_name().unwrap_or_default().to_string_lossy();
     layout_dir.with_file_name(format!(".{name}.{ending}"))
-}
-
-async fn blocking<T: Send + 'static>(
-    action: &str,
-    work: impl FnOnce() -> Result<T, PackagingError> + Send + 'static,
-) -> Result<T, PortError> {
-    match delayd_core::spans::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
-        Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
-    }
 }
 
 #[cfg(test)]

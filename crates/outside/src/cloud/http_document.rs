@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::fault::Fault;
-use delayd_core::http_client::read_limited;
-use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use delayd_core::http_client::{HttpClientSettings, read_limited, refusal, retry_after, transport_error};
 use delayd_core::ports::{DocumentSource, FetchedDocument, Validators};
+use delayd_core::retry::{Deferred, RetryPolicy};
 use delayd_core::secret::Secret;
 
 /// The longest refusal that is read, in bytes.
@@ -86,17 +86,6 @@ pub struct HttpDocument {
     http: reqwest::Client,
 }
 
-struct Failed {
-    error: PortError,
-    wait: Option<Duration>,
-}
-
-impl From<PortError> for Failed {
-    fn from(error: PortError) -> Self {
-        Self { error, wait: None }
-    }
-}
-
 impl HttpDocument {
     /// The document whose address the configuration holds under `key`.
     ///
@@ -111,7 +100,7 @@ impl HttpDocument {
         format!("fetching the document of {}", self.key)
     }
 
-    async fn ask(&self, known: &Validators) -> Result<Response, Failed> {
+    async fn ask(&self, known: &Validators) -> Result<Response, Deferred> {
         let action = self.action();
         let address = self.address.reveal(&action)?;
         // A parse error would quote the address.
@@ -132,10 +121,10 @@ impl HttpDocument {
         }
         let wait = retry_after(&response);
         let body = read_limited(response, LONGEST_REFUSAL, &action).await?;
-        Err(Failed { error: refusal(&action, status, &body), wait })
+        Err(Deferred { error: refusal(&action, status, &body), wait })
     }
 
-    async fn once(&self, known: &Validators) -> Result<FetchedDocument, Failed> {
+    async fn once(&self, known: &Validators) -> Result<FetchedDocument, Deferred> {
         let response = self.ask(known).await?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(FetchedDocument::Unchanged);
@@ -159,22 +148,12 @@ fn validators(response: &Response) -> Validators {
 #[async_trait]
 impl DocumentSource for HttpDocument {
     async fn fetch(&self, known: &Validators) -> Result<FetchedDocument, PortError> {
-        let longest = Duration::from_secs_f64(self.settings.longest_pause_secs);
-        let mut pause = Duration::from_secs_f64(self.settings.retry_pause_secs);
-        let mut attempt = 1;
-        loop {
-            let Failed { error, wait } = match self.once(known).await {
-                Ok(document) => return Ok(document),
-                Err(failed) => failed,
-            };
-            let wait = wait.unwrap_or(pause.min(longest));
-            if !error.is_retryable() || attempt >= self.settings.attempts || wait > longest {
-                return Err(error);
-            }
-            tracing::debug!(attempt, pause_ms = wait.as_millis() as u64, error = %error, "the document is asked for again");
-            tokio::time::sleep(wait).await;
-            (attempt, pause) = (attempt + 1, pause.saturating_mul(2));
-        }
+        let policy = RetryPolicy {
+            attempts: self.settings.attempts,
+            base_delay: Duration::from_secs_f64(self.settings.retry_pause_secs),
+            max_delay: Duration::from_secs_f64(self.settings.longest_pause_secs),
+        };
+        policy.run(|| self.once(known)).await.map_err(|failed| failed.error)
     }
 
     async fn probe(&self) -> Result<String, PortError> {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use delayd_core::atomic_file::{StagedFile, remove_abandoned};
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::own_folder;
 use delayd_core::ports::{ObjectMeta, ObjectStore, check_key, check_prefix};
 
@@ -71,14 +71,14 @@ impl FolderStore {
         }
     }
 
-    fn write(&self, key: &str, body: &[u8], only_new: bool) -> Result<(), PortError> {
+    fn write(&self, key: &str, body: &[u8]) -> Result<(), PortError> {
         let action = format!("writing object {key}");
         let path = self.file_of(&action, key)?;
         let attempt = || {
             let mut staged = StagedFile::create_in(&self.root.join(STAGING))?;
             staged.write_all(body)?;
             fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
-            if only_new { staged.publish_new(&path) } else { staged.publish(&path) }
+            staged.publish(&path)
         };
         let mut written = attempt();
         // A folder whose objects were all deleted is no object, and must not stand in the way of one.
@@ -86,9 +86,6 @@ impl FolderStore {
             written = attempt();
         }
         written.map_err(|error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists if only_new && !path.is_dir() => {
-                PortError::new(ErrorKind::Conflict, action, "the object exists already")
-            }
             // `a` and `a/b` cannot both be files.
             io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
                 let message = "the key, or a part of it, is taken by another object's folder or file; choose another";
@@ -156,7 +153,7 @@ impl FolderStore {
         work: impl FnOnce(&Self) -> Result<T, PortError> + Send + 'static,
     ) -> Result<T, PortError> {
         let store = self.clone();
-        super::blocking("using the object store", move || work(&store)).await
+        blocking("using the object store", move || work(&store)).await
     }
 }
 
@@ -174,18 +171,14 @@ impl ObjectStore for FolderStore {
 
     async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError> {
         let key = key.to_owned();
-        self.off_thread(move |store| store.write(&key, &body, false)).await
-    }
-
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        let key = key.to_owned();
-        self.off_thread(move |store| store.write(&key, &body, true)).await
+        self.off_thread(move |store| store.write(&key, &body)).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         let key = key.to_owned();
         self.off_thread(move |store| store.remove(&key)).await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         let objects = self.list("").await?;
         Ok(format!("{} with {} objects", self.root.display(), objects.len()))

@@ -27,8 +27,8 @@ use socket2::{Domain, Socket, Type};
 
 use self::public_port::PublicAnswers;
 use self::state::{ClusterState, Phase, ReplicaRecord};
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 
 /// A replica that has not answered a probe by then counts as silent.
@@ -181,7 +181,7 @@ impl ProcessCluster {
             return Ok(());
         }
         let (folder, written) = (self.config.state_dir.clone(), after.clone());
-        super::blocking("writing the cluster's state", move || written.save(&folder)).await?;
+        blocking("writing the cluster's state", move || written.save(&folder)).await?;
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = after;
         Ok(())
     }
@@ -277,6 +277,7 @@ impl Cluster for ProcessCluster {
         let _rollout = self.rollout.lock().await;
         self.stop_everything().await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         Ok(format!("local processes in {}, port {}", self.config.state_dir.display(), self.port))
     }

@@ -23,7 +23,8 @@ pub use image::{check_repository, package};
 pub use image_builder::ImageBuilder;
 pub use source::{Builds, SourceKind, SourceSettings};
 
-use delayd_core::error::ErrorKind;
+use delayd_core::IntoPortError;
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::{Digest, ModelVersion};
 
 /// What to package.
@@ -137,6 +138,12 @@ pub enum PackagingError {
         /// What was expected, with an example.
         expected: &'static str,
     },
+}
+
+impl IntoPortError for PackagingError {
+    fn into_port_error(self, action: &str) -> PortError {
+        PortError::new(self.kind(), action, chain(&self))
+    }
 }
 
 impl PackagingError {

@@ -128,13 +128,10 @@ impl<P: ObjectStore> ObjectStore for Failing<P> {
         self.failures.pass("put", self.inner.put(key, body)).await
     }
 
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        self.failures.pass("put_if_absent", self.inner.put_if_absent(key, body)).await
-    }
-
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         self.failures.pass("delete", self.inner.delete(key)).await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         self.failures.pass("probe", self.inner.probe()).await
     }
@@ -153,6 +150,7 @@ impl<P: ImageRegistry> ImageRegistry for Failing<P> {
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
         self.failures.pass("remove_tag", self.inner.remove_tag(repository, tag)).await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         self.failures.pass("probe", self.inner.probe()).await
     }
@@ -188,6 +186,7 @@ impl<P: Cluster> Cluster for Failing<P> {
     async fn tear_down(&self) -> Result<(), PortError> {
         self.failures.pass("tear_down", self.inner.tear_down()).await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         self.failures.pass("probe", self.inner.probe()).await
     }

@@ -4,5 +4,6 @@
 mod failing;
 mod retrying;
 
+pub use delayd_core::retry::RetryPolicy;
 pub use failing::{Failing, PlannedFailures};
-pub use retrying::{RetryPolicy, Retrying};
+pub use retrying::Retrying;

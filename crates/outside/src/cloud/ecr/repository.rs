@@ -47,7 +47,7 @@ impl Repository<'_> {
             Err(error) if error.as_service_error().is_some_and(|error| error.is_repository_not_found_exception()) => {
                 self.create().await
             }
-            Err(error) => Err(port_error(&action, &error)),
+            Err(error) => Err(port_error(&action, error)),
         }
     }
 
@@ -79,7 +79,7 @@ impl Repository<'_> {
             Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) => {
                 Ok(())
             }
-            Err(error) => Err(port_error(&action, &error)),
+            Err(error) => Err(port_error(&action, error)),
         }
     }
 
@@ -106,7 +106,7 @@ impl Repository<'_> {
             .send()
             .await
             .map(|_| ())
-            .map_err(|error| port_error(&action, &error))
+            .map_err(|error| port_error(&action, error))
     }
 
     /// The policy as it is; text that is no JSON counts as somebody else's.
@@ -127,7 +127,7 @@ impl Repository<'_> {
             Err(error) if error.as_service_error().is_some_and(|e| e.is_lifecycle_policy_not_found_exception()) => {
                 Ok(None)
             }
-            Err(error) => Err(port_error(&action, &error)),
+            Err(error) => Err(port_error(&action, error)),
         }
     }
 
@@ -147,7 +147,7 @@ impl Repository<'_> {
             Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_not_found_exception()) => {
                 return Ok(());
             }
-            Err(error) => return Err(port_error(&action, &error)),
+            Err(error) => return Err(port_error(&action, error)),
         };
         let failure = answer.failures().iter().find(|f| f.failure_code() != Some(&ImageFailureCode::ImageNotFound));
         let Some(failure) = failure else { return Ok(()) };

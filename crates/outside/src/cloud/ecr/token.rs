@@ -58,7 +58,7 @@ impl EcrLogin {
         let action = format!("{action}: asking ECR for a login");
         // The SDK writes answers into the log at its lowest level, and this one is a password.
         let answer = self.api.get_authorization_token().send().with_subscriber(NoSubscriber::default()).await;
-        let answer = answer.map_err(|error| port_error(&action, &error))?;
+        let answer = answer.map_err(|error| port_error(&action, error))?;
         // A token's expiry is told in the world's time, whatever a replay's clock shows.
         let granted = answer.authorization_data().first().and_then(|data| Granted::read(data, SystemClock.now()));
         granted.ok_or_else(|| {

@@ -22,6 +22,7 @@ use tokio::sync::Mutex;
 use super::errors;
 use super::settings::KubernetesSettings;
 use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::retry::{RetryPolicy, Retryable};
 
 /// Calls altogether where the API server refuses for the moment.
 const ATTEMPTS: u32 = 3;
@@ -79,6 +80,24 @@ enum Ending {
     Broken(String),
 }
 
+/// The error of a call, and whether the same call may do at once.
+struct CallFailure {
+    error: PortError,
+    again: bool,
+}
+
+impl fmt::Display for CallFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(&self.error))
+    }
+}
+
+impl Retryable for CallFailure {
+    fn is_retryable(&self) -> bool {
+        self.again
+    }
+}
+
 impl KubernetesClient {
     /// A client of the API server that the settings name. Reads nothing and
     /// connects to nobody.
@@ -131,21 +150,16 @@ impl KubernetesClient {
         T: Send + 'static,
         F: Future<Output = Result<T, kube::Error>> + Send + 'static,
     {
-        let mut failed = 0;
-        loop {
-            let connection = self.connection(action).await?;
-            let ending = match self.once(work(connection)).await {
-                Ok(value) => return Ok(value),
-                Err(ending) => ending,
-            };
-            let (error, again) = self.judge(action, ending).await;
-            failed += 1;
-            if !again || failed >= ATTEMPTS {
-                return Err(error);
+        let pause = Duration::from_millis(self.settings.retry_pause_ms);
+        let policy = RetryPolicy { attempts: ATTEMPTS, base_delay: pause, max_delay: pause * 4 };
+        let attempt = || async {
+            let connection = self.connection(action).await.map_err(|error| CallFailure { error, again: false })?;
+            match self.once(work(connection)).await {
+                Ok(value) => Ok(value),
+                Err(ending) => Err(self.judge(action, ending).await),
             }
-            tracing::debug!(attempt = failed, error = chain(&error), "asking the API server again");
-            tokio::time::sleep(Duration::from_millis(self.settings.retry_pause_ms << (failed - 1))).await;
-        }
+        };
+        policy.run(attempt).await.map_err(|failure| failure.error)
     }
 
     async fn once<T: Send + 'static>(
@@ -160,24 +174,23 @@ impl KubernetesClient {
         }
     }
 
-    /// The error, and whether the same call may do at once.
-    async fn judge(&self, action: &str, ending: Ending) -> (PortError, bool) {
+    async fn judge(&self, action: &str, ending: Ending) -> CallFailure {
         match ending {
             Ending::Failed(error) => {
                 if errors::is_unauthorized(&error) || errors::is_transport(&error) {
                     self.forget_connection().await;
                 }
-                let told = errors::of_call(action, &error);
-                let again = told.kind() == ErrorKind::Unavailable;
-                (told, again)
+                let error = errors::of_call(action, &error);
+                let again = error.kind() == ErrorKind::Unavailable;
+                CallFailure { error, again }
             }
             Ending::Silent => {
                 self.forget_connection().await;
                 let message = format!("the API server did not answer within {} s", self.settings.request_timeout_secs);
                 // It is away rather than slow: whoever waits for outages should wait for this one.
-                (PortError::new(ErrorKind::Unavailable, action, message), false)
+                CallFailure { error: PortError::new(ErrorKind::Unavailable, action, message), again: false }
             }
-            Ending::Broken(message) => (broken(action, &message), false),
+            Ending::Broken(message) => CallFailure { error: broken(action, &message), again: false },
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::OnceCell;
 
 use delayd_core::atomic_file::write_atomically;
-use delayd_core::error::ErrorKind;
+use delayd_core::blocking;
 use delayd_core::error::PortError;
 
 const FILE: &str = "kubernetes-owner";
@@ -35,7 +35,7 @@ impl Owner {
             return Ok(Some(made.clone()));
         }
         let path = self.path.clone();
-        blocking(&self.path, move || read(&path)).await
+        blocking(action(&self.path), move || read(&path)).await
     }
 
     /// The name, made now if there is none.
@@ -45,21 +45,14 @@ impl Owner {
         }
         let make = || async {
             let path = self.path.clone();
-            blocking(&self.path, move || make(&path)).await
+            blocking(action(&self.path), move || make(&path)).await
         };
         self.made.get_or_try_init(make).await.cloned()
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, PortError> {
-    let action = format!("the daemon's name for Kubernetes in {}", path.display());
-    match delayd_core::spans::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| PortError::io(action, error)),
-        Err(error) => Err(PortError::new(ErrorKind::Interrupted, action, error.to_string())),
-    }
+fn action(path: &Path) -> String {
+    format!("the daemon's name for Kubernetes in {}", path.display())
 }
 
 fn read(path: &Path) -> io::Result<Option<String>> {

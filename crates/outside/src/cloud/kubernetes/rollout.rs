@@ -15,6 +15,7 @@ use super::record::Record;
 use super::settings::ServiceObject;
 use super::standing::Standing;
 use super::templates::{self, Surroundings};
+use delayd_core::blocking;
 use delayd_core::error::PortError;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::{Release, RolloutProgress};
@@ -110,7 +111,7 @@ impl KubernetesCluster {
         let (settings, versions, release) = (self.settings().clone(), self.versions().await?, release.clone());
         let (linger, ready) = (self.config.drain_linger.as_secs(), self.config.ready_deadline.as_secs());
         // Templates are read from files.
-        let made = delayd_core::spans::spawn_blocking(move || {
+        let made = blocking("making manifests", move || {
             let around = Surroundings {
                 settings: &settings,
                 namespace: &namespace,
@@ -120,10 +121,7 @@ impl KubernetesCluster {
             };
             templates::render(&release, &around)
         });
-        let broken = |error: tokio::task::JoinError| {
-            PortError::new(ErrorKind::Interrupted, "making manifests", error.to_string())
-        };
-        made.await.map_err(broken)?
+        made.await
     }
 
     /// Applies every object and waits until the release serves, alone.

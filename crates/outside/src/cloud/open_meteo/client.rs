@@ -10,9 +10,10 @@ use super::answer::{self, Hour, Misread, UNITS, VARIABLES};
 use super::pace::Pacer;
 use super::plan::{Endpoint, Request};
 use super::settings::OpenMeteoSettings;
+use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::http_client::read_limited;
-use delayd_core::http_client::{kind_of_status, retry_after, transport_error};
+use delayd_core::http_client::{kind_of_status, read_limited, retry_after, transport_error};
+use delayd_core::retry::{Deferred, RetryPolicy};
 
 /// The longest answer in bytes for one place and day: 24 hours of nine numbers of
 /// at most 20 characters, their moments and names, with room to spare.
@@ -32,18 +33,6 @@ pub(super) struct ApiClient {
     left_alone: [Mutex<Option<Instant>>; 2],
 }
 
-/// A failed attempt, and how long the API asks to be left alone.
-struct Failed {
-    error: PortError,
-    wait: Option<Duration>,
-}
-
-impl From<PortError> for Failed {
-    fn from(error: PortError) -> Self {
-        Self { error, wait: None }
-    }
-}
-
 impl ApiClient {
     /// # Errors
     /// When the CA file cannot be read.
@@ -59,28 +48,23 @@ impl ApiClient {
     /// What the last attempt failed with; no address and no key is in it.
     pub(super) async fn fetch(&self, request: &Request, now: DateTime<Utc>) -> Result<Vec<Vec<Hour>>, PortError> {
         let action = self.action(request);
-        let mut pause = Duration::from_secs_f64(self.settings.retry_pause_secs);
-        let longest = Duration::from_secs_f64(self.settings.longest_pause_secs);
-        let mut attempt = 1;
-        loop {
+        let policy = RetryPolicy {
+            attempts: self.settings.attempts,
+            base_delay: Duration::from_secs_f64(self.settings.retry_pause_secs),
+            max_delay: Duration::from_secs_f64(self.settings.longest_pause_secs),
+        };
+        let attempt = || async {
             self.respect_silence(request.endpoint, &action)?;
             self.pacer.turn(request.weight(VARIABLES.len())).await;
-            let Failed { error, wait } = match self.once(request, &action, now).await {
-                Ok(hours) => return Ok(hours),
-                Err(failed) => failed,
-            };
-            if let Some(wait) = wait.filter(|wait| *wait > longest) {
-                self.silence(request.endpoint, wait);
-                return Err(error);
+            let answer = self.once(request, &action, now).await;
+            if let Err(Deferred { wait: Some(wait), .. }) = &answer
+                && *wait > policy.max_delay
+            {
+                *self.left_alone(request.endpoint) = Some(Instant::now() + *wait);
             }
-            if !error.is_retryable() || attempt >= self.settings.attempts {
-                return Err(error);
-            }
-            let wait = wait.unwrap_or(pause.min(longest));
-            tracing::debug!(attempt, pause_ms = wait.as_millis() as u64, error = %error, "weather is asked again");
-            tokio::time::sleep(wait).await;
-            (attempt, pause) = (attempt + 1, pause.saturating_mul(2));
-        }
+            answer
+        };
+        policy.run(attempt).await.map_err(|failed| failed.error)
     }
 
     pub(super) fn archive_lag_days(&self) -> u32 {
@@ -122,7 +106,7 @@ impl ApiClient {
         Ok(url)
     }
 
-    async fn once(&self, request: &Request, action: &str, now: DateTime<Utc>) -> Result<Vec<Vec<Hour>>, Failed> {
+    async fn once(&self, request: &Request, action: &str, now: DateTime<Utc>) -> Result<Vec<Vec<Hour>>, Deferred> {
         let key = &self.settings.api_key;
         let key = if key.is_set() { Some(key.reveal(action)?) } else { None };
         let url = self.url(request, action, key.as_deref())?;
@@ -136,7 +120,7 @@ impl ApiClient {
             return Err(refused(status, &body, asked, action, key.as_deref(), now));
         }
         let (request, action) = (request.clone(), action.to_owned());
-        let read = delayd_core::spans::spawn_blocking(move || {
+        let read = blocking("reading a weather answer", move || {
             answer::parse(&body, &request).map_err(|misread| match misread {
                 Misread::Broken(found) => {
                     let said = excerpt(&String::from_utf8_lossy(&body), key.as_deref());
@@ -151,24 +135,19 @@ impl ApiClient {
                 }
             })
         });
-        let read = read.await.map_err(|error| {
-            PortError::new(ErrorKind::Internal, "reading a weather answer", format!("the worker failed: {error}"))
-        })?;
-        Ok(read?)
-    }
-
-    fn silence(&self, endpoint: Endpoint, wait: Duration) {
-        *self.left_alone(endpoint) = Some(Instant::now() + wait);
+        Ok(read.await?)
     }
 
     /// While the API asked to be left alone it is not asked.
-    fn respect_silence(&self, endpoint: Endpoint, action: &str) -> Result<(), PortError> {
+    fn respect_silence(&self, endpoint: Endpoint, action: &str) -> Result<(), Deferred> {
         let left = self.left_alone(endpoint).and_then(|until| until.checked_duration_since(Instant::now()));
         match left.filter(|left| !left.is_zero()) {
             None => Ok(()),
             Some(left) => {
                 let message = format!("not asked: the API asked to be left alone for another {} s", left.as_secs() + 1);
-                Err(PortError::new(ErrorKind::Unavailable, action, message))
+                let error = PortError::new(ErrorKind::Unavailable, action, message);
+                // Nobody waits for the end of the silence within a request.
+                Err(Deferred { error, wait: Some(Duration::MAX) })
             }
         }
     }
@@ -188,7 +167,7 @@ fn refused(
     action: &str,
     key: Option<&str>,
     now: DateTime<Utc>,
-) -> Failed {
+) -> Deferred {
     let reason = answer::reason(body).unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
     let of_key = status.as_u16() == 400 && reason.to_ascii_lowercase().contains("api key");
     let kind = if of_key { ErrorKind::Denied } else { kind_of_status(status.as_u16()) };
@@ -204,7 +183,7 @@ fn refused(
     if kind == ErrorKind::Denied {
         message.push_str("; check weather.open_meteo.api_key");
     }
-    Failed { error: PortError::new(kind, action, message), wait }
+    Deferred { error: PortError::new(kind, action, message), wait }
 }
 
 /// When a spent quota comes back. Open-Meteo sends no `Retry-After`: its reason

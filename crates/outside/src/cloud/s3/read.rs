@@ -6,11 +6,12 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Mutex;
 
-use super::failure::Failure;
-use super::write::SHA256_MARK;
-use super::{S3Store, off_thread};
-use delayd_core::error::ErrorKind;
+use super::{S3Store, SHA256_MARK};
+use crate::cloud::aws::Failure;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 
 /// The beginning of an object, and what its answer told of the whole.
@@ -26,20 +27,17 @@ struct Opening {
 impl S3Store {
     /// The whole object, read again where it changed meanwhile.
     pub(super) async fn read(&self, client: &Client, key: &str) -> Result<Bytes, Failure> {
-        let mut attempts = self.bounds.attempts();
-        loop {
-            match self.read_version(client, key).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(failure) if failure.anew => attempts.again(Failure { again: true, ..failure }).await?,
-                Err(failure) => return Err(failure),
-            }
-        }
+        let read = || async {
+            let version = self.read_version(client, key).await;
+            version.map_err(|failure| Failure { again: failure.restart, ..failure })
+        };
+        self.bounds.policy.run(read).await
     }
 
     async fn read_version(&self, client: &Client, key: &str) -> Result<Bytes, Failure> {
         let opening = match self.opened(client, key, true).await {
             // No byte can be asked for of an empty object.
-            Err(failure) if failure.is_beyond_the_end() => self.opened(client, key, false).await?,
+            Err(failure) if failure.status == 416 => self.opened(client, key, false).await?,
             opened => opened?,
         };
         let Opening { begun: mut whole, total_bytes, etag, sha256 } = opening;
@@ -59,9 +57,8 @@ impl S3Store {
 
     /// The beginning of the object, or all of it where no range is asked for.
     async fn opened(&self, client: &Client, key: &str, in_range: bool) -> Result<Opening, Failure> {
-        let mut attempts = self.bounds.attempts();
-        loop {
-            let request = async {
+        let opened = || {
+            self.bounds.once(async {
                 let range = in_range.then(|| format!("bytes=0-{}", self.settings.multipart_threshold_bytes - 1));
                 let request = client.get_object().bucket(&self.settings.bucket).key(key).set_range(range);
                 let mut answer: GetObjectOutput = self.bounds.next(request.send()).await??;
@@ -76,12 +73,9 @@ impl S3Store {
                 self.take(&mut answer, &mut begun, here_bytes).await?;
                 let sha256 = answer.metadata().and_then(|marks| marks.get(SHA256_MARK).cloned());
                 Ok::<_, Failure>(Opening { begun, total_bytes, etag: answer.e_tag, sha256 })
-            };
-            match self.bounds.once(request).await {
-                Ok(opening) => return Ok(opening),
-                Err(failure) => attempts.again(failure).await?,
-            }
-        }
+            })
+        };
+        self.bounds.policy.run(opened).await
     }
 
     /// All bytes from `first` on, in order, in pieces of the buffer `room`.
@@ -111,15 +105,16 @@ impl S3Store {
         &self,
         client: &Client,
         key: &str,
-        mut piece: BytesMut,
+        piece: BytesMut,
         start: u64,
         end: u64,
         etag: &str,
     ) -> Result<BytesMut, Failure> {
-        let mut attempts = self.bounds.attempts();
-        loop {
-            piece.clear();
+        let piece = Mutex::new(piece);
+        let read = || async {
             let request = async {
+                let mut piece = piece.lock().await;
+                piece.clear();
                 let request = client.get_object().bucket(&self.settings.bucket).key(key);
                 let request = request.range(format!("bytes={start}-{}", end - 1)).if_match(etag);
                 let mut answer = self.bounds.next(request.send()).await??;
@@ -135,15 +130,16 @@ impl S3Store {
                 self.take(&mut answer, &mut piece, here_bytes).await
             };
             match self.bounds.once(request).await {
-                Ok(()) => return Ok(piece),
                 // The version is gone and stays so; one that became shorter may have no such part.
-                Err(failure) if failure.is_conflict() || failure.is_beyond_the_end() => {
+                Err(failure) if failure.kind == ErrorKind::Conflict || failure.status == 416 => {
                     let message = format!("the object changed while it was read: {}", failure.message);
-                    return Err(Failure { kind: ErrorKind::Conflict, message, anew: true, ..failure });
+                    Err(Failure { kind: ErrorKind::Conflict, message, again: false, restart: true, ..failure })
                 }
-                Err(failure) => attempts.again(failure).await?,
+                read => read,
             }
-        }
+        };
+        self.bounds.policy.run(read).await?;
+        Ok(piece.into_inner())
     }
 
     /// Reads exactly `expected` bytes of an answer behind what `buffer` holds.
@@ -190,16 +186,16 @@ fn length(bytes: u64) -> Result<usize, Failure> {
 /// The bytes, if they are those that were written.
 async fn checked(bytes: Bytes, sha256: Option<String>) -> Result<Bytes, Failure> {
     let Some(expected) = sha256 else { return Ok(bytes) };
-    let (bytes, found) = off_thread(move || {
-        let digest = Digest::of(&bytes);
-        (bytes, digest)
-    })
-    .await?;
+    let hashed = blocking("hashing an object", move || {
+        let found = Digest::of(&bytes);
+        Ok::<_, PortError>((bytes, found))
+    });
+    let (bytes, found) = hashed.await?;
     if found.hex() == expected {
         return Ok(bytes);
     }
     let message =
         format!("the bytes have SHA-256 {}; they were written with {expected}: restore the object", found.hex());
-    // If they were damaged on their way, and not where they lie, reading anew helps.
-    Err(Failure { anew: true, ..Failure::new(ErrorKind::Corrupt, message) })
+    // If they were damaged on their way, and not where they lie, reading it again helps.
+    Err(Failure { restart: true, ..Failure::new(ErrorKind::Corrupt, message) })
 }

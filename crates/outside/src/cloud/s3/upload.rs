@@ -2,6 +2,7 @@
 //! stops waiting; one whose process was killed costs storage until the bucket's
 //! lifecycle rule removes it, and is never seen as an object.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,8 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 
 use super::S3Store;
-use super::failure::Failure;
-use super::write::Write;
+use crate::cloud::aws::Failure;
 use delayd_core::error::ErrorKind;
 
 /// Most parts of an upload (Amazon S3 User Guide, "Amazon S3 multipart upload limits").
@@ -41,7 +41,7 @@ impl Upload {
             Err(_) => Some(Failure::new(ErrorKind::Timeout, "no answer came")),
         };
         self.open = false;
-        if let Some(failure) = failure.filter(|failure| !failure.is_missing_upload()) {
+        if let Some(failure) = failure.filter(|failure| failure.code != "NoSuchUpload") {
             let error = failure.message;
             tracing::warn!(object.key = self.key, error, "S3: a failed upload stays until the bucket's lifecycle rule");
         }
@@ -68,11 +68,17 @@ impl Drop for Upload {
 
 impl S3Store {
     /// Writes an object in parts.
-    pub(super) async fn upload(&self, client: &Client, write: &Write<'_>) -> Result<(), Failure> {
-        let mut upload = self.begin(client, write).await?;
+    pub(super) async fn upload(
+        &self,
+        client: &Client,
+        key: &str,
+        body: &Bytes,
+        metadata: HashMap<String, String>,
+    ) -> Result<(), Failure> {
+        let mut upload = self.begin(client, key, metadata).await?;
         let finished = async {
-            let parts = self.upload_parts(&upload, &write.body).await?;
-            self.finish(&upload, write, parts).await
+            let parts = self.upload_parts(&upload, body).await?;
+            self.finish(&upload, parts).await
         };
         match finished.await {
             Ok(()) => {
@@ -86,26 +92,29 @@ impl S3Store {
         }
     }
 
-    async fn begin(&self, client: &Client, write: &Write<'_>) -> Result<Upload, Failure> {
+    async fn begin(&self, client: &Client, key: &str, metadata: HashMap<String, String>) -> Result<Upload, Failure> {
         let request = || {
-            let request = client.create_multipart_upload().bucket(&self.settings.bucket).key(write.key);
-            request.set_metadata(Some(write.metadata())).send()
+            let request = client.create_multipart_upload().bucket(&self.settings.bucket).key(key);
+            request.set_metadata(Some(metadata.clone())).send()
         };
         let begun = self.bounds.retried(request).await?;
         let Some(id) = begun.upload_id() else {
-            return Err(Failure::new(ErrorKind::Corrupt, "the upload that was begun has no id; the store is at fault"));
+            return Err(Failure::new(
+                ErrorKind::Corrupt,
+                "the upload that was started has no id; the store is at fault",
+            ));
         };
         Ok(Upload {
             client: client.clone(),
             bucket: self.settings.bucket.clone(),
-            key: write.key.to_owned(),
+            key: key.to_owned(),
             id: id.to_owned(),
             patience: Duration::from_secs(self.settings.http.read_timeout_secs),
             open: true,
         })
     }
 
-    /// Sends every part. After a failure none is begun any more, but those under way
+    /// Sends every part. After a failure no more are started, but those under way
     /// are waited for: a part that arrives after the upload's end would stay.
     async fn upload_parts(&self, upload: &Upload, body: &Bytes) -> Result<Vec<CompletedPart>, Failure> {
         let size = part_size(body.len() as u64, self.settings.part_bytes);
@@ -129,37 +138,25 @@ impl S3Store {
     }
 
     async fn upload_part(&self, upload: &Upload, number: i32, bytes: Bytes) -> Result<CompletedPart, Failure> {
-        let mut attempts = self.bounds.attempts();
-        loop {
+        let request = || {
             let request = upload.client.upload_part().bucket(&upload.bucket).key(&upload.key).upload_id(&upload.id);
             let request = request.part_number(number).body(ByteStream::from(bytes.clone())).customize();
             let request = if self.settings.is_encrypted() { request.disable_payload_signing() } else { request };
-            match self.bounds.once(request.send()).await {
-                Ok(part) => {
-                    let completed = CompletedPart::builder().part_number(number);
-                    let completed = completed.set_e_tag(part.e_tag).set_checksum_crc32(part.checksum_crc32);
-                    return Ok(completed.build());
-                }
-                Err(failure) => attempts.again(failure).await?,
-            }
-        }
+            self.bounds.once(request.send())
+        };
+        let part = self.bounds.policy.run(request).await?;
+        let completed = CompletedPart::builder().part_number(number);
+        Ok(completed.set_e_tag(part.e_tag).set_checksum_crc32(part.checksum_crc32).build())
     }
 
-    async fn finish(&self, upload: &Upload, write: &Write<'_>, parts: Vec<CompletedPart>) -> Result<(), Failure> {
+    async fn finish(&self, upload: &Upload, parts: Vec<CompletedPart>) -> Result<(), Failure> {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        let mut attempts = self.bounds.attempts();
-        loop {
+        let request = || {
             let request = upload.client.complete_multipart_upload().bucket(&upload.bucket).key(&upload.key);
-            let request = request.upload_id(&upload.id).multipart_upload(parts.clone());
-            let request = request.set_if_none_match(write.condition());
             // Putting a large object together may take S3 minutes: the deadline is that of a whole attempt.
-            match self.bounds.once(request.send()).await {
-                Ok(_) => return Ok(()),
-                // After a conflict S3 wants a new upload, which is for the caller to decide.
-                Err(failure) if failure.is_conflict() => return Err(failure),
-                Err(failure) => attempts.again(failure).await?,
-            }
-        }
+            self.bounds.once(request.upload_id(&upload.id).multipart_upload(parts.clone()).send())
+        };
+        self.bounds.policy.run(request).await.map(|_| ())
     }
 }
 

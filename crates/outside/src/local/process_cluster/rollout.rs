@@ -9,8 +9,8 @@ use tokio::time::sleep;
 use super::launch::Heritage;
 use super::state::{Phase, ReplicaRecord};
 use super::{ProcessCluster, replica_log};
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ports::{Release, RolloutProgress};
 
 /// A replica that misses this many readiness checks in a row hangs, and is replaced. Its administrative
@@ -280,7 +280,7 @@ impl ProcessCluster {
     pub(super) async fn rotate_logs(&self) -> Result<(), PortError> {
         let in_use: Vec<String> = self.state().replicas.into_iter().map(|record| record.name).collect();
         let config = self.config.clone();
-        crate::local::blocking("rotating the replicas' logs", move || {
+        blocking("rotating the replicas' logs", move || {
             replica_log::rotate(&config.log_dir, config.max_log_bytes, config.kept_logs, &in_use)
                 .map_err(|error| PortError::io(format!("rotating the logs in {}", config.log_dir.display()), error))
         })
