@@ -30,7 +30,7 @@ use delayd_judge::monitoring::realised::MaturedPrediction;
 use delayd_judge::monitoring::service::{self, ServiceInputs, ServiceReport};
 use delayd_ledger::{Alias, DriftRecord, MetricsWindow, NewAlert};
 use delayd_outside::bundles::BundleStore;
-use delayd_outside::service::scrape::Scraper;
+use delayd_outside::service::Scraper;
 
 /// Name under which the monitor keeps its memory in the ledger.
 const MEMORY: &str = "monitor";

@@ -12,14 +12,14 @@ use super::export::{self, ImageExport};
 use crate::config::Settings;
 use crate::env::Env;
 use crate::saga::steps::BUILD;
-use delayd_core::error::ErrorKind;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{CycleId, Digest, ModelVersion};
 use delayd_core::ports::Severity;
 use delayd_ledger::{BuildRecord, ImageRecord, NewAlert};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::packaging::ImageBuilder;
-use delayd_outside::packaging::source::{BuildControl, Builds, FinishedBuild, SourceBuilder, SourceError};
+use delayd_outside::packaging::source::{BuildControl, Builds, FinishedBuild, SourceBuilder};
 use delayd_outside::packaging::{PackageRequest, oci};
 
 /// Longer than a build's own limit, `packaging.source.timeout_secs`, can be.
@@ -58,11 +58,11 @@ impl PackagingStage {
         // When nobody waits for the answer any more, the build ends.
         let _ends_with_us = control.cancel_on_drop();
         let built = match self.built(cycle, control).await? {
-            Err(SourceError::Stopped) if self.builds.are_stopping() => {
+            Err(error) if error.kind() == ErrorKind::Cancelled && self.builds.are_stopping() => {
                 // The daemon stops, and its next start does this step again: there is no answer to give.
                 return std::future::pending().await;
             }
-            built => built.map_err(|error| StepFailure::of(error.kind(), &error))?,
+            built => built?,
         };
         let record = BuildRecord {
             cycle,
@@ -92,7 +92,7 @@ impl PackagingStage {
         &self,
         cycle: CycleId,
         control: BuildControl,
-    ) -> Result<Result<FinishedBuild, SourceError>, StepFailure> {
+    ) -> Result<Result<FinishedBuild, PortError>, StepFailure> {
         let packaging = &self.settings.packaging;
         let state_dir = &self.settings.daemon.state_dir;
         let builder = SourceBuilder::new(&packaging.source, packaging.require_static_service, state_dir);

@@ -21,8 +21,8 @@ use delayd_judge::verification::verify::{VerificationInputs, VerificationReport,
 use delayd_ledger::{DeploymentState, VerificationRecord};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::service::FlightQuestion;
-use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
-use delayd_outside::service::scrape::Scraper;
+use delayd_outside::service::Scraper;
+use delayd_outside::service::{ProbePolicy, ProbeRow, replay};
 use delayd_training_job::HoldoutSettings;
 use delayd_training_job::holdout::{Part, part_of};
 

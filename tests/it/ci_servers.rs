@@ -16,7 +16,7 @@ use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ids::CycleId;
 use delayd_core::secret::Secret;
 use delayd_outside::packaging::SourceSettings;
-use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError};
+use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder};
 use tempfile::TempDir;
 
 const TOKEN: &str = "tok3n-that-nobody-may-see";
@@ -46,7 +46,7 @@ impl Place {
         self.folder.path().join("state")
     }
 
-    async fn build(&self, settings: &SourceSettings) -> Result<FinishedBuild, SourceError> {
+    async fn build(&self, settings: &SourceSettings) -> Result<FinishedBuild, PortError> {
         assert_eq!(settings.faults(), Vec::<String>::new());
         let builder = SourceBuilder::new(settings, true, &self.state());
         tokio::task::spawn_blocking(move || builder.build(CycleId(1), &BuildControl::default(), &|_| ())).await.unwrap()

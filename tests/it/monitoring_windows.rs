@@ -12,7 +12,7 @@ use delayd_core::ports::{Replica, ReplicaState};
 use delayd_judge::monitoring::window::WindowBook;
 use delayd_model::Sketch;
 use delayd_model::admin::{LatencyHistogram, ReplicaPhase, ReplicaReport, RequestCounts};
-use delayd_outside::service::scrape::{ScrapePolicy, Scraper};
+use delayd_outside::service::{ScrapePolicy, Scraper};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn at(text: &str) -> DateTime<Utc> {

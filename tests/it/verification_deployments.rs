@@ -13,7 +13,7 @@ use delayd_judge::verification::verify::{
     CheckOutcome, Verdict, VerificationInputs, VerificationPolicy, VerificationReport, verify,
 };
 use delayd_model::DriftReference;
-use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
+use delayd_outside::service::{ProbePolicy, ProbeRow, replay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn bundle() -> Digest {

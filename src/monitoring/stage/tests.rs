@@ -10,7 +10,7 @@ use crate::testing::{FixedCluster, env, live_model};
 use delayd_core::clock::ReplayClock;
 use delayd_core::ids::DeploymentId;
 use delayd_ledger::{FlightKey, KnownOutcome, Page, ServedPrediction};
-use delayd_outside::service::scrape::ScrapePolicy;
+use delayd_outside::service::ScrapePolicy;
 
 const MODEL: ModelVersion = ModelVersion(1);
 

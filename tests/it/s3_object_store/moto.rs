@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use delayd_core::error::ErrorKind;
 use delayd_core::ports::ObjectStore;
 use delayd_outside::cloud::s3::S3Store;

@@ -8,14 +8,11 @@ mod http_document;
 pub mod kubernetes;
 pub mod kubernetes_trainer;
 mod mail;
-mod mail_message;
 mod mail_session;
-mod mail_settings;
 mod open_meteo;
 pub mod registry;
 pub mod s3;
 mod slack;
-mod slack_message;
 mod webhook;
 
 pub use docker_engine::{DockerEngine, DockerEngineSettings};

@@ -14,8 +14,7 @@ use super::slack::secret_url;
 use crate::templates::Templates;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::fault::Fault;
-use delayd_core::http_client::read_beginning;
-use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use delayd_core::http_client::{HttpClientSettings, read_beginning, refusal, retry_after, transport_error};
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
 use delayd_core::secret::Secret;
 

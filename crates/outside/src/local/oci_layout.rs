@@ -10,11 +10,10 @@ use async_trait::async_trait;
 use crate::packaging::oci::{Descriptor, LAYOUT_FILE, Layout, Manifest, REF_NAME, copy_hashing};
 use crate::packaging::{ImageBuilder, PackageRequest, PackagedImage, PackagingError, check_repository, package};
 use delayd_core::atomic_file::{StagedFile, remove_abandoned, write_atomically};
-use delayd_core::blocking;
 use delayd_core::error::PortError;
 use delayd_core::ids::Digest;
-use delayd_core::own_folder;
 use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
+use delayd_core::{blocking, own_folder};
 
 /// Images as OCI layout folders under one root.
 #[derive(Debug, Clone)]

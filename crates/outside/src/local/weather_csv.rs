@@ -12,9 +12,8 @@ use delayd_core::blocking;
 use delayd_core::error::{PortError, chain};
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectMeta, ObjectStore, WeatherObservation, WeatherSource};
-use delayd_data::DataError;
-use delayd_data::ObjectReader;
 use delayd_data::weather::parse_weather_csv;
+use delayd_data::{DataError, ObjectReader};
 
 /// Answers from every weather file under a prefix.
 #[derive(Debug)]

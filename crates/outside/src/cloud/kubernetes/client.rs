@@ -15,13 +15,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{Api, DeleteParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Status;
+use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Mutex;
 
-use super::errors;
 use super::settings::KubernetesSettings;
 use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::http_client::kind_of_status;
 use delayd_core::retry::{RetryPolicy, Retryable};
 
 /// Calls altogether where the API server refuses for the moment.
@@ -34,6 +38,27 @@ pub(in crate::cloud) struct Connection {
     pub(in crate::cloud) client: kube::Client,
     /// As configured, or that of the credentials.
     pub(in crate::cloud) namespace: String,
+}
+
+/// A kind of object that lies in a namespace.
+pub(in crate::cloud) trait Object:
+    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + DeserializeOwned
+    + fmt::Debug
+    + Send
+    + 'static
+{
+}
+
+impl<K> Object for K where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + fmt::Debug
+        + Send
+        + 'static
+{
 }
 
 /// A connection that is made when it is needed.
@@ -162,6 +187,48 @@ impl KubernetesClient {
         policy.run(attempt).await.map_err(|failure| failure.error)
     }
 
+    /// The object of this name in the namespace, if it is there.
+    pub(in crate::cloud) async fn find<K: Object>(&self, action: &str, name: &str) -> Result<Option<K>, PortError> {
+        let found = self.call(action, |connection| {
+            let name = name.to_owned();
+            async move { Api::<K>::namespaced(connection.client, &connection.namespace).get_opt(&name).await }
+        });
+        found.await
+    }
+
+    /// The objects in the namespace that `which` selects.
+    pub(in crate::cloud) async fn list<K: Object>(
+        &self,
+        action: &str,
+        which: &ListParams,
+    ) -> Result<Vec<K>, PortError> {
+        let found = self.call(action, |connection| {
+            let which = which.clone();
+            async move { Api::<K>::namespaced(connection.client, &connection.namespace).list(&which).await }
+        });
+        Ok(found.await?.items)
+    }
+
+    /// Deletes an object; one that is not there is no error.
+    pub(in crate::cloud) async fn delete<K: Object>(
+        &self,
+        action: &str,
+        name: &str,
+        how: &DeleteParams,
+    ) -> Result<(), PortError> {
+        let deleted = self.call(action, |connection| {
+            let (name, how) = (name.to_owned(), how.clone());
+            async move {
+                let api = Api::<K>::namespaced(connection.client, &connection.namespace);
+                api.delete(&name, &how).await.map(|_| ())
+            }
+        });
+        match deleted.await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     async fn once<T: Send + 'static>(
         &self,
         call: impl Future<Output = Result<T, kube::Error>> + Send + 'static,
@@ -177,10 +244,10 @@ impl KubernetesClient {
     async fn judge(&self, action: &str, ending: Ending) -> CallFailure {
         match ending {
             Ending::Failed(error) => {
-                if errors::is_unauthorized(&error) || errors::is_transport(&error) {
+                if is_unauthorized(&error) || is_transport(&error) {
                     self.forget_connection().await;
                 }
-                let error = errors::of_call(action, &error);
+                let error = of_call(action, &error);
                 let again = error.kind() == ErrorKind::Unavailable;
                 CallFailure { error, again }
             }
@@ -217,7 +284,7 @@ async fn connect(settings: &KubernetesSettings, action: &str) -> Result<Connecti
         "" => config.default_namespace.clone(),
         named => named.to_owned(),
     };
-    let client = kube::Client::try_from(config).map_err(|error| errors::of_call(action, &error))?;
+    let client = kube::Client::try_from(config).map_err(|error| of_call(action, &error))?;
     Ok(Connection { client, namespace })
 }
 
@@ -234,11 +301,11 @@ async fn read_config(settings: &KubernetesSettings) -> Result<kube::Config, Stri
     let Some(file) = file else {
         return kube::Config::incluster().map_err(|error| format!("credentials of this pod: {}", chain(&error)));
     };
-    let file = file.map_err(|error| errors::kubeconfig(&error))?;
+    let file = file.map_err(|error| kubeconfig(&error))?;
     let context = Some(&settings.context).filter(|context| !context.is_empty()).cloned();
     refuse_proxy(&file, context.as_deref())?;
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| errors::kubeconfig(&error))
+    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| kubeconfig(&error))
 }
 
 /// Where the kubelet puts a pod's service account token
@@ -256,6 +323,99 @@ fn refuse_proxy(file: &Kubeconfig, context: Option<&str>) -> Result<(), String> 
             "the kubeconfig's context `{context}` names a proxy-url, which is not supported; use a context that \
              reaches the API server directly"
         )),
+    }
+}
+
+/// The longest part of the API server's message that goes into an error, in characters.
+const EXCERPT_CHARS: usize = 500;
+
+/// A failed call.
+pub(super) fn of_call(action: &str, error: &kube::Error) -> PortError {
+    match error {
+        kube::Error::Api(status) => refusal(action, status),
+        kube::Error::SerdeError(cause) => {
+            let message = format!("the API server's answer is not the document expected: {cause}");
+            PortError::new(ErrorKind::Corrupt, action, message)
+        }
+        kube::Error::Auth(cause) => PortError::new(ErrorKind::Denied, action, credentials(cause)),
+        kube::Error::InferKubeconfig(cause) => PortError::new(ErrorKind::Invalid, action, kubeconfig(cause)),
+        kube::Error::BuildRequest(cause) => PortError::new(ErrorKind::Internal, action, chain(cause)),
+        kube::Error::HttpError(cause) => PortError::new(ErrorKind::Internal, action, chain(cause)),
+        other => transport(action, &chain(other)),
+    }
+}
+
+/// Whether our credentials are not accepted: they may have been changed since they were read.
+pub(super) fn is_unauthorized(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 401)
+}
+
+/// Whether the API server was not reached at all.
+pub(super) fn is_transport(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::HyperError(_) | kube::Error::Service(_))
+}
+
+/// An answer that refuses.
+pub(super) fn refusal(action: &str, status: &Status) -> PortError {
+    let said: String = status.message.chars().take(EXCERPT_CHARS).collect();
+    let quota = status.code == 403 && said.contains("exceeded quota");
+    let (kind, message) = match status.code {
+        401 => {
+            let advice = "renew the kubeconfig or the service account's token";
+            (ErrorKind::Denied, format!("the API server does not accept our credentials (401 {said}); {advice}"))
+        }
+        403 if quota => (ErrorKind::Exhausted, format!("{said}; raise the namespace's quota or make room")),
+        403 => (ErrorKind::Denied, format!("{said}; k8s/rbac/role.yaml lists the rights that delayd needs")),
+        code => (kind_of_status(code), format!("the API server answered {code} {}: {said}", status.reason)),
+    };
+    PortError::new(kind, action, message)
+}
+
+fn transport(action: &str, cause: &str) -> PortError {
+    let message = if cause.contains("certificate") {
+        let advice = "name its authority in the kubeconfig (certificate-authority)";
+        format!("the API server's certificate is not trusted: {cause}; {advice}")
+    } else {
+        format!("the API server cannot be reached: {cause}")
+    };
+    PortError::new(ErrorKind::Unavailable, action, message)
+}
+
+/// Why there are no credentials. Plugins write tokens to their output, so it is not repeated.
+fn credentials(error: &kube::client::AuthError) -> String {
+    use kube::client::AuthError as Auth;
+    let what = match error {
+        Auth::AuthExecStart(cause) => format!("the credential plugin cannot be started ({cause})"),
+        Auth::AuthExecRun { out, .. } => format!("the credential plugin failed ({})", out.status),
+        Auth::AuthExecParse(_) | Auth::ExecPluginFailed => {
+            "the credential plugin did not answer with an ExecCredential".to_owned()
+        }
+        Auth::ReadTokenFile(cause, path) => format!("token file {} cannot be read ({cause})", path.display()),
+        Auth::InvalidBasicAuth(_) | Auth::InvalidBearerToken(_) => {
+            "user name, password or token hold characters that no HTTP header can carry".to_owned()
+        }
+        _ => "they cannot be used".to_owned(),
+    };
+    format!("no credentials for the API server: {what}; look at the user of the kubeconfig's context")
+}
+
+/// Why a kubeconfig cannot be used. The parser quotes the lines around a fault,
+/// which may hold a token: only the place is told.
+pub(super) fn kubeconfig(error: &kube::config::KubeconfigError) -> String {
+    use kube::config::KubeconfigError as Fault;
+    match error {
+        Fault::ReadConfig(cause, path) => format!("kubeconfig {} cannot be read: {cause}", path.display()),
+        Fault::Parse(cause) => match cause.location() {
+            Some(place) => {
+                format!("the kubeconfig is not the YAML expected, in line {} column {}", place.line(), place.column())
+            }
+            None => "the kubeconfig is not the YAML expected".to_owned(),
+        },
+        Fault::LoadCertificateAuthority(cause) => format!("the kubeconfig's certificate-authority: {}", chain(cause)),
+        Fault::LoadClientCertificate(cause) => format!("the kubeconfig's client-certificate: {}", chain(cause)),
+        Fault::LoadClientKey(_) => "the kubeconfig's client-key cannot be read".to_owned(),
+        Fault::ParseCertificates(_) => "the kubeconfig's certificate-authority is not PEM".to_owned(),
+        other => chain(other),
     }
 }
 
@@ -343,5 +503,48 @@ mod tests {
             KubernetesClient::new(&settings).unwrap().connection("connecting").await.unwrap().namespace
         };
         assert_eq!((of("").await, of("mine").await), ("n".to_owned(), "mine".to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod errors_tests {
+    use super::*;
+
+    fn answered(code: u16, message: &str) -> PortError {
+        of_call("testing", &kube::Error::Api(Box::new(Status::failure(message, "Reason").with_code(code))))
+    }
+
+    #[test]
+    fn an_answer_tells_whether_to_try_again() {
+        for (code, kind) in [
+            (401, ErrorKind::Denied),
+            (403, ErrorKind::Denied),
+            (404, ErrorKind::NotFound),
+            (409, ErrorKind::Conflict),
+            (422, ErrorKind::Invalid),
+            (429, ErrorKind::Unavailable),
+            (500, ErrorKind::Unavailable),
+            (503, ErrorKind::Unavailable),
+        ] {
+            assert_eq!(answered(code, "text").kind(), kind, "{code}");
+        }
+        assert_eq!(answered(403, "pods \"x\" is forbidden: exceeded quota: small").kind(), ErrorKind::Exhausted);
+    }
+
+    #[test]
+    fn a_missing_right_is_told_as_the_api_server_names_it() {
+        let said = "deployments.apps \"delay-ml\" is forbidden: User \"x\" cannot patch resource \"deployments\"";
+        let text = answered(403, said).to_string();
+        assert!(
+            text.contains("cannot patch resource \"deployments\"") && text.contains("k8s/rbac/role.yaml"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_certificate_is_an_outage_that_says_certificate() {
+        let error = transport("testing", "client error (Connect): invalid peer certificate: UnknownIssuer");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("certificate is not trusted"), "{error}");
     }
 }

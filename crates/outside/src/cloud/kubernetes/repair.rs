@@ -9,12 +9,10 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::KubernetesCluster;
-use super::manifest::Manifest;
 use super::record::{Record, release_of};
 use super::rollout::{Failure, Planned};
-use super::settings::ServiceObject;
-use delayd_core::error::PortError;
-use delayd_core::error::{ErrorKind, chain};
+use super::settings::{Manifest, ServiceObject};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::Release;
 
 /// Differences told of one object.

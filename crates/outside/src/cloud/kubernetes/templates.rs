@@ -9,12 +9,11 @@ use minijinja::{Environment, ErrorKind as TemplateFault, UndefinedBehavior};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::manifest::{
-    ApiVersions, DEPLOYMENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, Manifest, SERVICE_LABEL,
+use super::settings::{
+    ApiVersions, DEPLOYMENT_LABEL, FIELD_MANAGER, KubernetesSettings, MANAGED_BY_LABEL, MODEL_LABEL, Manifest,
+    SERVICE_LABEL, ServiceObject,
 };
-use super::settings::{KubernetesSettings, ServiceObject};
-use delayd_core::error::PortError;
-use delayd_core::error::{ErrorKind, chain};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::Release;
 
 /// Port of the container for clients; the image's command says so.

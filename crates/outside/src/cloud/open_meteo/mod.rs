@@ -12,9 +12,7 @@
 mod answer;
 mod cache;
 mod client;
-mod pace;
 mod plan;
-mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +23,7 @@ use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use futures::StreamExt;
 use tokio::sync::Mutex;
 
-pub use settings::OpenMeteoSettings;
+pub use client::OpenMeteoSettings;
 
 use self::answer::Hour;
 use self::cache::{Cache, CachedDay, Month, MonthKey, merged};

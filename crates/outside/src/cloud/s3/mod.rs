@@ -7,9 +7,8 @@
 //! It connects when it is used. It makes no bucket, keeps no versions, changes no rights, and follows no redirect to
 //! another region; it sweeps no abandoned upload of a process that was killed: a lifecycle rule of the bucket does.
 
-mod read;
 mod settings;
-mod upload;
+mod transfer;
 
 use std::collections::HashMap;
 use std::time::Duration;

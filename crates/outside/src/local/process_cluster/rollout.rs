@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::launch::Heritage;
+use super::ProcessCluster;
+use super::launch::{Heritage, rotate_logs};
 use super::state::{Phase, ReplicaRecord};
-use super::{ProcessCluster, replica_log};
 use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ports::{Release, RolloutProgress};
@@ -281,7 +281,7 @@ impl ProcessCluster {
         let in_use: Vec<String> = self.state().replicas.into_iter().map(|record| record.name).collect();
         let config = self.config.clone();
         blocking("rotating the replicas' logs", move || {
-            replica_log::rotate(&config.log_dir, config.max_log_bytes, config.kept_logs, &in_use)
+            rotate_logs(&config.log_dir, config.max_log_bytes, config.kept_logs, &in_use)
                 .map_err(|error| PortError::io(format!("rotating the logs in {}", config.log_dir.display()), error))
         })
         .await

@@ -1,16 +1,68 @@
-//! Bundles to and from the object store, file by file; the manifest goes last, so
-//! that a bundle that has one is whole.
+//! Model bundles: on this machine by digest, and to and from the object store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use delayd_model::Bundle;
 
-use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::Digest;
-use delayd_core::own_folder;
 use delayd_core::ports::ObjectStore;
+use delayd_core::{blocking, own_folder};
+use delayd_model::{Bundle, BundleError};
+
+/// The folder `bundles/<hex>/`.
+#[derive(Debug, Clone)]
+pub struct BundleStore {
+    root: PathBuf,
+}
+
+impl BundleStore {
+    /// A store under `root`.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The folder of a bundle.
+    #[must_use]
+    pub fn path_of(&self, digest: &Digest) -> PathBuf {
+        self.root.join(digest.hex())
+    }
+
+    /// Takes a bundle that a run wrote; one that is there already stays.
+    ///
+    /// # Errors
+    /// When the folder cannot be moved.
+    pub fn take_in(&self, digest: &Digest, from: &Path) -> Result<PathBuf, PortError> {
+        let target = self.path_of(digest);
+        let io = |error| PortError::io(format!("moving a bundle to {}", target.display()), error);
+        if !target.exists() {
+            std::fs::create_dir_all(&self.root).map_err(io)?;
+            std::fs::rename(from, &target).map_err(io)?;
+        }
+        Ok(target)
+    }
+
+    /// Reads a bundle and verifies every file of it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there, `Corrupt` when it is damaged or another one.
+    pub fn read(&self, digest: &Digest) -> Result<Bundle, PortError> {
+        let action = format!("reading bundle {digest}");
+        let (bundle, found) = Bundle::read_from(&self.path_of(digest)).map_err(|error| {
+            let kind = match &error {
+                BundleError::Io { source, .. } => ErrorKind::of_io(source),
+                _ => ErrorKind::Corrupt,
+            };
+            PortError::new(kind, action.as_str(), chain(&error))
+        })?;
+        if found == digest.as_str() {
+            return Ok(bundle);
+        }
+        let message = format!("its folder holds bundle {found}; restore it from the object store");
+        Err(PortError::new(ErrorKind::Corrupt, action, message))
+    }
+}
 
 const MANIFEST: &str = "manifest.json";
 
