@@ -8,7 +8,7 @@ use delayd_testkit::contracts;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ci::docker::Dockerd;
+use ci::Dockerd;
 use ci::{has, wait_for};
 use contracts::layouts;
 use delayd_core::error::ErrorKind;

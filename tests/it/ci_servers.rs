@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ci::git_server::{self, ServerProcess};
+use ci::ServerProcess;
 use ci::{ServiceRepository, files_with, makes_a_binary, script_settings};
 use contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
-use delayd_core::error::{ErrorKind, chain};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::CycleId;
 use delayd_core::secret::Secret;
 use delayd_outside::packaging::SourceSettings;
@@ -111,7 +111,7 @@ async fn a_server_that_says_nothing_is_given_up_at_the_deadline() {
 #[tokio::test]
 async fn a_web_servers_refusals_say_whether_to_try_again() {
     let place = Place::new();
-    let proxy = FlakyProxy::before(git_server::http(&place.root(), None)).await;
+    let proxy = FlakyProxy::before(ci::http(&place.root(), None)).await;
     let settings = script_settings(&format!("{}/service", proxy.url()));
     for (status, kind) in [
         (401, ErrorKind::Denied),
@@ -153,7 +153,7 @@ fn watch_command_lines(secret: &str, seen: &AtomicUsize, until: &AtomicBool) -> 
 #[tokio::test]
 async fn a_token_opens_an_https_repository_and_is_seen_nowhere() {
     let place = Place::new();
-    let server = git_server::http(&place.root(), Some(("robot", TOKEN)));
+    let server = ci::http(&place.root(), Some(("robot", TOKEN)));
     let front = TlsFront::before(server).await;
     let settings = SourceSettings {
         username: "robot".to_owned(),

@@ -10,11 +10,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use contracts::cluster::silence;
+use contracts::cluster::{Behaviour, run_if_started_as_replica, write_bundle, write_executable};
 use contracts::cluster::{
     LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
 };
-use contracts::scripted_replica::silence;
-use contracts::scripted_replica::{Behaviour, run_if_started_as_replica, write_bundle, write_executable};
 use delayd_core::error::ErrorKind;
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};

@@ -18,12 +18,12 @@ use delayd_core::secret::Secret;
 use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
 use delayd_outside::wrap::Retrying;
 use futures::StreamExt as _;
-use registry_servers::docker_registry::{PASSWORD, USER};
-use registry_servers::keeping_registry::Manners;
+use registry_servers::http::Manners;
 use registry_servers::skopeo::{self, Entry};
 use registry_servers::{
     Access, DockerRegistry, KeepingRegistry, Log, Phase, PhaseProxy, TokenServer, Trouble, layouts,
 };
+use registry_servers::{PASSWORD, USER};
 
 const REPOSITORY: &str = "delay-ml";
 const TAG: &str = "model_v1";

@@ -13,11 +13,11 @@ use delayd_core::ports::ImageRegistry;
 use delayd_core::secret::Secret;
 use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
 use delayd_outside::wrap::Retrying;
-use registry_servers::containerd::Containerd;
-use registry_servers::docker_registry::{PASSWORD, USER};
-use registry_servers::keeping_registry::Manners;
+use registry_servers::Containerd;
+use registry_servers::http::Manners;
 use registry_servers::skopeo::{self, Entry};
 use registry_servers::{Access, DockerRegistry, KeepingRegistry, Phase, PhaseProxy, TokenServer, Trouble, layouts};
+use registry_servers::{PASSWORD, USER};
 
 fn at(host: &str) -> OciRegistrySettings {
     OciRegistrySettings { host: host.to_owned(), plain_http: true, ..OciRegistrySettings::default() }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use contracts::process_pool::ProcessPool;
+use contracts::trainer::ProcessPool;
 use contracts::trainer::{PATIENCE, keeps_the_whole_contract, trained};
 use contracts::training_world::{World, endless, quick_search};
 use delayd_core::error::ErrorKind;

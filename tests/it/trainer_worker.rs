@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use contracts::process_pool::worker_command;
+use contracts::trainer::worker_command;
 use contracts::trainer::{PATIENCE, nonsense};
 use contracts::training_world::{World, endless};
 use delayd_core::ids::TraceId;

@@ -11,8 +11,8 @@ use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use delayd_core::error::{ErrorKind, chain};
-use delayd_core::http_client::{read_limited, transport_error};
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::http_client::{client_builder, kind_of_status, read_limited, transport_error};
 use delayd_core::ports::Replica;
 use delayd_data::Example;
 use delayd_features::NumericInput;
@@ -92,8 +92,7 @@ impl Scraper {
     pub fn new(policy: ScrapePolicy) -> Result<Self, reqwest::Error> {
         let timeout = Duration::from_millis(policy.timeout_ms);
         // Replicas are addressed directly: a proxy of the environment is for the world outside.
-        let client =
-            delayd_core::http_client::client_builder().timeout(timeout).connect_timeout(timeout).no_proxy().build()?;
+        let client = client_builder().timeout(timeout).connect_timeout(timeout).no_proxy().build()?;
         Ok(Self { client, policy })
     }
 
@@ -142,30 +141,17 @@ impl Scraper {
 
     async fn fetch<T: DeserializeOwned>(&self, replica: &str, url: &str) -> Result<T, ScrapeFailure> {
         let failure = |kind, message| ScrapeFailure { replica: replica.to_owned(), url: url.to_owned(), kind, message };
-        let transport = |error: reqwest::Error| {
-            let kind = if error.is_timeout() { ErrorKind::Timeout } else { ErrorKind::Unavailable };
-            failure(kind, chain(&error))
-        };
-        let response = self.client.get(url).send().await.map_err(transport)?;
+        let of_port = |error: PortError| failure(error.kind(), error.message().to_owned());
+        let response = self.client.get(url).send().await.map_err(|error| of_port(transport_error("asking", error)))?;
         let status = response.status();
         if !status.is_success() {
-            let kind = match status.as_u16() {
-                404 => ErrorKind::NotFound,
-                401 | 403 => ErrorKind::Denied,
-                400..=499 => ErrorKind::Invalid,
-                _ => ErrorKind::Unavailable,
-            };
-            return Err(failure(kind, format!("answered {status}, expected 200")));
+            return Err(failure(kind_of_status(status.as_u16()), format!("answered {status}, expected 200")));
         }
-        let mut body: Vec<u8> = Vec::new();
-        let mut response = response;
-        while let Some(chunk) = response.chunk().await.map_err(transport)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > self.policy.maximum_bytes {
-                let message = format!("the answer is over {} bytes", self.policy.maximum_bytes);
-                return Err(failure(ErrorKind::Exhausted, message));
-            }
-        }
+        let body = read_limited(response, self.policy.maximum_bytes, "reading the answer").await.map_err(|error| {
+            let too_large = error.kind() == ErrorKind::Invalid;
+            let kind = if too_large { ErrorKind::Exhausted } else { error.kind() };
+            failure(kind, error.message().to_owned())
+        })?;
         serde_json::from_slice(&body)
             .map_err(|error| failure(ErrorKind::Corrupt, format!("the answer is not the document expected: {error}")))
     }
@@ -252,10 +238,7 @@ struct PredictedFlight {
 /// When the HTTP client cannot be set up, as with a malformed header.
 pub async fn replay(base_url: &str, rows: &[ProbeRow], policy: &ProbePolicy) -> Result<ProbeResult, reqwest::Error> {
     // The service is addressed directly: a proxy of the environment is for the world outside.
-    let client = delayd_core::http_client::client_builder()
-        .timeout(Duration::from_millis(policy.timeout_ms))
-        .no_proxy()
-        .build()?;
+    let client = client_builder().timeout(Duration::from_millis(policy.timeout_ms)).no_proxy().build()?;
     let url = format!("{}/predict", base_url.trim_end_matches('/'));
     let started = Instant::now();
     let deadline = Duration::from_secs(policy.deadline_secs);

@@ -10,7 +10,7 @@ mod world;
 
 use std::path::Path;
 
-use ci::git_server::ServerProcess;
+use ci::ServerProcess;
 use ci::{ServiceRepository, is_alive, makes_a_binary, script_settings};
 use contracts::flaky_proxy::{FlakyProxy, Mood};
 use contracts::layouts;

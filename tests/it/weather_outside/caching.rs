@@ -10,7 +10,7 @@ use delayd_outside::local::FolderStore;
 use delayd_outside::wrap::{Failing, PlannedFailures};
 
 use crate::weather_outside::world::{AIRPORTS, NOW, World, asked, newest, settings, utc};
-use delayd_testkit::contracts::open_meteo_server::{Behaviour, Seen};
+use delayd_testkit::contracts::weather::{Behaviour, Seen};
 
 fn ranges(seen: Vec<Seen>) -> Vec<(&'static str, usize, String)> {
     let mut ranges: Vec<_> =

@@ -12,7 +12,7 @@ use delayd_outside::wrap::{Failing, PlannedFailures};
 
 use crate::weather_outside::world::{AIRPORTS, NOW, World, asked, settings};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
-use delayd_testkit::contracts::open_meteo_server::Behaviour;
+use delayd_testkit::contracts::weather::Behaviour;
 use delayd_testkit::contracts::weather::{keeps_the_whole_contract, tells_an_outage};
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use delayd_outside::cloud::OpenMeteoSettings;
 
 use crate::weather_outside::world::{AIRPORTS, NOW, World, asked, codes, settings, utc};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
-use delayd_testkit::contracts::open_meteo_server::Behaviour;
+use delayd_testkit::contracts::weather::Behaviour;
 
 const KEY: &str = "k3y-of-a-customer-4711";
 const DAY: (&str, &str) = ("2013-07-01T00:00:00Z", "2013-07-02T00:00:00Z");

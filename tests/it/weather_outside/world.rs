@@ -13,8 +13,8 @@ use delayd_data::reference::AirportTable;
 use delayd_outside::cloud::{OpenMeteo, OpenMeteoSettings};
 use delayd_outside::local::FolderStore;
 
-use delayd_testkit::contracts::open_meteo_server::{OpenMeteoServer, nycflights13};
 pub use delayd_testkit::contracts::weather::{AIRPORTS, codes, utc};
+use delayd_testkit::contracts::weather::{OpenMeteoServer, nycflights13};
 
 /// The present moment of most tests: the archive knows the tenth of July and not
 /// the eleventh.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::http::SERVICE;
 use super::http::{Head, Reply, read_body, read_head, write_reply};
-use super::token_server::SERVICE;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

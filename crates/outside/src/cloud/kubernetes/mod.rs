@@ -12,6 +12,7 @@
 mod address;
 pub(in crate::cloud) mod client;
 mod diagnosis;
+mod errors;
 mod live;
 mod pods;
 mod record;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::authorization::{Authorization, LoginSource, Scope};
 use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::http_client::{kind_of_status, refusal, retry_after};
+use delayd_core::http_client::{kind_of_status, read_limited, refusal, retry_after, transport_error};
 
 /// The longest wait that a registry may ask for in the middle of a push, in
 /// seconds; one who asks for more is away, and the saga waits.
@@ -184,15 +184,7 @@ impl Answer {
     /// Reads `response` to its end.
     pub(super) async fn read(action: &str, mut response: reqwest::Response) -> Result<Self, PortError> {
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-        let mut body = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|error| no_answer(action, error))? {
-            body.extend_from_slice(&part);
-            if body.len() > MAX_ANSWER_BYTES {
-                let message =
-                    format!("the answer is longer than {MAX_ANSWER_BYTES} bytes; expected a manifest at most");
-                return Err(PortError::new(ErrorKind::Corrupt, action, message));
-            }
-        }
+        let body = read_limited(response, MAX_ANSWER_BYTES, action).await?;
         Ok(Self { status, headers, body: body.into() })
     }
 
@@ -273,7 +265,7 @@ impl Answer {
 
 /// A call that got no answer, or not all of it.
 pub(super) fn no_answer(action: &str, error: reqwest::Error) -> PortError {
-    let error = delayd_core::http_client::transport_error(action, error);
+    let error = transport_error(action, error);
     let text = error.to_string();
     if !text.to_lowercase().contains("certificate") {
         return error;

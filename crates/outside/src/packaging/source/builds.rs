@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::packaging::oci::copy_hashing;
 use super::io_error;
-use delayd_core::error::PortError;
+use crate::packaging::oci::copy_hashing;
 use delayd_core::atomic_file::write_atomically;
+use delayd_core::error::PortError;
 use delayd_core::ids::Digest;
 
 /// All builds of a daemon.

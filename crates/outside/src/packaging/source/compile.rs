@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::builds::BuildControl;
 use super::process::{BuildLog, Ended, Program, run};
 use super::settings::SourceSettings;
-use crate::packaging;
 use super::{io_error, run_error, stopped};
+use crate::packaging;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 

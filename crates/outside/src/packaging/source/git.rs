@@ -281,7 +281,11 @@ impl<'a> Repository<'a> {
         match ended.map_err(run_error("git", &path))? {
             Ended::Exited(status) => Ok(Said { success: status.success(), lines }),
             Ended::Stopped => Err(stopped()),
-            Ended::TimedOut => Err(PortError::new(ErrorKind::Timeout, self.action(), format!("git did not finish within {} s", self.settings.fetch_timeout_secs))),
+            Ended::TimedOut => Err(PortError::new(
+                ErrorKind::Timeout,
+                self.action(),
+                format!("git did not finish within {} s", self.settings.fetch_timeout_secs),
+            )),
         }
     }
 
