@@ -30,9 +30,6 @@ impl BundleStore {
     }
 
     /// Takes a bundle that a run wrote; one that is there already stays.
-    ///
-    /// # Errors
-    /// When the folder cannot be moved.
     pub fn take_in(&self, digest: &Digest, from: &Path) -> Result<PathBuf, PortError> {
         let target = self.path_of(digest);
         let io = |error| PortError::io(format!("moving a bundle to {}", target.display()), error);
@@ -73,9 +70,6 @@ pub fn bundle_prefix(digest: &Digest) -> String {
 }
 
 /// Copies a bundle's folder under a prefix. A prefix belongs to one digest: what is there already is the same.
-///
-/// # Errors
-/// When the folder cannot be read or the store fails.
 pub async fn upload_bundle(store: &dyn ObjectStore, dir: &Path, prefix: &str) -> Result<(), PortError> {
     let folder = dir.to_owned();
     let files = blocking("moving a bundle", move || read_files(&folder)).await?;
@@ -102,7 +96,7 @@ pub async fn download_bundle(
     for object in objects {
         let name = object.key.strip_prefix(prefix).unwrap_or_default().to_owned();
         if Path::new(&name).file_name() != Some(name.as_ref()) {
-            let message = format!("{} is no file of a bundle; the objects under {prefix} are", object.key);
+            let message = format!("{} is not a file of a bundle; the objects under {prefix} are", object.key);
             return Err(PortError::new(ErrorKind::Corrupt, action, message));
         }
         files.push((name, store.get(&object.key).await?));

@@ -33,7 +33,7 @@ impl Notifier for Channels {
             Some(channel) => channel.deliver(endpoint, notice).await,
             None => {
                 let message = "this channel is not switched on (notification.channels)";
-                Err(PortError::new(ErrorKind::NotFound, format!("telling {endpoint}"), message).into())
+                Err(PortError::new(ErrorKind::NotFound, format!("notifying {endpoint}"), message).into())
             }
         }
     }

@@ -49,9 +49,6 @@ impl ObjectStoreSettings {
     }
 
     /// Opens the store. Nothing of S3 is asked before it is used.
-    ///
-    /// # Errors
-    /// When the folder cannot be made.
     pub fn open(&self, state_dir: &Path) -> Result<Arc<dyn ObjectStore>, PortError> {
         match self.kind {
             ObjectStoreKind::Folder => Ok(Arc::new(FolderStore::open(&self.folder_under(state_dir))?)),
@@ -60,9 +57,6 @@ impl ObjectStoreSettings {
     }
 
     /// The settings with their secrets as they are configured, for a worker's standard input and nothing else.
-    ///
-    /// # Errors
-    /// When they have no form in JSON.
     pub fn with_secrets(&self) -> Result<Value, serde_json::Error> {
         let mut settings = serde_json::to_value(self)?;
         let secrets = [
@@ -90,9 +84,6 @@ pub struct FolderStore {
 impl FolderStore {
     /// Opens the store at `root`, creates the folder if there is none, and
     /// sweeps what writers that died left half-written.
-    ///
-    /// # Errors
-    /// When the folder cannot be created or read.
     pub fn open(root: &Path) -> Result<Self, PortError> {
         let opening = || format!("opening the object store {}", root.display());
         own_folder::check(root)

@@ -86,9 +86,6 @@ pub struct Scraper {
 
 impl Scraper {
     /// A scraper that keeps its connections.
-    ///
-    /// # Errors
-    /// When the HTTP client cannot be set up.
     pub fn new(policy: ScrapePolicy) -> Result<Self, reqwest::Error> {
         let timeout = Duration::from_millis(policy.timeout_ms);
         // Replicas are addressed directly: a proxy of the environment is for the world outside.
@@ -125,9 +122,6 @@ impl Scraper {
 
     /// Tells a drained replica that its last counts were fetched: it need not wait
     /// any longer (`POST /admin/v1/collected`).
-    ///
-    /// # Errors
-    /// When it does not answer, or is not drained.
     pub async fn collected(&self, replica: &Replica) -> Result<(), ScrapeFailure> {
         let url = format!("{}/admin/v1/collected", replica.admin_url.trim_end_matches('/'));
         let failure = |kind, message| ScrapeFailure { replica: replica.name.clone(), url: url.clone(), kind, message };

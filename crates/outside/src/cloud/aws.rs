@@ -40,11 +40,8 @@ pub(super) struct AwsAccess<'a> {
     pub(super) profile: &'a str,
     /// Access key; the standard chain when not set.
     pub(super) access_key_id: &'a Secret,
-    /// Its secret.
     pub(super) secret_access_key: &'a Secret,
-    /// Session token of temporary keys.
     pub(super) session_token: &'a Secret,
-    /// Deadlines and trust.
     pub(super) http: &'a HttpClientSettings,
     /// How long an answer may take to begin; the service's own business without.
     pub(super) answer_within: Option<Duration>,
@@ -69,9 +66,6 @@ impl AwsAccess<'_> {
 
     /// What a service's client is made of. The environment and the instance may be
     /// asked for the region and the whereabouts of credentials; the service is not.
-    ///
-    /// # Errors
-    /// When the authority's file cannot be used, or no region is to be found.
     pub(super) async fn sdk_config(&self, action: &str) -> Result<SdkConfig, PortError> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(self.http_client(action)?)

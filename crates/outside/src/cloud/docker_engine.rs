@@ -33,7 +33,7 @@ const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const CHUNK_BYTES: usize = 256 * 1024;
 /// The newest lines of a failed build that go into its error.
-const TOLD_LINES: usize = 10;
+const SHOWN_LINES: usize = 10;
 
 /// `[packaging.docker]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,7 +172,7 @@ impl DockerEngine {
                 Err(error) => {
                     let (kind, mut text) = told(&self.host, &error);
                     if !lines.is_empty() {
-                        let last = lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n");
+                        let last = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
                         text.push_str(&format!("; before that:\n{last}"));
                     }
                     return Err(PortError::new(kind, action, text));

@@ -88,9 +88,6 @@ pub struct HttpDocument {
 
 impl HttpDocument {
     /// The document whose address the configuration holds under `key`.
-    ///
-    /// # Errors
-    /// When the settings name something unreadable.
     pub fn new(key: &'static str, address: Secret, settings: HttpDocumentSettings) -> Result<Self, PortError> {
         let http = settings.http.client(&format!("setting up the client of {key}"))?;
         Ok(Self { key, address, settings, http })
@@ -106,7 +103,7 @@ impl HttpDocument {
         // A parse error would quote the address.
         let url = reqwest::Url::parse(&address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let url = url.ok_or_else(|| {
-            PortError::new(ErrorKind::Invalid, &action, "the address is no http or https URL; correct it")
+            PortError::new(ErrorKind::Invalid, &action, "the address is not an http or https URL; correct it")
         })?;
         let mut request = self.http.get(url).timeout(Duration::from_secs(self.settings.request_timeout_secs));
         for (name, value) in [(IF_NONE_MATCH, &known.etag), (IF_MODIFIED_SINCE, &known.last_modified)] {
@@ -130,7 +127,7 @@ impl HttpDocument {
             return Ok(FetchedDocument::Unchanged);
         }
         if response.status() != StatusCode::OK {
-            let message = format!("answered {}, which is no whole document", response.status());
+            let message = format!("answered {}, which is not a whole document", response.status());
             return Err(PortError::new(ErrorKind::Invalid, self.action(), message).into());
         }
         let validators = validators(&response);

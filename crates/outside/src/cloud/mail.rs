@@ -53,14 +53,12 @@ impl std::fmt::Debug for MailNotifier {
 
 impl MailNotifier {
     /// A notifier; nothing is connected yet.
-    ///
-    /// # Errors
-    /// When an address cannot be one, or the authority's file cannot be read.
     pub fn new(settings: &MailSettings, templates: Arc<Templates>) -> Result<Self, PortError> {
         let action = "setting up mail";
         let mailbox = |text: &str| {
-            text.parse::<Mailbox>()
-                .map_err(|error| PortError::new(ErrorKind::Invalid, action, format!("`{text}` is no address: {error}")))
+            text.parse::<Mailbox>().map_err(|error| {
+                PortError::new(ErrorKind::Invalid, action, format!("`{text}` is not an address: {error}"))
+            })
         };
         let recipients = settings.to.iter().map(|text| mailbox(text)).collect::<Result<Vec<_>, _>>()?;
         let from = mailbox(&settings.from)?;

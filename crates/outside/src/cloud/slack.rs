@@ -19,7 +19,7 @@ use delayd_core::http_client::{HttpClientSettings, read_beginning, refusal, retr
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 use delayd_core::secret::Secret;
 
-const TELLING: &str = "telling Slack";
+const NOTIFYING: &str = "notifying Slack";
 const ASKING: &str = "asking Slack";
 
 /// `[notification.slack]`.
@@ -64,11 +64,8 @@ pub struct SlackNotifier {
 
 impl SlackNotifier {
     /// A notifier; nothing is sent yet.
-    ///
-    /// # Errors
-    /// When the authority's file cannot be read.
     pub fn new(settings: &SlackSettings, templates: Arc<Templates>) -> Result<Self, PortError> {
-        let http = settings.http.posting_client(TELLING)?;
+        let http = settings.http.posting_client(NOTIFYING)?;
         Ok(Self { webhook_url: settings.webhook_url.clone(), http, templates })
     }
 
@@ -130,7 +127,7 @@ fn advice(status: StatusCode) -> Option<&'static str> {
 pub(super) fn secret_url(action: &str, secret: &Secret) -> Result<Url, PortError> {
     let invalid = |message: &str| PortError::new(ErrorKind::Denied, action, message);
     let url = Url::parse(secret.reveal(action)?.trim())
-        .map_err(|_| invalid("the configured address is no URL (it is a secret and not shown here)"))?;
+        .map_err(|_| invalid("the configured address is not a URL (it is a secret and not shown here)"))?;
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     match url.scheme() {
@@ -150,13 +147,13 @@ impl Notifier for SlackNotifier {
     /// lost for its looks.
     async fn deliver(&self, _: &Endpoint, notice: &Notice) -> Result<(), Undelivered> {
         let message = SlackMessage { notice, templates: &self.templates };
-        let answer = self.post(TELLING, &message.payload()).await?;
+        let answer = self.post(NOTIFYING, &message.payload()).await?;
         if answer.status != StatusCode::BAD_REQUEST {
             return answer.accepted();
         }
         let answered = answer.text();
         tracing::error!(answered, "Slack does not take the message's blocks; it is sent as plain text");
-        self.post(TELLING, &plain_payload(notice)).await?.accepted()
+        self.post(NOTIFYING, &plain_payload(notice)).await?.accepted()
     }
 
     /// Posts an empty document. Slack refuses it without telling anybody anything:
@@ -197,7 +194,6 @@ pub(super) struct SlackMessage<'a> {
 }
 
 impl SlackMessage<'_> {
-    /// What is posted.
     pub(super) fn payload(&self) -> Value {
         let text = self.templates.render(TemplateName::Slack, self.notice, "");
         let headline = format!("{} {}", sign(self.notice.severity()), slack_escaped(&self.notice.headline()));
@@ -335,7 +331,7 @@ mod tests {
             ("s3cret", false),
         ];
         for (address, good) in table {
-            match secret_url(TELLING, &Secret::new(address)) {
+            match secret_url(NOTIFYING, &Secret::new(address)) {
                 Ok(_) => assert!(good, "{address}"),
                 Err(error) => {
                     assert!(!good && !format!("{error} {error:?}").contains("s3cret"), "{error}");

@@ -23,9 +23,6 @@ pub struct OciLayoutRegistry {
 
 impl OciLayoutRegistry {
     /// Opens the registry at `root` and creates the folder if there is none.
-    ///
-    /// # Errors
-    /// When the folder cannot be created.
     pub fn open(root: &Path) -> Result<Self, PortError> {
         let opened = own_folder::create(root).and_then(|()| root.canonicalize());
         let root =

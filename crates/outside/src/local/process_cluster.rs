@@ -183,7 +183,6 @@ impl ProcessCluster {
         Ok(())
     }
 
-    /// Changes one replica's record.
     async fn change_replica(&self, name: &str, change: impl FnOnce(&mut ReplicaRecord)) -> Result<(), PortError> {
         self.change(|state| {
             if let Some(record) = state.replicas.iter_mut().find(|record| record.name == name) {

@@ -27,7 +27,7 @@ use delayd_core::spans::TRACEPARENT;
 /// How long a worker that was told to stop may take before it is killed. It stops within a batch.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// The end of a worker's log that is told where it failed, in bytes.
-const TOLD_BYTES: u64 = 2000;
+const SHOWN_BYTES: u64 = 2000;
 
 /// Runs workers as processes.
 pub struct ProcessPool {
@@ -120,12 +120,12 @@ async fn end(mut started: Started) -> std::io::Result<()> {
 }
 
 /// The last lines of a worker's log.
-fn last_words(log: &Path) -> std::io::Result<String> {
+fn log_tail_of(log: &Path) -> std::io::Result<String> {
     let mut file = File::open(log)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TOLD_BYTES)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(SHOWN_BYTES)))?;
     let mut bytes = Vec::new();
-    file.take(TOLD_BYTES).read_to_end(&mut bytes)?;
+    file.take(SHOWN_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
@@ -169,7 +169,7 @@ impl WorkerPool for ProcessPool {
             Some(status) if status.success() => WorkerState::Succeeded,
             Some(status) => {
                 let (kind, why) = why_it_ended(status);
-                let words = last_words(&started.log).unwrap_or_else(|error| format!("(its log: {error})"));
+                let words = log_tail_of(&started.log).unwrap_or_else(|error| format!("(its log: {error})"));
                 WorkerState::Failed(PortError::new(kind, worker.action(), format!("{why}: {words}")))
             }
         })

@@ -134,7 +134,6 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// A member's content.
     fn member(&mut self, name: &str) -> Result<io::Take<File>, PackagingError> {
         let mut wanted = name;
         for _ in 0..MAX_LINKS {
@@ -236,9 +235,6 @@ pub struct DockerContext {
 }
 
 /// Writes the context of an image into `folder`, which is replaced.
-///
-/// # Errors
-/// As for [`package`].
 pub fn write_context(request: &PackageRequest, folder: &Path) -> Result<DockerContext, PackagingError> {
     let request = PackageRequest { layout_dir: folder.to_owned(), ..request.clone() };
     let image = package(&request)?;
@@ -260,9 +256,6 @@ pub fn write_context(request: &PackageRequest, folder: &Path) -> Result<DockerCo
 }
 
 /// Removes what [`write_context`] wrote.
-///
-/// # Errors
-/// When the file system refuses.
 pub fn remove_context(folder: &Path) -> Result<(), PackagingError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

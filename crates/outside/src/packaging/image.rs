@@ -39,9 +39,6 @@ pub fn package(request: &PackageRequest) -> Result<PackagedImage, PackagingError
 
 /// Has `write` write a layout that takes the place of the one at `layout_dir` only
 /// when it is finished.
-///
-/// # Errors
-/// What `write` answers, or the file system; the layout is untouched then.
 pub(super) fn replacing<T>(
     layout_dir: &Path,
     write: impl FnOnce(&Layout) -> Result<T, PackagingError>,
@@ -306,7 +303,6 @@ const UNKNOWN_SYSTEM: u8 = 255;
 /// Compresses into a file; the same bytes come out for the same bytes.
 pub(super) type Compressor = GzEncoder<HashingWriter<BufWriter<File>>>;
 
-/// A compressor into `file`.
 pub(super) fn compressor(file: File) -> Compressor {
     let compressed = HashingWriter::new(BufWriter::new(file));
     GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM).write(compressed, Compression::new(6))
@@ -323,7 +319,6 @@ pub(super) fn finish_compressor(gzip: Compressor, path: &Path) -> Result<(Digest
 /// A finished layer.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
-    /// The compressed blob.
     pub(super) descriptor: Descriptor,
     /// Digest of the uncompressed archive, which the image's configuration lists.
     pub(super) diff_id: Digest,
@@ -344,7 +339,6 @@ impl<'a> LayerWriter<'a> {
         Ok(Self { layout, builder: Builder::new(HashingWriter::new(compressor(file))), staged })
     }
 
-    /// Adds a folder.
     pub(super) fn folder(&mut self, path: &str, mode: u32) -> Result<(), PackagingError> {
         self.append(&format!("{path}/"), EntryType::Directory, mode, 0, std::io::empty())
     }

@@ -197,7 +197,6 @@ const MAX_PROGRAM_HEADERS: u16 = 128;
 /// What an image needs to know of an executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServiceExecutable {
-    /// The machine it runs on.
     pub(super) platform: Platform,
     /// Whether it starts without a dynamic loader.
     pub(super) is_static: bool,

@@ -33,7 +33,6 @@ impl Failure {
         Self { kind, message: message.into(), again, restart: false, code: String::new(), status: 0 }
     }
 
-    /// The error of the port.
     pub(in crate::cloud) fn into_port(self, action: &str) -> PortError {
         PortError::new(self.kind, action, self.message)
     }
@@ -83,7 +82,7 @@ where
                 of_answer(answer.raw().status().as_u16(), answer.err().code(), answer.err().message(), region)
             }
             SdkError::ResponseError(answer) if answer.raw().status().is_success() => {
-                Self::new(ErrorKind::Unavailable, format!("the answer was cut off or is malformed: {}", chain(&error)))
+                Self::new(ErrorKind::Unavailable, format!("the answer is truncated or malformed: {}", chain(&error)))
             }
             SdkError::ResponseError(answer) => of_answer(answer.raw().status().as_u16(), None, None, None),
             SdkError::DispatchFailure(failure) => of_dispatch(failure.as_connector_error()),
@@ -122,7 +121,7 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
         | "Throttling"
         | "RequestLimitExceeded"
         | "ServerException"
-        | "ThrottlingException" => (ErrorKind::Unavailable, "this passes by itself"),
+        | "ThrottlingException" => (ErrorKind::Unavailable, "this resolves by itself"),
         "RequestTimeout" => {
             (ErrorKind::Timeout, "the connection is slow; if this stays, lower object_store.s3.concurrency")
         }
@@ -158,7 +157,7 @@ fn meaning(code: &str) -> Option<(ErrorKind, &'static str)> {
 fn meaning_of_status(status: u16) -> (ErrorKind, &'static str) {
     match status {
         301 => (ErrorKind::Invalid, "the bucket is elsewhere: correct object_store.s3.region or endpoint"),
-        307 => (ErrorKind::Unavailable, "this passes by itself"),
+        307 => (ErrorKind::Unavailable, "this resolves by itself"),
         401 | 403 => {
             (ErrorKind::Denied, "check the credentials and their rights; docs/outside/s3.md lists what is needed")
         }
@@ -244,7 +243,7 @@ fn of_credentials(error: &CredentialsError) -> Failure {
         CredentialsError::ProviderTimedOut(_) => (ErrorKind::Timeout, "the credentials provider does not answer"),
         _ => (ErrorKind::Unavailable, "the credentials provider gave an invalid answer"),
     };
-    Failure::new(kind, format!("no AWS credentials: {text}; {advice}"))
+    Failure::new(kind, format!("there are no credentials: {text}; {advice}"))
 }
 
 fn cause<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {

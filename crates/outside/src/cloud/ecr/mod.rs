@@ -121,7 +121,6 @@ impl ImageRegistry for EcrRegistry {
 /// By this the policies are known that are ours to change.
 const OURS: &str = "delayd:";
 
-/// One repository of the registry.
 pub(super) struct Repository<'a> {
     pub(super) api: &'a Client,
     pub(super) settings: &'a EcrRegistrySettings,

@@ -166,7 +166,6 @@ impl LoopbackProxy {
         format!("{}/service", self.base)
     }
 
-    /// One pod's administrative routes.
     pub(super) fn admin_url(&self, pod: &str) -> String {
         format!("{}/pods/{pod}", self.base)
     }

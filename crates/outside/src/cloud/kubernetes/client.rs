@@ -33,7 +33,6 @@ const ATTEMPTS: u32 = 3;
 /// A client with the namespace that it works in.
 #[derive(Clone)]
 pub(in crate::cloud) struct Connection {
-    /// The client.
     pub(in crate::cloud) client: kube::Client,
     /// As configured, or that of the credentials.
     pub(in crate::cloud) namespace: String,
@@ -125,9 +124,6 @@ impl Retryable for CallFailure {
 impl KubernetesClient {
     /// A client of the API server that the settings name. Reads nothing and
     /// connects to nobody.
-    ///
-    /// # Errors
-    /// When the system gives no thread for it.
     pub(crate) fn new(settings: &KubernetesSettings) -> Result<Self, PortError> {
         let background =
             Background::start().map_err(|error| PortError::io("starting the Kubernetes client's thread", error))?;
@@ -135,9 +131,6 @@ impl KubernetesClient {
     }
 
     /// The connection, made now if there is none. `action` goes into the error.
-    ///
-    /// # Errors
-    /// When there are no credentials, or they cannot be used.
     pub(in crate::cloud) async fn connection(&self, action: &str) -> Result<Connection, PortError> {
         let mut connected = self.connected.lock().await;
         if let Some(connection) = &*connected {

@@ -9,18 +9,19 @@ use delayd_core::error::ErrorKind;
 /// A container that crashed this often is broken: once may be chance.
 const CRASHES_OF_A_BROKEN_RELEASE: i32 = 2;
 /// Troubles told of one release; the others are mostly the same.
-const TOLD_TROUBLES: usize = 3;
+const SHOWN_TROUBLES: usize = 3;
 /// Conventional exit codes of processes that a signal ended are above this (POSIX shells).
 const SIGNAL_EXIT_BASE: i32 = 128;
 
 /// What would tell more about a trouble.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// The pod's events.
     Events,
     /// The last lines of a container, of its present or of its previous run.
-    Log { container: String, previous: bool },
-    /// Nothing more.
+    Log {
+        container: String,
+        previous: bool,
+    },
     None,
 }
 
@@ -29,13 +30,10 @@ pub(super) enum Evidence {
 pub(super) struct Trouble {
     /// Which pod; empty when there is none.
     pub(super) pod: String,
-    /// What it stands for.
     pub(super) kind: ErrorKind,
-    /// What is the matter.
     pub(super) text: String,
     /// Whether waiting longer is of no use.
     pub(super) definitive: bool,
-    /// What would tell more.
     pub(super) evidence: Evidence,
 }
 
@@ -203,9 +201,9 @@ pub(super) fn told(mut troubles: Vec<Trouble>) -> Option<(ErrorKind, String)> {
         "" => trouble.text.clone(),
         pod => format!("pod {pod}: {}", trouble.text),
     };
-    let mut lines: Vec<String> = troubles.iter().take(TOLD_TROUBLES).map(line).collect();
-    if troubles.len() > TOLD_TROUBLES {
-        lines.push(format!("and {} more", troubles.len() - TOLD_TROUBLES));
+    let mut lines: Vec<String> = troubles.iter().take(SHOWN_TROUBLES).map(line).collect();
+    if troubles.len() > SHOWN_TROUBLES {
+        lines.push(format!("and {} more", troubles.len() - SHOWN_TROUBLES));
     }
     Some((kind, lines.join("; ")))
 }

@@ -10,7 +10,6 @@ use delayd_core::http_client::kind_of_status;
 /// The longest part of the API server's message that goes into an error, in characters.
 const EXCERPT_CHARS: usize = 500;
 
-/// A failed call.
 pub(super) fn of_call(action: &str, error: &kube::Error) -> PortError {
     match error {
         kube::Error::Api(status) => refusal(action, status),
@@ -36,7 +35,6 @@ pub(super) fn is_transport(error: &kube::Error) -> bool {
     matches!(error, kube::Error::HyperError(_) | kube::Error::Service(_))
 }
 
-/// An answer that refuses.
 pub(super) fn refusal(action: &str, status: &Status) -> PortError {
     let said: String = status.message.chars().take(EXCERPT_CHARS).collect();
     let quota = status.code == 403 && said.contains("exceeded quota");

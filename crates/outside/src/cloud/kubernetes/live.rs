@@ -68,7 +68,7 @@ impl KubernetesCluster {
     ///
     /// # Errors
     /// `Conflict`, naming the object.
-    pub(super) async fn refuse_stranger(&self, manifest: &Manifest) -> Result<(), PortError> {
+    pub(super) async fn refuse_foreign(&self, manifest: &Manifest) -> Result<(), PortError> {
         match self.live(manifest).await? {
             Some(live) if !is_ours(&live) => {
                 let message = "it is there already and delayd did not make it; delete it, or choose another \
@@ -81,7 +81,7 @@ impl KubernetesCluster {
 
     /// Takes an object away, and what it made. One that is not there is no error,
     /// and one that somebody else made stays.
-    pub(super) async fn take_away(&self, manifest: &Manifest) -> Result<(), PortError> {
+    pub(super) async fn remove_object(&self, manifest: &Manifest) -> Result<(), PortError> {
         match self.live(manifest).await? {
             None => return Ok(()),
             Some(live) if !is_ours(&live) => {
@@ -177,7 +177,7 @@ impl KubernetesCluster {
                 }
                 Ok(Some(_)) => {}
                 Err(error) if error.kind().is_outage() && !late => {
-                    tracing::warn!(error = chain(&error), "the service cannot be looked at at the moment");
+                    tracing::warn!(error = chain(&error), "the service cannot be checked at the moment");
                 }
                 Err(error) => return Err(Failure::of(error)),
             }

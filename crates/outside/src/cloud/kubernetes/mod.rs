@@ -82,9 +82,6 @@ struct Memory {
 
 impl KubernetesCluster {
     /// The service that the settings name. Asks the API server nothing.
-    ///
-    /// # Errors
-    /// When the system gives no thread or port for it.
     pub fn open(config: KubernetesClusterConfig) -> Result<Self, PortError> {
         let settings = &config.settings;
         let client = Arc::new(KubernetesClient::new(settings)?);
@@ -204,7 +201,7 @@ impl Cluster for KubernetesCluster {
     }
 
     async fn probe(&self) -> Result<String, PortError> {
-        self.examined().await
+        self.check_rights().await
     }
 }
 
@@ -255,7 +252,7 @@ fn needed(settings: &KubernetesSettings) -> Vec<Right> {
 
 impl KubernetesCluster {
     /// Whether the API server answers, the namespace is there, and every right is granted.
-    pub(super) async fn examined(&self) -> Result<String, PortError> {
+    pub(super) async fn check_rights(&self) -> Result<String, PortError> {
         let version = self.client.call("asking for the API server's version", |connection| async move {
             connection.client.apiserver_version().await.map(|info| info.git_version)
         });

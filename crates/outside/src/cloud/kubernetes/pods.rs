@@ -113,12 +113,11 @@ fn fell_back(pod: &Pod) -> bool {
     changed.zip(started).is_some_and(|(changed, started)| changed.0 > started.0)
 }
 
-/// One look at a rollout.
+/// What one check of a rollout shows.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Standing {
+pub(super) struct RolloutStatus {
     /// Pods of the release that answer.
     pub(super) ready: u32,
-    /// Pods wanted.
     pub(super) wanted: u32,
     /// Pods of other releases that still serve.
     pub(super) outdated: u32,
@@ -130,7 +129,7 @@ pub(super) struct Standing {
     pub(super) troubles: Vec<Trouble>,
 }
 
-impl Standing {
+impl RolloutStatus {
     /// Judges a Deployment and the service's pods.
     pub(super) fn of(deployment: &Deployment, pods: &[Pod], release: &Release) -> Self {
         let own = release.deployment.to_string();
@@ -182,7 +181,6 @@ fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
     pod.metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
 
-/// A pod's name.
 pub(super) fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
 }
@@ -293,7 +291,7 @@ mod standing_tests {
     #[test]
     fn a_rollout_is_done_when_exactly_the_wanted_pods_of_the_release_serve() {
         let (a, b) = (pod("a", 3, true), pod("b", 3, true));
-        let of = |deployment: &Deployment, pods: &[Pod]| Standing::of(deployment, pods, &release());
+        let of = |deployment: &Deployment, pods: &[Pod]| RolloutStatus::of(deployment, pods, &release());
         assert!(of(&deployment(2, 2, 2, 2), &[a.clone(), b.clone()]).done);
         for (what, deployment, pods) in [
             ("the change was not seen yet", deployment(1, 2, 2, 2), vec![a.clone(), b.clone()]),
@@ -308,7 +306,7 @@ mod standing_tests {
 
     #[test]
     fn what_is_said_counts_new_and_old() {
-        let standing = Standing::of(&deployment(2, 1, 3, 2), &[pod("a", 3, true), pod("c", 1, true)], &release());
+        let standing = RolloutStatus::of(&deployment(2, 1, 3, 2), &[pod("a", 3, true), pod("c", 1, true)], &release());
         assert_eq!(standing.message(&release()), "1 of 2 replicas serve model_v2, 1 of an earlier release still serve");
     }
 }

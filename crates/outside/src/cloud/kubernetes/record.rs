@@ -83,7 +83,7 @@ impl KubernetesCluster {
                  cluster.kubernetes.name, or deploy to be told how to take it over"
             ),
         };
-        Err(PortError::new(ErrorKind::Conflict, format!("looking whose service {name} is"), message))
+        Err(PortError::new(ErrorKind::Conflict, format!("checking who owns service {name}"), message))
     }
 
     /// The record, made if there is none. A Deployment that carries our mark is
@@ -193,7 +193,6 @@ impl KubernetesCluster {
         self.write_map(self.new_map(name, "release", data, version)).await.map(|_| ())
     }
 
-    /// Forgets one release.
     pub(super) async fn forget_manifests(&self, deployment: DeploymentId) -> Result<(), PortError> {
         self.delete_map(&self.release_name(deployment)).await
     }

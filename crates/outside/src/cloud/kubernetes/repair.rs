@@ -16,7 +16,7 @@ use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::Release;
 
 /// Differences told of one object.
-const TOLD_DIFFERENCES: usize = 5;
+const SHOWN_DIFFERENCES: usize = 5;
 /// Fields that the API server keeps for itself.
 const BOOKKEEPING: [&str; 6] =
     ["managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"];
@@ -25,7 +25,7 @@ impl KubernetesCluster {
     /// Puts right what is not as it was applied; one line for each such thing.
     pub(super) async fn restore_wanted_state(&self) -> Result<Vec<String>, PortError> {
         let mut repairs = Vec::new();
-        let Some(mut record) = self.record_again(&mut repairs).await? else { return Ok(repairs) };
+        let Some(mut record) = self.recover_record(&mut repairs).await? else { return Ok(repairs) };
         if record.rolling.is_some() {
             self.settle(&mut record).await?;
         }
@@ -51,7 +51,7 @@ impl KubernetesCluster {
     }
 
     /// The record; where it is gone, made again from the Deployment or from memory.
-    async fn record_again(&self, repairs: &mut Vec<String>) -> Result<Option<Record>, PortError> {
+    async fn recover_record(&self, repairs: &mut Vec<String>) -> Result<Option<Record>, PortError> {
         if let Some(record) = self.own_record().await? {
             return Ok(Some(record));
         }
@@ -81,7 +81,7 @@ impl KubernetesCluster {
         self.learn_address(&planned.manifests).await?;
         let begun = self.live_deployment().await?.as_ref().and_then(release_of) == Some(release.clone());
         let standing = match begun {
-            true => Some(self.look(&release).await?),
+            true => Some(self.check_rollout(&release).await?),
             // Recorded, and not applied any further.
             false => None,
         };
@@ -101,7 +101,7 @@ impl KubernetesCluster {
             }
             Some(_) => return Ok(()),
         };
-        let outcome = self.go_back_telling(record, &planned, before).await;
+        let outcome = self.roll_back_reporting(record, &planned, before).await;
         tracing::warn!(deployment.id = %release.deployment, reason, outcome, "a rollout that was interrupted is undone");
         Ok(())
     }
@@ -119,7 +119,7 @@ impl KubernetesCluster {
 
     async fn repair(&self, manifest: &Manifest, release: &Release) -> Result<Option<String>, PortError> {
         let Some(live) = self.live(manifest).await? else {
-            self.put_right(manifest, release).await?;
+            self.restore_object(manifest, release).await?;
             return Ok(Some(format!("{} was gone and was made again", manifest.title())));
         };
         if manifest.object == ServiceObject::Service {
@@ -135,12 +135,12 @@ impl KubernetesCluster {
             self.note_verified(manifest.title(), version.to_owned());
             return Ok(None);
         }
-        self.put_right(manifest, release).await?;
+        self.restore_object(manifest, release).await?;
         let by = last_other_manager(&live).map(|manager| format!(" by {manager}")).unwrap_or_default();
         Ok(Some(format!("{} was changed{by} and was put right: {}", manifest.title(), listed(&differences))))
     }
 
-    async fn put_right(&self, manifest: &Manifest, release: &Release) -> Result<(), PortError> {
+    async fn restore_object(&self, manifest: &Manifest, release: &Release) -> Result<(), PortError> {
         let live = self.put(manifest, release, false).await?;
         if manifest.object == ServiceObject::Service {
             self.addresses.note_service(&live);
@@ -150,9 +150,9 @@ impl KubernetesCluster {
 }
 
 fn listed(differences: &[String]) -> String {
-    let mut text = differences.iter().take(TOLD_DIFFERENCES).cloned().collect::<Vec<_>>().join(", ");
-    if differences.len() > TOLD_DIFFERENCES {
-        text.push_str(&format!(" and {} more", differences.len() - TOLD_DIFFERENCES));
+    let mut text = differences.iter().take(SHOWN_DIFFERENCES).cloned().collect::<Vec<_>>().join(", ");
+    if differences.len() > SHOWN_DIFFERENCES {
+        text.push_str(&format!(" and {} more", differences.len() - SHOWN_DIFFERENCES));
     }
     text
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::KubernetesCluster;
 use super::diagnosis::{self, Evidence, Trouble};
-use super::pods::Standing;
+use super::pods::RolloutStatus;
 use super::record::Record;
 use super::settings::{Manifest, ServiceObject};
 use super::templates::{self, Surroundings};
@@ -34,7 +34,6 @@ impl Failure {
     }
 }
 
-/// A release with its manifests.
 pub(super) struct Planned {
     pub(super) release: Release,
     pub(super) manifests: Vec<Manifest>,
@@ -69,14 +68,14 @@ impl KubernetesCluster {
                 return self.finish(&mut record, &planned, &surplus).await;
             }
             Err(Failure::Outage(error)) => {
-                let message = format!("{}; it goes on when the API server is back", chain(&error));
+                let message = format!("{}; it resumes when the API server is back", chain(&error));
                 return Err(PortError::new(error.kind(), action(), message));
             }
             Err(Failure::Broken(cause)) => cause,
         };
         let outcome = match before {
             Some(before) if before.release == *release => "it ran before, and is left as it is".to_owned(),
-            before => self.go_back_telling(&mut record, &planned, before).await,
+            before => self.roll_back_reporting(&mut record, &planned, before).await,
         };
         Err(PortError::new(cause.kind(), action(), format!("{}; {outcome}", chain(&cause))))
     }
@@ -137,7 +136,7 @@ impl KubernetesCluster {
     pub(super) async fn put_all(&self, planned: &Planned) -> Result<(), PortError> {
         self.forget_verified();
         for manifest in &planned.manifests {
-            self.refuse_stranger(manifest).await?;
+            self.refuse_foreign(manifest).await?;
         }
         for manifest in &planned.manifests {
             let manifest = self.scaled(manifest, &planned.manifests).await?;
@@ -166,7 +165,7 @@ impl KubernetesCluster {
     async fn await_ready(&self, release: &Release, deadline: Instant, progress: Progress<'_>) -> Result<(), Failure> {
         let (begun, mut told) = (Instant::now(), None);
         loop {
-            let look = self.look(release).await;
+            let look = self.check_rollout(release).await;
             let late = Instant::now() >= deadline;
             match look {
                 Ok(standing) => {
@@ -198,24 +197,28 @@ impl KubernetesCluster {
         }
     }
 
-    /// One look at the rollout.
-    pub(super) async fn look(&self, release: &Release) -> Result<Standing, PortError> {
+    pub(super) async fn check_rollout(&self, release: &Release) -> Result<RolloutStatus, PortError> {
         let deployment = self.live_deployment().await?.ok_or_else(|| {
-            let message = "it is gone: somebody deleted it";
-            PortError::new(ErrorKind::NotFound, format!("looking at Deployment {}", self.settings().name), message)
+            let message = "it is gone: it was deleted";
+            PortError::new(ErrorKind::NotFound, format!("checking Deployment {}", self.settings().name), message)
         })?;
-        Ok(Standing::of(&deployment, &self.pods().await?, release))
+        Ok(RolloutStatus::of(&deployment, &self.pods().await?, release))
     }
 
     /// Why it does not become ready, with what events and logs tell.
-    pub(super) async fn explained(&self, standing: Standing, release: &Release, waited: Option<Duration>) -> PortError {
+    pub(super) async fn explained(
+        &self,
+        standing: RolloutStatus,
+        release: &Release,
+        waited: Option<Duration>,
+    ) -> PortError {
         let mut troubles = Vec::new();
         let message = standing.message(release);
         for trouble in standing.troubles {
             troubles.push(self.with_evidence(trouble).await);
         }
-        let (kind, reason) = diagnosis::told(troubles)
-            .unwrap_or_else(|| (ErrorKind::Timeout, "no pod tells what is the matter".to_owned()));
+        let (kind, reason) =
+            diagnosis::told(troubles).unwrap_or_else(|| (ErrorKind::Timeout, "no pod says what is wrong".to_owned()));
         let waited = waited.map(|waited| format!("after {} s ", waited.as_secs())).unwrap_or_default();
         PortError::new(kind, format!("{waited}{message}"), reason)
     }
@@ -223,7 +226,11 @@ impl KubernetesCluster {
     /// What cannot be fetched is left out: the trouble itself is known.
     async fn with_evidence(&self, trouble: Trouble) -> Trouble {
         let left_out = |error: PortError| {
-            tracing::warn!(pod.name = trouble.pod, error = chain(&error), "the reason is told without events and log");
+            tracing::warn!(
+                pod.name = trouble.pod,
+                error = chain(&error),
+                "the reason is reported without events and log"
+            );
         };
         match trouble.evidence.clone() {
             Evidence::None => trouble,
@@ -251,7 +258,7 @@ impl KubernetesCluster {
         planned: &Planned,
         earlier: &[Manifest],
     ) -> Result<(), PortError> {
-        self.take_away_surplus(earlier, &planned.manifests).await?;
+        self.remove_surplus(earlier, &planned.manifests).await?;
         if record.applied.as_ref() != Some(&planned.release) || record.rolling.is_some() {
             record.applied = Some(planned.release.clone());
             record.rolling = None;
@@ -261,22 +268,22 @@ impl KubernetesCluster {
         self.forget_old_releases(planned.release.deployment).await
     }
 
-    async fn take_away_surplus(&self, earlier: &[Manifest], wanted: &[Manifest]) -> Result<(), PortError> {
+    async fn remove_surplus(&self, earlier: &[Manifest], wanted: &[Manifest]) -> Result<(), PortError> {
         for manifest in earlier {
             if !wanted.iter().any(|other| other.is_same_object(manifest)) {
-                self.take_away(manifest).await?;
+                self.remove_object(manifest).await?;
             }
         }
         Ok(())
     }
 
-    pub(super) async fn go_back_telling(
+    pub(super) async fn roll_back_reporting(
         &self,
         record: &mut Record,
         failed: &Planned,
         before: Option<Planned>,
     ) -> String {
-        match self.go_back(record, failed, before).await {
+        match self.roll_back(record, failed, before).await {
             Ok(outcome) => outcome,
             Err(Failure::Outage(error) | Failure::Broken(error)) => {
                 format!("and going back failed: {}; it is tried again by itself", chain(&error))
@@ -285,10 +292,15 @@ impl KubernetesCluster {
     }
 
     /// Back to the release that ran before, all of it; says what came of it.
-    async fn go_back(&self, record: &mut Record, failed: &Planned, before: Option<Planned>) -> Result<String, Failure> {
+    async fn roll_back(
+        &self,
+        record: &mut Record,
+        failed: &Planned,
+        before: Option<Planned>,
+    ) -> Result<String, Failure> {
         let Some(before) = before else {
             for manifest in &failed.manifests {
-                self.take_away(manifest).await.map_err(Failure::of)?;
+                self.remove_object(manifest).await.map_err(Failure::of)?;
             }
             self.await_no_active_pods().await?;
             self.forget_record().await.map_err(Failure::of)?;
@@ -296,7 +308,7 @@ impl KubernetesCluster {
             return Ok("there is no earlier release to serve, and nothing of it is left".to_owned());
         };
         self.roll(&before, Instant::now() + self.config.ready_deadline, &|_| ()).await?;
-        self.take_away_surplus(&failed.manifests, &before.manifests).await.map_err(Failure::of)?;
+        self.remove_surplus(&failed.manifests, &before.manifests).await.map_err(Failure::of)?;
         self.keep_manifests(&before.release, &before.manifests).await.map_err(Failure::of)?;
         if failed.release.deployment != before.release.deployment {
             self.forget_manifests(failed.release.deployment).await.map_err(Failure::of)?;
@@ -318,7 +330,7 @@ impl KubernetesCluster {
             }
             if Instant::now() >= deadline {
                 let message = format!("{active} pods are still there");
-                return Err(Failure::Broken(PortError::new(ErrorKind::Timeout, "taking the release away", message)));
+                return Err(Failure::Broken(PortError::new(ErrorKind::Timeout, "removing the release", message)));
             }
             sleep(self.poll_interval()).await;
         }
@@ -368,7 +380,7 @@ impl KubernetesCluster {
             }
         }
         for manifest in &all {
-            self.take_away(manifest).await?;
+            self.remove_object(manifest).await?;
         }
         self.await_no_pods().await?;
         self.forget_record().await

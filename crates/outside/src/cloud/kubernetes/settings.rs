@@ -223,7 +223,6 @@ impl ServiceObject {
         Self::Ingress,
     ];
 
-    /// Its name in Kubernetes.
     pub(super) fn kind(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
@@ -271,7 +270,6 @@ pub(super) struct ApiVersions {
 }
 
 impl ApiVersions {
-    /// Asks the API server.
     pub(super) async fn discover(client: &KubernetesClient) -> Result<Self, PortError> {
         let (disruption, autoscaling, slices) = tokio::join!(
             serves(client, "policy/v1"),
@@ -315,7 +313,6 @@ async fn serves(client: &KubernetesClient, group_version: &'static str) -> Resul
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
-    /// Its kind.
     pub(super) object: ServiceObject,
     /// What is sent, but for the marks of owner and release.
     pub(super) body: Value,
@@ -342,7 +339,6 @@ impl Manifest {
         self.object == other.object && self.name() == other.name()
     }
 
-    /// Where it is found.
     pub(super) fn resource(&self) -> ApiResource {
         let (group, version) = self.api_version().split_once('/').unwrap_or(("", self.api_version()));
         ApiResource::from_gvk_with_plural(

@@ -31,9 +31,6 @@ use delayd_core::ports::ObjectStore;
 const REMOVAL_LIMIT: Duration = Duration::from_secs(120);
 
 /// The trainer of `kind = "kubernetes_job"`. Connects to nobody yet.
-///
-/// # Errors
-/// When the system gives no thread for the client.
 pub fn open(
     settings: &KubernetesTrainerSettings,
     cluster: &KubernetesSettings,
@@ -251,7 +248,7 @@ fn failure(worker: &Worker, reason: &str, said: &str, pods: &[Pod]) -> PortError
         let kind = if reason == "DeadlineExceeded" { ErrorKind::Timeout } else { ErrorKind::Interrupted };
         return PortError::new(kind, worker.action(), format!("its Job failed ({job}) and left no pod to ask"));
     };
-    let words = last_words(&ended.words);
+    let words = log_tail_of(&ended.words);
     let (kind, what) = if reason == "DeadlineExceeded" {
         (ErrorKind::Timeout, "it did not finish before trainer.kubernetes.deadline_secs".to_owned())
     } else if ended.reason == "OOMKilled" || ended.exit == KILLED {
@@ -296,7 +293,7 @@ fn terminated(pod: &Pod) -> Option<Ended> {
 }
 
 /// The end of what a pod wrote.
-fn last_words(words: &str) -> String {
+fn log_tail_of(words: &str) -> String {
     let words = words.trim();
     if words.is_empty() {
         return String::new();

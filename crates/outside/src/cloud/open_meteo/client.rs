@@ -35,8 +35,6 @@ pub(super) struct ApiClient {
 }
 
 impl ApiClient {
-    /// # Errors
-    /// When the CA file cannot be read.
     pub(super) fn new(settings: OpenMeteoSettings) -> Result<Self, PortError> {
         let http = settings.http.client("setting up the weather API's client")?;
         let pacer = Pacer::new(settings.calls_per_minute);
@@ -55,7 +53,7 @@ impl ApiClient {
             max_delay: Duration::from_secs_f64(self.settings.longest_pause_secs),
         };
         let attempt = || async {
-            self.respect_silence(request.endpoint, &action)?;
+            self.check_silence(request.endpoint, &action)?;
             self.pacer.turn(request.weight(VARIABLES.len())).await;
             let answer = self.once(request, &action, now).await;
             if let Err(Deferred { wait: Some(wait), .. }) = &answer
@@ -90,7 +88,7 @@ impl ApiClient {
         let (base, name) = self.base(request.endpoint);
         let url = format!("{}/v1/{}", base.trim_end_matches('/'), request.endpoint.name());
         let mut url = reqwest::Url::parse(&url)
-            .map_err(|error| PortError::new(ErrorKind::Invalid, action, format!("{name} is no URL: {error}")))?;
+            .map_err(|error| PortError::new(ErrorKind::Invalid, action, format!("{name} is not a URL: {error}")))?;
         let of = |degrees: fn(super::plan::Place) -> f64| {
             let listed: Vec<String> = request.places.iter().map(|place| format!("{:.4}", degrees(*place))).collect();
             listed.join(",")
@@ -125,7 +123,7 @@ impl ApiClient {
             answer::parse(&body, &request).map_err(|misread| match misread {
                 Misread::Broken(found) => {
                     let said = excerpt(&String::from_utf8_lossy(&body), key.as_deref());
-                    let message = format!("the answer is no whole JSON document ({found}): {said}");
+                    let message = format!("the answer is not a whole JSON document ({found}): {said}");
                     PortError::new(ErrorKind::Unavailable, &action, message)
                 }
                 Misread::Unexpected(found) => {
@@ -140,7 +138,7 @@ impl ApiClient {
     }
 
     /// While the API asked to be left alone it is not asked.
-    fn respect_silence(&self, endpoint: Endpoint, action: &str) -> Result<(), Deferred> {
+    fn check_silence(&self, endpoint: Endpoint, action: &str) -> Result<(), Deferred> {
         let left = self.left_alone(endpoint).and_then(|until| until.checked_duration_since(Instant::now()));
         match left.filter(|left| !left.is_zero()) {
             None => Ok(()),

@@ -28,12 +28,10 @@ const TOKEN_MARGIN: Duration = Duration::from_secs(30);
 pub(super) struct Scope(Vec<String>);
 
 impl Scope {
-    /// Being let in at all.
     pub(super) fn nothing() -> Self {
         Self::default()
     }
 
-    /// Actions on one repository.
     pub(super) fn on(repository: &str, actions: &str) -> Self {
         Self(vec![format!("repository:{repository}:{actions}")])
     }
@@ -144,7 +142,7 @@ impl Authorization {
         let action = format!("{action}: asking the token server");
         let invalid = |message: &str| PortError::new(ErrorKind::Invalid, &action, message);
         let mut url = reqwest::Url::parse(&server.realm)
-            .map_err(|_| invalid("the registry names a token server whose address is no URL"))?;
+            .map_err(|_| invalid("the registry names a token server whose address is not a URL"))?;
         if url.scheme() != "https" && !self.plain_http {
             return Err(invalid("the registry names a token server without TLS; only plain_http = true allows that"));
         }
@@ -264,12 +262,17 @@ pub(in crate::cloud) trait LoginSource: Send + Sync + fmt::Debug {
 /// What the configuration names.
 #[derive(Debug)]
 pub(super) enum ConfiguredLogin {
-    /// Nobody.
     Anonymous,
     /// A user and where its password is kept.
-    User { username: String, password: Secret },
+    User {
+        username: String,
+        password: Secret,
+    },
     /// The entry of `host` in a `config.json` of Docker.
-    DockerConfig { path: PathBuf, host: String },
+    DockerConfig {
+        path: PathBuf,
+        host: String,
+    },
 }
 
 #[async_trait]
@@ -318,7 +321,7 @@ struct DockerAuth {
 /// The login of `host`. The fault never quotes the file: it is full of passwords.
 fn login_of(text: &str, host: &str) -> Result<Login, String> {
     let config: DockerConfig = serde_json::from_str(text)
-        .map_err(|error| format!("is no Docker configuration (line {}, column {})", error.line(), error.column()))?;
+        .map_err(|error| format!("is not a Docker configuration (line {}, column {})", error.line(), error.column()))?;
     let named = |key: &str| {
         let key = key.split_once("://").map_or(key, |(_, rest)| rest);
         key.split('/').next() == Some(host)
@@ -390,7 +393,7 @@ mod login_tests {
         let token = r#"{"auths":{"a":{"auth":"","identitytoken":"s3cret"}}}"#;
         let helper = r#"{"auths":{"b":{"auth":"czNjcmV0"}},"credHelpers":{"a":"ecr-login"}}"#;
         for (text, part) in [
-            ("{\"auths\": s3cret", "is no Docker configuration"),
+            ("{\"auths\": s3cret", "is not a Docker configuration"),
             (token, "identity token"),
             (helper, "credential helpers are not asked"),
             (r#"{"auths":{"a":{"auth":"czNjcmV0"}}}"#, "not base64 of user:password"),

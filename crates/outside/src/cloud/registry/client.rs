@@ -52,10 +52,6 @@ pub(super) struct RegistryClient {
 }
 
 impl RegistryClient {
-    /// For the registry at `host`.
-    ///
-    /// # Errors
-    /// When `host` is no host.
     pub(super) fn new(
         http: reqwest::Client,
         host: &str,
@@ -181,7 +177,6 @@ struct RefusalEntry {
 }
 
 impl Answer {
-    /// Reads `response` to its end.
     pub(super) async fn read(action: &str, mut response: reqwest::Response) -> Result<Self, PortError> {
         let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
         let body = read_limited(response, MAX_ANSWER_BYTES, action).await?;

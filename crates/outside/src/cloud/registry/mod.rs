@@ -40,9 +40,7 @@ pub(super) struct Target {
     pub(super) host: String,
     /// The host in references; the same when empty.
     pub(super) pull_host: String,
-    /// Before every repository.
     pub(super) repository_prefix: String,
-    /// Without TLS.
     pub(super) plain_http: bool,
 }
 
@@ -62,9 +60,6 @@ pub struct OciRegistry {
 
 impl OciRegistry {
     /// The registry that the settings name. Nothing is sent yet.
-    ///
-    /// # Errors
-    /// When the authority's file cannot be used, or the host is none.
     pub fn open(settings: &OciRegistrySettings) -> Result<Self, PortError> {
         let login = if settings.password.is_set() {
             ConfiguredLogin::User { username: settings.username.clone(), password: settings.password.clone() }
@@ -93,7 +88,6 @@ impl OciRegistry {
         Ok(Self { target, client, upload: upload.clone() })
     }
 
-    /// The repository's whole name, checked.
     fn repository(&self, action: &str, repository: &str) -> Result<String, PortError> {
         full_name(action, &self.target.repository_prefix, repository)
     }
@@ -257,7 +251,6 @@ async fn check_intact(action: &str, path: &Path, digest: &Digest) -> Result<(), 
     .await
 }
 
-/// A repository's whole name.
 pub(super) fn full_name(action: &str, prefix: &str, repository: &str) -> Result<String, PortError> {
     let full = if prefix.is_empty() { repository.to_owned() } else { format!("{prefix}/{repository}") };
     match check_repository(repository).and_then(|()| check_repository(&full)) {
@@ -371,10 +364,8 @@ impl OciRegistrySettings {
 const HOST: &str = "a host like registry.example.com or 10.0.0.5:5000, without scheme and path";
 const REPOSITORY: &str = "a repository name like team/models, or nothing";
 
-/// Gathers faults of one section.
 pub(in crate::cloud) struct Faults<'a> {
     section: &'a str,
-    /// Those found so far.
     pub(in crate::cloud) found: Vec<Fault>,
 }
 

@@ -42,14 +42,12 @@ pub(super) enum Content {
 pub(super) enum Sent {
     /// It was there, or was mounted from another repository.
     Reused,
-    /// It was uploaded.
     Uploaded,
 }
 
 /// An upload that was started. Its address may hold what lets anybody continue it.
 struct Session {
     location: Url,
-    /// Bytes of a piece.
     chunk_bytes: u64,
 }
 
@@ -196,7 +194,6 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 pub(super) const EMPTY_BLOB: &[u8] = b"{}";
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 
-/// A repository's tags and manifests.
 pub(super) struct Tags<'a> {
     pub(super) client: &'a RegistryClient,
     pub(super) action: &'a str,

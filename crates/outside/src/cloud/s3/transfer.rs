@@ -262,7 +262,6 @@ impl Drop for Upload {
 }
 
 impl S3Store {
-    /// Writes an object in parts.
     pub(super) async fn upload(
         &self,
         client: &Client,

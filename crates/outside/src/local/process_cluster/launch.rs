@@ -33,7 +33,7 @@ pub(super) struct Ending {
 
 /// What a new replica inherits from the one it replaces.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Heritage {
+pub(super) struct Inherited {
     pub(super) restarts: u32,
     pub(super) failures_in_a_row: u32,
 }
@@ -57,7 +57,7 @@ impl ProcessCluster {
         &self,
         release: &Release,
         deadline: Instant,
-        heritage: Heritage,
+        inherited: Inherited,
     ) -> Result<String, PortError> {
         let name = format!("delayd-serve-{}", self.state().last_replica + 1);
         let record = ReplicaRecord {
@@ -67,8 +67,8 @@ impl ProcessCluster {
             phase: Phase::Starting,
             process: None,
             admin_url: None,
-            restarts: heritage.restarts,
-            failures_in_a_row: heritage.failures_in_a_row,
+            restarts: inherited.restarts,
+            failures_in_a_row: inherited.failures_in_a_row,
             reason: None,
         };
         self.change(|state| {
@@ -216,9 +216,7 @@ impl ProcessCluster {
         self.lives().entry(name.to_owned()).or_default().draining_since = Some(Instant::now());
         let Some(record) = self.state().replicas.into_iter().find(|record| record.name == name) else { return Ok(()) };
         let Some(process) = record.process else { return Ok(()) };
-        process
-            .signal(Signal::SIGTERM)
-            .map_err(|error| PortError::io(format!("telling replica {name} to stop"), error))?;
+        process.signal(Signal::SIGTERM).map_err(|error| PortError::io(format!("stopping replica {name}"), error))?;
         let deadline = Instant::now() + self.config.drain_timeout;
         while process.is_alive() && process.listens_on(record.port) {
             if Instant::now() >= deadline {

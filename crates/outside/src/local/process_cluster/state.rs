@@ -36,7 +36,6 @@ pub(super) struct ClusterState {
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplicaRecord {
     pub(super) name: String,
-    /// What it serves.
     pub(super) release: Release,
     /// The port it listens on for clients.
     pub(super) port: u16,
@@ -49,7 +48,6 @@ pub(super) struct ReplicaRecord {
     pub(super) restarts: u32,
     /// How many starts in a row came to nothing or did not last.
     pub(super) failures_in_a_row: u32,
-    /// Why it failed.
     pub(super) reason: Option<String>,
 }
 
@@ -61,7 +59,6 @@ pub(super) enum Phase {
     Starting,
     /// Became ready and was not told to stop.
     Serving,
-    /// Told to stop.
     Draining,
     /// Dead without being told to stop; to be replaced.
     Failed,
@@ -83,7 +80,7 @@ impl ClusterState {
         let action = || format!("reading the cluster's state {}", path.display());
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                let advice = "stop the `delayd-serve` processes and move the file away to start afresh";
+                let advice = "stop the `delayd-serve` processes and move the file away to start over";
                 PortError::new(ErrorKind::Corrupt, action(), format!("{error}; {advice}"))
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
@@ -111,7 +108,6 @@ const LISTENING: &str = "0A";
 /// A process that is not confused with a later one of the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProcessIdentity {
-    /// The process id.
     pub(super) pid: u32,
     /// When it started, in clock ticks since boot.
     start_ticks: u64,
@@ -152,7 +148,6 @@ impl ProcessIdentity {
         }
     }
 
-    /// Resident memory in bytes.
     pub(super) fn memory_bytes(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -103,7 +103,6 @@ impl Drop for CancelOnDrop {
 const BINARY: &str = "delayd-serve";
 const RECORD: &str = "build.json";
 
-/// The cache's folder.
 pub(super) struct BuildCache {
     root: PathBuf,
 }
@@ -158,7 +157,6 @@ impl BuildCache {
         Ok(Some(CachedBuild { binary, digest: found, size_bytes, toolchain: record.toolchain }))
     }
 
-    /// Copies `built` into the cache.
     pub(super) fn keep(
         &self,
         key: &Digest,

@@ -42,7 +42,6 @@ const PASSED_VARIABLES: [&str; 18] = [
     "NO_PROXY",
 ];
 
-/// One build.
 pub(super) struct Compilation<'a> {
     pub(super) settings: &'a SourceSettings,
     pub(super) control: &'a BuildControl,
@@ -50,7 +49,6 @@ pub(super) struct Compilation<'a> {
     pub(super) commit: &'a str,
     /// In seconds since 1970.
     pub(super) committed_at: Option<String>,
-    /// Where the command runs.
     pub(super) dir: PathBuf,
     /// Where cargo keeps what it has compiled; the same for every build.
     pub(super) target_dir: PathBuf,

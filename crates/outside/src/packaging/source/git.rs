@@ -25,7 +25,7 @@ const ALL_OF_IT: &str = "2147483647";
 /// Names shown in the error about an unknown revision.
 const SHOWN_NAMES: usize = 12;
 /// Lines of git's that go into an error.
-const TOLD_LINES: usize = 4;
+const SHOWN_LINES: usize = 4;
 /// Of the daemon's environment, git needs no more than these.
 const PASSED_VARIABLES: [&str; 14] = [
     "PATH",
@@ -84,7 +84,7 @@ impl<'a> Repository<'a> {
     pub(super) fn forget(&self, why: &PortError) -> Result<(), PortError> {
         tracing::warn!(
             error = delayd_core::error::chain(why),
-            "the mirror of the service's repository is fetched anew"
+            "the mirror of the service's repository is fetched again"
         );
         remove(&self.mirror)
     }
@@ -165,7 +165,7 @@ impl<'a> Repository<'a> {
         match found {
             Some((commit, _)) => Ok(format!("{repository} at {revision} ({commit:.12})")),
             None if revision.len() >= 7 && revision.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                Ok(format!("{repository} answers; commit {revision} is looked for at the build"))
+                Ok(format!("{repository} answers; commit {revision} is resolved at build time"))
             }
             None => Err(self.unknown(log)),
         }
@@ -251,7 +251,6 @@ impl<'a> Repository<'a> {
         command
     }
 
-    /// git in the mirror.
     fn git(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Said, PortError> {
         let mirror = self.mirror.to_string_lossy().into_owned();
         let all: Vec<&str> = ["--git-dir", &mirror].into_iter().chain(arguments.iter().copied()).collect();
@@ -308,7 +307,7 @@ impl<'a> Repository<'a> {
     fn failed(&self, said: &Said) -> PortError {
         let (kind, advice) = reason(&said.lines);
         let lines: Vec<&str> = said.lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
-        let told = lines[lines.len().saturating_sub(TOLD_LINES)..].join("; ");
+        let told = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("; ");
         let message = if advice.is_empty() { told } else { format!("{told}. {advice}") };
         PortError::new(kind, self.action(), message)
     }

@@ -118,9 +118,6 @@ impl SourceBuilder {
 
     /// Whether the repository can be reached and knows the revision. Nothing of the
     /// state directory is touched.
-    ///
-    /// # Errors
-    /// What git says, and what to do.
     pub fn probe(&self) -> Result<String, PortError> {
         self.probe_in(&own_folder::system_temporary())
     }
@@ -242,7 +239,6 @@ fn prune_logs(builds: &Path, keep: usize, present: CycleId) -> Result<(), PortEr
     Ok(())
 }
 
-/// The file system refused.
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PortError {
     let action = format!("{action} {}", path.display());
     move |error| PortError::io(action, error)

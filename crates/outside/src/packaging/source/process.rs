@@ -39,11 +39,8 @@ const SWEEP_ROUNDS: u32 = 20;
 pub(super) struct Program {
     /// The program and its arguments. Nothing secret: any user can read them.
     pub(super) command: Vec<String>,
-    /// Where.
     pub(super) dir: PathBuf,
-    /// Its whole environment.
     pub(super) environment: Vec<(String, OsString)>,
-    /// How long it may take.
     pub(super) timeout: Duration,
     /// By which its processes are found.
     pub(super) mark: String,
@@ -63,7 +60,6 @@ pub(super) enum Ended {
 /// Why it did not come to its end.
 #[derive(Debug)]
 pub(super) enum RunError {
-    /// It could not be started.
     Start(io::Error),
     /// Its output could not be kept.
     Output(io::Error),
@@ -248,12 +244,10 @@ impl BuildLog {
         Ok(Self { path: path.to_owned(), file, written: 0, maximum_bytes, tail: VecDeque::new(), masked })
     }
 
-    /// Its file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// One more line.
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         let text = self.masked.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"));
         let before = self.written;
