@@ -43,8 +43,7 @@ pub struct ObjectStoreSettings {
 
 impl ObjectStoreSettings {
     /// The folder, in its default place under the state directory where none is configured.
-    #[must_use]
-    pub fn folder_under(&self, state_dir: &Path) -> PathBuf {
+    fn folder_under(&self, state_dir: &Path) -> PathBuf {
         if self.folder.as_os_str().is_empty() { state_dir.join("store") } else { self.folder.clone() }
     }
 

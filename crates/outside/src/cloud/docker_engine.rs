@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::packaging::docker::{self, DockerContext};
-use crate::packaging::{ImageBuilder, PackageRequest, PackagedImage, PackagingError};
+use crate::packaging::{self, ImageBuilder, PackageRequest, PackagedImage, PackagingError};
 use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::http_client::kind_of_status;
@@ -115,13 +115,13 @@ impl DockerEngine {
     }
 
     async fn built(&self, request: &PackageRequest, action: &str) -> Result<PackagedImage, PortError> {
-        let context_dir = beside(&request.layout_dir, "context");
-        let archive = beside(&request.layout_dir, "exported.tar");
+        let context_dir = packaging::beside(&request.layout_dir, "context");
+        let archive = packaging::beside(&request.layout_dir, "exported.tar");
         let building = self.build_in(request, action, &context_dir, &archive);
         let built = tokio::time::timeout(self.timeout, building).await;
         let outcome = built.unwrap_or_else(|_| Err(self.late(action, self.timeout)));
         let cleared = blocking(action, move || {
-            docker::remove_context(&context_dir)?;
+            packaging::remove_folder(&context_dir)?;
             match std::fs::remove_file(&archive) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(PackagingError::io("removing", &archive)(error))
@@ -236,11 +236,6 @@ fn chunks(file: File) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Sen
         chunk.truncate(read);
         Ok((read > 0).then(|| (Bytes::from(chunk), file)))
     })
-}
-
-fn beside(layout_dir: &Path, ending: &str) -> PathBuf {
-    let name = layout_dir.file_name().unwrap_or_default().to_string_lossy();
-    layout_dir.with_file_name(format!(".{name}.{ending}"))
 }
 
 pub(super) fn port_error(action: &str, host: &str, error: &Error) -> PortError {

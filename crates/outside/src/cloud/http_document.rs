@@ -12,6 +12,7 @@ use reqwest::header::{ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_M
 use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::Faults;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::fault::Fault;
 use delayd_core::http_client::{HttpClientSettings, read_limited, refusal, retry_after, transport_error};
@@ -57,22 +58,17 @@ impl HttpDocumentSettings {
     /// Every value that cannot be, by its key below `prefix`.
     #[must_use]
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut check = |holds: bool, key: &str, found: String, expected: &str| {
-            if !holds {
-                faults.push(Fault { key: format!("{prefix}.{key}"), found, expected: expected.to_owned() });
-            }
-        };
-        check(self.max_bytes >= 1024, "max_bytes", self.max_bytes.to_string(), "1024 bytes or more");
-        check((1..=20).contains(&self.attempts), "attempts", self.attempts.to_string(), "1 to 20");
+        let mut faults = Faults::of(prefix);
+        faults.check(self.max_bytes >= 1024, "max_bytes", self.max_bytes, "1024 bytes or more");
+        faults.check((1..=20).contains(&self.attempts), "attempts", self.attempts, "1 to 20");
         for (key, secs) in
             [("retry_pause_secs", self.retry_pause_secs), ("longest_pause_secs", self.longest_pause_secs)]
         {
-            check((0.0..=3600.0).contains(&secs), key, secs.to_string(), "seconds from 0 to 3600");
+            faults.check((0.0..=3600.0).contains(&secs), key, secs, "seconds from 0 to 3600");
         }
         let timeout = self.request_timeout_secs;
-        check((1..=3600).contains(&timeout), "request_timeout_secs", timeout.to_string(), "1 to 3600 seconds");
-        faults
+        faults.check((1..=3600).contains(&timeout), "request_timeout_secs", timeout, "1 to 3600 seconds");
+        faults.found
     }
 }
 

@@ -136,7 +136,7 @@ impl Notifier for MailNotifier {
         }
     }
 
-    /// Connects, says EHLO, encrypts, logs in, NOOP, QUIT: no mail is begun.
+    /// Connects, says EHLO, encrypts, logs in, NOOP, QUIT: no mail is started.
     async fn probe(&self) -> Result<String, PortError> {
         let action = self.action("asking for mail");
         let failed = |error: SessionError| error.undelivered(&action, &self.settings).into_error();

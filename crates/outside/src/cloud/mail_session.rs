@@ -13,6 +13,7 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParam
 use lettre::transport::smtp::extension::ClientId;
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::Faults;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::fault::Fault;
 use delayd_core::ports::Undelivered;
@@ -256,28 +257,23 @@ impl MailSettings {
     /// Everything that cannot be.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut check = |holds: bool, key: &str, found: String, expected: &str| {
-            if !holds {
-                faults.push(Fault { key: format!("notification.mail.{key}"), found, expected: expected.to_owned() });
-            }
-        };
+        let mut faults = Faults::of("notification.mail");
         let is_mailbox = |text: &str| text.parse::<Mailbox>().is_ok();
-        check(!self.server.is_empty(), "server", "empty".to_owned(), "the mail server's host");
+        faults.check(!self.server.is_empty(), "server", "", "the mail server's host");
         let sender = "a sender such as `delayd <delayd@example.org>`";
-        check(is_mailbox(&self.from), "from", format!("`{}`", self.from), sender);
-        check(!self.to.is_empty(), "to", "empty".to_owned(), "one recipient or more");
+        faults.check(is_mailbox(&self.from), "from", &self.from, sender);
+        faults.check(!self.to.is_empty(), "to", "", "one recipient or more");
         for recipient in &self.to {
-            check(is_mailbox(recipient), "to", format!("`{recipient}`"), "addresses such as ops@example.org");
+            faults.check(is_mailbox(recipient), "to", recipient, "addresses such as ops@example.org");
         }
-        check((1..=50).contains(&self.timeout_secs), "timeout_secs", self.timeout_secs.to_string(), "1 to 50 seconds");
+        faults.check((1..=50).contains(&self.timeout_secs), "timeout_secs", self.timeout_secs, "1 to 50 seconds");
         let logs_in = !self.username.is_empty();
-        let told = if self.password.is_set() { "set" } else { "empty" };
+        let found = if self.password.is_set() { "set" } else { "" };
         let both = logs_in == self.password.is_set();
-        check(both, "password", told.to_owned(), "a password with every username, and none without");
+        faults.check(both, "password", found, "a password with every username, and none without");
         let safe = !logs_in || self.tls != MailTls::None || self.is_on_this_machine();
-        check(safe, "tls", "`none`".to_owned(), "starttls or implicit: the password would go out unencrypted");
-        faults
+        faults.check(safe, "tls", "none", "starttls or implicit: the password would go out unencrypted");
+        faults.found
     }
 }
 

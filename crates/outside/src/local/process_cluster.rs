@@ -46,7 +46,7 @@ pub struct ProcessClusterConfig {
     pub log_dir: PathBuf,
     /// How long a replica may take to become ready when it is restarted or brought back.
     pub ready_deadline: Duration,
-    /// How long a replica that was told to stop may go on accepting before it is killed.
+    /// How long a replica that was told to stop may keep accepting before it is killed.
     pub drain_timeout: Duration,
     /// How long a drained replica stays for its sketches to be fetched.
     pub linger: Duration,

@@ -227,7 +227,7 @@ const DOCKERFILE: &str = "Dockerfile";
 
 /// A context that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DockerContext {
+pub(crate) struct DockerContext {
     /// The archive to send.
     pub archive: PathBuf,
     /// The image's labels, which are sent beside it: a Dockerfile would read `$` in them.
@@ -235,7 +235,7 @@ pub struct DockerContext {
 }
 
 /// Writes the context of an image into `folder`, which is replaced.
-pub fn write_context(request: &PackageRequest, folder: &Path) -> Result<DockerContext, PackagingError> {
+pub(crate) fn write_context(request: &PackageRequest, folder: &Path) -> Result<DockerContext, PackagingError> {
     let request = PackageRequest { layout_dir: folder.to_owned(), ..request.clone() };
     let image = package(&request)?;
     let layout = Layout::at(folder);
@@ -253,16 +253,6 @@ pub fn write_context(request: &PackageRequest, folder: &Path) -> Result<DockerCo
     let failed = |error| PackagingError::io("writing", &archive)(error);
     builder.into_inner().and_then(|mut file| file.flush()).map_err(failed)?;
     Ok(DockerContext { archive, labels: config.config.labels })
-}
-
-/// Removes what [`write_context`] wrote.
-pub fn remove_context(folder: &Path) -> Result<(), PackagingError> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(PackagingError::io("removing", folder)(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn open(layout: &Layout, digest: &Digest) -> Result<(File, u64), PackagingError> {

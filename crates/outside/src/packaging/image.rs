@@ -43,7 +43,7 @@ pub(super) fn replacing<T>(
     layout_dir: &Path,
     write: impl FnOnce(&Layout) -> Result<T, PackagingError>,
 ) -> Result<T, PackagingError> {
-    let staging = staging_beside(layout_dir);
+    let staging = beside(layout_dir, "partial");
     remove_folder(&staging)?;
     own_folder::create_new(&staging).map_err(PackagingError::io("creating", &staging))?;
     let written = write(&Layout::at(&staging)).and_then(|answer| {
@@ -58,7 +58,7 @@ pub(super) fn replacing<T>(
     written
 }
 
-/// Refuses what is no repository name in the OCI distribution spec's grammar.
+/// Refuses what is not a repository name in the OCI distribution spec's grammar.
 ///
 /// # Errors
 /// When the name has other parts than lower-case letters, digits and `._-` between them.
@@ -285,12 +285,13 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PackagingError
     fs::write(path, bytes).and_then(|()| fs::File::open(path)?.sync_all()).map_err(PackagingError::io("writing", path))
 }
 
-fn staging_beside(layout_dir: &Path) -> PathBuf {
+/// The path beside a layout for what belongs to it for a while.
+pub(crate) fn beside(layout_dir: &Path, ending: &str) -> PathBuf {
     let name = layout_dir.file_name().unwrap_or_default().to_string_lossy();
-    layout_dir.with_file_name(format!(".{name}.partial"))
+    layout_dir.with_file_name(format!(".{name}.{ending}"))
 }
 
-fn remove_folder(path: &Path) -> Result<(), PackagingError> {
+pub(crate) fn remove_folder(path: &Path) -> Result<(), PackagingError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PackagingError::io("removing", path)(error)),
         _ => Ok(()),

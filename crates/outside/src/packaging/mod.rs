@@ -22,6 +22,7 @@ use async_trait::async_trait;
 use delayd_core::IntoPortError;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::{Digest, ModelVersion};
+pub(crate) use image::{beside, remove_folder};
 pub use image::{check_repository, package};
 use oci::Platform;
 pub use source::{Builds, SourceKind, SourceSettings};

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::Faults;
 use crate::cloud::aws::{AwsAccess, is_base_url};
-use crate::cloud::registry::{Faults, UploadSettings, is_host, repository_or_nothing};
+use crate::cloud::registry::{UploadSettings, is_host, repository_or_nothing};
 use delayd_core::fault::Fault;
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::secret::Secret;

@@ -2,7 +2,7 @@
 //!
 //! Nothing is read and nobody is asked before the first call. Credentials are
 //! those of a kubeconfig or of the pod that we run in; after a refusal (401) or
-//! when nobody answered, they are read anew, so that a rotated token, certificate
+//! when nobody answered, they are read again, so that a rotated token, certificate
 //! or authority is noticed. Every call runs on a small runtime of the client's own:
 //! an actor that dies and comes back must not take the connections with it.
 //!
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Mutex;
 
-use super::errors::{is_transport, is_unauthorized, kubeconfig, of_call};
+use super::diagnosis::{is_transport, is_unauthorized, kubeconfig, of_call};
 use super::settings::KubernetesSettings;
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::retry::{RetryPolicy, Retryable};
@@ -148,7 +148,7 @@ impl KubernetesClient {
         Ok(connection)
     }
 
-    /// Has the credentials read anew before the next call.
+    /// Has the credentials read again before the next call.
     pub(in crate::cloud) async fn forget_connection(&self) {
         *self.connected.lock().await = None;
     }
@@ -246,7 +246,7 @@ impl KubernetesClient {
             Ending::Silent => {
                 self.forget_connection().await;
                 let message = format!("the API server did not answer within {} s", self.settings.request_timeout_secs);
-                // It is away rather than slow: whoever waits for outages should wait for this one.
+                // It is unavailable rather than slow: whoever waits for outages should wait for this one.
                 CallFailure { error: PortError::new(ErrorKind::Unavailable, action, message), again: false }
             }
             Ending::Broken(message) => CallFailure { error: broken(action, &message), again: false },

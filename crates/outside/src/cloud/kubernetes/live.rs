@@ -64,7 +64,7 @@ impl KubernetesCluster {
         found.await?.map(|object| self.as_json(&action, object)).transpose()
     }
 
-    /// Refuses to go on when the object is there and somebody else made it.
+    /// Refuses to continue when the object is there and somebody else made it.
     ///
     /// # Errors
     /// `Conflict`, naming the object.

@@ -12,7 +12,6 @@
 mod address;
 pub(in crate::cloud) mod client;
 mod diagnosis;
-mod errors;
 mod live;
 mod pods;
 mod record;
@@ -37,6 +36,7 @@ use self::address::{Addresses, LoopbackProxy};
 use self::client::KubernetesClient;
 use self::record::Owner;
 use self::settings::ApiVersions;
+pub(in crate::cloud) use self::settings::is_quantity;
 pub use self::settings::{Access, KubernetesSettings, ServiceObject};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::http_client::transport_error;

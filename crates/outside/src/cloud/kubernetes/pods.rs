@@ -86,7 +86,7 @@ pub(super) fn is_active(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase(pod), "Failed" | "Succeeded")
 }
 
-/// Whether the pod answers and will go on answering.
+/// Whether the pod answers and will keep answering.
 pub(super) fn is_serving(pod: &Pod) -> bool {
     is_active(pod) && condition_holds(pod, "Ready")
 }

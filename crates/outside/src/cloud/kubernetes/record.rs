@@ -32,7 +32,7 @@ pub(super) struct Record {
     pub(super) owner: String,
     /// The release that became ready as a whole last.
     pub(super) applied: Option<Release>,
-    /// The release that was begun and has not become ready yet.
+    /// The release that was started and has not become ready yet.
     pub(super) rolling: Option<Release>,
     /// The API server's version of this record.
     version: Option<String>,

@@ -1,5 +1,5 @@
 //! Reconciliation: what somebody changed or took away is noticed, told and put
-//! right; a rollout that nobody goes on with is ended.
+//! right; a rollout that nobody continues is ended.
 //!
 //! An object is compared with what applying it would make of it (a dry run by the
 //! API server), so defaults and the fields of others are no difference.
@@ -69,7 +69,7 @@ impl KubernetesCluster {
     }
 
     /// Ends a rollout that an earlier daemon began: it is done, broken, or left
-    /// alone while it goes on.
+    /// alone while it makes progress.
     async fn settle(&self, record: &mut Record) -> Result<(), PortError> {
         let Some(release) = record.rolling.clone() else { return Ok(()) };
         let before = self.plan_before(record).await?;

@@ -1,8 +1,8 @@
 //! Rolling to a release, waiting for it, and going back when it does not work.
 //!
 //! What is about to happen is recorded first, so that a daemon that dies in the
-//! middle finds its way: the same `apply` again goes on, and reconciliation ends
-//! what nobody goes on with.
+//! middle finds its way: the same `apply` again continues, and reconciliation ends
+//! what nobody continues.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ type Progress<'a> = &'a (dyn Fn(RolloutProgress) + Send + Sync);
 
 /// How a rollout ended that did not succeed.
 pub(super) enum Failure {
-    /// The API server is away: nothing can be done, going back neither.
+    /// The API server is unavailable: nothing can be done, not even rolling back.
     Outage(PortError),
     /// The release does not work, or is not let in.
     Broken(PortError),

@@ -189,11 +189,11 @@ fn is_label(text: &str) -> bool {
 }
 
 /// Kubernetes' quantities: a decimal number and one of its suffixes.
-fn is_quantity(text: &str) -> bool {
+pub(in crate::cloud) fn is_quantity(text: &str) -> bool {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     number.parse::<f64>().is_ok_and(|amount| amount > 0.0)
-        && matches!(suffix, "" | "m" | "k" | "M" | "G" | "T" | "Ki" | "Mi" | "Gi" | "Ti")
+        && matches!(suffix, "" | "m" | "k" | "M" | "G" | "T" | "P" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi")
 }
 
 /// The service that a pod or object belongs to.
@@ -426,8 +426,8 @@ mod tests {
 
     #[test]
     fn quantities_are_numbers_with_kubernetes_suffixes() {
-        assert!(["100m", "1", "0.5", "128Mi", "2G"].iter().all(|text| is_quantity(text)));
-        assert!(["", "Mi", "0", "1.2.3", "5 Mi", "1kb"].iter().all(|text| !is_quantity(text)));
+        assert!(["100m", "500m", "1", "2", "0.5", "1.5Gi", "128Mi", "2G"].iter().all(|text| is_quantity(text)));
+        assert!(["", "Mi", "Gi", "0", "1.2.3", "5 Mi", "1kb", "4GB"].iter().all(|text| !is_quantity(text)));
     }
 }
 

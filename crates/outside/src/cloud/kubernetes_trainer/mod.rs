@@ -3,7 +3,7 @@
 //! run and part, so that a daemon that starts again finds its own.
 //!
 //! It sends documents' keys and no data: pods read and write the object store. What a
-//! Job computes, and which trial goes on, is decided elsewhere. Kubernetes tries a pod
+//! Job computes, and which trial continues, is decided elsewhere. Kubernetes tries a pod
 //! that failed again; a Job that failed is left for people to look at until the run is
 //! asked for again or forgotten.
 
@@ -118,7 +118,7 @@ impl JobPool {
     }
 }
 
-/// Whether a Job does this worker's work, and will go on doing it.
+/// Whether a Job does this worker's work, and will keep doing it.
 fn is_ours_and_alive(job: &Job, worker: &Worker) -> bool {
     let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let failed = conditions.into_iter().any(|condition| condition.type_ == "Failed" && condition.status == "True");
@@ -248,7 +248,7 @@ fn failure(worker: &Worker, reason: &str, said: &str, pods: &[Pod]) -> PortError
         let kind = if reason == "DeadlineExceeded" { ErrorKind::Timeout } else { ErrorKind::Interrupted };
         return PortError::new(kind, worker.action(), format!("its Job failed ({job}) and left no pod to ask"));
     };
-    let words = log_tail_of(&ended.words);
+    let words = last_lines(&ended.words);
     let (kind, what) = if reason == "DeadlineExceeded" {
         (ErrorKind::Timeout, "it did not finish before trainer.kubernetes.deadline_secs".to_owned())
     } else if ended.reason == "OOMKilled" || ended.exit == KILLED {
@@ -293,7 +293,7 @@ fn terminated(pod: &Pod) -> Option<Ended> {
 }
 
 /// The end of what a pod wrote.
-fn log_tail_of(words: &str) -> String {
+fn last_lines(words: &str) -> String {
     let words = words.trim();
     if words.is_empty() {
         return String::new();

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::answer::{self, Hour, Misread, UNITS, VARIABLES};
 use super::plan::{Endpoint, Pacer, Request};
+use crate::cloud::Faults;
 use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::fault::Fault;
@@ -186,7 +187,7 @@ fn refused(
 }
 
 /// When a spent quota comes back. Open-Meteo sends no `Retry-After`: its reason
-/// names the quota, and its counters begin anew with each full minute, hour and
+/// names the quota, and its counters start over with each full minute, hour and
 /// day (UTC).
 fn quota_returns_in(reason: &str, now: DateTime<Utc>) -> Option<Duration> {
     let period = match reason.split_whitespace().next()? {
@@ -274,14 +275,9 @@ impl OpenMeteoSettings {
     /// Every value that cannot be, by its key below `prefix`.
     #[must_use]
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut check = |holds: bool, key: &str, found: String, expected: &str| {
-            if !holds {
-                faults.push(Fault { key: format!("{prefix}.{key}"), found, expected: expected.to_owned() });
-            }
-        };
+        let mut faults = Faults::of(prefix);
         for (key, url) in [("archive_url", &self.archive_url), ("forecast_url", &self.forecast_url)] {
-            check(is_base_url(url), key, "not usable".to_owned(), "an http or https URL without a query");
+            faults.check(is_base_url(url), key, "(not shown)", "an http or https URL without a query");
         }
         for (key, found, from, to) in [
             ("archive_lag_days", u64::from(self.archive_lag_days), 0, 90),
@@ -295,21 +291,21 @@ impl OpenMeteoSettings {
             ("attempts", u64::from(self.attempts), 1, 20),
             ("request_timeout_secs", self.request_timeout_secs, 1, 3600),
         ] {
-            check((from..=to).contains(&found), key, found.to_string(), &format!("{from} to {to}"));
+            faults.check((from..=to).contains(&found), key, found, &format!("{from} to {to}"));
         }
         for (key, secs) in
             [("retry_pause_secs", self.retry_pause_secs), ("longest_pause_secs", self.longest_pause_secs)]
         {
-            check((0.0..=3600.0).contains(&secs), key, secs.to_string(), "seconds from 0 to 3600");
+            faults.check((0.0..=3600.0).contains(&secs), key, secs, "seconds from 0 to 3600");
         }
         let prefix_fits = delayd_core::ports::check_prefix("checking", &self.cache_prefix).is_ok();
-        check(
+        faults.check(
             prefix_fits && self.cache_prefix.ends_with('/'),
             "cache_prefix",
-            format!("`{}`", self.cache_prefix),
+            &self.cache_prefix,
             "a prefix that ends in /",
         );
-        faults
+        faults.found
     }
 }
 

@@ -14,7 +14,7 @@ use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::http_client::{kind_of_status, read_limited, refusal, retry_after, transport_error};
 
 /// The longest wait that a registry may ask for in the middle of a push, in
-/// seconds; one who asks for more is away, and the saga waits.
+/// seconds; one that asks for more is unavailable, and the saga waits.
 const MAX_WAIT_SECS: u64 = 30;
 
 /// One call.
@@ -71,7 +71,7 @@ impl RegistryClient {
         self.base.join(path).map_err(|error| PortError::new(ErrorKind::Internal, action, error.to_string()))
     }
 
-    /// Where an answer says to go on. A registry behind a TLS proxy may not know
+    /// Where an answer says to continue. A registry behind a TLS proxy may not know
     /// that it is: its own address is always spoken to as configured.
     pub(super) fn location(&self, answer: &Answer) -> Option<Url> {
         let mut url = self.base.join(answer.header(LOCATION)?).ok()?;

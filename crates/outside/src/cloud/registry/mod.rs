@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use self::authorization::{ConfiguredLogin, LoginSource, Scope};
 use self::client::{Call, RegistryClient};
 use self::push::{Blob, Content, EMPTY_BLOB, PUSH, Sent, Tags, Upload};
+use crate::cloud::Faults;
 use crate::packaging::oci::{Descriptor, Layout, Manifest, copy_hashing};
 use crate::packaging::{PackagingError, check_repository};
 use crate::wrap::RetryPolicy;
@@ -363,26 +364,6 @@ impl OciRegistrySettings {
 
 const HOST: &str = "a host like registry.example.com or 10.0.0.5:5000, without scheme and path";
 const REPOSITORY: &str = "a repository name like team/models, or nothing";
-
-pub(in crate::cloud) struct Faults<'a> {
-    section: &'a str,
-    pub(in crate::cloud) found: Vec<Fault>,
-}
-
-impl<'a> Faults<'a> {
-    pub(in crate::cloud) fn of(section: &'a str) -> Self {
-        Self { section, found: Vec::new() }
-    }
-
-    pub(in crate::cloud) fn check(&mut self, holds: bool, key: &str, found: impl std::fmt::Display, expected: &str) {
-        if !holds {
-            let key = format!("{}.{key}", self.section);
-            let found = found.to_string();
-            let found = if found.is_empty() { "not set".to_owned() } else { format!("`{found}`") };
-            self.found.push(Fault { key, found, expected: expected.to_owned() });
-        }
-    }
-}
 
 /// Whether a text is a host with or without a port, and nothing else.
 pub(in crate::cloud) fn is_host(text: &str) -> bool {

@@ -136,7 +136,7 @@ impl S3Store {
         format!("{what} object {key} in bucket {}", self.settings.bucket)
     }
 
-    /// Every object under a prefix, page by page. What is no key of the port, such as
+    /// Every object under a prefix, page by page. What is not a key of the port, such as
     /// the placeholders `folder/` that consoles make, is not shown.
     async fn entries(&self, action: &str, prefix: &str) -> Result<Vec<ObjectMeta>, PortError> {
         check_prefix(action, prefix)?;

@@ -2,7 +2,7 @@
 //! it ended. Which replicas there should be is decided in `rollout`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -282,15 +282,8 @@ pub(super) fn open_log(folder: &Path, replica: &str) -> io::Result<File> {
 
 /// The last few lines, in one; empty when there are none.
 pub(super) fn log_tail(folder: &Path, replica: &str) -> String {
-    let read = || -> io::Result<String> {
-        let mut file = File::open(log_path(folder, replica))?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let text = read().unwrap_or_else(|error| format!("(its log cannot be read: {error})"));
+    let text = crate::local::tail(&log_path(folder, replica), TAIL_BYTES);
+    let text = text.unwrap_or_else(|error| format!("(its log cannot be read: {error})"));
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::io_error;
+use super::{io_error, remove_folder};
 use crate::packaging::oci::copy_hashing;
 use delayd_core::atomic_file::write_atomically;
 use delayd_core::error::PortError;
@@ -165,12 +165,7 @@ impl BuildCache {
         toolchain: &str,
     ) -> Result<CachedBuild, PortError> {
         let folder = self.folder(key);
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("removing", &folder)(error));
-            }
-            _ => {}
-        }
+        remove_folder(&folder)?;
         fs::create_dir_all(&folder).map_err(io_error("creating", &folder))?;
         let binary = folder.join(BINARY);
         let from = File::open(built).map_err(io_error("opening", built))?;

@@ -235,7 +235,7 @@ fn reason(command: &str, status: ExitStatus, tail: &str) -> (ErrorKind, String) 
             "Cargo.lock does not match Cargo.toml at this commit: run `cargo update --workspace` and commit it";
         return (ErrorKind::Invalid, format!("`{command}` refused the lock file; {advice}"));
     }
-    // cargo's and curl's words about a registry that is away. Only those of the last error count: a
+    // cargo's and curl's words about a registry that is unavailable. Only those of the last error count: a
     // download that succeeded at the second try leaves warnings behind.
     let last_error = tail.rfind("\nerror").map_or(tail, |at| &tail[at..]);
     let network = [
@@ -265,7 +265,7 @@ fn reason(command: &str, status: ExitStatus, tail: &str) -> (ErrorKind, String) 
 }
 
 /// Digest of everything configured that can change what a commit comes to. The
-/// toolchain is not in it: it is recorded, and removing the cache builds anew.
+/// toolchain is not in it: it is recorded, and removing the cache builds it again.
 pub(super) fn command_digest(settings: &SourceSettings) -> Digest {
     let mut text = String::new();
     let mut add = |name: &str, value: &str| {

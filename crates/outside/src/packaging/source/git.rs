@@ -14,11 +14,11 @@ use std::time::Duration;
 use super::builds::BuildControl;
 use super::process::{BuildLog, Ended, Program, run};
 use super::settings::SourceSettings;
-use super::{io_error, run_error, stopped};
+use super::{io_error, remove_folder, run_error, stopped};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 
-/// A fetch that moves less than a byte a second for so many seconds is cut off.
+/// A fetch that moves less than a byte a second for so many seconds is ended.
 const STALLED_SECS: u32 = 60;
 /// The greatest depth that git knows (git-fetch, `--depth`): all of the history.
 const ALL_OF_IT: &str = "2147483647";
@@ -69,7 +69,7 @@ impl<'a> Repository<'a> {
 
     /// The commit that the configured revision stands for now, fetched. A whole
     /// commit id that is there already needs no network. A mirror that is damaged,
-    /// or was left locked by a git that was killed, is thrown away and fetched anew.
+    /// or was left locked by a git that was killed, is thrown away and fetched again.
     pub(super) fn fetch(&self, log: &mut BuildLog) -> Result<String, PortError> {
         match self.fetch_into_mirror(log) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -86,7 +86,7 @@ impl<'a> Repository<'a> {
             error = delayd_core::error::chain(why),
             "the mirror of the service's repository is fetched again"
         );
-        remove(&self.mirror)
+        remove_folder(&self.mirror)
     }
 
     fn fetch_into_mirror(&self, log: &mut BuildLog) -> Result<String, PortError> {
@@ -123,7 +123,7 @@ impl<'a> Repository<'a> {
 
     /// A tree of `commit` in which nothing else lies, and its folder.
     pub(super) fn check_out(&self, commit: &str, log: &mut BuildLog) -> Result<PathBuf, PortError> {
-        remove(&self.tree)?;
+        remove_folder(&self.tree)?;
         let tree = self.tree.to_string_lossy().into_owned();
         self.must(&["worktree", "prune"], log)?;
         self.must(&["worktree", "add", "--force", "--detach", &tree, commit], log)?;
@@ -177,7 +177,7 @@ impl<'a> Repository<'a> {
         if self.mirror.join("HEAD").is_file() {
             return Ok(());
         }
-        remove(&self.mirror)?;
+        remove_folder(&self.mirror)?;
         let mirror = self.mirror.to_string_lossy().into_owned();
         let said = self.run(&["init", "--quiet", "--bare", "--", &mirror], log)?;
         if said.success { Ok(()) } else { Err(self.failed(&said)) }
@@ -335,13 +335,6 @@ impl<'a> Repository<'a> {
             self.settings.revision
         );
         PortError::new(ErrorKind::NotFound, self.action(), message)
-    }
-}
-
-fn remove(path: &Path) -> Result<(), PortError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
-        _ => Ok(()),
     }
 }
 

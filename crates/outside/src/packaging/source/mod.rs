@@ -244,6 +244,14 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) ->
     move |error| PortError::io(action, error)
 }
 
+/// Removes a folder with all that is in it; one that is not there is no error.
+fn remove_folder(path: &Path) -> Result<(), PortError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Somebody wanted the build to end.
 fn stopped() -> PortError {
     PortError::new(ErrorKind::Cancelled, "building the service", "the build was stopped")

@@ -30,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(3);
 const LINE_BYTES: u64 = 16 * 1024;
 /// Lines that may wait; a program that says more waits for us.
 const WAITING_LINES: usize = 1024;
-/// Killing goes on until no marked process is found, but no longer than this: one
+/// Killing continues until no marked process is found, but no longer than this: one
 /// in uninterruptible sleep dies when the kernel lets go of it.
 const SWEEP_ROUNDS: u32 = 20;
 
@@ -234,7 +234,7 @@ pub(super) struct BuildLog {
 }
 
 impl BuildLog {
-    /// Begins a log anew. What `masked` holds is written as `***`.
+    /// Starts a new log. What `masked` holds is written as `***`.
     pub(super) fn begin(path: &Path, maximum_bytes: u64, masked: Vec<String>) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
