@@ -39,7 +39,7 @@ use delayd_data::ObjectReader;
 use delayd_ledger::Ledger;
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::packaging::{Builds, SourceKind};
-use delayd_outside::service::scrape::Scraper;
+use delayd_outside::service::Scraper;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use delayd_core::ids::{CycleId, Digest, ModelVersion};
 use delayd_core::ports::{PushedImage, Severity};
 use delayd_ledger::{BuildRecord, ImageRecord};
 use delayd_outside::bundles::BundleStore;
-use delayd_outside::packaging::source::{Builds, SourceBuilder, SourceError};
+use delayd_outside::packaging::source::{Builds, SourceBuilder};
 use delayd_outside::packaging::{ImageBuilder, PackageRequest, oci};
 
 /// What packaging needs.
@@ -102,11 +102,11 @@ impl Request for BuildService {
         let builder = SourceBuilder::new(source, packaging.require_static_service, &stage.settings.daemon.state_dir);
         let progress = stage.progress(cycle);
         let built = match run_blocking(move || builder.build(cycle, &control, &progress)).await? {
-            Err(SourceError::Stopped) if stage.builds.are_stopping() => {
+            Err(error) if error.kind() == ErrorKind::Cancelled && stage.builds.are_stopping() => {
                 // The daemon is stopping, and its next start repeats this step: there is no answer to give.
                 return std::future::pending().await;
             }
-            built => built.map_err(|error| StepFailure::of(error.kind(), &error))?,
+            built => built?,
         };
         let record = BuildRecord {
             cycle,

@@ -22,8 +22,8 @@ use delayd_judge::verification::{VerificationInputs, VerificationReport, verify}
 use delayd_ledger::{DeploymentState, VerificationRecord};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::service::FlightQuestion;
-use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
-use delayd_outside::service::scrape::Scraper;
+use delayd_outside::service::Scraper;
+use delayd_outside::service::{ProbePolicy, ProbeRow, replay};
 use delayd_training_job::HoldoutSettings;
 use delayd_training_job::policy::{Part, part_of};
 

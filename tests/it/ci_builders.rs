@@ -10,8 +10,8 @@ use delayd_core::ports::ImageRegistry;
 use delayd_outside::cloud::{DockerEngine, DockerEngineSettings};
 use delayd_outside::local::{OciBuilder, OciLayoutRegistry};
 use delayd_outside::packaging::oci::{Layout, Manifest};
-use delayd_outside::packaging::{ImageBuilder, PackageRequest, PackagedImage, PackagingError, docker_archive, package};
-use delayd_testkit::ci::docker::Dockerd;
+use delayd_outside::packaging::{ImageBuilder, PackageRequest, PackagedImage, PackagingError, docker, package};
+use delayd_testkit::ci::Dockerd;
 use delayd_testkit::ci::{has, wait_for};
 use delayd_testkit::contracts::layouts;
 use delayd_testkit::tools::assert_error;
@@ -185,7 +185,7 @@ fn exports_of_old_and_new_engines_become_the_same_image() {
     for members in [&old[..], &new[..]] {
         write_archive(&archive, members);
         let again = PackageRequest { layout_dir: folder.path().join("converted"), ..request.clone() };
-        let converted = docker_archive::convert(&archive, &again).unwrap();
+        let converted = docker::read_archive(&archive, &again).unwrap();
         let (config, layers) = blobs(&converted);
         assert_eq!(config, blobs(&image).0);
         assert_eq!(layers.map(|layer| unpacked(&layer)), blobs(&image).1.map(|layer| unpacked(&layer)));
@@ -216,7 +216,7 @@ fn an_export_that_is_not_the_image_is_refused_and_the_old_layout_stays() {
         (Vec::new(), "has no `manifest.json`"),
     ] {
         write_archive(&archive, &members);
-        let error = docker_archive::convert(&archive, &request).unwrap_err();
+        let error = docker::read_archive(&archive, &request).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert!(error.to_string().contains(expected), "{expected}: {error}");
         assert!(Layout::at(&request.layout_dir).has(&image.manifest).unwrap());
@@ -225,7 +225,7 @@ fn an_export_that_is_not_the_image_is_refused_and_the_old_layout_stays() {
     write_archive(&archive, &whole(unpacked(&service), ["aa", "bb"]));
     let half = std::fs::read(&archive).unwrap();
     std::fs::write(&archive, &half[..half.len() / 2]).unwrap();
-    let error = docker_archive::convert(&archive, &request).unwrap_err();
+    let error = docker::read_archive(&archive, &request).unwrap_err();
     assert!(matches!(error, PackagingError::Io { .. } | PackagingError::Archive { .. }), "{error}");
 }
 

@@ -22,7 +22,7 @@ use delayd_outside::bundles::BundleStore;
 use delayd_outside::packaging::oci::{Layout, Manifest};
 use delayd_outside::packaging::{Builds, SourceSettings};
 use delayd_testkit::ci;
-use delayd_testkit::ci::git_server::ServerProcess;
+use delayd_testkit::ci::ServerProcess;
 use delayd_testkit::ci::{ServiceRepository, is_alive, makes_a_binary, private_folder, script_settings};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
 use delayd_testkit::contracts::layouts;

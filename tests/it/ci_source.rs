@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use delayd_core::error::{ErrorKind, chain};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::{CycleId, Digest};
 use delayd_outside::packaging::SourceSettings;
-use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError, build_log_path};
+use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, build_log_path};
 use delayd_testkit::ci;
 use delayd_testkit::ci::{
     ServiceRepository, cargo_settings, files_with, is_alive, makes_a_binary, script_settings, wait_for,
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const FIRST: CycleId = CycleId(1);
 
-fn build(settings: &SourceSettings, state: &Path, cycle: CycleId) -> Result<FinishedBuild, SourceError> {
+fn build(settings: &SourceSettings, state: &Path, cycle: CycleId) -> Result<FinishedBuild, PortError> {
     assert_eq!(settings.faults(), Vec::<String>::new());
     SourceBuilder::new(settings, true, state).build(cycle, &BuildControl::default(), &|_| ())
 }
@@ -297,7 +297,7 @@ fn a_cancelled_build_is_ended_with_all_its_children() {
     assert!(ids.iter().all(|pid| is_alive(pid)), "the test must be able to fail");
     control.cancel();
     let error = thread.join().unwrap().unwrap_err();
-    assert!(matches!(error, SourceError::Stopped), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert!(!ids.iter().any(|pid| is_alive(pid)));
 }
 

@@ -12,10 +12,10 @@ use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState};
 use delayd_outside::local::{ProcessCluster, ProcessClusterConfig};
 use delayd_testkit::contracts::cluster::{
-    LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
-};
-use delayd_testkit::contracts::scripted_replica::{
     Behaviour, run_if_started_as_replica, silence, write_bundle, write_executable,
+};
+use delayd_testkit::contracts::cluster::{
+    LoadRequest, Releases, apply, keeps_the_whole_contract, ready, rolls_without_losing_a_request,
 };
 use delayd_testkit::tools::{assert_error, until_true};
 use nix::sys::signal::{Signal, kill};

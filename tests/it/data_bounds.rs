@@ -1,11 +1,11 @@
 //! Small files that stand for huge ones, and huge ones: refused before they take memory, with the bound to raise.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use delayd_core::ports::ObjectStore;
 use delayd_data::contract::Contract;
 use delayd_data::formats::{ParseLimits, ParsedObject, parse_flights};

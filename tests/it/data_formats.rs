@@ -1,11 +1,11 @@
 //! Every known layout, every container, every way of being broken.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use bytes::Bytes;
 use chrono::TimeDelta;
 use delayd_core::error::ErrorKind;
 use delayd_data::airports::parse_airports;

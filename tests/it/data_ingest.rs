@@ -1,10 +1,10 @@
 //! Taking in objects, and datasets that can be told apart and made again.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use chrono::{NaiveDate, TimeDelta};
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectStore, WeatherSource};

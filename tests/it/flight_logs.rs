@@ -1,12 +1,12 @@
 //! Flight logs over months: refused, unreadable, overwritten, deleted. What the data
 //! stage records of them, whom it tells, and that a dataset is made all the same.
 
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use delayd::config::Settings;
 use delayd::data::DataStage;
@@ -49,9 +49,6 @@ impl ObjectStore for Denying {
     }
     async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError> {
         self.inner.put(key, body).await
-    }
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        self.inner.put_if_absent(key, body).await
     }
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         self.inner.delete(key).await

@@ -9,13 +9,13 @@ use delayd_core::secret::Secret;
 use delayd_outside::cloud::registry::{OciRegistry, OciRegistrySettings, UploadSettings};
 use delayd_outside::wrap::Retrying;
 use delayd_testkit::contracts::layouts as images;
-use delayd_testkit::registry_servers::containerd::Containerd;
-use delayd_testkit::registry_servers::docker_registry::{PASSWORD, USER};
-use delayd_testkit::registry_servers::keeping_registry::Manners;
+use delayd_testkit::registry_servers::Containerd;
+use delayd_testkit::registry_servers::http::Manners;
 use delayd_testkit::registry_servers::skopeo::Entry;
 use delayd_testkit::registry_servers::{
     Access, DockerRegistry, KeepingRegistry, Phase, PhaseProxy, TokenServer, Trouble, layouts, skopeo,
 };
+use delayd_testkit::registry_servers::{PASSWORD, USER};
 use delayd_testkit::tools::assert_error;
 use delayd_testkit::{contracts, registry_servers};
 

@@ -70,7 +70,7 @@ async fn each_of_slacks_refusals_has_its_kind_and_says_what_to_do() {
         let error = deliver(&receiver.url()).await.unwrap_err();
         let text = chain(&error);
         assert_eq!((error.kind(), error.is_channel_away()), (kind, away), "{status}: {text}");
-        assert!(text.starts_with("telling Slack: ") && text.contains(advice), "{text}");
+        assert!(text.starts_with("notifying Slack: ") && text.contains(advice), "{text}");
         assert!(!text.contains("s3cret"), "{text}");
     }
 }

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use delayd_core::error::{ErrorKind, chain};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::{CycleId, Digest};
 use delayd_core::secret::Secret;
 use delayd_outside::packaging::oci::{Layout, Manifest};
-use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder, SourceError};
+use delayd_outside::packaging::source::{BuildControl, FinishedBuild, SourceBuilder};
 use delayd_outside::packaging::{PackagedImage, PackagingError, SourceSettings, package};
 use delayd_testkit::ci;
-use delayd_testkit::ci::git_server::ServerProcess;
-use delayd_testkit::ci::{ServiceRepository, files_with, git_server, makes_a_binary, script_settings};
+use delayd_testkit::ci::ServerProcess;
+use delayd_testkit::ci::{ServiceRepository, files_with, makes_a_binary, script_settings};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
 use delayd_testkit::contracts::layouts::request;
 use tempfile::TempDir;
@@ -213,7 +213,7 @@ impl Place {
         self.folder.path().join("state")
     }
 
-    async fn build(&self, settings: &SourceSettings) -> Result<FinishedBuild, SourceError> {
+    async fn build(&self, settings: &SourceSettings) -> Result<FinishedBuild, PortError> {
         assert_eq!(settings.faults(), Vec::<String>::new());
         let builder = SourceBuilder::new(settings, true, &self.state());
         tokio::task::spawn_blocking(move || builder.build(CycleId(1), &BuildControl::default(), &|_| ())).await.unwrap()
@@ -279,7 +279,7 @@ async fn a_server_that_says_nothing_is_given_up_at_the_deadline() {
 #[tokio::test]
 async fn a_web_servers_refusals_say_whether_to_try_again() {
     let place = Place::new();
-    let proxy = FlakyProxy::before(git_server::http(&place.root(), None)).await;
+    let proxy = FlakyProxy::before(ci::http(&place.root(), None)).await;
     let settings = script_settings(&format!("{}/service", proxy.url()));
     for (status, kind) in [
         (401, ErrorKind::Denied),
@@ -321,7 +321,7 @@ fn watch_command_lines(secret: &str, seen: &AtomicUsize, until: &AtomicBool) -> 
 #[tokio::test]
 async fn a_token_opens_an_https_repository_and_is_seen_nowhere() {
     let place = Place::new();
-    let server = git_server::http(&place.root(), Some(("robot", TOKEN)));
+    let server = ci::http(&place.root(), Some(("robot", TOKEN)));
     let front = TlsFront::before(server).await;
     let settings = SourceSettings {
         username: "robot".to_owned(),

@@ -1,11 +1,11 @@
 //! Every object store, against the contract of its port.
 
+use bytes::Bytes;
+use delayd_core::error::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use delayd_core::error::ErrorKind;
 use delayd_core::ports::{ImageRegistry, ObjectStore};
 use delayd_outside::local::{FolderStore, OciLayoutRegistry};
 use delayd_outside::wrap::{Failing, PlannedFailures, RetryPolicy, Retrying};
@@ -112,7 +112,6 @@ async fn a_full_disk_is_reported_and_leaves_the_old_object_and_nothing_half_writ
         let error = store.put(key, large.clone()).await.unwrap_err();
         assert_error(&error, ErrorKind::Exhausted, &[key]);
     }
-    assert_eq!(store.put_if_absent("new", large).await.unwrap_err().kind(), ErrorKind::Exhausted);
     assert_eq!(store.get("old").await.unwrap(), "old");
     assert_eq!(store.list("").await.unwrap().len(), 1);
     assert_eq!(std::fs::read_dir(disk.path().join(".staging")).unwrap().count(), 0);
@@ -222,25 +221,12 @@ async fn what_will_not_get_better_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_conflict_is_the_answer_of_put_if_absent_and_passed_on_at_once() {
+async fn a_write_whose_reply_was_lost_is_repeated() {
     let (_folder, store, failures) = wrapped(FAST);
-    store.put("a", Bytes::from_static(b"theirs")).await.unwrap();
-    let error = store.put_if_absent("a", Bytes::from_static(b"ours")).await.unwrap_err();
-    assert_eq!((error.kind(), failures.calls("put_if_absent")), (ErrorKind::Conflict, 1));
-}
-
-#[tokio::test]
-async fn a_reply_lost_after_the_object_was_written_is_not_a_conflict() {
-    let (_folder, store, failures) = wrapped(FAST);
-    failures.fail_call_after_effect("put_if_absent", 1, ErrorKind::Timeout);
-    store.put_if_absent("a", Bytes::from_static(b"ours")).await.unwrap();
-    assert_eq!(failures.calls("put_if_absent"), 2);
-
-    // But one that somebody else wrote in between is.
-    failures.fail_call("put_if_absent", 3, ErrorKind::Timeout);
-    store.put("b", Bytes::from_static(b"theirs")).await.unwrap();
-    let error = store.put_if_absent("b", Bytes::from_static(b"ours")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict);
+    failures.fail_call_after_effect("put", 1, ErrorKind::Timeout);
+    store.put("a", Bytes::from_static(b"ours")).await.unwrap();
+    assert_eq!(failures.calls("put"), 2);
+    assert_eq!(store.get("a").await.unwrap(), "ours");
 }
 
 #[tokio::test]

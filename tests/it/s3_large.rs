@@ -1,12 +1,12 @@
 //! Large objects: uploads in parts, reads in ranges, and what is left of a failure.
 
+use bytes::Bytes;
+use delayd_core::error::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
-use bytes::Bytes;
-use delayd_core::error::ErrorKind;
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
 use delayd_outside::cloud::s3::{S3Settings, S3Store};

@@ -14,8 +14,8 @@ use delayd_judge::verification::{
 };
 use delayd_model::admin::{LatencyHistogram, ReplicaPhase, ReplicaReport, RequestCounts};
 use delayd_model::{DriftReference, Sketch};
-use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
-use delayd_outside::service::scrape::{ScrapePolicy, Scraper};
+use delayd_outside::service::{ProbePolicy, ProbeRow, replay};
+use delayd_outside::service::{ScrapePolicy, Scraper};
 use delayd_testkit::records;
 use delayd_testkit::tools::{free_address, http_answer, serving};
 

@@ -1,6 +1,7 @@
 //! Airports and holidays by URL: fetched conditionally, never replaced by nonsense,
 //! and every change noticed.
 
+use bytes::Bytes;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,6 @@ use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use bytes::Bytes;
 use delayd::config::Settings;
 use delayd::data::DataStage;
 use delayd::env::Env;

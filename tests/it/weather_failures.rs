@@ -9,7 +9,7 @@ use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ports::WeatherSource;
 use delayd_outside::cloud::OpenMeteoSettings;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood, TlsFront};
-use delayd_testkit::contracts::open_meteo_server::Behaviour;
+use delayd_testkit::contracts::weather::Behaviour;
 use delayd_testkit::site::Running;
 use delayd_testkit::tools::{assert_error, free_port, until};
 use serde_json::Value;

@@ -1,10 +1,10 @@
 //! Both sources against the contract, and against each other.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use delayd::config::Settings;
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::{ObjectStore, WeatherObservation, WeatherSource};
@@ -13,7 +13,7 @@ use delayd_outside::cloud::OpenMeteoSettings;
 use delayd_outside::local::{FolderStore, WeatherCsv};
 use delayd_outside::wrap::{Failing, PlannedFailures};
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
-use delayd_testkit::contracts::open_meteo_server::{Behaviour, Seen};
+use delayd_testkit::contracts::weather::{Behaviour, Seen};
 use delayd_testkit::contracts::weather::{keeps_the_whole_contract, tells_an_outage};
 use delayd_testkit::tools::{CapturedLog, http_answer, serving};
 

@@ -1,10 +1,10 @@
 //! What the data stage makes of weather that is partly away.
 
+use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use delayd::config::Settings;
 use delayd::cycle::saga::{Saga, StepName};
@@ -25,8 +25,8 @@ use delayd_ledger::{CycleReason, Dataset, IngestedObject, ObjectRef, ObjectsLook
 use delayd_outside::cloud::{OpenMeteo, OpenMeteoSettings};
 use delayd_outside::local::FolderStore;
 use delayd_testkit::contracts::flaky_proxy::{FlakyProxy, Mood};
-use delayd_testkit::contracts::open_meteo_server::{OpenMeteoServer, nycflights13};
 pub use delayd_testkit::contracts::weather::{AIRPORTS, codes, utc};
+use delayd_testkit::contracts::weather::{OpenMeteoServer, nycflights13};
 use delayd_testkit::data_support::stored_dataset;
 use delayd_testkit::records;
 use delayd_testkit::tools::Silent;

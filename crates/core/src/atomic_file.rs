@@ -40,14 +40,6 @@ impl StagedFile {
         fs::rename(&self.path, target)?;
         sync_parent(target)
     }
-
-    /// Gives this file the name `target`; `AlreadyExists` when there is one.
-    pub fn publish_new(self, target: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        // A hard link is the one operation that names a complete file and fails when the name is taken.
-        fs::hard_link(&self.path, target)?;
-        sync_parent(target)
-    }
 }
 
 impl Write for StagedFile {

@@ -71,6 +71,9 @@ pub async fn freeze(
     weather: &[WeatherObservation],
     reference: &ReferenceData,
 ) -> Result<FrozenInputs, DataError> {
+    if let Some(first) = frozen_inputs(store, version).await? {
+        return Ok(first);
+    }
     let json = |value: Result<Vec<u8>, serde_json::Error>| {
         value.map(Bytes::from).map_err(|error| DataError::Internal(format!("frozen inputs: {error}")))
     };
@@ -78,14 +81,8 @@ pub async fn freeze(
         weather: put(store, version, "weather", "parquet", Bytes::from(write_weather(weather)?)).await?,
         reference: put(store, version, "reference", "json", json(serde_json::to_vec(reference))?).await?,
     };
-    match store.put_if_absent(&inputs_key(version), json(serde_json::to_vec(&inputs))?).await {
-        Ok(()) => Ok(inputs),
-        Err(error) if error.kind() == ErrorKind::Conflict => {
-            let first = frozen_inputs(store, version).await?;
-            first.ok_or_else(|| DataError::Port(error))
-        }
-        Err(error) => Err(error.into()),
-    }
+    store.put(&inputs_key(version), json(serde_json::to_vec(&inputs))?).await?;
+    Ok(inputs)
 }
 
 async fn put(

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 
-use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::error::{PortError, chain};
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;
 
@@ -42,10 +42,7 @@ pub fn copy_key(sha256: &Digest) -> String {
 /// # Errors
 /// When the store does not take it.
 pub async fn keep_copy(store: &dyn ObjectStore, sha256: &Digest, body: Bytes) -> Result<(), PortError> {
-    match store.put_if_absent(&copy_key(sha256), body).await {
-        Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
-        other => other,
-    }
+    store.put(&copy_key(sha256), body).await
 }
 
 /// The bytes of a flight log as it was taken in: its copy's, or, where none was kept,

@@ -1,5 +1,5 @@
-//! Several channels as one notifier. Each keeps to its own endpoints; none knows
-//! of the others.
+//! Several channels as one notifier, each of which keeps to its own endpoints and none of which knows of the others; and
+//! the simplest of them, the log, for a daemon that has nobody else to alert.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,9 +7,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use delayd_core::error::PortError;
-use delayd_core::error::{ErrorKind, chain};
-use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::ports::{Alert, ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 
 /// The channels that are switched on.
 #[derive(Debug, Default, Clone)]
@@ -34,7 +33,7 @@ impl Notifier for Channels {
             Some(channel) => channel.deliver(endpoint, notice).await,
             None => {
                 let message = "this channel is not switched on (notification.channels)";
-                Err(PortError::new(ErrorKind::NotFound, format!("telling {endpoint}"), message).into())
+                Err(PortError::new(ErrorKind::NotFound, format!("notifying {endpoint}"), message).into())
             }
         }
     }
@@ -59,10 +58,49 @@ impl Notifier for Channels {
     }
 }
 
+/// One log event per alert, at the level of its severity.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct LogNotifier;
+
+fn tell(alert: &Alert) {
+    macro_rules! tell {
+        ($level:ident) => {
+            tracing::$level!(
+                alert.id = %alert.id,
+                alert.at = %alert.at.to_rfc3339(),
+                alert.severity = %alert.severity,
+                alert.dedup_key = %alert.dedup_key,
+                alert.body = %alert.body,
+                "{}", alert.title
+            )
+        };
+    }
+    match alert.severity {
+        Severity::Info => tell!(info),
+        Severity::Warning => tell!(warn),
+        Severity::Critical => tell!(error),
+    }
+}
+
+#[async_trait]
+impl Notifier for LogNotifier {
+    fn endpoints(&self) -> Vec<Endpoint> {
+        vec![Endpoint::of(ChannelKind::Log)]
+    }
+
+    async fn deliver(&self, _: &Endpoint, notice: &Notice) -> Result<(), Undelivered> {
+        notice.alerts.iter().for_each(tell);
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok("alerts go to the log".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::LogNotifier;
 
     #[derive(Debug)]
     struct Away(&'static str);
@@ -91,6 +129,50 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let text = error.to_string();
         for part in ["log: alerts go to the log", "slack: FAILED, asking: first", "webhook: FAILED, asking: second"] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod log_notifier_tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use delayd_core::ids::AlertId;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_critical_alert_is_one_error_event_with_its_fields() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        let alert = Alert {
+            id: AlertId(4),
+            at: chrono::DateTime::UNIX_EPOCH,
+            severity: Severity::Critical,
+            dedup_key: "cycle_3/rollback".into(),
+            title: "rollback failed".into(),
+            body: "no replica is ready".into(),
+        };
+        LogNotifier.deliver(&Endpoint::of(ChannelKind::Log), &Notice::single(alert)).await.unwrap();
+        drop(guard);
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for part in ["ERROR", "rollback failed", "alert_4", "cycle_3/rollback", "no replica is ready"] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
     }

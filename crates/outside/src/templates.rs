@@ -90,7 +90,7 @@ impl Templates {
 
     fn take_from(&mut self, folder: &Path) {
         if !folder.is_dir() {
-            self.faults.push(format!("{} is no folder", folder.display()));
+            self.faults.push(format!("{} is not a folder", folder.display()));
             return;
         }
         for name in TemplateName::ALL {
@@ -127,9 +127,6 @@ impl Templates {
     }
 
     /// Whether every template works, in one line.
-    ///
-    /// # Errors
-    /// Every fault, with its file and line.
     pub fn check(&self) -> Result<String, PortError> {
         if !self.faults.is_empty() {
             return Err(PortError::new(ErrorKind::Invalid, "reading alert templates", self.faults.join("; ")));

@@ -1,11 +1,11 @@
 //! What the tests share: airports, flights, a store in memory that can fail.
 
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
@@ -96,13 +96,6 @@ impl ObjectStore for MemoryStore {
     async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError> {
         self.write(key, body, "2013-01-01T00:00:00Z");
         Ok(())
-    }
-
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        if self.objects.lock().unwrap().contains_key(key) {
-            return Err(PortError::new(ErrorKind::Conflict, format!("writing {key}"), "it is there"));
-        }
-        self.put(key, body).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), PortError> {

@@ -8,13 +8,13 @@
 //! Everything else (signatures, XML, ranges, uploads in parts, checksums, pages)
 //! is theirs. What is asked for is written down, and planned trouble is made.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::secret::Secret;
 use delayd_outside::cloud::s3::{S3Settings, S3Store};

@@ -22,7 +22,7 @@ use delayd_core::ports::ObjectStore;
 use delayd_data::training_sets::{TrainingSet, load_training_set};
 use delayd_outside::bundles::{bundle_prefix, download_bundle, upload_bundle};
 use delayd_training_job::documents::{
-    FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, json, put_json,
+    FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, put_json,
 };
 use delayd_training_job::{Progress, TrainingControl, TrainingJob, TuningParameters};
 
@@ -93,11 +93,8 @@ async fn do_work(
     if let WorkResult::Trained { bundle, .. } = &result {
         upload_bundle(store.as_ref(), &bundle_dir, &work.bundle_prefix(bundle)).await?;
     }
-    match store.put_if_absent(&work.result_key(), json(&work.result_key(), &result)?).await {
-        Ok(()) => Ok(WorkEnd::Done),
-        Err(error) if error.kind() == ErrorKind::Conflict => Ok(WorkEnd::Found),
-        Err(error) => Err(error),
-    }
+    put_json(store.as_ref(), &work.result_key(), &result).await?;
+    Ok(WorkEnd::Done)
 }
 
 /// What is computed once everything is here.

@@ -13,7 +13,7 @@ use delayd_core::ids::ModelVersion;
 use delayd_core::ports::{Replica, ReplicaState, Severity};
 use delayd_judge::monitoring::skew::TrainServeLook;
 use delayd_judge::monitoring::skew::{ScoredTwice, train_serve_skew};
-use delayd_outside::service::probe::{ProbePolicy, ProbeRow, replay};
+use delayd_outside::service::{ProbePolicy, ProbeRow, replay};
 
 /// How long a check counts.
 const EVERY: Duration = Duration::hours(1);

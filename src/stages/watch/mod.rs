@@ -40,7 +40,7 @@ use delayd_judge::monitoring::service::{self, ServiceInputs, ServiceReport};
 use delayd_judge::monitoring::skew::TrainServeLook;
 use delayd_ledger::{Alias, DriftRecord, MetricsWindow};
 use delayd_outside::bundles::BundleStore;
-use delayd_outside::service::scrape::Scraper;
+use delayd_outside::service::Scraper;
 use memory::Memory;
 
 /// Name under which the monitor keeps its memory in the ledger.

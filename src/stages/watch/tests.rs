@@ -11,7 +11,7 @@ use delayd_core::clock::ReplayClock;
 use delayd_core::ids::DeploymentId;
 use delayd_judge::evaluation::Metrics;
 use delayd_ledger::{FlightKey, KnownOutcome, Page, ServedPrediction};
-use delayd_outside::service::scrape::ScrapePolicy;
+use delayd_outside::service::ScrapePolicy;
 
 const MODEL: ModelVersion = ModelVersion(1);
 

@@ -22,17 +22,15 @@ pub struct ObjectMeta {
 /// A store of immutable objects. Keys never contain `..`, a leading `/` or an empty part.
 ///
 /// Contract (the suite in `crates/testkit/src/contracts/object_store.rs` runs it on every adapter):
-/// a `put` is atomic and leaves either the old or the new object; `put_if_absent`
-/// answers `Conflict` when the key exists; `get` of a missing key is `NotFound`;
-/// `list` is sorted by key and never shows half-written objects.
+/// a `put` is atomic and leaves either the old or the new object, so that it may be repeated; `get` of a missing key is
+/// `NotFound`; `list` is sorted by key and never shows half-written objects. There is no write under a condition: keys
+/// name their content, or belong to one writer.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     /// Every object whose key starts with `prefix`, sorted by key.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, PortError>;
     async fn get(&self, key: &str) -> Result<Bytes, PortError>;
     async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError>;
-    /// Writes an object that must not exist yet.
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError>;
     /// Removes an object; one that is not there is no error.
     async fn delete(&self, key: &str) -> Result<(), PortError>;
     /// Whether the store can be reached and lets us in. Changes nothing; answers
@@ -52,10 +50,6 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
 
     async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError> {
         self.as_ref().put(key, body).await
-    }
-
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        self.as_ref().put_if_absent(key, body).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), PortError> {

@@ -24,7 +24,7 @@ use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConn
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-pub(super) use self::failure::port_error;
+pub(super) use self::failure::{Failure, port_error};
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::secret::Secret;
@@ -40,11 +40,8 @@ pub(super) struct AwsAccess<'a> {
     pub(super) profile: &'a str,
     /// Access key; the standard chain when not set.
     pub(super) access_key_id: &'a Secret,
-    /// Its secret.
     pub(super) secret_access_key: &'a Secret,
-    /// Session token of temporary keys.
     pub(super) session_token: &'a Secret,
-    /// Deadlines and trust.
     pub(super) http: &'a HttpClientSettings,
     /// How long an answer may take to begin; the service's own business without.
     pub(super) answer_within: Option<Duration>,
@@ -54,10 +51,8 @@ impl AwsAccess<'_> {
     /// What cannot be: the key, what was found, what was expected.
     pub(super) fn faults(&self) -> Vec<(&'static str, String, &'static str)> {
         let (id, key) = (self.access_key_id.is_set(), self.secret_access_key.is_set());
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let alone = || "set alone".to_owned();
         let checks = [
-            (self.region.bytes().all(plain), "region", format!("`{}`", self.region), "a region like eu-central-1"),
             (id == key, "access_key_id", alone(), "access_key_id and secret_access_key together, or neither"),
             (key || !self.session_token.is_set(), "session_token", alone(), "a token only with the key it belongs to"),
             (!key || self.profile.is_empty(), "profile", format!("`{}`", self.profile), "a profile or a key, not both"),
@@ -71,9 +66,6 @@ impl AwsAccess<'_> {
 
     /// What a service's client is made of. The environment and the instance may be
     /// asked for the region and the whereabouts of credentials; the service is not.
-    ///
-    /// # Errors
-    /// When the authority's file cannot be used, or no region is to be found.
     pub(super) async fn sdk_config(&self, action: &str) -> Result<SdkConfig, PortError> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(self.http_client(action)?)
@@ -218,10 +210,7 @@ mod tests {
         };
         assert_eq!(nothing.faults(), []);
         let keys = |access: AwsAccess<'_>| -> Vec<_> { access.faults().into_iter().map(|(key, ..)| key).collect() };
-        assert_eq!(
-            keys(AwsAccess { region: "EU Central", access_key_id: &some, ..nothing }),
-            ["region", "access_key_id"]
-        );
+        assert_eq!(keys(AwsAccess { access_key_id: &some, ..nothing }), ["access_key_id"]);
         assert_eq!(keys(AwsAccess { session_token: &some, ..nothing }), ["session_token"]);
         let full = AwsAccess { access_key_id: &some, secret_access_key: &some, ..nothing };
         assert_eq!(keys(AwsAccess { profile: "prod", ..full }), ["profile"]);

@@ -1,17 +1,18 @@
 //! Builds images by a Docker Engine, for those whose rules say that only it may.
 //!
-//! The engine is sent a context that `packaging::docker_context` writes, and its
+//! The engine is sent a context that `packaging::docker` writes, and its
 //! image is fetched back as an OCI layout, so that there is one way to push
 //! whoever built. It is not asked to push, to run anything, or to talk to a
 //! registry: `FROM scratch` needs none. Built images stay in it under their tag.
 
-mod errors;
-
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::error::Error as StdError;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::errors::Error;
 use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion, RemoveImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker, body_try_stream};
 use bytes::Bytes;
@@ -20,10 +21,11 @@ use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::packaging::ImageBuilder;
-use crate::packaging::docker_context::{self, DockerContext};
-use crate::packaging::{PackageRequest, PackagedImage, PackagingError, docker_archive};
+use crate::packaging::docker::{self, DockerContext};
+use crate::packaging::{self, ImageBuilder, PackageRequest, PackagedImage, PackagingError};
+use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::http_client::kind_of_status;
 
 /// Where the engine listens unless something else is said (dockerd's default).
 const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
@@ -31,7 +33,7 @@ const DEFAULT_SOCKET: &str = "unix:///var/run/docker.sock";
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 const CHUNK_BYTES: usize = 256 * 1024;
 /// The newest lines of a failed build that go into its error.
-const TOLD_LINES: usize = 10;
+const SHOWN_LINES: usize = 10;
 
 /// `[packaging.docker]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +89,7 @@ impl DockerEngine {
     }
 
     fn failed(&self, action: &str, error: &bollard::errors::Error) -> PortError {
-        errors::port_error(action, &self.host, error)
+        port_error(action, &self.host, error)
     }
 
     /// A connection that speaks a version of the API that the engine knows.
@@ -113,13 +115,13 @@ impl DockerEngine {
     }
 
     async fn built(&self, request: &PackageRequest, action: &str) -> Result<PackagedImage, PortError> {
-        let context_dir = beside(&request.layout_dir, "context");
-        let archive = beside(&request.layout_dir, "exported.tar");
+        let context_dir = packaging::beside(&request.layout_dir, "context");
+        let archive = packaging::beside(&request.layout_dir, "exported.tar");
         let building = self.build_in(request, action, &context_dir, &archive);
         let built = tokio::time::timeout(self.timeout, building).await;
         let outcome = built.unwrap_or_else(|_| Err(self.late(action, self.timeout)));
         let cleared = blocking(action, move || {
-            docker_context::remove(&context_dir)?;
+            packaging::remove_folder(&context_dir)?;
             match std::fs::remove_file(&archive) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(PackagingError::io("removing", &archive)(error))
@@ -142,12 +144,12 @@ impl DockerEngine {
     ) -> Result<PackagedImage, PortError> {
         let docker = self.connect(action).await?;
         let (wanted, folder) = (request.clone(), context_dir.to_owned());
-        let context = blocking(action, move || docker_context::write(&wanted, &folder)).await?;
+        let context = blocking(action, move || docker::write_context(&wanted, &folder)).await?;
         let name = format!("{}:{}", request.repository, request.model);
         self.send(&docker, action, &name, &context).await?;
         self.fetch(&docker, action, &name, archive).await?;
         let (wanted, archive) = (request.clone(), archive.to_owned());
-        blocking(action, move || docker_archive::convert(&archive, &wanted)).await
+        blocking(action, move || docker::read_archive(&archive, &wanted)).await
     }
 
     /// Sends the context, and reads the build's output to its end.
@@ -168,9 +170,9 @@ impl DockerEngine {
                     lines.extend(text.lines().map(str::to_owned).filter(|line| !line.trim().is_empty()));
                 }
                 Err(error) => {
-                    let (kind, mut text) = errors::told(&self.host, &error);
+                    let (kind, mut text) = told(&self.host, &error);
                     if !lines.is_empty() {
-                        let last = lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n");
+                        let last = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n");
                         text.push_str(&format!("; before that:\n{last}"));
                     }
                     return Err(PortError::new(kind, action, text));
@@ -236,19 +238,73 @@ fn chunks(file: File) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Sen
     })
 }
 
-fn beside(layout_dir: &Path, ending: &str) -> PathBuf {
-    let name = layout_dir.file_name().unwrap_or_default().to_string_lossy();
-    layout_dir.with_file_name(format!(".{name}.{ending}"))
+pub(super) fn port_error(action: &str, host: &str, error: &Error) -> PortError {
+    let (kind, text) = told(host, error);
+    PortError::new(kind, action, text)
 }
 
-async fn blocking<T: Send + 'static>(
-    action: &str,
-    work: impl FnOnce() -> Result<T, PackagingError> + Send + 'static,
-) -> Result<T, PortError> {
-    match delayd_core::spans::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
-        Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
+/// The kind, what the engine said, and what to do.
+pub(super) fn told(host: &str, error: &Error) -> (ErrorKind, String) {
+    let text = match error {
+        Error::DockerResponseServerError { message, .. } => message.clone(),
+        Error::DockerStreamError { error } => error.clone(),
+        error => chain(error),
+    };
+    let kind = kind(error, &text);
+    let advice = match kind {
+        ErrorKind::Unavailable => {
+            format!("; is the Docker Engine at {host} running? packaging.docker.host names another")
+        }
+        ErrorKind::Denied => {
+            format!("; the daemon's user may not use {host}: add it to the socket's group, usually `docker`")
+        }
+        ErrorKind::Exhausted => {
+            format!("; the engine at {host} has no room left: `docker system prune`, or a larger disk")
+        }
+        ErrorKind::Timeout => {
+            format!("; the engine at {host} took too long: packaging.docker.timeout_secs allows more")
+        }
+        _ => String::new(),
+    };
+    (kind, format!("{text}{advice}"))
+}
+
+fn kind(error: &Error, text: &str) -> ErrorKind {
+    if text.contains("no space left on device") || text.contains("disk quota exceeded") {
+        return ErrorKind::Exhausted;
     }
+    match error {
+        // The engine answers 500 for what is wrong with a build and for what is wrong with itself.
+        Error::DockerResponseServerError { status_code: 500, .. } => ErrorKind::Invalid,
+        Error::DockerResponseServerError { status_code, .. } => kind_of_status(*status_code),
+        Error::DockerStreamError { .. } | Error::UnsupportedURISchemeError { .. } => ErrorKind::Invalid,
+        Error::RequestTimeoutError => ErrorKind::Timeout,
+        Error::SocketNotFoundError(_) => ErrorKind::Unavailable,
+        Error::JsonDataError { .. } | Error::JsonSerdeError { .. } | Error::APIVersionParseError {} => {
+            ErrorKind::Invalid
+        }
+        error => io_kind(error).unwrap_or(ErrorKind::Unavailable),
+    }
+}
+
+/// The kind of the system's error somewhere below. All else between us and the
+/// engine is a connection that broke.
+fn io_kind(error: &Error) -> Option<ErrorKind> {
+    // This one shows its cause's cause as its own.
+    let mut cause: Option<&(dyn StdError + 'static)> = match error {
+        Error::IOError { err } => Some(err),
+        error => Some(error),
+    };
+    while let Some(present) = cause {
+        if let Some(error) = present.downcast_ref::<io::Error>() {
+            return match ErrorKind::of_io(error) {
+                kind @ (ErrorKind::Denied | ErrorKind::Exhausted | ErrorKind::Timeout) => Some(kind),
+                _ => None,
+            };
+        }
+        cause = present.source();
+    }
+    None
 }
 
 #[cfg(test)]
@@ -290,5 +346,32 @@ mod tests {
         let error = engine.probe().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.to_string().contains("dead.sock"), "{error}");
+    }
+}
+
+#[cfg(test)]
+mod errors_tests {
+    use super::*;
+
+    #[test]
+    fn what_the_engine_answers_decides_whether_to_try_again() {
+        let answered =
+            |status_code, message: &str| Error::DockerResponseServerError { status_code, message: message.to_owned() };
+        let streamed = |error: &str| Error::DockerStreamError { error: error.to_owned() };
+        for (error, kind) in [
+            (answered(404, "no such image"), ErrorKind::NotFound),
+            (answered(409, "in use"), ErrorKind::Conflict),
+            (answered(500, "dockerfile parse error"), ErrorKind::Invalid),
+            (answered(500, "write /x: no space left on device"), ErrorKind::Exhausted),
+            (answered(503, "shutting down"), ErrorKind::Unavailable),
+            (streamed("ADD failed: file not found"), ErrorKind::Invalid),
+            (streamed("write: no space left on device"), ErrorKind::Exhausted),
+            (Error::RequestTimeoutError, ErrorKind::Timeout),
+            (Error::from(io::Error::from(io::ErrorKind::PermissionDenied)), ErrorKind::Denied),
+            (Error::from(io::Error::from(io::ErrorKind::ConnectionReset)), ErrorKind::Unavailable),
+        ] {
+            let text = error.to_string();
+            assert_eq!(port_error("building", "unix:///x.sock", &error).kind(), kind, "{text}");
+        }
     }
 }

@@ -12,11 +12,12 @@ use reqwest::header::{ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_M
 use reqwest::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::Faults;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::fault::Fault;
-use delayd_core::http_client::read_limited;
-use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use delayd_core::http_client::{HttpClientSettings, read_limited, refusal, retry_after, transport_error};
 use delayd_core::ports::{DocumentSource, FetchedDocument, Validators};
+use delayd_core::retry::{Deferred, RetryPolicy};
 use delayd_core::secret::Secret;
 
 /// The longest refusal that is read, in bytes.
@@ -57,22 +58,17 @@ impl HttpDocumentSettings {
     /// Every value that cannot be, by its key below `prefix`.
     #[must_use]
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut check = |holds: bool, key: &str, found: String, expected: &str| {
-            if !holds {
-                faults.push(Fault { key: format!("{prefix}.{key}"), found, expected: expected.to_owned() });
-            }
-        };
-        check(self.max_bytes >= 1024, "max_bytes", self.max_bytes.to_string(), "1024 bytes or more");
-        check((1..=20).contains(&self.attempts), "attempts", self.attempts.to_string(), "1 to 20");
+        let mut faults = Faults::of(prefix);
+        faults.check(self.max_bytes >= 1024, "max_bytes", self.max_bytes, "1024 bytes or more");
+        faults.check((1..=20).contains(&self.attempts), "attempts", self.attempts, "1 to 20");
         for (key, secs) in
             [("retry_pause_secs", self.retry_pause_secs), ("longest_pause_secs", self.longest_pause_secs)]
         {
-            check((0.0..=3600.0).contains(&secs), key, secs.to_string(), "seconds from 0 to 3600");
+            faults.check((0.0..=3600.0).contains(&secs), key, secs, "seconds from 0 to 3600");
         }
         let timeout = self.request_timeout_secs;
-        check((1..=3600).contains(&timeout), "request_timeout_secs", timeout.to_string(), "1 to 3600 seconds");
-        faults
+        faults.check((1..=3600).contains(&timeout), "request_timeout_secs", timeout, "1 to 3600 seconds");
+        faults.found
     }
 }
 
@@ -86,22 +82,8 @@ pub struct HttpDocument {
     http: reqwest::Client,
 }
 
-struct Failed {
-    error: PortError,
-    wait: Option<Duration>,
-}
-
-impl From<PortError> for Failed {
-    fn from(error: PortError) -> Self {
-        Self { error, wait: None }
-    }
-}
-
 impl HttpDocument {
     /// The document whose address the configuration holds under `key`.
-    ///
-    /// # Errors
-    /// When the settings name something unreadable.
     pub fn new(key: &'static str, address: Secret, settings: HttpDocumentSettings) -> Result<Self, PortError> {
         let http = settings.http.client(&format!("setting up the client of {key}"))?;
         Ok(Self { key, address, settings, http })
@@ -111,13 +93,13 @@ impl HttpDocument {
         format!("fetching the document of {}", self.key)
     }
 
-    async fn ask(&self, known: &Validators) -> Result<Response, Failed> {
+    async fn ask(&self, known: &Validators) -> Result<Response, Deferred> {
         let action = self.action();
         let address = self.address.reveal(&action)?;
         // A parse error would quote the address.
         let url = reqwest::Url::parse(&address).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let url = url.ok_or_else(|| {
-            PortError::new(ErrorKind::Invalid, &action, "the address is no http or https URL; correct it")
+            PortError::new(ErrorKind::Invalid, &action, "the address is not an http or https URL; correct it")
         })?;
         let mut request = self.http.get(url).timeout(Duration::from_secs(self.settings.request_timeout_secs));
         for (name, value) in [(IF_NONE_MATCH, &known.etag), (IF_MODIFIED_SINCE, &known.last_modified)] {
@@ -132,16 +114,16 @@ impl HttpDocument {
         }
         let wait = retry_after(&response);
         let body = read_limited(response, LONGEST_REFUSAL, &action).await?;
-        Err(Failed { error: refusal(&action, status, &body), wait })
+        Err(Deferred { error: refusal(&action, status, &body), wait })
     }
 
-    async fn once(&self, known: &Validators) -> Result<FetchedDocument, Failed> {
+    async fn once(&self, known: &Validators) -> Result<FetchedDocument, Deferred> {
         let response = self.ask(known).await?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(FetchedDocument::Unchanged);
         }
         if response.status() != StatusCode::OK {
-            let message = format!("answered {}, which is no whole document", response.status());
+            let message = format!("answered {}, which is not a whole document", response.status());
             return Err(PortError::new(ErrorKind::Invalid, self.action(), message).into());
         }
         let validators = validators(&response);
@@ -159,22 +141,12 @@ fn validators(response: &Response) -> Validators {
 #[async_trait]
 impl DocumentSource for HttpDocument {
     async fn fetch(&self, known: &Validators) -> Result<FetchedDocument, PortError> {
-        let longest = Duration::from_secs_f64(self.settings.longest_pause_secs);
-        let mut pause = Duration::from_secs_f64(self.settings.retry_pause_secs);
-        let mut attempt = 1;
-        loop {
-            let Failed { error, wait } = match self.once(known).await {
-                Ok(document) => return Ok(document),
-                Err(failed) => failed,
-            };
-            let wait = wait.unwrap_or(pause.min(longest));
-            if !error.is_retryable() || attempt >= self.settings.attempts || wait > longest {
-                return Err(error);
-            }
-            tracing::debug!(attempt, pause_ms = wait.as_millis() as u64, error = %error, "the document is asked for again");
-            tokio::time::sleep(wait).await;
-            (attempt, pause) = (attempt + 1, pause.saturating_mul(2));
-        }
+        let policy = RetryPolicy {
+            attempts: self.settings.attempts,
+            base_delay: Duration::from_secs_f64(self.settings.retry_pause_secs),
+            max_delay: Duration::from_secs_f64(self.settings.longest_pause_secs),
+        };
+        policy.run(|| self.once(known)).await.map_err(|failed| failed.error)
     }
 
     async fn probe(&self) -> Result<String, PortError> {

@@ -8,14 +8,11 @@ mod http_document;
 pub mod kubernetes;
 pub mod kubernetes_trainer;
 mod mail;
-mod mail_message;
 mod mail_session;
-mod mail_settings;
 mod open_meteo;
 pub mod registry;
 pub mod s3;
 mod slack;
-mod slack_message;
 mod webhook;
 
 pub use docker_engine::{DockerEngine, DockerEngineSettings};
@@ -24,3 +21,26 @@ pub use mail::{MailNotifier, MailSettings, MailTls};
 pub use open_meteo::{OpenMeteo, OpenMeteoSettings};
 pub use slack::{SlackNotifier, SlackSettings};
 pub use webhook::{WebhookNotifier, WebhookSettings};
+
+use delayd_core::fault::Fault;
+
+/// Gathers the faults of one section of the configuration.
+struct Faults<'a> {
+    section: &'a str,
+    found: Vec<Fault>,
+}
+
+impl<'a> Faults<'a> {
+    fn of(section: &'a str) -> Self {
+        Self { section, found: Vec::new() }
+    }
+
+    fn check(&mut self, holds: bool, key: &str, found: impl std::fmt::Display, expected: &str) {
+        if !holds {
+            let key = format!("{}.{key}", self.section);
+            let found = found.to_string();
+            let found = if found.is_empty() { "not set".to_owned() } else { format!("`{found}`") };
+            self.found.push(Fault { key, found, expected: expected.to_owned() });
+        }
+    }
+}

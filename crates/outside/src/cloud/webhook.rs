@@ -14,12 +14,11 @@ use super::slack::secret_url;
 use crate::templates::Templates;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::fault::Fault;
-use delayd_core::http_client::read_beginning;
-use delayd_core::http_client::{HttpClientSettings, refusal, retry_after, transport_error};
+use delayd_core::http_client::{HttpClientSettings, read_beginning, refusal, retry_after, transport_error};
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Undelivered};
 use delayd_core::secret::Secret;
 
-const TELLING: &str = "telling the webhook";
+const NOTIFYING: &str = "notifying the webhook";
 const ASKING: &str = "asking the webhook";
 
 /// `[notification.webhook]`.
@@ -74,11 +73,8 @@ pub struct WebhookNotifier {
 
 impl WebhookNotifier {
     /// A notifier; nothing is sent yet.
-    ///
-    /// # Errors
-    /// When the authority's file cannot be read.
     pub fn new(settings: &WebhookSettings, templates: Arc<Templates>) -> Result<Self, PortError> {
-        Ok(Self { settings: settings.clone(), http: settings.http.posting_client(TELLING)?, templates })
+        Ok(Self { settings: settings.clone(), http: settings.http.posting_client(NOTIFYING)?, templates })
     }
 
     fn request(&self, action: &str, method: reqwest::Method) -> Result<reqwest::RequestBuilder, PortError> {
@@ -93,9 +89,9 @@ impl WebhookNotifier {
         if !self.settings.signing_key.is_set() {
             return Ok(None);
         }
-        let key = self.settings.signing_key.reveal(TELLING)?;
+        let key = self.settings.signing_key.reveal(NOTIFYING)?;
         let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes())
-            .map_err(|error| PortError::new(ErrorKind::Invalid, TELLING, format!("signing: {error}")))?;
+            .map_err(|error| PortError::new(ErrorKind::Invalid, NOTIFYING, format!("signing: {error}")))?;
         mac.update(body);
         Ok(Some(format!("sha256={}", hex::encode(mac.finalize().into_bytes()))))
     }
@@ -120,7 +116,7 @@ impl Notifier for WebhookNotifier {
             "alerts": notice.alerts,
         });
         let body = body.to_string().into_bytes();
-        let mut request = self.request(TELLING, reqwest::Method::POST)?;
+        let mut request = self.request(NOTIFYING, reqwest::Method::POST)?;
         if let Some(signature) = self.signature(&body)? {
             request = request.header("X-Delayd-Signature-256", signature);
         }
@@ -128,7 +124,7 @@ impl Notifier for WebhookNotifier {
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header("Idempotency-Key", notice.identity())
             .body(body);
-        let response = request.send().await.map_err(|error| transport_error(TELLING, error))?;
+        let response = request.send().await.map_err(|error| transport_error(NOTIFYING, error))?;
         let (status, wait) = (response.status(), retry_after(&response));
         if status.is_success() {
             return Ok(());
@@ -136,12 +132,12 @@ impl Notifier for WebhookNotifier {
         if status.is_redirection() {
             let message = format!("answered {status}; redirects are not followed: name the address it leads to");
             return Err(
-                Undelivered::from(PortError::new(ErrorKind::NotFound, TELLING, message)).with_channel_away(true)
+                Undelivered::from(PortError::new(ErrorKind::NotFound, NOTIFYING, message)).with_channel_away(true)
             );
         }
         let body = read_beginning(response).await;
         let of_this_notice = matches!(status.as_u16(), 400 | 413 | 422);
-        let error = Undelivered::from(refusal(TELLING, status, &body));
+        let error = Undelivered::from(refusal(NOTIFYING, status, &body));
         Err(error.with_channel_away(!of_this_notice).after(wait))
     }
 

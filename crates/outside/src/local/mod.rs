@@ -1,32 +1,25 @@
 //! The embedded adapters: folders, an OCI layout, local processes and the log.
 //! With these the daemon runs on one machine without any other service.
 
-mod folder_store;
-mod log_notifier;
-mod oci_builder;
-mod oci_layout_registry;
+mod oci_layout;
 mod process_cluster;
 mod process_pool;
 mod weather_csv;
 
-pub use folder_store::FolderStore;
-pub use log_notifier::LogNotifier;
-pub use oci_builder::OciBuilder;
-pub use oci_layout_registry::OciLayoutRegistry;
+pub use crate::channels::LogNotifier;
+pub use crate::object_store::FolderStore;
+pub use oci_layout::{OciBuilder, OciLayoutRegistry};
 pub use process_cluster::{ProcessCluster, ProcessClusterConfig};
 pub use process_pool::ProcessPool;
 pub use weather_csv::WeatherCsv;
 
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
-
-/// Runs blocking work on the blocking pool.
-async fn blocking<T: Send + 'static>(
-    action: &'static str,
-    work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
-) -> Result<T, PortError> {
-    match delayd_core::spans::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
-    }
+/// The last bytes of a file, as text.
+fn tail(path: &std::path::Path, bytes: u64) -> std::io::Result<String> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut read = Vec::new();
+    file.take(bytes).read_to_end(&mut read)?;
+    Ok(String::from_utf8_lossy(&read).into_owned())
 }

@@ -8,13 +8,10 @@
 //! It limits neither memory nor processor time, and knows one machine only.
 
 mod launch;
-mod os_process;
-mod public_port;
-mod replica_log;
 mod rollout;
 mod state;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,12 +20,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::future::join_all;
+use serde::Deserialize;
 use socket2::{Domain, Socket, Type};
 
-use self::public_port::PublicAnswers;
 use self::state::{ClusterState, Phase, ReplicaRecord};
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::{Cluster, Release, Replica, ReplicaState, RolloutProgress};
 
 /// A replica that has not answered a probe by then counts as silent.
@@ -49,7 +46,7 @@ pub struct ProcessClusterConfig {
     pub log_dir: PathBuf,
     /// How long a replica may take to become ready when it is restarted or brought back.
     pub ready_deadline: Duration,
-    /// How long a replica that was told to stop may go on accepting before it is killed.
+    /// How long a replica that was told to stop may keep accepting before it is killed.
     pub drain_timeout: Duration,
     /// How long a drained replica stays for its sketches to be fetched.
     pub linger: Duration,
@@ -181,12 +178,11 @@ impl ProcessCluster {
             return Ok(());
         }
         let (folder, written) = (self.config.state_dir.clone(), after.clone());
-        super::blocking("writing the cluster's state", move || written.save(&folder)).await?;
+        blocking("writing the cluster's state", move || written.save(&folder)).await?;
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = after;
         Ok(())
     }
 
-    /// Changes one replica's record.
     async fn change_replica(&self, name: &str, change: impl FnOnce(&mut ReplicaRecord)) -> Result<(), PortError> {
         self.change(|state| {
             if let Some(record) = state.replicas.iter_mut().find(|record| record.name == name) {
@@ -226,7 +222,7 @@ impl ProcessCluster {
             },
         };
         Some(Replica {
-            memory_bytes: record.process.as_ref().and_then(os_process::ProcessIdentity::memory_bytes),
+            memory_bytes: record.process.as_ref().and_then(state::ProcessIdentity::memory_bytes),
             name: record.name,
             model: record.release.model,
             deployment: record.release.deployment,
@@ -277,6 +273,7 @@ impl Cluster for ProcessCluster {
         let _rollout = self.rollout.lock().await;
         self.stop_everything().await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         Ok(format!("local processes in {}, port {}", self.config.state_dir.display(), self.port))
     }
@@ -315,4 +312,119 @@ fn reserve_port(config: &ProcessClusterConfig, state: &ClusterState) -> Result<S
     }
     // The port kept may have gone to somebody else while nothing of ours was running.
     bind(state.public_port).or_else(|_| bind(0)).map_err(|error| describe(0, error))
+}
+
+/// Requests in one round, for each replica that listens.
+const REQUESTS_PER_REPLICA: usize = 4;
+/// Rounds at most. With [`REQUESTS_PER_REPLICA`] a replica that is fine misses all of them
+/// once in ten million times: (1 - 1/n)^(16 n) is about e^-16.
+const ROUNDS: usize = 4;
+
+/// The part of `/health/ready`'s answer that is read.
+#[derive(Deserialize)]
+struct Answer {
+    replica: Option<String>,
+}
+
+/// What came of asking the public port.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PublicAnswers {
+    named: BTreeSet<String>,
+    /// Answers that name no replica, as those of services before 0.1.0's `replica`.
+    unnamed: usize,
+    asked: usize,
+    failure: Option<String>,
+}
+
+impl PublicAnswers {
+    /// Whether clients reach a replica.
+    pub(super) fn reach(&self, name: &str) -> Result<(), String> {
+        // An answer without a name may be anybody's.
+        if self.named.contains(name) || self.unnamed > 0 || self.asked == 0 {
+            return Ok(());
+        }
+        let Self { asked, .. } = self;
+        Err(match &self.failure {
+            Some(failure) => {
+                format!("it answered none of {asked} requests to the public port, of which some failed: {failure}")
+            }
+            None => format!("it answered none of {asked} requests to the public port; others answered all of them"),
+        })
+    }
+
+    fn note(&mut self, answer: Result<Option<String>, String>) {
+        self.asked += 1;
+        match answer {
+            Ok(Some(name)) => {
+                self.named.insert(name);
+            }
+            Ok(None) => self.unnamed += 1,
+            Err(failure) => self.failure = Some(failure),
+        }
+    }
+
+    fn settles(&self, names: &[&str]) -> bool {
+        names.iter().all(|name| self.named.contains(*name)) || self.unnamed > 0
+    }
+}
+
+impl ProcessCluster {
+    /// Asks the public port until each of these replicas has answered, or often enough.
+    pub(super) async fn ask_public_port(&self, names: &[&str]) -> PublicAnswers {
+        let mut answers = PublicAnswers::default();
+        if names.is_empty() {
+            return answers;
+        }
+        // All that may still listen share the connections, also those that are not asked about.
+        let requests = REQUESTS_PER_REPLICA * self.state().replicas.len().max(names.len());
+        for _ in 0..ROUNDS {
+            let round = join_all((0..requests).map(|_| self.ask_once())).await;
+            round.into_iter().for_each(|answer| answers.note(answer));
+            if answers.settles(names) {
+                break;
+            }
+        }
+        answers
+    }
+
+    /// The name of the replica that answered.
+    async fn ask_once(&self) -> Result<Option<String>, String> {
+        let answer = self.public_http.get(format!("{}/health/ready", self.public_url())).send().await;
+        let body = match answer {
+            Ok(answer) => answer.bytes().await,
+            Err(error) => Err(error),
+        };
+        let body = body.map_err(|error| chain(&error))?;
+        Ok(serde_json::from_slice::<Answer>(&body).ok().and_then(|answer| answer.replica))
+    }
+
+    /// Where clients of this machine find the service.
+    pub(super) fn public_url(&self) -> String {
+        let host = if self.config.listen.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { self.config.listen };
+        format!("http://{}", SocketAddr::new(host, self.port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_that_answers_no_client_is_not_reached() {
+        let (mine, other) = (Ok(Some("mine".to_owned())), Ok(Some("other".to_owned())));
+        let (unnamed, silence) = (Ok(None), Err("timed out".to_owned()));
+        let cases = [
+            (vec![], true, "nobody asked"),
+            (vec![&mine, &silence], true, "it answered, whatever else happened"),
+            (vec![&other, &silence], false, "silence, and another answered"),
+            (vec![&silence, &silence], false, "silence"),
+            (vec![&other, &other], false, "another answered everything"),
+            (vec![&unnamed, &silence], true, "an older service says no name"),
+        ];
+        for (given, reached, why) in cases {
+            let mut answers = PublicAnswers::default();
+            given.into_iter().for_each(|answer| answers.note(answer.clone()));
+            assert_eq!(answers.reach("mine").is_ok(), reached, "{why}: {answers:?}");
+        }
+    }
 }

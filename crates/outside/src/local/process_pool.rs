@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,7 +26,7 @@ use delayd_core::spans::TRACEPARENT;
 /// How long a worker that was told to stop may take before it is killed. It stops within a batch.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// The end of a worker's log that is told where it failed, in bytes.
-const TOLD_BYTES: u64 = 2000;
+const SHOWN_BYTES: u64 = 2000;
 
 /// Runs workers as processes.
 pub struct ProcessPool {
@@ -119,16 +118,6 @@ async fn end(mut started: Started) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The last lines of a worker's log.
-fn last_words(log: &Path) -> std::io::Result<String> {
-    let mut file = File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TOLD_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(TOLD_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-}
-
 /// Why a process ended, for people: a status, or the signal that ended it.
 fn why_it_ended(status: std::process::ExitStatus) -> (ErrorKind, String) {
     use std::os::unix::process::ExitStatusExt as _;
@@ -169,7 +158,8 @@ impl WorkerPool for ProcessPool {
             Some(status) if status.success() => WorkerState::Succeeded,
             Some(status) => {
                 let (kind, why) = why_it_ended(status);
-                let words = last_words(&started.log).unwrap_or_else(|error| format!("(its log: {error})"));
+                let words =
+                    super::tail(&started.log, SHOWN_BYTES).unwrap_or_else(|error| format!("(its log: {error})"));
                 WorkerState::Failed(PortError::new(kind, worker.action(), format!("{why}: {words}")))
             }
         })

@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 
+use delayd_core::blocking;
 use delayd_core::error::{PortError, chain};
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ObjectMeta, ObjectStore, WeatherObservation, WeatherSource};
-use delayd_data::DataError;
-use delayd_data::ObjectReader;
 use delayd_data::weather::parse_weather_csv;
+use delayd_data::{DataError, ObjectReader};
 
 /// Answers from every weather file under a prefix.
 #[derive(Debug)]
@@ -44,19 +44,16 @@ impl WeatherCsv {
     }
 
     async fn read(&self, meta: &ObjectMeta) -> Result<Arc<Vec<WeatherObservation>>, PortError> {
-        let action = || format!("reading weather from {}", meta.key);
-        let too_large = |error: DataError| PortError::new(error.kind(), action(), chain(&error));
-        self.reader.limits.check_stored(&meta.key, meta.size_bytes).map_err(too_large)?;
+        let action = format!("reading weather from {}", meta.key);
+        let fault = |error: &DataError| PortError::new(error.kind(), action.as_str(), chain(error));
+        self.reader.limits.check_stored(&meta.key, meta.size_bytes).map_err(|error| fault(&error))?;
         let body = self.store.get(&meta.key).await?;
         let (key, reader) = (meta.key.clone(), self.reader.clone());
-        let parsed = delayd_core::spans::spawn_blocking(move || {
+        let parsed = blocking(action.as_str(), move || {
             let digest = Digest::of(&body);
-            reader.read(&key, &digest, |limits| parse_weather_csv(&key, &body, limits)).flatten()
+            Ok::<_, PortError>(reader.read(&key, &digest, |limits| parse_weather_csv(&key, &body, limits)).flatten())
         });
-        let parsed = parsed.await;
-        let parsed = parsed
-            .map_err(|error| PortError::new(delayd_core::error::ErrorKind::Internal, action(), error.to_string()))?;
-        let (observations, report) = parsed.map_err(|error| PortError::new(error.kind(), action(), chain(&error)))?;
+        let (observations, report) = parsed.await?.map_err(|error| fault(&error))?;
         if report.rejected_count > 0 || !report.implausible.is_empty() {
             tracing::warn!(
                 object.key = %meta.key, rows.rejected = report.rejected_count, implausible = ?report.implausible,
@@ -97,6 +94,7 @@ impl WeatherSource for WeatherCsv {
         found.dedup_by(|next, kept| (&next.airport, next.observed_at) == (&kept.airport, kept.observed_at));
         Ok(found)
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         let files = self.store.list(&self.prefix).await?;
         Ok(format!("{} weather files under {}", files.len(), self.prefix))

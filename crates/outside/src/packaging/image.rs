@@ -3,14 +3,20 @@
 //! machine and in any folder.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use flate2::write::GzEncoder;
+use flate2::{Compression, GzBuilder};
 use serde::{Deserialize, Serialize};
+use tar::{Builder, EntryType, Header};
 
-use super::layer::{self, Layer, LayerWriter};
-use super::oci::{CONFIG_TYPE, Descriptor, Index, LAYOUT_FILE, Layout, MANIFEST_TYPE, Manifest, Platform, REF_NAME};
-use super::{PackageRequest, PackagedImage, PackagingError, service_binary};
+use super::oci::{
+    CONFIG_TYPE, Descriptor, HashingWriter, Index, LAYER_TYPE, LAYOUT_FILE, Layout, MANIFEST_TYPE, Manifest, Platform,
+    REF_NAME,
+};
+use super::{PackageRequest, PackagedImage, PackagingError, inspect_service};
 use delayd_core::ids::Digest;
 use delayd_core::own_folder;
 
@@ -33,14 +39,11 @@ pub fn package(request: &PackageRequest) -> Result<PackagedImage, PackagingError
 
 /// Has `write` write a layout that takes the place of the one at `layout_dir` only
 /// when it is finished.
-///
-/// # Errors
-/// What `write` answers, or the file system; the layout is untouched then.
 pub(super) fn replacing<T>(
     layout_dir: &Path,
     write: impl FnOnce(&Layout) -> Result<T, PackagingError>,
 ) -> Result<T, PackagingError> {
-    let staging = staging_beside(layout_dir);
+    let staging = beside(layout_dir, "partial");
     remove_folder(&staging)?;
     own_folder::create_new(&staging).map_err(PackagingError::io("creating", &staging))?;
     let written = write(&Layout::at(&staging)).and_then(|answer| {
@@ -55,7 +58,7 @@ pub(super) fn replacing<T>(
     written
 }
 
-/// Refuses what is no repository name in the OCI distribution spec's grammar.
+/// Refuses what is not a repository name in the OCI distribution spec's grammar.
 ///
 /// # Errors
 /// When the name has other parts than lower-case letters, digits and `._-` between them.
@@ -78,7 +81,7 @@ pub fn check_repository(repository: &str) -> Result<(), PackagingError> {
 fn build(request: &PackageRequest, layout: &Layout) -> Result<PackagedImage, PackagingError> {
     let blobs = layout.blobs_dir();
     fs::create_dir_all(&blobs).map_err(PackagingError::io("creating", &blobs))?;
-    let service = service_binary::inspect(&request.service_binary)?;
+    let service = inspect_service(&request.service_binary)?;
     if request.service_must_be_static && !service.is_static {
         return Err(PackagingError::ServiceBinary {
             path: request.service_binary.clone(),
@@ -128,7 +131,7 @@ pub(super) fn finish(
 fn service_layer(request: &PackageRequest, layout: &Layout) -> Result<Layer, PackagingError> {
     let passwd = format!("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}:nonroot:/:/sbin/nologin\n");
     let group = format!("root:x:0:\nnonroot:x:{NONROOT}:\n");
-    let (binary, size) = layer::open(&request.service_binary)?;
+    let (binary, size) = open(&request.service_binary)?;
     let mut writer = LayerWriter::start(layout, "service")?;
     writer.file("delayd-serve", 0o755, size, binary)?;
     writer.folder("etc", 0o755)?;
@@ -282,14 +285,101 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PackagingError
     fs::write(path, bytes).and_then(|()| fs::File::open(path)?.sync_all()).map_err(PackagingError::io("writing", path))
 }
 
-fn staging_beside(layout_dir: &Path) -> PathBuf {
+/// The path beside a layout for what belongs to it for a while.
+pub(crate) fn beside(layout_dir: &Path, ending: &str) -> PathBuf {
     let name = layout_dir.file_name().unwrap_or_default().to_string_lossy();
-    layout_dir.with_file_name(format!(".{name}.partial"))
+    layout_dir.with_file_name(format!(".{name}.{ending}"))
 }
 
-fn remove_folder(path: &Path) -> Result<(), PackagingError> {
+pub(crate) fn remove_folder(path: &Path) -> Result<(), PackagingError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(PackagingError::io("removing", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// gzip's code for an unknown operating system (RFC 1952, section 2.3.1).
+const UNKNOWN_SYSTEM: u8 = 255;
+
+/// Compresses into a file; the same bytes come out for the same bytes.
+pub(super) type Compressor = GzEncoder<HashingWriter<BufWriter<File>>>;
+
+pub(super) fn compressor(file: File) -> Compressor {
+    let compressed = HashingWriter::new(BufWriter::new(file));
+    GzBuilder::new().mtime(0).operating_system(UNKNOWN_SYSTEM).write(compressed, Compression::new(6))
+}
+
+/// Ends a compressor whose file is `path`; answers digest and length.
+pub(super) fn finish_compressor(gzip: Compressor, path: &Path) -> Result<(Digest, u64), PackagingError> {
+    let failed = |error| PackagingError::io("writing", path)(error);
+    let (mut file, found) = gzip.finish().map_err(failed)?.finish();
+    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed)?;
+    Ok(found)
+}
+
+/// A finished layer.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    pub(super) descriptor: Descriptor,
+    /// Digest of the uncompressed archive, which the image's configuration lists.
+    pub(super) diff_id: Digest,
+}
+
+/// Writes one layer into a layout.
+pub(super) struct LayerWriter<'a> {
+    layout: &'a Layout,
+    builder: Builder<HashingWriter<Compressor>>,
+    staged: std::path::PathBuf,
+}
+
+impl<'a> LayerWriter<'a> {
+    /// Starts a layer; `name` tells it apart from others that are being written.
+    pub(super) fn start(layout: &'a Layout, name: &str) -> Result<Self, PackagingError> {
+        let staged = layout.blobs_dir().join(format!("{name}.partial"));
+        let file = File::create(&staged).map_err(PackagingError::io("creating", &staged))?;
+        Ok(Self { layout, builder: Builder::new(HashingWriter::new(compressor(file))), staged })
+    }
+
+    pub(super) fn folder(&mut self, path: &str, mode: u32) -> Result<(), PackagingError> {
+        self.append(&format!("{path}/"), EntryType::Directory, mode, 0, std::io::empty())
+    }
+
+    /// Adds a file of `size` bytes that `content` yields.
+    pub(super) fn file(&mut self, path: &str, mode: u32, size: u64, content: impl Read) -> Result<(), PackagingError> {
+        self.append(path, EntryType::Regular, mode, size, content)
+    }
+
+    fn append(
+        &mut self,
+        path: &str,
+        kind: EntryType,
+        mode: u32,
+        size: u64,
+        content: impl Read,
+    ) -> Result<(), PackagingError> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(size);
+        self.builder.append_data(&mut header, path, content).map_err(PackagingError::io("writing", &self.staged))
+    }
+
+    /// Ends the layer and names its blob by its digest.
+    pub(super) fn finish(self) -> Result<Layer, PackagingError> {
+        let failed = |error| PackagingError::io("writing", &self.staged)(error);
+        let (gzip, (diff_id, _)) = self.builder.into_inner().map_err(failed)?.finish();
+        let (digest, size) = finish_compressor(gzip, &self.staged)?;
+        fs::rename(&self.staged, self.layout.blob_path(&digest)).map_err(failed)?;
+        Ok(Layer { descriptor: Descriptor::new(LAYER_TYPE, digest, size), diff_id })
+    }
+}
+
+/// The file at `path` with its length.
+pub(super) fn open(path: &Path) -> Result<(File, u64), PackagingError> {
+    let file = File::open(path).map_err(PackagingError::io("opening", path))?;
+    let size = file.metadata().map_err(PackagingError::io("opening", path))?.len();
+    Ok((file, size))
 }

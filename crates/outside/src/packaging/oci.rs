@@ -159,9 +159,6 @@ impl Layout {
     }
 
     /// The index; an empty one when there is none yet.
-    ///
-    /// # Errors
-    /// When it cannot be read.
     pub fn index(&self) -> Result<Index, PackagingError> {
         let path = self.index_path();
         match fs::read(&path) {
@@ -172,9 +169,6 @@ impl Layout {
     }
 
     /// The descriptor of the image `tag`, or of the only image that there is.
-    ///
-    /// # Errors
-    /// When there is neither.
     pub fn image(&self, tag: &str) -> Result<Descriptor, PackagingError> {
         let index = self.index()?;
         match (index.find(tag), index.manifests.as_slice()) {
@@ -188,9 +182,6 @@ impl Layout {
     }
 
     /// A small blob that is a JSON document, verified.
-    ///
-    /// # Errors
-    /// When it is missing, damaged or something else.
     pub fn document<T: DeserializeOwned>(&self, descriptor: &Descriptor) -> Result<T, PackagingError> {
         let path = self.blob_path(&descriptor.digest);
         let bytes = fs::read(&path).map_err(PackagingError::io("reading", &path))?;
@@ -202,9 +193,6 @@ impl Layout {
     }
 
     /// Whether the blob is there and is what its digest says.
-    ///
-    /// # Errors
-    /// When it is there and cannot be read, or is damaged.
     pub fn has(&self, digest: &Digest) -> Result<bool, PackagingError> {
         let path = self.blob_path(digest);
         match File::open(&path) {
@@ -222,9 +210,6 @@ impl Layout {
 }
 
 /// Copies all of `from` and answers the digest and the length of what was copied.
-///
-/// # Errors
-/// When either side fails.
 pub fn copy_hashing(mut from: impl Read, to: impl Write) -> io::Result<(Digest, u64)> {
     let mut to = HashingWriter::new(to);
     io::copy(&mut from, &mut to)?;

@@ -1,12 +1,12 @@
 //! A small world of flights in an object store, frozen as a dataset, with a training
 //! job about it.
 
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::data_support::stored_dataset;
-use bytes::Bytes;
 use chrono::{DateTime, Duration, Utc};
 use delayd_core::ids::{CycleId, RunId};
 use delayd_core::ports::{ObjectStore, WeatherObservation};

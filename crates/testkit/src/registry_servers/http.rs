@@ -1,10 +1,21 @@
-//! HTTP/1.1 by hand, one request per connection, so that tests can stop anywhere in it.
+//! A small HTTP server, and what the tests make of it: a token server, and a registry that keeps to the letter of the
+//! distribution spec where Debian's docker-registry 2.8 does not (pieces must fit `Content-Range`, and a smallest piece can
+//! be asked for); it holds one repository in memory.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rcgen::{CertificateParams, KeyPair, SigningKey as _};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use super::{PASSWORD, USER};
+use delayd_core::clock::{Clock as _, SystemClock};
+use delayd_core::ids::Digest;
 
 /// A request's head, and what of its body came along with it.
 #[derive(Debug, Clone)]
@@ -156,4 +167,216 @@ where
         }
     });
     address
+}
+
+pub const SERVICE: &str = "registry.test";
+pub const ISSUER: &str = "token-server.test";
+
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Seconds that a token holds.
+    pub lifetime_secs: i64,
+    /// Actions that are granted, of those asked for.
+    pub granted: Vec<&'static str>,
+    /// Answer with this status instead.
+    pub refuse: Option<u16>,
+}
+
+#[derive(Clone)]
+pub struct TokenServer {
+    pub address: SocketAddr,
+    /// What docker-registry must trust.
+    pub certificate_pem: String,
+    pub policy: Arc<Mutex<Policy>>,
+    /// The scopes asked for, call by call.
+    pub asked: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+struct Signer {
+    key: KeyPair,
+    certificate: String,
+}
+
+impl TokenServer {
+    pub async fn start() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec!["token-server.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let certificate_pem = certificate.pem();
+        let signer = Arc::new(Signer { key, certificate: STANDARD.encode(certificate.der()) });
+        let granted = vec!["pull", "push", "delete"];
+        let policy = Arc::new(Mutex::new(Policy { lifetime_secs: 300, granted, refuse: None }));
+        let asked: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+        let (now_policy, now_asked) = (policy.clone(), asked.clone());
+        let address = serve(move |request| {
+            let policy = now_policy.lock().unwrap().clone();
+            now_asked.lock().unwrap().push(request.head.query("scope"));
+            let reply = token_answer(&signer, &policy, &request);
+            async move { reply }
+        })
+        .await;
+        Self { address, certificate_pem, policy, asked }
+    }
+
+    pub fn realm(&self) -> String {
+        format!("http://{}/token", self.address)
+    }
+
+    pub fn calls(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+fn token_answer(signer: &Signer, policy: &Policy, request: &Request) -> Reply {
+    if let Some(status) = policy.refuse {
+        return Reply::refusal(status, "PLANNED", "planned refusal of the token server");
+    }
+    let expected = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+    if request.head.header("authorization") != Some(&expected) {
+        return Reply::refusal(401, "UNAUTHORIZED", "who are you?");
+    }
+    let access: Vec<_> = request
+        .head
+        .query("scope")
+        .iter()
+        .map(|scope| {
+            let parts: Vec<&str> = scope.splitn(3, ':').collect();
+            let granted: Vec<&str> = parts[2].split(',').filter(|action| policy.granted.contains(action)).collect();
+            json!({"type": parts[0], "name": parts[1], "actions": granted})
+        })
+        .collect();
+    let now = SystemClock.now().timestamp();
+    let claims = json!({
+        "iss": ISSUER, "sub": USER, "aud": request.head.query("service").first(), "jti": "1",
+        "iat": now, "nbf": now - 5, "exp": now + policy.lifetime_secs, "access": access,
+    });
+    let body = json!({"token": signer.token(&claims), "expires_in": policy.lifetime_secs.max(0)});
+    Reply::new(200).header("content-type", "application/json").body(body.to_string())
+}
+
+impl Signer {
+    fn token(&self, claims: &serde_json::Value) -> String {
+        let header = json!({"typ": "JWT", "alg": "ES256", "x5c": [self.certificate]});
+        let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&header), part(claims));
+        let signature = fixed_width(&self.key.sign(signed.as_bytes()).unwrap());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// From ASN.1 (`SEQUENCE { INTEGER r, INTEGER s }`) to the two numbers of 32 bytes
+/// that RFC 7518, section 3.4, wants.
+fn fixed_width(der: &[u8]) -> Vec<u8> {
+    let mut rest = &der[2..];
+    let mut out = Vec::new();
+    for _ in 0..2 {
+        let length = usize::from(rest[1]);
+        let number: Vec<u8> = rest[2..2 + length].iter().copied().skip_while(|byte| *byte == 0).collect();
+        out.extend(std::iter::repeat_n(0, 32 - number.len()));
+        out.extend(number);
+        rest = &rest[2 + length..];
+    }
+    out
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub uploads: HashMap<String, Vec<u8>>,
+    pub blobs: HashMap<String, Vec<u8>>,
+    pub manifests: HashMap<String, Vec<u8>>,
+    next: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct KeepingRegistry {
+    pub address: SocketAddr,
+    pub state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Manners {
+    /// Every piece but the last must have so many bytes.
+    pub min_chunk_bytes: usize,
+    /// Uploads go to this address instead of the registry's own.
+    pub upload_host: Option<SocketAddr>,
+}
+
+impl KeepingRegistry {
+    pub async fn start(manners: Manners) -> Self {
+        let state: Arc<Mutex<State>> = Arc::default();
+        let kept = state.clone();
+        let address = serve(move |request| {
+            let reply = answer(&mut kept.lock().unwrap(), &manners, &request);
+            async move { reply }
+        })
+        .await;
+        Self { address, state }
+    }
+}
+
+fn answer(state: &mut State, manners: &Manners, request: &Request) -> Reply {
+    let path = request.head.path();
+    if let Some((_, id)) = path.split_once("/blobs/uploads/") {
+        return upload(state, manners, request, id);
+    }
+    if let Some((_, digest)) = path.split_once("/blobs/") {
+        return Reply::new(if state.blobs.contains_key(digest) { 200 } else { 404 });
+    }
+    let Some((_, reference)) = path.split_once("/manifests/") else { return Reply::new(200) };
+    match (request.head.method.as_str(), state.manifests.get(reference)) {
+        ("PUT", _) => {
+            let digest = Digest::of(&request.body).to_string();
+            state.manifests.insert(reference.to_owned(), request.body.clone());
+            state.manifests.insert(digest.clone(), request.body.clone());
+            Reply::new(201).header("docker-content-digest", digest)
+        }
+        // No digest in the header: the client has to look for itself.
+        ("GET" | "HEAD", Some(manifest)) => Reply::new(200).body(manifest.clone()),
+        ("DELETE", Some(_)) => {
+            state.manifests.remove(reference);
+            Reply::new(202)
+        }
+        _ => Reply::refusal(404, "MANIFEST_UNKNOWN", "unknown"),
+    }
+}
+
+fn upload(state: &mut State, manners: &Manners, request: &Request, id: &str) -> Reply {
+    let host = manners.upload_host.map(|host| format!("http://{host}")).unwrap_or_default();
+    let at = |id: &str| format!("{host}/v2/delay-ml/blobs/uploads/{id}");
+    if request.head.method == "POST" {
+        state.next += 1;
+        let id = format!("upload-{}", state.next);
+        state.uploads.insert(id.clone(), Vec::new());
+        let reply = Reply::new(202).header("location", at(&id));
+        return match manners.min_chunk_bytes {
+            0 => reply,
+            least => reply.header("oci-chunk-min-length", least.to_string()),
+        };
+    }
+    let Some(received) = state.uploads.get_mut(id) else {
+        return Reply::refusal(404, "BLOB_UPLOAD_UNKNOWN", "unknown");
+    };
+    let standing = |received: &[u8]| format!("0-{}", received.len().saturating_sub(1));
+    match request.head.method.as_str() {
+        "PATCH" => {
+            let range = request.head.header("content-range").unwrap_or_default();
+            if range.split('-').next() != Some(&received.len().to_string()) {
+                return Reply::refusal(416, "RANGE_INVALID", "out of order").header("range", standing(received));
+            }
+            received.extend_from_slice(&request.body);
+            Reply::new(202).header("location", at(id)).header("range", standing(received))
+        }
+        "PUT" => {
+            received.extend_from_slice(&request.body);
+            let blob = std::mem::take(received);
+            state.uploads.remove(id);
+            let digest = request.head.query("digest").remove(0);
+            if !request.is_whole() || Digest::of(&blob).as_str() != digest {
+                return Reply::refusal(400, "DIGEST_INVALID", "not what was said");
+            }
+            state.blobs.insert(digest, blob);
+            Reply::new(201)
+        }
+        _ => Reply::new(405),
+    }
 }

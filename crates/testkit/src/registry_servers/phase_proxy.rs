@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::http::SERVICE;
 use super::http::{Head, Reply, read_body, read_head, write_reply};
-use super::token_server::SERVICE;
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,6 @@ pub enum Phase {
     Ping,
     BlobCheck,
     UploadStart,
-    UploadAsk,
     Piece,
     UploadEnd,
     TagCheck,
@@ -36,7 +35,6 @@ impl Phase {
             "HEAD" if manifest => Self::TagCheck,
             "HEAD" => Self::BlobCheck,
             "POST" if upload => Self::UploadStart,
-            "GET" if upload => Self::UploadAsk,
             "PATCH" => Self::Piece,
             "PUT" if upload => Self::UploadEnd,
             "PUT" if manifest => Self::ManifestPut,

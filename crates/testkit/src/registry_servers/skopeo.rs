@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::docker_registry::{PASSWORD, USER};
+use super::{PASSWORD, USER};
 
 /// How skopeo gets in.
 #[derive(Debug, Clone)]

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::Faults;
 use crate::cloud::aws::{AwsAccess, is_base_url};
-use crate::cloud::registry::UploadSettings;
-use crate::cloud::registry::settings::{Faults, is_host, repository_or_nothing};
+use crate::cloud::registry::{UploadSettings, is_host, repository_or_nothing};
 use delayd_core::fault::Fault;
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::secret::Secret;
@@ -87,6 +87,8 @@ impl EcrRegistrySettings {
     #[must_use]
     pub fn faults(&self, section: &str) -> Vec<Fault> {
         let mut faults = Faults::of(section);
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        faults.check(self.region.bytes().all(plain), "region", &self.region, "a region like eu-central-1");
         for (key, found, expected) in self.access().faults() {
             faults.found.push(Fault { key: format!("{section}.{key}"), found, expected: expected.to_owned() });
         }

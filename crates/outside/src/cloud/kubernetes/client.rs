@@ -2,7 +2,7 @@
 //!
 //! Nothing is read and nobody is asked before the first call. Credentials are
 //! those of a kubeconfig or of the pod that we run in; after a refusal (401) or
-//! when nobody answered, they are read anew, so that a rotated token, certificate
+//! when nobody answered, they are read again, so that a rotated token, certificate
 //! or authority is noticed. Every call runs on a small runtime of the client's own:
 //! an actor that dies and comes back must not take the connections with it.
 //!
@@ -15,13 +15,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{Api, DeleteParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Mutex;
 
-use super::errors;
+use super::diagnosis::{is_transport, is_unauthorized, kubeconfig, of_call};
 use super::settings::KubernetesSettings;
 use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::retry::{RetryPolicy, Retryable};
 
 /// Calls altogether where the API server refuses for the moment.
 const ATTEMPTS: u32 = 3;
@@ -29,10 +33,30 @@ const ATTEMPTS: u32 = 3;
 /// A client with the namespace that it works in.
 #[derive(Clone)]
 pub(in crate::cloud) struct Connection {
-    /// The client.
     pub(in crate::cloud) client: kube::Client,
     /// As configured, or that of the credentials.
     pub(in crate::cloud) namespace: String,
+}
+
+/// A kind of object that lies in a namespace.
+pub(in crate::cloud) trait Object:
+    kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + DeserializeOwned
+    + fmt::Debug
+    + Send
+    + 'static
+{
+}
+
+impl<K> Object for K where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + fmt::Debug
+        + Send
+        + 'static
+{
 }
 
 /// A connection that is made when it is needed.
@@ -79,12 +103,27 @@ enum Ending {
     Broken(String),
 }
 
+/// The error of a call, and whether the same call may do at once.
+struct CallFailure {
+    error: PortError,
+    again: bool,
+}
+
+impl fmt::Display for CallFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&chain(&self.error))
+    }
+}
+
+impl Retryable for CallFailure {
+    fn is_retryable(&self) -> bool {
+        self.again
+    }
+}
+
 impl KubernetesClient {
     /// A client of the API server that the settings name. Reads nothing and
     /// connects to nobody.
-    ///
-    /// # Errors
-    /// When the system gives no thread for it.
     pub(crate) fn new(settings: &KubernetesSettings) -> Result<Self, PortError> {
         let background =
             Background::start().map_err(|error| PortError::io("starting the Kubernetes client's thread", error))?;
@@ -92,9 +131,6 @@ impl KubernetesClient {
     }
 
     /// The connection, made now if there is none. `action` goes into the error.
-    ///
-    /// # Errors
-    /// When there are no credentials, or they cannot be used.
     pub(in crate::cloud) async fn connection(&self, action: &str) -> Result<Connection, PortError> {
         let mut connected = self.connected.lock().await;
         if let Some(connection) = &*connected {
@@ -112,7 +148,7 @@ impl KubernetesClient {
         Ok(connection)
     }
 
-    /// Has the credentials read anew before the next call.
+    /// Has the credentials read again before the next call.
     pub(in crate::cloud) async fn forget_connection(&self) {
         *self.connected.lock().await = None;
     }
@@ -131,20 +167,57 @@ impl KubernetesClient {
         T: Send + 'static,
         F: Future<Output = Result<T, kube::Error>> + Send + 'static,
     {
-        let mut failed = 0;
-        loop {
-            let connection = self.connection(action).await?;
-            let ending = match self.once(work(connection)).await {
-                Ok(value) => return Ok(value),
-                Err(ending) => ending,
-            };
-            let (error, again) = self.judge(action, ending).await;
-            failed += 1;
-            if !again || failed >= ATTEMPTS {
-                return Err(error);
+        let pause = Duration::from_millis(self.settings.retry_pause_ms);
+        let policy = RetryPolicy { attempts: ATTEMPTS, base_delay: pause, max_delay: pause * 4 };
+        let attempt = || async {
+            let connection = self.connection(action).await.map_err(|error| CallFailure { error, again: false })?;
+            match self.once(work(connection)).await {
+                Ok(value) => Ok(value),
+                Err(ending) => Err(self.judge(action, ending).await),
             }
-            tracing::debug!(attempt = failed, error = chain(&error), "asking the API server again");
-            tokio::time::sleep(Duration::from_millis(self.settings.retry_pause_ms << (failed - 1))).await;
+        };
+        policy.run(attempt).await.map_err(|failure| failure.error)
+    }
+
+    /// The object of this name in the namespace, if it is there.
+    pub(in crate::cloud) async fn find<K: Object>(&self, action: &str, name: &str) -> Result<Option<K>, PortError> {
+        let found = self.call(action, |connection| {
+            let name = name.to_owned();
+            async move { Api::<K>::namespaced(connection.client, &connection.namespace).get_opt(&name).await }
+        });
+        found.await
+    }
+
+    /// The objects in the namespace that `which` selects.
+    pub(in crate::cloud) async fn list<K: Object>(
+        &self,
+        action: &str,
+        which: &ListParams,
+    ) -> Result<Vec<K>, PortError> {
+        let found = self.call(action, |connection| {
+            let which = which.clone();
+            async move { Api::<K>::namespaced(connection.client, &connection.namespace).list(&which).await }
+        });
+        Ok(found.await?.items)
+    }
+
+    /// Deletes an object; one that is not there is no error.
+    pub(in crate::cloud) async fn delete<K: Object>(
+        &self,
+        action: &str,
+        name: &str,
+        how: &DeleteParams,
+    ) -> Result<(), PortError> {
+        let deleted = self.call(action, |connection| {
+            let (name, how) = (name.to_owned(), how.clone());
+            async move {
+                let api = Api::<K>::namespaced(connection.client, &connection.namespace);
+                api.delete(&name, &how).await.map(|_| ())
+            }
+        });
+        match deleted.await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
         }
     }
 
@@ -160,24 +233,23 @@ impl KubernetesClient {
         }
     }
 
-    /// The error, and whether the same call may do at once.
-    async fn judge(&self, action: &str, ending: Ending) -> (PortError, bool) {
+    async fn judge(&self, action: &str, ending: Ending) -> CallFailure {
         match ending {
             Ending::Failed(error) => {
-                if errors::is_unauthorized(&error) || errors::is_transport(&error) {
+                if is_unauthorized(&error) || is_transport(&error) {
                     self.forget_connection().await;
                 }
-                let told = errors::of_call(action, &error);
-                let again = told.kind() == ErrorKind::Unavailable;
-                (told, again)
+                let error = of_call(action, &error);
+                let again = error.kind() == ErrorKind::Unavailable;
+                CallFailure { error, again }
             }
             Ending::Silent => {
                 self.forget_connection().await;
                 let message = format!("the API server did not answer within {} s", self.settings.request_timeout_secs);
-                // It is away rather than slow: whoever waits for outages should wait for this one.
-                (PortError::new(ErrorKind::Unavailable, action, message), false)
+                // It is unavailable rather than slow: whoever waits for outages should wait for this one.
+                CallFailure { error: PortError::new(ErrorKind::Unavailable, action, message), again: false }
             }
-            Ending::Broken(message) => (broken(action, &message), false),
+            Ending::Broken(message) => CallFailure { error: broken(action, &message), again: false },
         }
     }
 }
@@ -204,7 +276,7 @@ async fn connect(settings: &KubernetesSettings, action: &str) -> Result<Connecti
         "" => config.default_namespace.clone(),
         named => named.to_owned(),
     };
-    let client = kube::Client::try_from(config).map_err(|error| errors::of_call(action, &error))?;
+    let client = kube::Client::try_from(config).map_err(|error| of_call(action, &error))?;
     Ok(Connection { client, namespace })
 }
 
@@ -221,11 +293,11 @@ async fn read_config(settings: &KubernetesSettings) -> Result<kube::Config, Stri
     let Some(file) = file else {
         return kube::Config::incluster().map_err(|error| format!("credentials of this pod: {}", chain(&error)));
     };
-    let file = file.map_err(|error| errors::kubeconfig(&error))?;
+    let file = file.map_err(|error| kubeconfig(&error))?;
     let context = Some(&settings.context).filter(|context| !context.is_empty()).cloned();
     refuse_proxy(&file, context.as_deref())?;
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| errors::kubeconfig(&error))
+    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| kubeconfig(&error))
 }
 
 /// Where the kubelet puts a pod's service account token

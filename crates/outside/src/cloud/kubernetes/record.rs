@@ -1,20 +1,24 @@
-//! What the cluster remembers for us, so that any daemon with the right name can
-//! go on: one ConfigMap that says who owns the service, which release runs and
-//! which is being rolled out; and one per release with its manifests.
+//! What the cluster remembers for us, so that any daemon with the right name can continue: one ConfigMap that says who owns
+//! the service, which release runs and which is being rolled out; and one per release with its manifests.
 //!
-//! The first is made by a create and changed only over the version that was read:
-//! of two daemons at once, one is refused.
+//! The first is made by a create and changed only over the version that was read: of two daemons at once, one is refused.
+//! The name that tells daemons apart is made once and lies beside the ledger, because the ledger is what makes a daemon the
+//! same after a restart.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
+use tokio::sync::OnceCell;
 
 use super::KubernetesCluster;
-use super::manifest::{FIELD_MANAGER, MANAGED_BY_LABEL, Manifest, OWNER_ANNOTATION, RELEASE_ANNOTATION, SERVICE_LABEL};
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use super::settings::{FIELD_MANAGER, MANAGED_BY_LABEL, Manifest, OWNER_ANNOTATION, RELEASE_ANNOTATION, SERVICE_LABEL};
+use delayd_core::atomic_file::write_atomically;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::DeploymentId;
 use delayd_core::ports::Release;
 
@@ -28,7 +32,7 @@ pub(super) struct Record {
     pub(super) owner: String,
     /// The release that became ready as a whole last.
     pub(super) applied: Option<Release>,
-    /// The release that was begun and has not become ready yet.
+    /// The release that was started and has not become ready yet.
     pub(super) rolling: Option<Release>,
     /// The API server's version of this record.
     version: Option<String>,
@@ -79,7 +83,7 @@ impl KubernetesCluster {
                  cluster.kubernetes.name, or deploy to be told how to take it over"
             ),
         };
-        Err(PortError::new(ErrorKind::Conflict, format!("looking whose service {name} is"), message))
+        Err(PortError::new(ErrorKind::Conflict, format!("checking who owns service {name}"), message))
     }
 
     /// The record, made if there is none. A Deployment that carries our mark is
@@ -189,7 +193,6 @@ impl KubernetesCluster {
         self.write_map(self.new_map(name, "release", data, version)).await.map(|_| ())
     }
 
-    /// Forgets one release.
     pub(super) async fn forget_manifests(&self, deployment: DeploymentId) -> Result<(), PortError> {
         self.delete_map(&self.release_name(deployment)).await
     }
@@ -197,19 +200,14 @@ impl KubernetesCluster {
     /// Every release that is kept: its deployment's number and manifests.
     pub(super) async fn kept_releases(&self) -> Result<Vec<(DeploymentId, Vec<Manifest>)>, PortError> {
         let labels = format!("{},{KEEPS_LABEL}=release", self.selector_text());
-        let list = self.client.call("listing the releases kept", move |connection| {
-            let params = ListParams::default().labels(&labels);
-            async move {
-                let api: Api<ConfigMap> = Api::namespaced(connection.client, &connection.namespace);
-                api.list(&params).await
-            }
-        });
+        let which = ListParams::default().labels(&labels);
+        let maps: Vec<ConfigMap> = self.client.list("listing the releases kept", &which).await?;
         let read = |map: ConfigMap| {
             let number = map.metadata.name?.rsplit('-').next()?.parse().ok()?;
             let manifests = map.data.unwrap_or_default().remove("manifests.json").unwrap_or_default();
             Some((DeploymentId(number), serde_json::from_str(&manifests).unwrap_or_default()))
         };
-        let mut kept: Vec<_> = list.await?.items.into_iter().filter_map(read).collect();
+        let mut kept: Vec<_> = maps.into_iter().filter_map(read).collect();
         kept.sort_by_key(|(deployment, _)| *deployment);
         Ok(kept)
     }
@@ -250,15 +248,7 @@ impl KubernetesCluster {
     }
 
     async fn config_map(&self, name: &str) -> Result<Option<ConfigMap>, PortError> {
-        let (action, name) = (format!("reading ConfigMap {name}"), name.to_owned());
-        let found = self.client.call(&action, move |connection| {
-            let name = name.clone();
-            async move {
-                let api: Api<ConfigMap> = Api::namespaced(connection.client, &connection.namespace);
-                api.get_opt(&name).await
-            }
-        });
-        found.await
+        self.client.find(&format!("reading ConfigMap {name}"), name).await
     }
 
     /// Creates a map, or replaces the version that it names.
@@ -280,17 +270,122 @@ impl KubernetesCluster {
     }
 
     async fn delete_map(&self, name: &str) -> Result<(), PortError> {
-        let (action, name) = (format!("deleting ConfigMap {name}"), name.to_owned());
-        let deleted = self.client.call(&action, move |connection| {
-            let name = name.clone();
-            async move {
-                let api: Api<ConfigMap> = Api::namespaced(connection.client, &connection.namespace);
-                api.delete(&name, &DeleteParams::default()).await.map(|_| ())
-            }
-        });
-        match deleted.await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
+        let action = format!("deleting ConfigMap {name}");
+        self.client.delete::<ConfigMap>(&action, name, &DeleteParams::default()).await
+    }
+}
+
+const OWNER_FILE: &str = "kubernetes-owner";
+
+/// The name, read_name or made when it is needed.
+#[derive(Debug)]
+pub(super) struct Owner {
+    configured: String,
+    path: PathBuf,
+    made: OnceCell<String>,
+}
+
+impl Owner {
+    /// As configured, or the one kept in `state_dir`. Reads nothing yet.
+    pub(super) fn new(configured: &str, state_dir: &Path) -> Self {
+        Self { configured: configured.to_owned(), path: state_dir.join(OWNER_FILE), made: OnceCell::new() }
+    }
+
+    /// The name, if there is one yet.
+    pub(super) async fn known(&self) -> Result<Option<String>, PortError> {
+        if !self.configured.is_empty() {
+            return Ok(Some(self.configured.clone()));
         }
+        if let Some(made) = self.made.get() {
+            return Ok(Some(made.clone()));
+        }
+        let path = self.path.clone();
+        blocking(action(&self.path), move || read_name(&path)).await
+    }
+
+    /// The name, made now if there is none.
+    pub(super) async fn name(&self) -> Result<String, PortError> {
+        if !self.configured.is_empty() {
+            return Ok(self.configured.clone());
+        }
+        let make_name = || async {
+            let path = self.path.clone();
+            blocking(action(&self.path), move || make_name(&path)).await
+        };
+        self.made.get_or_try_init(make_name).await.cloned()
+    }
+}
+
+fn action(path: &Path) -> String {
+    format!("the daemon's name for Kubernetes in {}", path.display())
+}
+
+fn read_name(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|name| !name.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn make_name(path: &Path) -> io::Result<String> {
+    if let Some(name) = read_name(path)? {
+        return Ok(name);
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
+    let name = format!("{}-{}", if host.is_empty() { "delayd" } else { &host }, random_hex(6)?);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // Whole or not at all: half a name would make_name us a stranger to our own service.
+    write_atomically(path, format!("{name}\n").as_bytes())?;
+    Ok(name)
+}
+
+/// So many random bytes in hex, unguessable.
+pub(super) fn random_hex(bytes: usize) -> io::Result<String> {
+    let mut random = vec![0_u8; bytes];
+    let source = rustls::crypto::ring::default_provider().secure_random;
+    source.fill(&mut random).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+    Ok(hex::encode(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_name_is_made_once_and_stays_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let first = Owner::new("", &state);
+        assert_eq!(first.known().await.unwrap(), None);
+        assert!(!state.exists(), "asking makes nothing");
+        let name = first.name().await.unwrap();
+        let restarted = Owner::new("", &state);
+        assert_eq!(restarted.known().await.unwrap(), Some(name.clone()));
+        assert_eq!(restarted.name().await.unwrap(), name);
+        assert_ne!(Owner::new("", folder.path()).name().await.unwrap(), name);
+    }
+
+    #[tokio::test]
+    async fn a_link_beside_the_name_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        std::fs::write(&victim, "as it was").unwrap();
+        let guessed = folder.path().join(format!("{OWNER_FILE}.staged-{}", std::process::id()));
+        std::os::unix::fs::symlink(&victim, guessed).unwrap();
+        Owner::new("", folder.path()).name().await.unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "as it was");
+    }
+
+    #[tokio::test]
+    async fn a_configured_name_needs_no_file() {
+        let owner = Owner::new("loop-1", Path::new("/nowhere"));
+        assert_eq!(
+            (owner.known().await.unwrap(), owner.name().await.unwrap()),
+            (Some("loop-1".into()), "loop-1".into())
+        );
     }
 }

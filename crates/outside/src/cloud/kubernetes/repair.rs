@@ -1,5 +1,5 @@
 //! Reconciliation: what somebody changed or took away is noticed, told and put
-//! right; a rollout that nobody goes on with is ended.
+//! right; a rollout that nobody continues is ended.
 //!
 //! An object is compared with what applying it would make of it (a dry run by the
 //! API server), so defaults and the fields of others are no difference.
@@ -9,16 +9,14 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::KubernetesCluster;
-use super::manifest::Manifest;
 use super::record::{Record, release_of};
 use super::rollout::{Failure, Planned};
-use super::settings::ServiceObject;
-use delayd_core::error::PortError;
-use delayd_core::error::{ErrorKind, chain};
+use super::settings::{Manifest, ServiceObject};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::Release;
 
 /// Differences told of one object.
-const TOLD_DIFFERENCES: usize = 5;
+const SHOWN_DIFFERENCES: usize = 5;
 /// Fields that the API server keeps for itself.
 const BOOKKEEPING: [&str; 6] =
     ["managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink"];
@@ -27,7 +25,7 @@ impl KubernetesCluster {
     /// Puts right what is not as it was applied; one line for each such thing.
     pub(super) async fn restore_wanted_state(&self) -> Result<Vec<String>, PortError> {
         let mut repairs = Vec::new();
-        let Some(mut record) = self.record_again(&mut repairs).await? else { return Ok(repairs) };
+        let Some(mut record) = self.recover_record(&mut repairs).await? else { return Ok(repairs) };
         if record.rolling.is_some() {
             self.settle(&mut record).await?;
         }
@@ -53,7 +51,7 @@ impl KubernetesCluster {
     }
 
     /// The record; where it is gone, made again from the Deployment or from memory.
-    async fn record_again(&self, repairs: &mut Vec<String>) -> Result<Option<Record>, PortError> {
+    async fn recover_record(&self, repairs: &mut Vec<String>) -> Result<Option<Record>, PortError> {
         if let Some(record) = self.own_record().await? {
             return Ok(Some(record));
         }
@@ -71,7 +69,7 @@ impl KubernetesCluster {
     }
 
     /// Ends a rollout that an earlier daemon began: it is done, broken, or left
-    /// alone while it goes on.
+    /// alone while it makes progress.
     async fn settle(&self, record: &mut Record) -> Result<(), PortError> {
         let Some(release) = record.rolling.clone() else { return Ok(()) };
         let before = self.plan_before(record).await?;
@@ -83,7 +81,7 @@ impl KubernetesCluster {
         self.learn_address(&planned.manifests).await?;
         let begun = self.live_deployment().await?.as_ref().and_then(release_of) == Some(release.clone());
         let standing = match begun {
-            true => Some(self.look(&release).await?),
+            true => Some(self.check_rollout(&release).await?),
             // Recorded, and not applied any further.
             false => None,
         };
@@ -103,7 +101,7 @@ impl KubernetesCluster {
             }
             Some(_) => return Ok(()),
         };
-        let outcome = self.go_back_telling(record, &planned, before).await;
+        let outcome = self.roll_back_reporting(record, &planned, before).await;
         tracing::warn!(deployment.id = %release.deployment, reason, outcome, "a rollout that was interrupted is undone");
         Ok(())
     }
@@ -121,7 +119,7 @@ impl KubernetesCluster {
 
     async fn repair(&self, manifest: &Manifest, release: &Release) -> Result<Option<String>, PortError> {
         let Some(live) = self.live(manifest).await? else {
-            self.put_right(manifest, release).await?;
+            self.restore_object(manifest, release).await?;
             return Ok(Some(format!("{} was gone and was made again", manifest.title())));
         };
         if manifest.object == ServiceObject::Service {
@@ -137,12 +135,12 @@ impl KubernetesCluster {
             self.note_verified(manifest.title(), version.to_owned());
             return Ok(None);
         }
-        self.put_right(manifest, release).await?;
+        self.restore_object(manifest, release).await?;
         let by = last_other_manager(&live).map(|manager| format!(" by {manager}")).unwrap_or_default();
         Ok(Some(format!("{} was changed{by} and was put right: {}", manifest.title(), listed(&differences))))
     }
 
-    async fn put_right(&self, manifest: &Manifest, release: &Release) -> Result<(), PortError> {
+    async fn restore_object(&self, manifest: &Manifest, release: &Release) -> Result<(), PortError> {
         let live = self.put(manifest, release, false).await?;
         if manifest.object == ServiceObject::Service {
             self.addresses.note_service(&live);
@@ -152,9 +150,9 @@ impl KubernetesCluster {
 }
 
 fn listed(differences: &[String]) -> String {
-    let mut text = differences.iter().take(TOLD_DIFFERENCES).cloned().collect::<Vec<_>>().join(", ");
-    if differences.len() > TOLD_DIFFERENCES {
-        text.push_str(&format!(" and {} more", differences.len() - TOLD_DIFFERENCES));
+    let mut text = differences.iter().take(SHOWN_DIFFERENCES).cloned().collect::<Vec<_>>().join(", ");
+    if differences.len() > SHOWN_DIFFERENCES {
+        text.push_str(&format!(" and {} more", differences.len() - SHOWN_DIFFERENCES));
     }
     text
 }

@@ -1,8 +1,8 @@
 //! Rolling to a release, waiting for it, and going back when it does not work.
 //!
 //! What is about to happen is recorded first, so that a daemon that dies in the
-//! middle finds its way: the same `apply` again goes on, and reconciliation ends
-//! what nobody goes on with.
+//! middle finds its way: the same `apply` again continues, and reconciliation ends
+//! what nobody continues.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,19 @@ use tokio::time::sleep;
 
 use super::KubernetesCluster;
 use super::diagnosis::{self, Evidence, Trouble};
-use super::manifest::Manifest;
+use super::pods::RolloutStatus;
 use super::record::Record;
-use super::settings::ServiceObject;
-use super::standing::Standing;
+use super::settings::{Manifest, ServiceObject};
 use super::templates::{self, Surroundings};
-use delayd_core::error::PortError;
-use delayd_core::error::{ErrorKind, chain};
-use delayd_core::ports::{Release, RolloutProgress};
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError, chain};
+use delayd_core::ports::{Release, ReplicaState, RolloutProgress};
 
 type Progress<'a> = &'a (dyn Fn(RolloutProgress) + Send + Sync);
 
 /// How a rollout ended that did not succeed.
 pub(super) enum Failure {
-    /// The API server is away: nothing can be done, going back neither.
+    /// The API server is unavailable: nothing can be done, not even rolling back.
     Outage(PortError),
     /// The release does not work, or is not let in.
     Broken(PortError),
@@ -35,7 +34,6 @@ impl Failure {
     }
 }
 
-/// A release with its manifests.
 pub(super) struct Planned {
     pub(super) release: Release,
     pub(super) manifests: Vec<Manifest>,
@@ -70,14 +68,14 @@ impl KubernetesCluster {
                 return self.finish(&mut record, &planned, &surplus).await;
             }
             Err(Failure::Outage(error)) => {
-                let message = format!("{}; it goes on when the API server is back", chain(&error));
+                let message = format!("{}; it resumes when the API server is back", chain(&error));
                 return Err(PortError::new(error.kind(), action(), message));
             }
             Err(Failure::Broken(cause)) => cause,
         };
         let outcome = match before {
             Some(before) if before.release == *release => "it ran before, and is left as it is".to_owned(),
-            before => self.go_back_telling(&mut record, &planned, before).await,
+            before => self.roll_back_reporting(&mut record, &planned, before).await,
         };
         Err(PortError::new(cause.kind(), action(), format!("{}; {outcome}", chain(&cause))))
     }
@@ -110,7 +108,7 @@ impl KubernetesCluster {
         let (settings, versions, release) = (self.settings().clone(), self.versions().await?, release.clone());
         let (linger, ready) = (self.config.drain_linger.as_secs(), self.config.ready_deadline.as_secs());
         // Templates are read from files.
-        let made = delayd_core::spans::spawn_blocking(move || {
+        let made = blocking("making manifests", move || {
             let around = Surroundings {
                 settings: &settings,
                 namespace: &namespace,
@@ -120,10 +118,7 @@ impl KubernetesCluster {
             };
             templates::render(&release, &around)
         });
-        let broken = |error: tokio::task::JoinError| {
-            PortError::new(ErrorKind::Interrupted, "making manifests", error.to_string())
-        };
-        made.await.map_err(broken)?
+        made.await
     }
 
     /// Applies every object and waits until the release serves, alone.
@@ -141,7 +136,7 @@ impl KubernetesCluster {
     pub(super) async fn put_all(&self, planned: &Planned) -> Result<(), PortError> {
         self.forget_verified();
         for manifest in &planned.manifests {
-            self.refuse_stranger(manifest).await?;
+            self.refuse_foreign(manifest).await?;
         }
         for manifest in &planned.manifests {
             let manifest = self.scaled(manifest, &planned.manifests).await?;
@@ -170,7 +165,7 @@ impl KubernetesCluster {
     async fn await_ready(&self, release: &Release, deadline: Instant, progress: Progress<'_>) -> Result<(), Failure> {
         let (begun, mut told) = (Instant::now(), None);
         loop {
-            let look = self.look(release).await;
+            let look = self.check_rollout(release).await;
             let late = Instant::now() >= deadline;
             match look {
                 Ok(standing) => {
@@ -202,24 +197,28 @@ impl KubernetesCluster {
         }
     }
 
-    /// One look at the rollout.
-    pub(super) async fn look(&self, release: &Release) -> Result<Standing, PortError> {
+    pub(super) async fn check_rollout(&self, release: &Release) -> Result<RolloutStatus, PortError> {
         let deployment = self.live_deployment().await?.ok_or_else(|| {
-            let message = "it is gone: somebody deleted it";
-            PortError::new(ErrorKind::NotFound, format!("looking at Deployment {}", self.settings().name), message)
+            let message = "it is gone: it was deleted";
+            PortError::new(ErrorKind::NotFound, format!("checking Deployment {}", self.settings().name), message)
         })?;
-        Ok(Standing::of(&deployment, &self.pods().await?, release))
+        Ok(RolloutStatus::of(&deployment, &self.pods().await?, release))
     }
 
     /// Why it does not become ready, with what events and logs tell.
-    pub(super) async fn explained(&self, standing: Standing, release: &Release, waited: Option<Duration>) -> PortError {
+    pub(super) async fn explained(
+        &self,
+        standing: RolloutStatus,
+        release: &Release,
+        waited: Option<Duration>,
+    ) -> PortError {
         let mut troubles = Vec::new();
         let message = standing.message(release);
         for trouble in standing.troubles {
             troubles.push(self.with_evidence(trouble).await);
         }
-        let (kind, reason) = diagnosis::told(troubles)
-            .unwrap_or_else(|| (ErrorKind::Timeout, "no pod tells what is the matter".to_owned()));
+        let (kind, reason) =
+            diagnosis::told(troubles).unwrap_or_else(|| (ErrorKind::Timeout, "no pod says what is wrong".to_owned()));
         let waited = waited.map(|waited| format!("after {} s ", waited.as_secs())).unwrap_or_default();
         PortError::new(kind, format!("{waited}{message}"), reason)
     }
@@ -227,7 +226,11 @@ impl KubernetesCluster {
     /// What cannot be fetched is left out: the trouble itself is known.
     async fn with_evidence(&self, trouble: Trouble) -> Trouble {
         let left_out = |error: PortError| {
-            tracing::warn!(pod.name = trouble.pod, error = chain(&error), "the reason is told without events and log");
+            tracing::warn!(
+                pod.name = trouble.pod,
+                error = chain(&error),
+                "the reason is reported without events and log"
+            );
         };
         match trouble.evidence.clone() {
             Evidence::None => trouble,
@@ -255,7 +258,7 @@ impl KubernetesCluster {
         planned: &Planned,
         earlier: &[Manifest],
     ) -> Result<(), PortError> {
-        self.take_away_surplus(earlier, &planned.manifests).await?;
+        self.remove_surplus(earlier, &planned.manifests).await?;
         if record.applied.as_ref() != Some(&planned.release) || record.rolling.is_some() {
             record.applied = Some(planned.release.clone());
             record.rolling = None;
@@ -265,22 +268,22 @@ impl KubernetesCluster {
         self.forget_old_releases(planned.release.deployment).await
     }
 
-    async fn take_away_surplus(&self, earlier: &[Manifest], wanted: &[Manifest]) -> Result<(), PortError> {
+    async fn remove_surplus(&self, earlier: &[Manifest], wanted: &[Manifest]) -> Result<(), PortError> {
         for manifest in earlier {
             if !wanted.iter().any(|other| other.is_same_object(manifest)) {
-                self.take_away(manifest).await?;
+                self.remove_object(manifest).await?;
             }
         }
         Ok(())
     }
 
-    pub(super) async fn go_back_telling(
+    pub(super) async fn roll_back_reporting(
         &self,
         record: &mut Record,
         failed: &Planned,
         before: Option<Planned>,
     ) -> String {
-        match self.go_back(record, failed, before).await {
+        match self.roll_back(record, failed, before).await {
             Ok(outcome) => outcome,
             Err(Failure::Outage(error) | Failure::Broken(error)) => {
                 format!("and going back failed: {}; it is tried again by itself", chain(&error))
@@ -289,10 +292,15 @@ impl KubernetesCluster {
     }
 
     /// Back to the release that ran before, all of it; says what came of it.
-    async fn go_back(&self, record: &mut Record, failed: &Planned, before: Option<Planned>) -> Result<String, Failure> {
+    async fn roll_back(
+        &self,
+        record: &mut Record,
+        failed: &Planned,
+        before: Option<Planned>,
+    ) -> Result<String, Failure> {
         let Some(before) = before else {
             for manifest in &failed.manifests {
-                self.take_away(manifest).await.map_err(Failure::of)?;
+                self.remove_object(manifest).await.map_err(Failure::of)?;
             }
             self.await_no_active_pods().await?;
             self.forget_record().await.map_err(Failure::of)?;
@@ -300,7 +308,7 @@ impl KubernetesCluster {
             return Ok("there is no earlier release to serve, and nothing of it is left".to_owned());
         };
         self.roll(&before, Instant::now() + self.config.ready_deadline, &|_| ()).await?;
-        self.take_away_surplus(&failed.manifests, &before.manifests).await.map_err(Failure::of)?;
+        self.remove_surplus(&failed.manifests, &before.manifests).await.map_err(Failure::of)?;
         self.keep_manifests(&before.release, &before.manifests).await.map_err(Failure::of)?;
         if failed.release.deployment != before.release.deployment {
             self.forget_manifests(failed.release.deployment).await.map_err(Failure::of)?;
@@ -322,7 +330,7 @@ impl KubernetesCluster {
             }
             if Instant::now() >= deadline {
                 let message = format!("{active} pods are still there");
-                return Err(Failure::Broken(PortError::new(ErrorKind::Timeout, "taking the release away", message)));
+                return Err(Failure::Broken(PortError::new(ErrorKind::Timeout, "removing the release", message)));
             }
             sleep(self.poll_interval()).await;
         }
@@ -344,6 +352,61 @@ fn check(release: &Release) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Beyond what pods may take to leave: the cluster's own part of it.
+const MARGIN: Duration = Duration::from_secs(60);
+
+impl KubernetesCluster {
+    /// Deletes every object of every release kept, waits until the last pod has
+    /// left, and forgets that the service was ours.
+    pub(super) async fn remove_everything(&self) -> Result<(), PortError> {
+        self.forget_verified();
+        self.remember(None);
+        if self.own_record().await?.is_none() {
+            // A Deployment of somebody else is refused here.
+            self.lost_release().await?;
+            if self.live_deployment().await?.is_none() && self.kept_releases().await?.is_empty() {
+                return Ok(());
+            }
+        }
+        let record = self.claim().await?;
+        let mut all: Vec<Manifest> = Vec::new();
+        let kept = self.kept_releases().await?.into_iter().flat_map(|(_, manifests)| manifests);
+        let running = self.plan_before(&record).await?.map(|planned| planned.manifests).unwrap_or_default();
+        for manifest in kept.chain(running) {
+            if !all.iter().any(|other| other.is_same_object(&manifest)) {
+                all.push(manifest);
+            }
+        }
+        for manifest in &all {
+            self.remove_object(manifest).await?;
+        }
+        self.await_no_pods().await?;
+        self.forget_record().await
+    }
+
+    /// Nobody lingers: what they counted is not wanted any more.
+    async fn await_no_pods(&self) -> Result<(), PortError> {
+        let grace = templates::termination_grace_secs(self.settings(), self.config.drain_linger.as_secs());
+        let deadline = Instant::now() + Duration::from_secs(grace) + MARGIN;
+        loop {
+            let replicas = self.observed_replicas().await?;
+            if replicas.is_empty() {
+                return Ok(());
+            }
+            for replica in replicas.iter().filter(|replica| replica.state == ReplicaState::Draining) {
+                // It may be gone already, or not be done yet; the next look tells.
+                let _ = self.http.post(format!("{}/admin/v1/collected", replica.admin_url)).send().await;
+            }
+            if Instant::now() >= deadline {
+                let names: Vec<&str> = replicas.iter().map(|replica| replica.name.as_str()).collect();
+                let message = format!("pods are still there: {}", names.join(", "));
+                return Err(PortError::new(ErrorKind::Timeout, "stopping the service", message));
+            }
+            sleep(self.poll_interval()).await;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,12 +9,11 @@ use minijinja::{Environment, ErrorKind as TemplateFault, UndefinedBehavior};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::manifest::{
-    ApiVersions, DEPLOYMENT_LABEL, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, Manifest, SERVICE_LABEL,
+use super::settings::{
+    ApiVersions, DEPLOYMENT_LABEL, FIELD_MANAGER, KubernetesSettings, MANAGED_BY_LABEL, MODEL_LABEL, Manifest,
+    SERVICE_LABEL, ServiceObject,
 };
-use super::settings::{KubernetesSettings, ServiceObject};
-use delayd_core::error::PortError;
-use delayd_core::error::{ErrorKind, chain};
+use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ports::Release;
 
 /// Port of the container for clients; the image's command says so.
@@ -29,13 +28,11 @@ const GRACE_MARGIN_SECS: u64 = 25;
 pub(super) struct Surroundings<'a> {
     /// `[cluster.kubernetes]`.
     pub(super) settings: &'a KubernetesSettings,
-    /// The namespace in force.
     pub(super) namespace: &'a str,
     /// `cluster.drain_linger_secs`.
     pub(super) drain_linger_secs: u64,
     /// `cluster.ready_deadline_secs`.
     pub(super) progress_deadline_secs: u64,
-    /// What the cluster serves.
     pub(super) versions: ApiVersions,
 }
 
@@ -197,7 +194,7 @@ pub(super) fn render(release: &Release, around: &Surroundings<'_>) -> Result<Vec
             let fault = |message: String| PortError::new(ErrorKind::Invalid, template.origin.clone(), message);
             let variables = Variables::of(release, around, object);
             let yaml = environment.render_str(&template.text, &variables).map_err(|error| fault(chain(&error)))?;
-            let body: Value = serde_saphyr::from_str(&yaml).map_err(|error| fault(format!("is no YAML: {error}")))?;
+            let body: Value = serde_saphyr::from_str(&yaml).map_err(|error| fault(format!("is not YAML: {error}")))?;
             let manifest = Manifest { object, body };
             match checked(&manifest, &variables) {
                 Some(expected) => Err(fault(expected)),
@@ -349,7 +346,7 @@ mod tests {
             ("deployment.yaml", deployment.replace("{{ pod_labels }}", "{a: b}"), "{{ pod_labels }}"),
             ("deployment.yaml", deployment.replace("{{ replicas }}", "{{ replikas }}"), "undefined"),
             ("deployment.yaml", deployment.replace("kind: Deployment", "kind: DaemonSet"), "expected Deployment"),
-            ("service.yaml", "a: [".to_owned(), "is no YAML"),
+            ("service.yaml", "a: [".to_owned(), "is not YAML"),
             ("service.yaml", "{% if".to_owned(), "syntax error"),
         ] {
             let error = with_template(file, &text).unwrap_err();

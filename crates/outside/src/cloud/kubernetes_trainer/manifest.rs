@@ -11,11 +11,9 @@ use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{RunId, TraceId};
 use delayd_core::spans::TRACEPARENT;
 
-/// Label of the program's objects.
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Label with the prefix of the daemon whose Jobs they are.
 pub(super) const INSTANCE: &str = "app.kubernetes.io/instance";
-/// Label with the run.
 pub(super) const RUN: &str = "delayd.dev/run";
 /// Label with the Job's name, on its pods.
 pub(super) const JOB: &str = "delayd.dev/job";
@@ -51,19 +49,12 @@ fn labels(settings: &KubernetesTrainerSettings, worker: &Worker) -> BTreeMap<&'s
     ])
 }
 
-/// The Job of a worker.
-///
-/// # Errors
-/// Never but by a fault of our own: the settings were checked.
 pub(super) fn job(settings: &KubernetesTrainerSettings, worker: &Worker) -> Result<Job, PortError> {
     let document = worker.work.document_key();
     build(settings, &job_name(settings, worker), labels(settings, worker), &document, worker.trace)
 }
 
 /// A Job that is never run: by it the API server tells whether it would take one.
-///
-/// # Errors
-/// Never but by a fault of our own.
 pub(super) fn probe_job(settings: &KubernetesTrainerSettings) -> Result<Job, PortError> {
     build(settings, &format!("{}-probe", settings.name_prefix), BTreeMap::new(), "none", None)
 }
@@ -85,7 +76,7 @@ fn build(
             "template": { "metadata": { "labels": labels, "annotations": work }, "spec": pod(settings, document, trace) },
         },
     });
-    let built = serde_json::from_value(without_nothing(manifest));
+    let built = serde_json::from_value(without_nulls(manifest));
     built.map_err(|error| PortError::new(ErrorKind::Internal, format!("building Job {name}"), error.to_string()))
 }
 
@@ -193,16 +184,16 @@ fn map(values: &BTreeMap<String, String>) -> Option<&BTreeMap<String, String>> {
 }
 
 /// Without the keys that are null.
-fn without_nothing(value: Value) -> Value {
+fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => Value::Object(
             fields
                 .into_iter()
                 .filter(|(_, value)| !value.is_null())
-                .map(|(key, value)| (key, without_nothing(value)))
+                .map(|(key, value)| (key, without_nulls(value)))
                 .collect(),
         ),
-        Value::Array(values) => Value::Array(values.into_iter().map(without_nothing).collect()),
+        Value::Array(values) => Value::Array(values.into_iter().map(without_nulls).collect()),
         other => other,
     }
 }

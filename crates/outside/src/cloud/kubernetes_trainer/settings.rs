@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::kubernetes::is_quantity;
+
 /// A taint that training's pods put up with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -204,13 +206,6 @@ fn is_name(text: &str) -> bool {
     (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
-fn is_quantity(text: &str) -> bool {
-    const UNITS: [&str; 12] = ["", "m", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"];
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    number.parse::<f64>().is_ok_and(|number| number > 0.0) && UNITS.contains(&unit)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,14 +245,5 @@ mod tests {
             "tolerations",
         ];
         assert_eq!(keys, expected);
-    }
-
-    #[test]
-    fn quantities_are_those_of_kubernetes() {
-        for (text, holds) in
-            [("2", true), ("500m", true), ("1.5Gi", true), ("4GB", false), ("", false), ("0", false), ("Gi", false)]
-        {
-            assert_eq!(is_quantity(text), holds, "{text}");
-        }
     }
 }

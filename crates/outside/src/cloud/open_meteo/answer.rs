@@ -92,9 +92,6 @@ struct Hourly {
 
 /// Reads an answer: for each place in the order asked, the hours of which
 /// anything is known.
-///
-/// # Errors
-/// When it is broken off, or is not what was asked for.
 pub(super) fn parse(body: &[u8], request: &Request) -> Result<Vec<Vec<Hour>>, Misread> {
     let answers = if body.trim_ascii_start().first() == Some(&b'[') {
         serde_json::from_slice::<Vec<PlaceAnswer>>(body)
@@ -123,7 +120,7 @@ impl PlaceAnswer {
         for (row, time) in self.hourly.time.iter().enumerate() {
             let inside = (from..until).contains(time) && time % 3600 == 0;
             let at = DateTime::from_timestamp(*time, 0).filter(|_| inside).ok_or_else(|| {
-                Misread::Unexpected(format!("the moment {time}, which is no full hour of the days asked for"))
+                Misread::Unexpected(format!("the moment {time}, which is not a full hour of the days asked for"))
             })?;
             let values = columns.each_ref().map(|column| column.get(row).copied().flatten().unwrap_or(f32::NAN));
             hours.push(Hour { at, values });
@@ -242,7 +239,7 @@ mod tests {
             (offset, "moments -14400 s off UTC"),
             (short, "1 values of precipitation for 3 hours"),
             (missing, "0 values of visibility for 3 hours"),
-            (other_day, "no full hour of the days asked for"),
+            (other_day, "not a full hour of the days asked for"),
             (json!({ "error": true, "reason": "No data" }), "a refusal: No data"),
             (json!({ "hello": 1 }), "another structure"),
         ] {

@@ -29,7 +29,6 @@ const FORECAST_SETTLES_HOURS: i64 = 12;
 /// What is known of one day.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct CachedDay {
-    /// When it was asked for.
     pub(super) fetched_at: DateTime<Utc>,
     /// Its hours up to that moment, oldest first.
     pub(super) hours: Vec<Hour>,
@@ -181,7 +180,6 @@ impl Cache {
         month
     }
 
-    /// Many months.
     pub(super) async fn months(&self, keys: impl IntoIterator<Item = MonthKey>) -> BTreeMap<MonthKey, Arc<Month>> {
         let reads = keys.into_iter().map(|key| async move { (key, self.month(key).await) });
         futures::stream::iter(reads).buffer_unordered(OBJECTS_AT_A_TIME).collect().await

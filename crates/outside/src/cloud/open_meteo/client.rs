@@ -1,18 +1,21 @@
-//! The HTTP side: one request with its pace, deadline and attempts.
+//! The HTTP side: `[weather.open_meteo]`, and one request with its pace, deadline and attempts.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::answer::{self, Hour, Misread, UNITS, VARIABLES};
-use super::pace::Pacer;
-use super::plan::{Endpoint, Request};
-use super::settings::OpenMeteoSettings;
+use super::plan::{Endpoint, Pacer, Request};
+use crate::cloud::Faults;
+use delayd_core::blocking;
 use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::http_client::read_limited;
-use delayd_core::http_client::{kind_of_status, retry_after, transport_error};
+use delayd_core::fault::Fault;
+use delayd_core::http_client::{HttpClientSettings, kind_of_status, read_limited, retry_after, transport_error};
+use delayd_core::retry::{Deferred, RetryPolicy};
+use delayd_core::secret::Secret;
 
 /// The longest answer in bytes for one place and day: 24 hours of nine numbers of
 /// at most 20 characters, their moments and names, with room to spare.
@@ -32,21 +35,7 @@ pub(super) struct ApiClient {
     left_alone: [Mutex<Option<Instant>>; 2],
 }
 
-/// A failed attempt, and how long the API asks to be left alone.
-struct Failed {
-    error: PortError,
-    wait: Option<Duration>,
-}
-
-impl From<PortError> for Failed {
-    fn from(error: PortError) -> Self {
-        Self { error, wait: None }
-    }
-}
-
 impl ApiClient {
-    /// # Errors
-    /// When the CA file cannot be read.
     pub(super) fn new(settings: OpenMeteoSettings) -> Result<Self, PortError> {
         let http = settings.http.client("setting up the weather API's client")?;
         let pacer = Pacer::new(settings.calls_per_minute);
@@ -59,28 +48,23 @@ impl ApiClient {
     /// What the last attempt failed with; no address and no key is in it.
     pub(super) async fn fetch(&self, request: &Request, now: DateTime<Utc>) -> Result<Vec<Vec<Hour>>, PortError> {
         let action = self.action(request);
-        let mut pause = Duration::from_secs_f64(self.settings.retry_pause_secs);
-        let longest = Duration::from_secs_f64(self.settings.longest_pause_secs);
-        let mut attempt = 1;
-        loop {
-            self.respect_silence(request.endpoint, &action)?;
+        let policy = RetryPolicy {
+            attempts: self.settings.attempts,
+            base_delay: Duration::from_secs_f64(self.settings.retry_pause_secs),
+            max_delay: Duration::from_secs_f64(self.settings.longest_pause_secs),
+        };
+        let attempt = || async {
+            self.check_silence(request.endpoint, &action)?;
             self.pacer.turn(request.weight(VARIABLES.len())).await;
-            let Failed { error, wait } = match self.once(request, &action, now).await {
-                Ok(hours) => return Ok(hours),
-                Err(failed) => failed,
-            };
-            if let Some(wait) = wait.filter(|wait| *wait > longest) {
-                self.silence(request.endpoint, wait);
-                return Err(error);
+            let answer = self.once(request, &action, now).await;
+            if let Err(Deferred { wait: Some(wait), .. }) = &answer
+                && *wait > policy.max_delay
+            {
+                *self.left_alone(request.endpoint) = Some(Instant::now() + *wait);
             }
-            if !error.is_retryable() || attempt >= self.settings.attempts {
-                return Err(error);
-            }
-            let wait = wait.unwrap_or(pause.min(longest));
-            tracing::debug!(attempt, pause_ms = wait.as_millis() as u64, error = %error, "weather is asked again");
-            tokio::time::sleep(wait).await;
-            (attempt, pause) = (attempt + 1, pause.saturating_mul(2));
-        }
+            answer
+        };
+        policy.run(attempt).await.map_err(|failed| failed.error)
     }
 
     pub(super) fn archive_lag_days(&self) -> u32 {
@@ -105,7 +89,7 @@ impl ApiClient {
         let (base, name) = self.base(request.endpoint);
         let url = format!("{}/v1/{}", base.trim_end_matches('/'), request.endpoint.name());
         let mut url = reqwest::Url::parse(&url)
-            .map_err(|error| PortError::new(ErrorKind::Invalid, action, format!("{name} is no URL: {error}")))?;
+            .map_err(|error| PortError::new(ErrorKind::Invalid, action, format!("{name} is not a URL: {error}")))?;
         let of = |degrees: fn(super::plan::Place) -> f64| {
             let listed: Vec<String> = request.places.iter().map(|place| format!("{:.4}", degrees(*place))).collect();
             listed.join(",")
@@ -122,7 +106,7 @@ impl ApiClient {
         Ok(url)
     }
 
-    async fn once(&self, request: &Request, action: &str, now: DateTime<Utc>) -> Result<Vec<Vec<Hour>>, Failed> {
+    async fn once(&self, request: &Request, action: &str, now: DateTime<Utc>) -> Result<Vec<Vec<Hour>>, Deferred> {
         let key = &self.settings.api_key;
         let key = if key.is_set() { Some(key.reveal(action)?) } else { None };
         let url = self.url(request, action, key.as_deref())?;
@@ -136,11 +120,11 @@ impl ApiClient {
             return Err(refused(status, &body, asked, action, key.as_deref(), now));
         }
         let (request, action) = (request.clone(), action.to_owned());
-        let read = delayd_core::spans::spawn_blocking(move || {
+        let read = blocking("reading a weather answer", move || {
             answer::parse(&body, &request).map_err(|misread| match misread {
                 Misread::Broken(found) => {
                     let said = excerpt(&String::from_utf8_lossy(&body), key.as_deref());
-                    let message = format!("the answer is no whole JSON document ({found}): {said}");
+                    let message = format!("the answer is not a whole JSON document ({found}): {said}");
                     PortError::new(ErrorKind::Unavailable, &action, message)
                 }
                 Misread::Unexpected(found) => {
@@ -151,24 +135,19 @@ impl ApiClient {
                 }
             })
         });
-        let read = read.await.map_err(|error| {
-            PortError::new(ErrorKind::Internal, "reading a weather answer", format!("the worker failed: {error}"))
-        })?;
-        Ok(read?)
-    }
-
-    fn silence(&self, endpoint: Endpoint, wait: Duration) {
-        *self.left_alone(endpoint) = Some(Instant::now() + wait);
+        Ok(read.await?)
     }
 
     /// While the API asked to be left alone it is not asked.
-    fn respect_silence(&self, endpoint: Endpoint, action: &str) -> Result<(), PortError> {
+    fn check_silence(&self, endpoint: Endpoint, action: &str) -> Result<(), Deferred> {
         let left = self.left_alone(endpoint).and_then(|until| until.checked_duration_since(Instant::now()));
         match left.filter(|left| !left.is_zero()) {
             None => Ok(()),
             Some(left) => {
                 let message = format!("not asked: the API asked to be left alone for another {} s", left.as_secs() + 1);
-                Err(PortError::new(ErrorKind::Unavailable, action, message))
+                let error = PortError::new(ErrorKind::Unavailable, action, message);
+                // Nobody waits for the end of the silence within a request.
+                Err(Deferred { error, wait: Some(Duration::MAX) })
             }
         }
     }
@@ -188,7 +167,7 @@ fn refused(
     action: &str,
     key: Option<&str>,
     now: DateTime<Utc>,
-) -> Failed {
+) -> Deferred {
     let reason = answer::reason(body).unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
     let of_key = status.as_u16() == 400 && reason.to_ascii_lowercase().contains("api key");
     let kind = if of_key { ErrorKind::Denied } else { kind_of_status(status.as_u16()) };
@@ -204,11 +183,11 @@ fn refused(
     if kind == ErrorKind::Denied {
         message.push_str("; check weather.open_meteo.api_key");
     }
-    Failed { error: PortError::new(kind, action, message), wait }
+    Deferred { error: PortError::new(kind, action, message), wait }
 }
 
 /// When a spent quota comes back. Open-Meteo sends no `Retry-After`: its reason
-/// names the quota, and its counters begin anew with each full minute, hour and
+/// names the quota, and its counters start over with each full minute, hour and
 /// day (UTC).
 fn quota_returns_in(reason: &str, now: DateTime<Utc>) -> Option<Duration> {
     let period = match reason.split_whitespace().next()? {
@@ -226,6 +205,114 @@ fn quota_returns_in(reason: &str, now: DateTime<Utc>) -> Option<Duration> {
 fn excerpt(text: &str, key: Option<&str>) -> String {
     let text = key.filter(|key| !key.is_empty()).map_or_else(|| text.to_owned(), |key| text.replace(key, "***"));
     text.chars().take(EXCERPT_CHARS).collect()
+}
+
+/// How a weather API in Open-Meteo's format is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OpenMeteoSettings {
+    /// Base URL of `/v1/archive` (reanalysis of the past).
+    pub archive_url: String,
+    /// Base URL of `/v1/forecast` (the newest days).
+    pub forecast_url: String,
+    /// Key of a customer, sent as `apikey`; none for the free API.
+    pub api_key: Secret,
+    /// Days until a day is in the archive; younger days come from the forecast. 0 asks the archive for all.
+    pub archive_lag_days: u32,
+    /// Minutes after which a day that may still change is asked again.
+    pub refresh_minutes: u32,
+    /// Days after which an archived day with missing hours is taken as it is.
+    pub settle_days: u32,
+    /// Answers are kept under this prefix of the object store.
+    pub cache_prefix: String,
+    /// Months of one place that are kept in memory, at most.
+    pub months_in_memory: usize,
+    /// Places in one request.
+    pub places_per_call: usize,
+    /// Days in one request.
+    pub days_per_call: u32,
+    /// Calls per minute, counted as Open-Meteo counts them.
+    pub calls_per_minute: u32,
+    /// Requests at a time.
+    pub concurrency: usize,
+    /// Attempts of one request.
+    pub attempts: u32,
+    /// Seconds before the second attempt; doubled for each later one.
+    pub retry_pause_secs: f64,
+    /// No pause is longer; where the API asks for more (`Retry-After`), it is left alone and the request fails.
+    pub longest_pause_secs: f64,
+    /// Seconds until one answer must be complete.
+    pub request_timeout_secs: u64,
+    /// Connections.
+    pub http: HttpClientSettings,
+}
+
+impl Default for OpenMeteoSettings {
+    fn default() -> Self {
+        Self {
+            archive_url: "https://archive-api.open-meteo.com".to_owned(),
+            forecast_url: "https://api.open-meteo.com".to_owned(),
+            api_key: Secret::default(),
+            archive_lag_days: 7,
+            refresh_minutes: 60,
+            settle_days: 30,
+            cache_prefix: "weather-cache/".to_owned(),
+            months_in_memory: 500,
+            places_per_call: 50,
+            days_per_call: 92,
+            calls_per_minute: 500,
+            concurrency: 4,
+            attempts: 4,
+            retry_pause_secs: 0.5,
+            longest_pause_secs: 90.0,
+            request_timeout_secs: 120,
+            http: HttpClientSettings::default(),
+        }
+    }
+}
+
+impl OpenMeteoSettings {
+    /// Every value that cannot be, by its key below `prefix`.
+    #[must_use]
+    pub fn faults(&self, prefix: &str) -> Vec<Fault> {
+        let mut faults = Faults::of(prefix);
+        for (key, url) in [("archive_url", &self.archive_url), ("forecast_url", &self.forecast_url)] {
+            faults.check(is_base_url(url), key, "(not shown)", "an http or https URL without a query");
+        }
+        for (key, found, from, to) in [
+            ("archive_lag_days", u64::from(self.archive_lag_days), 0, 90),
+            ("refresh_minutes", u64::from(self.refresh_minutes), 1, 1440),
+            ("settle_days", u64::from(self.settle_days), 1, 3650),
+            ("months_in_memory", self.months_in_memory as u64, 1, 100_000),
+            ("places_per_call", self.places_per_call as u64, 1, 500),
+            ("days_per_call", u64::from(self.days_per_call), 1, 366),
+            ("calls_per_minute", u64::from(self.calls_per_minute), 1, 1_000_000),
+            ("concurrency", self.concurrency as u64, 1, 64),
+            ("attempts", u64::from(self.attempts), 1, 20),
+            ("request_timeout_secs", self.request_timeout_secs, 1, 3600),
+        ] {
+            faults.check((from..=to).contains(&found), key, found, &format!("{from} to {to}"));
+        }
+        for (key, secs) in
+            [("retry_pause_secs", self.retry_pause_secs), ("longest_pause_secs", self.longest_pause_secs)]
+        {
+            faults.check((0.0..=3600.0).contains(&secs), key, secs, "seconds from 0 to 3600");
+        }
+        let prefix_fits = delayd_core::ports::check_prefix("checking", &self.cache_prefix).is_ok();
+        faults.check(
+            prefix_fits && self.cache_prefix.ends_with('/'),
+            "cache_prefix",
+            &self.cache_prefix,
+            "a prefix that ends in /",
+        );
+        faults.found
+    }
+}
+
+/// Without a query: what is asked is appended.
+fn is_base_url(text: &str) -> bool {
+    reqwest::Url::parse(text)
+        .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none())
 }
 
 #[cfg(test)]
@@ -258,5 +345,36 @@ mod tests {
         let failed = refused(status, other, None, "asking", Some("k3y"), now);
         assert_eq!(failed.error.kind(), ErrorKind::Invalid);
         assert!(failed.error.to_string().contains("range for ***"), "{}", failed.error);
+    }
+}
+
+#[cfg(test)]
+mod settings_tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_can_be_used_and_every_wrong_value_is_told_by_its_key() {
+        assert!(OpenMeteoSettings::default().faults("weather.open_meteo").is_empty());
+        let wrong = OpenMeteoSettings {
+            archive_url: "ftp://x".into(),
+            forecast_url: "https://x/?a=b".into(),
+            archive_lag_days: 91,
+            refresh_minutes: 0,
+            settle_days: 0,
+            cache_prefix: "weather".into(),
+            months_in_memory: 0,
+            places_per_call: 0,
+            days_per_call: 0,
+            calls_per_minute: 0,
+            concurrency: 0,
+            attempts: 0,
+            retry_pause_secs: f64::NAN,
+            longest_pause_secs: -1.0,
+            request_timeout_secs: 0,
+            ..OpenMeteoSettings::default()
+        };
+        let faults = wrong.faults("weather.open_meteo");
+        assert_eq!(faults.len(), 15, "{faults:?}");
+        assert!(faults.iter().any(|fault| fault.key == "weather.open_meteo.days_per_call"));
     }
 }

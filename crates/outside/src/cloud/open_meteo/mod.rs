@@ -12,9 +12,7 @@
 mod answer;
 mod cache;
 mod client;
-mod pace;
 mod plan;
-mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +23,7 @@ use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use futures::StreamExt;
 use tokio::sync::Mutex;
 
-pub use settings::OpenMeteoSettings;
+pub use client::OpenMeteoSettings;
 
 use self::answer::Hour;
 use self::cache::{Cache, CachedDay, Month, MonthKey, merged};
@@ -57,9 +55,6 @@ pub struct OpenMeteo {
 
 impl OpenMeteo {
     /// A source that finds its places in `airports` and keeps answers in `store`.
-    ///
-    /// # Errors
-    /// When the settings name something unreadable.
     pub fn new(
         settings: OpenMeteoSettings,
         store: Arc<dyn ObjectStore>,
@@ -81,9 +76,6 @@ impl OpenMeteo {
 
     /// Whether the API answers as expected: the question of [`WeatherSource::probe`],
     /// for which no store is needed.
-    ///
-    /// # Errors
-    /// The first service that does not.
     pub async fn probe_api(settings: &OpenMeteoSettings, now: DateTime<Utc>) -> Result<String, PortError> {
         ApiClient::new(OpenMeteoSettings { attempts: 1, ..settings.clone() })?.probe(now).await
     }
@@ -99,13 +91,13 @@ impl OpenMeteo {
                 Some(airport) => {
                     places.insert(code.clone(), Place::at(airport.latitude_deg, airport.longitude_deg));
                 }
-                None => self.tell_unknown(code),
+                None => self.warn_unknown(code),
             }
         }
         Ok(places)
     }
 
-    fn tell_unknown(&self, code: &str) {
+    fn warn_unknown(&self, code: &str) {
         if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(code.to_owned()) {
             tracing::warn!(airport = code, "the airport is in no reference data: it has no weather");
         }

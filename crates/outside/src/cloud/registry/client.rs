@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use reqwest::header::{AUTHORIZATION, AsHeaderName, HeaderMap, HeaderName, HeaderValue, LOCATION, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
 
-use super::answer::{Answer, no_answer};
-use super::authorization::{Authorization, Scope};
-use super::login::LoginSource;
+use super::authorization::{Authorization, LoginSource, Scope};
 use delayd_core::error::{ErrorKind, PortError};
-use delayd_core::http_client::retry_after;
+use delayd_core::http_client::{kind_of_status, read_limited, refusal, retry_after, transport_error};
 
 /// The longest wait that a registry may ask for in the middle of a push, in
-/// seconds; one who asks for more is away, and the saga waits.
+/// seconds; one that asks for more is unavailable, and the saga waits.
 const MAX_WAIT_SECS: u64 = 30;
 
 /// One call.
@@ -53,10 +52,6 @@ pub(super) struct RegistryClient {
 }
 
 impl RegistryClient {
-    /// For the registry at `host`.
-    ///
-    /// # Errors
-    /// When `host` is no host.
     pub(super) fn new(
         http: reqwest::Client,
         host: &str,
@@ -76,7 +71,7 @@ impl RegistryClient {
         self.base.join(path).map_err(|error| PortError::new(ErrorKind::Internal, action, error.to_string()))
     }
 
-    /// Where an answer says to go on. A registry behind a TLS proxy may not know
+    /// Where an answer says to continue. A registry behind a TLS proxy may not know
     /// that it is: its own address is always spoken to as configured.
     pub(super) fn location(&self, answer: &Answer) -> Option<Url> {
         let mut url = self.base.join(answer.header(LOCATION)?).ok()?;
@@ -152,4 +147,166 @@ fn is_challenge(status: StatusCode, answer: &Answer) -> bool {
 
 fn texts(headers: &HeaderMap) -> Vec<String> {
     headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| Some(value.to_str().ok()?.to_owned())).collect()
+}
+
+/// Longest answer that is read: the size of a manifest that every registry must take
+/// (OCI distribution spec 1.1, "Pushing Manifests").
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// The longest part of a registry's own words that goes into an error, in characters.
+const EXCERPT_CHARS: usize = 300;
+
+/// An answer, read to its end.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// The body of a refusal (OCI distribution spec 1.1, "Error Codes").
+#[derive(Deserialize)]
+struct Refusals {
+    errors: Vec<RefusalEntry>,
+}
+
+#[derive(Deserialize)]
+struct RefusalEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Answer {
+    pub(super) async fn read(action: &str, mut response: reqwest::Response) -> Result<Self, PortError> {
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        let body = read_limited(response, MAX_ANSWER_BYTES, action).await?;
+        Ok(Self { status, headers, body: body.into() })
+    }
+
+    /// A header's text, where there is one.
+    pub(super) fn header(&self, name: impl AsHeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The answer itself if it is a success, its refusal otherwise.
+    pub(super) fn accepted(self, action: &str) -> Result<Self, PortError> {
+        if self.status.is_success() { Ok(self) } else { Err(self.refusal(action)) }
+    }
+
+    /// Whether a refusal names this code.
+    pub(super) fn has_code(&self, code: &str) -> bool {
+        self.entries().iter().any(|entry| entry.code == code)
+    }
+
+    /// Whether what the registry says holds these words, in any case.
+    pub(super) fn says(&self, words: &str) -> bool {
+        String::from_utf8_lossy(&self.body).to_lowercase().contains(words)
+    }
+
+    fn entries(&self) -> Vec<RefusalEntry> {
+        // Something else than the spec's document, such as a proxy's page, has no codes.
+        serde_json::from_slice::<Refusals>(&self.body).map(|refusals| refusals.errors).unwrap_or_default()
+    }
+
+    fn kind(&self) -> ErrorKind {
+        let status = self.status.as_u16();
+        if self.has_code("TAG_INVALID") && self.says("immutable") {
+            ErrorKind::Conflict
+        } else if self.has_code("MANIFEST_BLOB_UNKNOWN") {
+            // A blob was collected between our look and the manifest: the next attempt sends it.
+            ErrorKind::Interrupted
+        } else if self.has_code("TOOMANYREQUESTS") {
+            ErrorKind::Unavailable
+        } else if status == 413 {
+            ErrorKind::Exhausted
+        } else {
+            kind_of_status(status)
+        }
+    }
+
+    fn advice(&self, kind: ErrorKind) -> &'static str {
+        match (kind, self.status.as_u16()) {
+            (ErrorKind::Conflict, _) => {
+                "; the tag cannot move: push under another tag, or let the repository's tags be moved"
+            }
+            (ErrorKind::Denied, 407) => "; the proxy on the way wants a login",
+            (ErrorKind::Denied, 401) => "; check the login: username and password, or docker_config",
+            (ErrorKind::Denied, _) => "; the login needs pull and push on this repository, and delete to undo a push",
+            (ErrorKind::NotFound, _) => {
+                "; the repository is not there: create it, or correct repository_prefix or packaging.repository"
+            }
+            (ErrorKind::Exhausted, 413) => "; a proxy on the way takes no request as large: lower upload.chunk_bytes",
+            (ErrorKind::Exhausted, _) => "; the registry has no room left",
+            (ErrorKind::Invalid, 405) => "; the registry does not offer this",
+            _ => "",
+        }
+    }
+
+    /// The error that a refusal stands for.
+    pub(super) fn refusal(&self, action: &str) -> PortError {
+        let kind = self.kind();
+        let entries = self.entries();
+        if entries.is_empty() {
+            let plain = refusal(action, self.status, &self.body);
+            let text = plain.to_string();
+            let said = text.strip_prefix(action).map_or(text.as_str(), |rest| rest.trim_start_matches(": "));
+            return PortError::new(kind, action, format!("{said}{}", self.advice(kind)));
+        }
+        let told: Vec<String> = entries.iter().map(|entry| format!("{}: {}", entry.code, entry.message)).collect();
+        let told: String = told.join("; ").chars().take(EXCERPT_CHARS).collect();
+        PortError::new(kind, action, format!("answered {}: {told}{}", self.status, self.advice(kind)))
+    }
+}
+
+/// A call that got no answer, or not all of it.
+pub(super) fn no_answer(action: &str, error: reqwest::Error) -> PortError {
+    let error = transport_error(action, error);
+    let text = error.to_string();
+    if !text.to_lowercase().contains("certificate") {
+        return error;
+    }
+    let said = text.strip_prefix(action).map_or(text.as_str(), |rest| rest.trim_start_matches(": "));
+    let message = format!("{said}; the registry's certificate is not trusted: name its authority by http.ca_path");
+    PortError::new(error.kind(), action, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        let status = StatusCode::from_u16(status).unwrap();
+        Answer { status, headers: HeaderMap::new(), body: Bytes::from(body.to_owned()) }
+    }
+
+    #[test]
+    fn a_refusal_tells_the_registrys_words_and_what_to_do() {
+        let body = r#"{"errors":[{"code":"NAME_UNKNOWN","message":"no such repository","detail":{}}]}"#;
+        let error = answer(404, body).refusal("pushing a:b");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let text = error.to_string();
+        assert!(text.starts_with("pushing a:b: answered 404 Not Found: NAME_UNKNOWN: no such repository;"), "{text}");
+        assert!(text.contains("create it"), "{text}");
+    }
+
+    #[test]
+    fn the_kind_comes_from_the_code_where_the_status_does_not_tell() {
+        let immutable =
+            r#"{"errors":[{"code":"TAG_INVALID","message":"tag v1 exists and the repository is immutable"}]}"#;
+        let blob = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"gone"}]}"#;
+        for (status, body, kind) in [
+            (400, immutable, ErrorKind::Conflict),
+            (404, blob, ErrorKind::Interrupted),
+            (401, "", ErrorKind::Denied),
+            (403, "<html>no</html>", ErrorKind::Denied),
+            (409, "", ErrorKind::Conflict),
+            (413, "", ErrorKind::Exhausted),
+            (429, "", ErrorKind::Unavailable),
+            (500, "", ErrorKind::Unavailable),
+            (503, "", ErrorKind::Unavailable),
+            (507, "", ErrorKind::Exhausted),
+        ] {
+            assert_eq!(answer(status, body).refusal("pushing").kind(), kind, "{status} {body}");
+        }
+    }
 }

@@ -6,34 +6,33 @@
 //! do that at the first push; ECR's adapter does it by ECR's API), collect garbage,
 //! sign images, or push indexes of several platforms.
 
-mod answer;
-mod authorization;
+pub(super) mod authorization;
 mod client;
-pub(super) mod login;
-pub(super) mod settings;
-mod tags;
-mod upload;
+mod push;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
 
-pub use settings::{OciRegistrySettings, UploadSettings};
-
-use self::authorization::Scope;
+use self::authorization::{ConfiguredLogin, LoginSource, Scope};
 use self::client::{Call, RegistryClient};
-use self::login::{ConfiguredLogin, LoginSource};
-use self::tags::{EMPTY_BLOB, Tags};
-use self::upload::{Blob, Content, PUSH, Sent, Uploads};
+use self::push::{Blob, Content, EMPTY_BLOB, PUSH, Sent, Tags, Upload};
+use crate::cloud::Faults;
 use crate::packaging::oci::{Descriptor, Layout, Manifest, copy_hashing};
 use crate::packaging::{PackagingError, check_repository};
-use delayd_core::error::{ErrorKind, PortError, chain};
+use crate::wrap::RetryPolicy;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
+use delayd_core::fault::Fault;
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ids::Digest;
 use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
+use delayd_core::secret::Secret;
 
 /// Where images go and how they are called there.
 #[derive(Debug, Clone)]
@@ -42,9 +41,7 @@ pub(super) struct Target {
     pub(super) host: String,
     /// The host in references; the same when empty.
     pub(super) pull_host: String,
-    /// Before every repository.
     pub(super) repository_prefix: String,
-    /// Without TLS.
     pub(super) plain_http: bool,
 }
 
@@ -59,14 +56,11 @@ impl Target {
 pub struct OciRegistry {
     target: Target,
     client: RegistryClient,
-    uploads: Uploads,
+    upload: UploadSettings,
 }
 
 impl OciRegistry {
     /// The registry that the settings name. Nothing is sent yet.
-    ///
-    /// # Errors
-    /// When the authority's file cannot be used, or the host is none.
     pub fn open(settings: &OciRegistrySettings) -> Result<Self, PortError> {
         let login = if settings.password.is_set() {
             ConfiguredLogin::User { username: settings.username.clone(), password: settings.password.clone() }
@@ -92,10 +86,9 @@ impl OciRegistry {
     ) -> Result<Self, PortError> {
         let http = http.client("opening the image registry")?;
         let client = RegistryClient::new(http, &target.host, target.plain_http, login)?;
-        Ok(Self { target, client, uploads: Uploads::new(upload.mount_from.clone(), upload.chunk_bytes) })
+        Ok(Self { target, client, upload: upload.clone() })
     }
 
-    /// The repository's whole name, checked.
     fn repository(&self, action: &str, repository: &str) -> Result<String, PortError> {
         full_name(action, &self.target.repository_prefix, repository)
     }
@@ -106,13 +99,14 @@ impl OciRegistry {
 
     /// Sends a blob unless it is there.
     async fn ensure(&self, action: &str, repository: &str, blob: &Blob) -> Result<Sent, PortError> {
-        if self.uploads.has(&self.client, action, repository, &blob.digest).await? {
+        let upload = Upload { client: &self.client, settings: &self.upload, action, repository, blob };
+        if upload.is_there().await? {
             return Ok(Sent::Reused);
         }
         if let Content::File(path) = &blob.content {
             check_intact(action, path, &blob.digest).await?;
         }
-        self.uploads.send(&self.client, action, repository, blob).await
+        upload.send().await
     }
 
     /// A push that says whether it may move a tag that exists.
@@ -233,7 +227,7 @@ impl LocalImage {
             let manifest = layout.document(&descriptor)?;
             let path = layout.blob_path(&descriptor.digest);
             let bytes = std::fs::read(&path).map_err(PackagingError::io("reading", &path))?.into();
-            Ok(Self { layout, descriptor, manifest, bytes })
+            Ok::<_, PackagingError>(Self { layout, descriptor, manifest, bytes })
         })
         .await
     }
@@ -258,7 +252,6 @@ async fn check_intact(action: &str, path: &Path, digest: &Digest) -> Result<(), 
     .await
 }
 
-/// A repository's whole name.
 pub(super) fn full_name(action: &str, prefix: &str, repository: &str) -> Result<String, PortError> {
     let full = if prefix.is_empty() { repository.to_owned() } else { format!("{prefix}/{repository}") };
     match check_repository(repository).and_then(|()| check_repository(&full)) {
@@ -267,13 +260,148 @@ pub(super) fn full_name(action: &str, prefix: &str, repository: &str) -> Result<
     }
 }
 
-/// Reads files off the actor's thread.
-async fn blocking<T: Send + 'static>(
-    action: &str,
-    work: impl FnOnce() -> Result<T, PackagingError> + Send + 'static,
-) -> Result<T, PortError> {
-    match delayd_core::spans::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| PortError::new(error.kind(), action, chain(&error))),
-        Err(error) => Err(PortError::new(ErrorKind::Internal, action, format!("the worker thread failed: {error}"))),
+/// `[registry.oci]`: any registry that speaks the OCI distribution protocol.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OciRegistrySettings {
+    /// Where images are pushed: a host, with its port where that is not the scheme's.
+    pub host: String,
+    /// The same registry as the nodes call it; `host` when empty.
+    pub pull_host: String,
+    /// Put before every repository, with a `/` between; nothing when empty.
+    pub repository_prefix: String,
+    /// Whether the registry speaks http without TLS. A login then travels readable.
+    pub plain_http: bool,
+    /// Who logs in; nobody when empty, or who `docker_config` names.
+    pub username: String,
+    /// The password or access token that goes with it.
+    pub password: Secret,
+    /// A `config.json` of Docker whose `auths` hold the login; none when empty.
+    pub docker_config: PathBuf,
+    /// How blobs are sent.
+    pub upload: UploadSettings,
+    /// Deadlines and trust.
+    pub http: HttpClientSettings,
+}
+
+/// How blobs are sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UploadSettings {
+    /// Another repository of the registry, by its whole name, from which layers are
+    /// mounted where it has them; none when empty.
+    pub mount_from: String,
+    /// Bytes sent at a time; one such piece must get through within `http.read_timeout_secs`,
+    /// and is held in memory. A registry may ask for more.
+    pub chunk_bytes: u64,
+    /// Attempts of a call before it fails; what was sent already is not sent again.
+    pub attempts: u32,
+    /// Seconds before the second attempt, at most; doubled for each later one, up to 20.
+    pub retry_secs: f64,
+}
+
+impl Default for UploadSettings {
+    fn default() -> Self {
+        Self { mount_from: String::new(), chunk_bytes: 8 * 1024 * 1024, attempts: 5, retry_secs: 0.5 }
+    }
+}
+
+/// Smaller pieces would be requests without end.
+const MIN_CHUNK_BYTES: u64 = 64 * 1024;
+/// A piece lies in memory while it is sent.
+const MAX_CHUNK_BYTES: u64 = 512 * 1024 * 1024;
+
+impl UploadSettings {
+    /// When and how often to try again.
+    #[must_use]
+    pub fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            attempts: self.attempts,
+            base_delay: Duration::from_secs_f64(self.retry_secs),
+            ..RetryPolicy::default()
+        }
+    }
+
+    /// Every value that cannot be; `section` is where the settings stand.
+    #[must_use]
+    pub fn faults(&self, section: &str) -> Vec<Fault> {
+        let mut faults = Faults::of(section);
+        faults.check(repository_or_nothing(&self.mount_from), "mount_from", &self.mount_from, REPOSITORY);
+        faults.check(
+            (MIN_CHUNK_BYTES..=MAX_CHUNK_BYTES).contains(&self.chunk_bytes),
+            "chunk_bytes",
+            self.chunk_bytes,
+            "65536 to 536870912 bytes",
+        );
+        faults.check((1..=20).contains(&self.attempts), "attempts", self.attempts, "1 to 20");
+        faults.check((0.0..=20.0).contains(&self.retry_secs), "retry_secs", self.retry_secs, "seconds from 0 to 20");
+        faults.found
+    }
+}
+
+impl OciRegistrySettings {
+    /// Every value that cannot be; `section` is where the settings stand.
+    #[must_use]
+    pub fn faults(&self, section: &str) -> Vec<Fault> {
+        let mut faults = Faults::of(section);
+        faults.check(is_host(&self.host), "host", &self.host, HOST);
+        faults.check(self.pull_host.is_empty() || is_host(&self.pull_host), "pull_host", &self.pull_host, HOST);
+        let prefix = &self.repository_prefix;
+        faults.check(repository_or_nothing(prefix), "repository_prefix", prefix, REPOSITORY);
+        let lacking = if self.password.is_set() { "username" } else { "password" };
+        let together = self.username.is_empty() != self.password.is_set();
+        faults.check(together, lacking, "", "username and password together, or neither");
+        faults.check(
+            self.username.is_empty() || self.docker_config.as_os_str().is_empty(),
+            "docker_config",
+            self.docker_config.display(),
+            "one login: username and password, or docker_config",
+        );
+        faults.found.extend(self.upload.faults(&format!("{section}.upload")));
+        faults.found
+    }
+}
+
+const HOST: &str = "a host like registry.example.com or 10.0.0.5:5000, without scheme and path";
+const REPOSITORY: &str = "a repository name like team/models, or nothing";
+
+/// Whether a text is a host with or without a port, and nothing else.
+pub(in crate::cloud) fn is_host(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    !text.is_empty() && text.chars().all(plain) && reqwest::Url::parse(&format!("https://{text}/")).is_ok()
+}
+
+/// Whether a text is a repository's name, or empty.
+pub(in crate::cloud) fn repository_or_nothing(text: &str) -> bool {
+    text.is_empty() || check_repository(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wrong_value_is_told_with_its_key_and_never_with_a_secret() {
+        let settings = OciRegistrySettings {
+            host: "https://registry/".to_owned(),
+            pull_host: "user@host".to_owned(),
+            repository_prefix: "Team".to_owned(),
+            password: Secret::new("s3cret"),
+            upload: UploadSettings { mount_from: "/".to_owned(), chunk_bytes: 1, attempts: 0, retry_secs: -1.0 },
+            ..OciRegistrySettings::default()
+        };
+        let faults = settings.faults("registry.oci");
+        let keys: Vec<_> = faults.iter().map(|fault| fault.key.trim_start_matches("registry.oci.")).collect();
+        let upload = ["upload.mount_from", "upload.chunk_bytes", "upload.attempts", "upload.retry_secs"];
+        assert_eq!(keys, [["host", "pull_host", "repository_prefix", "username"], upload].concat());
+        assert!(faults.iter().all(|fault| !fault.to_string().contains("s3cret")), "{faults:?}");
+    }
+
+    #[test]
+    fn a_host_may_have_a_port_and_be_an_address() {
+        let at = |host: &str| OciRegistrySettings { host: host.to_owned(), ..OciRegistrySettings::default() };
+        for host in ["localhost:5000", "registry.example.com", "[::1]:5000", "10.0.0.5"] {
+            assert_eq!(at(host).faults("registry.oci"), [], "{host}");
+        }
     }
 }

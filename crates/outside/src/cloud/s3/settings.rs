@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wrap::RetryPolicy;
+use crate::cloud::aws::{AwsAccess, is_base_url};
 use delayd_core::http_client::HttpClientSettings;
 use delayd_core::ports::check_key;
+use delayd_core::retry::RetryPolicy;
 use delayd_core::secret::Secret;
 
 const MIB: u64 = 1 << 20;
@@ -97,12 +98,9 @@ impl S3Settings {
         check(bucket_fits, "bucket: the name of a bucket that exists");
         let prefix_fits = self.prefix.is_empty() || check_key("", self.prefix.trim_end_matches('/')).is_ok();
         check(prefix_fits, "prefix: empty, or a prefix such as delayd/");
-        let endpoint_fits = self.endpoint.is_empty() || is_plain_address(&self.endpoint);
+        let endpoint_fits = self.endpoint.is_empty() || is_base_url(&self.endpoint);
         check(endpoint_fits, "endpoint: empty, or http(s)://host:port without user, password, query or fragment");
-        let (id, key) = (self.access_key_id.is_set(), self.secret_access_key.is_set());
-        check(id == key, "access_key_id and secret_access_key: both, or neither for the standard chain");
-        check(!self.session_token.is_set() || key, "session_token: only with access_key_id and secret_access_key");
-        check(self.profile.is_empty() || !key, "profile: only without access_key_id and secret_access_key");
+        faults.extend(self.access().faults().into_iter().map(|(key, _, expected)| format!("{key}: {expected}")));
         faults
     }
 
@@ -127,6 +125,20 @@ impl S3Settings {
         checks.into_iter().filter(|(holds, _)| !holds).map(|(_, fault)| fault.to_owned()).collect()
     }
 
+    pub(super) fn access(&self) -> AwsAccess<'_> {
+        AwsAccess {
+            section: "object_store.s3",
+            region: &self.region,
+            profile: &self.profile,
+            access_key_id: &self.access_key_id,
+            secret_access_key: &self.secret_access_key,
+            session_token: &self.session_token,
+            http: &self.http,
+            // Deadlines are the store's own, because only it knows what a request moves.
+            answer_within: None,
+        }
+    }
+
     pub(super) fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy {
             attempts: self.attempts,
@@ -147,18 +159,6 @@ impl S3Settings {
     pub(super) fn is_encrypted(&self) -> bool {
         !self.endpoint.starts_with("http://")
     }
-}
-
-/// An address that can be shown to anybody.
-fn is_plain_address(endpoint: &str) -> bool {
-    reqwest::Url::parse(endpoint).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! One replica: start it, wait until it is ready, tell it to stop, and know how
 //! it ended. Which replicas there should be is decided in `rollout`.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -12,11 +13,9 @@ use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
-use super::os_process::{ProcessIdentity, find_by_argument};
-use super::state::{ClusterState, Phase, ReplicaRecord};
-use super::{Life, ProcessCluster, replica_log};
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use super::state::{ClusterState, Phase, ProcessIdentity, ReplicaRecord, find_by_argument};
+use super::{Life, ProcessCluster};
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ports::Release;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -34,7 +33,7 @@ pub(super) struct Ending {
 
 /// What a new replica inherits from the one it replaces.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Heritage {
+pub(super) struct Inherited {
     pub(super) restarts: u32,
     pub(super) failures_in_a_row: u32,
 }
@@ -58,7 +57,7 @@ impl ProcessCluster {
         &self,
         release: &Release,
         deadline: Instant,
-        heritage: Heritage,
+        inherited: Inherited,
     ) -> Result<String, PortError> {
         let name = format!("delayd-serve-{}", self.state().last_replica + 1);
         let record = ReplicaRecord {
@@ -68,8 +67,8 @@ impl ProcessCluster {
             phase: Phase::Starting,
             process: None,
             admin_url: None,
-            restarts: heritage.restarts,
-            failures_in_a_row: heritage.failures_in_a_row,
+            restarts: inherited.restarts,
+            failures_in_a_row: inherited.failures_in_a_row,
             reason: None,
         };
         self.change(|state| {
@@ -103,7 +102,7 @@ impl ProcessCluster {
 
     fn spawn(&self, name: &str, release: &Release) -> Result<Child, PortError> {
         let action = || format!("starting {} as {name}", self.config.service_binary.display());
-        let log = replica_log::open(&self.config.log_dir, name).map_err(|error| PortError::io(action(), error))?;
+        let log = open_log(&self.config.log_dir, name).map_err(|error| PortError::io(action(), error))?;
         let same_log = log.try_clone().map_err(|error| PortError::io(action(), error))?;
         let bundle = std::path::absolute(&release.bundle_dir).map_err(|error| PortError::io(action(), error))?;
         let passed = PASSED_VARIABLES.iter().filter_map(|key| Some((key, std::env::var_os(key)?)));
@@ -162,8 +161,8 @@ impl ProcessCluster {
     }
 
     fn with_log_tail(&self, name: &str, message: &str) -> String {
-        let tail = replica_log::tail(&self.config.log_dir, name);
-        let log = replica_log::path(&self.config.log_dir, name);
+        let tail = log_tail(&self.config.log_dir, name);
+        let log = log_path(&self.config.log_dir, name);
         format!("{message}; the end of {}: {tail}", log.display())
     }
 
@@ -203,7 +202,7 @@ impl ProcessCluster {
             let signal = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |signal| signal.to_string());
             return Ending { kind: ErrorKind::Interrupted, reason: format!("{name} was killed by {signal}") };
         }
-        let port_taken = replica_log::tail(&self.config.log_dir, name).contains("Address already in use");
+        let port_taken = log_tail(&self.config.log_dir, name).contains("Address already in use");
         // A replica that gives up by itself does so because of its bundle or its arguments.
         let kind = if port_taken { ErrorKind::Conflict } else { ErrorKind::Invalid };
         let code = status.code().map_or_else(|| "no code".to_owned(), |code| format!("code {code}"));
@@ -217,9 +216,7 @@ impl ProcessCluster {
         self.lives().entry(name.to_owned()).or_default().draining_since = Some(Instant::now());
         let Some(record) = self.state().replicas.into_iter().find(|record| record.name == name) else { return Ok(()) };
         let Some(process) = record.process else { return Ok(()) };
-        process
-            .signal(Signal::SIGTERM)
-            .map_err(|error| PortError::io(format!("telling replica {name} to stop"), error))?;
+        process.signal(Signal::SIGTERM).map_err(|error| PortError::io(format!("stopping replica {name}"), error))?;
         let deadline = Instant::now() + self.config.drain_timeout;
         while process.is_alive() && process.listens_on(record.port) {
             if Instant::now() >= deadline {
@@ -266,5 +263,89 @@ impl ProcessCluster {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// How much of a log's end an error quotes.
+const TAIL_BYTES: u64 = 4096;
+const TAIL_LINES: usize = 5;
+
+/// The log file of a replica.
+pub(super) fn log_path(folder: &Path, replica: &str) -> PathBuf {
+    folder.join(format!("{replica}.log"))
+}
+
+/// Opens a replica's log for appending, so that cutting it back does not leave a hole.
+pub(super) fn open_log(folder: &Path, replica: &str) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(log_path(folder, replica))
+}
+
+/// The last few lines, in one; empty when there are none.
+pub(super) fn log_tail(folder: &Path, replica: &str) -> String {
+    let text = crate::local::tail(&log_path(folder, replica), TAIL_BYTES);
+    let text = text.unwrap_or_else(|error| format!("(its log cannot be read: {error})"));
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join(" | ")
+}
+
+/// Cuts back every log above `max_bytes` (the replica's previous part is kept as
+/// `.log.1`) and removes the oldest beyond `keep_files`, but none in `in_use`.
+pub(super) fn rotate_logs(folder: &Path, max_bytes: u64, keep_files: usize, in_use: &[String]) -> io::Result<()> {
+    let mut unused = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some((replica, part)) = name.split_once(".log") else { continue };
+        let metadata = fs::metadata(&path)?;
+        if part.is_empty() && metadata.len() > max_bytes {
+            fs::copy(&path, path.with_extension("log.1"))?;
+            OpenOptions::new().write(true).open(&path)?.set_len(0)?;
+        }
+        if !in_use.iter().any(|used| used == replica) {
+            unused.push((metadata.modified()?, path));
+        }
+    }
+    unused.sort();
+    let surplus = unused.len().saturating_sub(keep_files);
+    unused.iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_grew_is_cut_back_while_its_replica_writes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = open_log(folder.path(), "a").unwrap();
+        log.write_all(&[b'x'; 2000]).unwrap();
+        rotate_logs(folder.path(), 1000, 10, &["a".to_owned()]).unwrap();
+        log.write_all(b"after\n").unwrap();
+        assert_eq!(fs::read(log_path(folder.path(), "a")).unwrap(), b"after\n");
+        assert_eq!(fs::metadata(folder.path().join("a.log.1")).unwrap().len(), 2000);
+    }
+
+    #[test]
+    fn only_logs_of_replicas_that_are_gone_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c", "d"] {
+            open_log(folder.path(), name).unwrap();
+        }
+        rotate_logs(folder.path(), 1000, 1, &["a".to_owned(), "b".to_owned()]).unwrap();
+        let left = ["a", "b", "c", "d"].map(|name| log_path(folder.path(), name).exists());
+        assert_eq!((left[0], left[1]), (true, true));
+        assert_eq!(left.iter().filter(|kept| **kept).count(), 3);
+    }
+
+    #[test]
+    fn the_tail_is_the_last_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = open_log(folder.path(), "a").unwrap();
+        for number in 0..2000 {
+            writeln!(log, "line {number}").unwrap();
+        }
+        assert_eq!(log_tail(folder.path(), "a"), "line 1995 | line 1996 | line 1997 | line 1998 | line 1999");
     }
 }

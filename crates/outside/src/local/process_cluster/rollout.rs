@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::launch::Heritage;
+use super::ProcessCluster;
+use super::launch::{Inherited, rotate_logs};
 use super::state::{Phase, ReplicaRecord};
-use super::{ProcessCluster, replica_log};
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use delayd_core::blocking;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ports::{Release, RolloutProgress};
 
 /// A replica that misses this many readiness checks in a row hangs, and is replaced. Its administrative
@@ -87,7 +87,7 @@ impl ProcessCluster {
         let Err(cause) = self.roll(release, deadline, progress).await else {
             return self.change(|state| state.release = Some(release.clone())).await;
         };
-        let outcome = match self.go_back().await {
+        let outcome = match self.roll_back().await {
             Ok(outcome) => outcome,
             Err(error) => format!("and going back failed: {}", delayd_core::error::chain(&error)),
         };
@@ -115,7 +115,7 @@ impl ProcessCluster {
                 }
                 Step::Start => {
                     report(format!("starting replica {} of {wanted}", census.updated.len() + 1));
-                    self.start_replica(target, deadline, Heritage::default()).await?;
+                    self.start_replica(target, deadline, Inherited::default()).await?;
                 }
                 Step::Drain(name) => {
                     report(format!("draining {name}"));
@@ -126,7 +126,7 @@ impl ProcessCluster {
     }
 
     /// Back to the release that was applied before, all of it; says what came of it.
-    async fn go_back(&self) -> Result<String, PortError> {
+    async fn roll_back(&self) -> Result<String, PortError> {
         self.forget_failed(|_| true).await?;
         let Some(previous) = self.state().release else {
             self.drain_others(None).await?;
@@ -251,16 +251,16 @@ impl ProcessCluster {
             if waited < self.backoff(dead.failures_in_a_row) {
                 continue;
             }
-            let heritage =
-                Heritage { restarts: dead.restarts + 1, failures_in_a_row: dead.failures_in_a_row.saturating_add(1) };
+            let inherited =
+                Inherited { restarts: dead.restarts + 1, failures_in_a_row: dead.failures_in_a_row.saturating_add(1) };
             let deadline = Instant::now() + self.config.ready_deadline;
-            match self.start_replica(release, deadline, heritage).await {
+            match self.start_replica(release, deadline, inherited).await {
                 Ok(_) => self.forget(&dead.name).await?,
                 Err(error) => {
                     self.lives().entry(dead.name.clone()).or_default().failed_since = Some(Instant::now());
                     self.change_replica(&dead.name, |record| {
-                        record.restarts = heritage.restarts;
-                        record.failures_in_a_row = heritage.failures_in_a_row;
+                        record.restarts = inherited.restarts;
+                        record.failures_in_a_row = inherited.failures_in_a_row;
                         record.reason = Some(delayd_core::error::chain(&error));
                     })
                     .await?;
@@ -280,8 +280,8 @@ impl ProcessCluster {
     pub(super) async fn rotate_logs(&self) -> Result<(), PortError> {
         let in_use: Vec<String> = self.state().replicas.into_iter().map(|record| record.name).collect();
         let config = self.config.clone();
-        crate::local::blocking("rotating the replicas' logs", move || {
-            replica_log::rotate(&config.log_dir, config.max_log_bytes, config.kept_logs, &in_use)
+        blocking("rotating the replicas' logs", move || {
+            rotate_logs(&config.log_dir, config.max_log_bytes, config.kept_logs, &in_use)
                 .map_err(|error| PortError::io(format!("rotating the logs in {}", config.log_dir.display()), error))
         })
         .await
@@ -295,7 +295,7 @@ impl ProcessCluster {
             if let Some(process) = record.process.as_ref().filter(|process| process.is_alive()) {
                 process
                     .signal(Signal::SIGTERM)
-                    .map_err(|error| PortError::io(format!("telling replica {} to stop", record.name), error))?;
+                    .map_err(|error| PortError::io(format!("stopping replica {}", record.name), error))?;
             }
         }
         let deadline = Instant::now() + self.config.drain_timeout;

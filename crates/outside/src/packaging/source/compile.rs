@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use super::build_log::BuildLog;
-use super::control::BuildControl;
-use super::error::SourceError;
-use super::process::{Ended, Program, run};
+use super::builds::BuildControl;
+use super::process::{BuildLog, Ended, Program, run};
 use super::settings::SourceSettings;
-use crate::packaging::service_binary;
-use delayd_core::error::ErrorKind;
+use super::{io_error, run_error, stopped};
+use crate::packaging;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 
 /// News reach the journal no more often than this.
@@ -43,7 +42,6 @@ const PASSED_VARIABLES: [&str; 18] = [
     "NO_PROXY",
 ];
 
-/// One build.
 pub(super) struct Compilation<'a> {
     pub(super) settings: &'a SourceSettings,
     pub(super) control: &'a BuildControl,
@@ -51,7 +49,6 @@ pub(super) struct Compilation<'a> {
     pub(super) commit: &'a str,
     /// In seconds since 1970.
     pub(super) committed_at: Option<String>,
-    /// Where the command runs.
     pub(super) dir: PathBuf,
     /// Where cargo keeps what it has compiled; the same for every build.
     pub(super) target_dir: PathBuf,
@@ -67,7 +64,7 @@ struct Toolchain {
 
 impl Compilation<'_> {
     /// Builds, and answers the executable and the toolchain.
-    pub(super) fn run(&self, log: &mut BuildLog, progress: &dyn Fn(&str)) -> Result<(PathBuf, String), SourceError> {
+    pub(super) fn run(&self, log: &mut BuildLog, progress: &dyn Fn(&str)) -> Result<(PathBuf, String), PortError> {
         if !self.dir.is_dir() {
             let message = format!(
                 "the commit has no folder `{}`; packaging.source.subdirectory names it",
@@ -75,20 +72,20 @@ impl Compilation<'_> {
             );
             return Err(self.failed(ErrorKind::Invalid, message, log));
         }
-        fs::create_dir_all(&self.target_dir).map_err(SourceError::io("creating", &self.target_dir))?;
+        fs::create_dir_all(&self.target_dir).map_err(io_error("creating", &self.target_dir))?;
         let toolchain = self.toolchain(log)?;
         let binary = self.binary(&toolchain);
         // What an earlier commit left there must not pass for this one's.
         match fs::remove_file(&binary) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.map_err(SourceError::io("removing", &binary))?,
+            other => other.map_err(io_error("removing", &binary))?,
         }
         self.compile(&toolchain, log, progress)?;
         self.inspect(&binary, log)?;
         Ok((binary, toolchain.version))
     }
 
-    fn compile(&self, toolchain: &Toolchain, log: &mut BuildLog, progress: &dyn Fn(&str)) -> Result<(), SourceError> {
+    fn compile(&self, toolchain: &Toolchain, log: &mut BuildLog, progress: &dyn Fn(&str)) -> Result<(), PortError> {
         let words = self.settings.build_command.iter().map(|word| word.replace("{target}", &toolchain.host));
         let command: Vec<String> = words.collect();
         let told = command.join(" ");
@@ -115,7 +112,7 @@ impl Compilation<'_> {
                 );
                 Err(self.failed(ErrorKind::Timeout, message, log))
             }
-            Ended::Stopped => Err(SourceError::Stopped),
+            Ended::Stopped => Err(stopped()),
         }
     }
 
@@ -130,13 +127,13 @@ impl Compilation<'_> {
 
     /// The compiler that the source asks for (`rust-toolchain.toml`); none where the
     /// source is in another language.
-    fn toolchain(&self, log: &mut BuildLog) -> Result<Toolchain, SourceError> {
+    fn toolchain(&self, log: &mut BuildLog) -> Result<Toolchain, PortError> {
         let mut said = Vec::new();
         let command = ["rustc", "-vV"].map(str::to_owned).to_vec();
         let ended = self.execute(command, TOOLCHAIN_LIMIT, log, &mut |line| said.push(line.to_owned()));
         let needed = self.settings.build_command.iter().chain([&self.settings.binary]).any(|w| w.contains("{target}"));
         match ended {
-            Ok(Ended::Stopped) => return Err(SourceError::Stopped),
+            Ok(Ended::Stopped) => return Err(stopped()),
             Err(error) if needed => return Err(error),
             Ok(Ended::Exited(status)) if status.success() => {}
             Ok(_) if needed => {
@@ -155,9 +152,9 @@ impl Compilation<'_> {
         timeout: Duration,
         log: &mut BuildLog,
         news: &mut dyn FnMut(&str),
-    ) -> Result<Ended, SourceError> {
+    ) -> Result<Ended, PortError> {
         let path = log.path().to_owned();
-        log.line(&format!("$ {}", command.join(" "))).map_err(SourceError::io("writing", &path))?;
+        log.line(&format!("$ {}", command.join(" "))).map_err(io_error("writing", &path))?;
         let started = command.first().cloned().unwrap_or_default();
         let program = Program {
             command,
@@ -170,7 +167,7 @@ impl Compilation<'_> {
             news(line);
             log.line(line)
         });
-        ended.map_err(SourceError::run(&started, &path))
+        ended.map_err(run_error(&started, &path))
     }
 
     fn environment(&self) -> Vec<(String, OsString)> {
@@ -200,7 +197,7 @@ impl Compilation<'_> {
         self.dir.join(path.replace("{target}", &toolchain.host))
     }
 
-    fn inspect(&self, binary: &Path, log: &BuildLog) -> Result<(), SourceError> {
+    fn inspect(&self, binary: &Path, log: &BuildLog) -> Result<(), PortError> {
         let wrong = |message: String| Err(self.failed(ErrorKind::Invalid, message, log));
         if !binary.is_file() {
             return wrong(format!(
@@ -208,7 +205,7 @@ impl Compilation<'_> {
                 binary.display()
             ));
         }
-        match service_binary::inspect(binary) {
+        match packaging::inspect_service(binary) {
             Ok(found) if self.must_be_static && !found.is_static => wrong(format!(
                 "{} is dynamically linked and cannot start in an image without a loader; link it statically \
                  (packaging.source.environment: RUSTFLAGS = \"-C target-feature=+crt-static\")",
@@ -219,9 +216,10 @@ impl Compilation<'_> {
         }
     }
 
-    fn failed(&self, kind: ErrorKind, message: String, log: &BuildLog) -> SourceError {
-        let what = format!("{} at {:.12}", self.settings.repository, self.commit);
-        SourceError::Build { kind, what, message, log: log.path().to_owned(), tail: log.tail() }
+    fn failed(&self, kind: ErrorKind, message: String, log: &BuildLog) -> PortError {
+        let what = format!("building {} at {:.12}", self.settings.repository, self.commit);
+        let (path, tail) = (log.path().display(), log.tail());
+        PortError::new(kind, what, format!("{message}; the whole log is {path}, its last lines:\n{tail}"))
     }
 }
 
@@ -237,7 +235,7 @@ fn reason(command: &str, status: ExitStatus, tail: &str) -> (ErrorKind, String) 
             "Cargo.lock does not match Cargo.toml at this commit: run `cargo update --workspace` and commit it";
         return (ErrorKind::Invalid, format!("`{command}` refused the lock file; {advice}"));
     }
-    // cargo's and curl's words about a registry that is away. Only those of the last error count: a
+    // cargo's and curl's words about a registry that is unavailable. Only those of the last error count: a
     // download that succeeded at the second try leaves warnings behind.
     let last_error = tail.rfind("\nerror").map_or(tail, |at| &tail[at..]);
     let network = [
@@ -267,7 +265,7 @@ fn reason(command: &str, status: ExitStatus, tail: &str) -> (ErrorKind, String) 
 }
 
 /// Digest of everything configured that can change what a commit comes to. The
-/// toolchain is not in it: it is recorded, and removing the cache builds anew.
+/// toolchain is not in it: it is recorded, and removing the cache builds it again.
 pub(super) fn command_digest(settings: &SourceSettings) -> Digest {
     let mut text = String::new();
     let mut add = |name: &str, value: &str| {

@@ -11,22 +11,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::build_log::BuildLog;
-use super::control::BuildControl;
-use super::error::SourceError;
-use super::process::{Ended, Program, run};
+use super::builds::BuildControl;
+use super::process::{BuildLog, Ended, Program, run};
 use super::settings::SourceSettings;
-use delayd_core::error::ErrorKind;
+use super::{io_error, remove_folder, run_error, stopped};
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 
-/// A fetch that moves less than a byte a second for so many seconds is cut off.
+/// A fetch that moves less than a byte a second for so many seconds is ended.
 const STALLED_SECS: u32 = 60;
 /// The greatest depth that git knows (git-fetch, `--depth`): all of the history.
 const ALL_OF_IT: &str = "2147483647";
 /// Names shown in the error about an unknown revision.
 const SHOWN_NAMES: usize = 12;
 /// Lines of git's that go into an error.
-const TOLD_LINES: usize = 4;
+const SHOWN_LINES: usize = 4;
 /// Of the daemon's environment, git needs no more than these.
 const PASSED_VARIABLES: [&str; 14] = [
     "PATH",
@@ -70,8 +69,8 @@ impl<'a> Repository<'a> {
 
     /// The commit that the configured revision stands for now, fetched. A whole
     /// commit id that is there already needs no network. A mirror that is damaged,
-    /// or was left locked by a git that was killed, is thrown away and fetched anew.
-    pub(super) fn fetch(&self, log: &mut BuildLog) -> Result<String, SourceError> {
+    /// or was left locked by a git that was killed, is thrown away and fetched again.
+    pub(super) fn fetch(&self, log: &mut BuildLog) -> Result<String, PortError> {
         match self.fetch_into_mirror(log) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 self.forget(&error)?;
@@ -82,15 +81,15 @@ impl<'a> Repository<'a> {
     }
 
     /// Throws the mirror away: everything in it can be fetched again.
-    pub(super) fn forget(&self, why: &SourceError) -> Result<(), SourceError> {
+    pub(super) fn forget(&self, why: &PortError) -> Result<(), PortError> {
         tracing::warn!(
             error = delayd_core::error::chain(why),
-            "the mirror of the service's repository is fetched anew"
+            "the mirror of the service's repository is fetched again"
         );
-        remove(&self.mirror)
+        remove_folder(&self.mirror)
     }
 
-    fn fetch_into_mirror(&self, log: &mut BuildLog) -> Result<String, SourceError> {
+    fn fetch_into_mirror(&self, log: &mut BuildLog) -> Result<String, PortError> {
         self.prepare(log)?;
         let revision = self.settings.revision.as_str();
         let whole = is_commit_id(revision);
@@ -100,7 +99,7 @@ impl<'a> Repository<'a> {
         let said = self.git(&["fetch", "--depth", "1", "--no-tags", "--", &self.settings.repository, revision], log)?;
         if said.success {
             let message = "the fetch succeeded and brought no commit".to_owned();
-            let none = || SourceError::Git { kind: ErrorKind::Corrupt, action: self.action(), message };
+            let none = || PortError::new(ErrorKind::Corrupt, self.action(), message);
             return self.commit_of("FETCH_HEAD", log)?.ok_or_else(none);
         }
         if !is_unknown(&said.lines) {
@@ -123,8 +122,8 @@ impl<'a> Repository<'a> {
     }
 
     /// A tree of `commit` in which nothing else lies, and its folder.
-    pub(super) fn check_out(&self, commit: &str, log: &mut BuildLog) -> Result<PathBuf, SourceError> {
-        remove(&self.tree)?;
+    pub(super) fn check_out(&self, commit: &str, log: &mut BuildLog) -> Result<PathBuf, PortError> {
+        remove_folder(&self.tree)?;
         let tree = self.tree.to_string_lossy().into_owned();
         self.must(&["worktree", "prune"], log)?;
         self.must(&["worktree", "add", "--force", "--detach", &tree, commit], log)?;
@@ -141,18 +140,18 @@ impl<'a> Repository<'a> {
             foreign.join(", "),
             self.sources.display()
         );
-        Err(SourceError::Git { kind: ErrorKind::Corrupt, action: format!("checking out {commit}"), message })
+        Err(PortError::new(ErrorKind::Corrupt, format!("checking out {commit}"), message))
     }
 
     /// When the commit was made, in seconds since 1970, for `SOURCE_DATE_EPOCH`.
-    pub(super) fn committed_at(&self, commit: &str, log: &mut BuildLog) -> Result<Option<String>, SourceError> {
+    pub(super) fn committed_at(&self, commit: &str, log: &mut BuildLog) -> Result<Option<String>, PortError> {
         let said = self.git(&["show", "--no-patch", "--format=%ct", commit], log)?;
         Ok(said.lines.into_iter().find(|line| !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit())))
     }
 
     /// Whether the repository can be reached and knows the revision. Writes
     /// nothing but git's settings.
-    pub(super) fn probe(&self, log: &mut BuildLog) -> Result<String, SourceError> {
+    pub(super) fn probe(&self, log: &mut BuildLog) -> Result<String, PortError> {
         self.write_configuration()?;
         let revision = self.settings.revision.as_str();
         let said = self.run(&["ls-remote", "--", &self.settings.repository], log)?;
@@ -166,19 +165,19 @@ impl<'a> Repository<'a> {
         match found {
             Some((commit, _)) => Ok(format!("{repository} at {revision} ({commit:.12})")),
             None if revision.len() >= 7 && revision.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                Ok(format!("{repository} answers; commit {revision} is looked for at the build"))
+                Ok(format!("{repository} answers; commit {revision} is resolved at build time"))
             }
             None => Err(self.unknown(log)),
         }
     }
 
-    fn prepare(&self, log: &mut BuildLog) -> Result<(), SourceError> {
-        fs::create_dir_all(&self.sources).map_err(SourceError::io("creating", &self.sources))?;
+    fn prepare(&self, log: &mut BuildLog) -> Result<(), PortError> {
+        fs::create_dir_all(&self.sources).map_err(io_error("creating", &self.sources))?;
         self.write_configuration()?;
         if self.mirror.join("HEAD").is_file() {
             return Ok(());
         }
-        remove(&self.mirror)?;
+        remove_folder(&self.mirror)?;
         let mirror = self.mirror.to_string_lossy().into_owned();
         let said = self.run(&["init", "--quiet", "--bare", "--", &mirror], log)?;
         if said.success { Ok(()) } else { Err(self.failed(&said)) }
@@ -189,7 +188,7 @@ impl<'a> Repository<'a> {
     }
 
     /// git's only configuration. It names the token's variable, never the token.
-    fn write_configuration(&self) -> Result<(), SourceError> {
+    fn write_configuration(&self) -> Result<(), PortError> {
         let mut text = String::from(
             "# Written by delayd at every build.\n[gc]\n\tautoDetach = false\n[maintenance]\n\tautoDetach = false\n\
              [core]\n\thooksPath = /dev/null\n[advice]\n\tdetachedHead = false\n",
@@ -207,10 +206,10 @@ impl<'a> Repository<'a> {
         let path = self.configuration();
         fs::create_dir_all(&self.sources)
             .and_then(|()| delayd_core::atomic_file::write_atomically(&path, text.as_bytes()))
-            .map_err(SourceError::io("writing", &path))
+            .map_err(io_error("writing", &path))
     }
 
-    fn environment(&self) -> Result<Vec<(String, OsString)>, SourceError> {
+    fn environment(&self) -> Result<Vec<(String, OsString)>, PortError> {
         let passed = PASSED_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?)));
         let mut environment: Vec<(String, OsString)> = passed.collect();
         let mut set = |name: &str, value: OsString| environment.push((name.to_owned(), value));
@@ -252,21 +251,20 @@ impl<'a> Repository<'a> {
         command
     }
 
-    /// git in the mirror.
-    fn git(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Said, SourceError> {
+    fn git(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Said, PortError> {
         let mirror = self.mirror.to_string_lossy().into_owned();
         let all: Vec<&str> = ["--git-dir", &mirror].into_iter().chain(arguments.iter().copied()).collect();
         self.run(&all, log)
     }
 
-    fn must(&self, arguments: &[&str], log: &mut BuildLog) -> Result<(), SourceError> {
+    fn must(&self, arguments: &[&str], log: &mut BuildLog) -> Result<(), PortError> {
         let said = self.git(arguments, log)?;
         if said.success { Ok(()) } else { Err(self.failed(&said)) }
     }
 
-    fn run(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Said, SourceError> {
+    fn run(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Said, PortError> {
         let path = log.path().to_owned();
-        log.line(&format!("$ git {}", arguments.join(" "))).map_err(SourceError::io("writing", &path))?;
+        log.line(&format!("$ git {}", arguments.join(" "))).map_err(io_error("writing", &path))?;
         let program = Program {
             command: std::iter::once("git").chain(arguments.iter().copied()).map(str::to_owned).collect(),
             dir: self.sources.clone(),
@@ -279,25 +277,25 @@ impl<'a> Repository<'a> {
             lines.push(line.to_owned());
             log.line(line)
         });
-        match ended.map_err(SourceError::run("git", &path))? {
+        match ended.map_err(run_error("git", &path))? {
             Ended::Exited(status) => Ok(Said { success: status.success(), lines }),
-            Ended::Stopped => Err(SourceError::Stopped),
-            Ended::TimedOut => Err(SourceError::Git {
-                kind: ErrorKind::Timeout,
-                action: self.action(),
-                message: format!("git did not finish within {} s", self.settings.fetch_timeout_secs),
-            }),
+            Ended::Stopped => Err(stopped()),
+            Ended::TimedOut => Err(PortError::new(
+                ErrorKind::Timeout,
+                self.action(),
+                format!("git did not finish within {} s", self.settings.fetch_timeout_secs),
+            )),
         }
     }
 
     /// The commit behind a name in the mirror, tags followed.
-    fn commit_of(&self, name: &str, log: &mut BuildLog) -> Result<Option<String>, SourceError> {
+    fn commit_of(&self, name: &str, log: &mut BuildLog) -> Result<Option<String>, PortError> {
         let mirror = self.mirror.to_string_lossy().into_owned();
         let peeled = format!("{name}^{{commit}}");
         self.commit_in(&["--git-dir", &mirror, "rev-parse", "--verify", "--quiet", &peeled], log)
     }
 
-    fn commit_in(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Option<String>, SourceError> {
+    fn commit_in(&self, arguments: &[&str], log: &mut BuildLog) -> Result<Option<String>, PortError> {
         let said = self.run(arguments, log)?;
         Ok(said.lines.into_iter().find(|line| said.success && is_commit_id(line)))
     }
@@ -306,16 +304,16 @@ impl<'a> Repository<'a> {
         format!("fetching {} of {}", self.settings.revision, self.settings.repository)
     }
 
-    fn failed(&self, said: &Said) -> SourceError {
+    fn failed(&self, said: &Said) -> PortError {
         let (kind, advice) = reason(&said.lines);
         let lines: Vec<&str> = said.lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
-        let told = lines[lines.len().saturating_sub(TOLD_LINES)..].join("; ");
+        let told = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("; ");
         let message = if advice.is_empty() { told } else { format!("{told}. {advice}") };
-        SourceError::Git { kind, action: self.action(), message }
+        PortError::new(kind, self.action(), message)
     }
 
     /// The error about an unknown revision tells which are known.
-    fn unknown(&self, log: &mut BuildLog) -> SourceError {
+    fn unknown(&self, log: &mut BuildLog) -> PortError {
         let said = match self.run(&["ls-remote", "--heads", "--tags", "--", &self.settings.repository], log) {
             Ok(said) => said,
             Err(error) => return error,
@@ -336,14 +334,7 @@ impl<'a> Repository<'a> {
             "there is no commit, tag or branch `{}`; the repository has: {shown}{more}. packaging.source.revision names it",
             self.settings.revision
         );
-        SourceError::Git { kind: ErrorKind::NotFound, action: self.action(), message }
-    }
-}
-
-fn remove(path: &Path) -> Result<(), SourceError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(SourceError::io("removing", path)(error)),
-        _ => Ok(()),
+        PortError::new(ErrorKind::NotFound, self.action(), message)
     }
 }
 

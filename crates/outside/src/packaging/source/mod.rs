@@ -6,11 +6,8 @@
 //! runs with the daemon's rights: it is no sandbox, and only what is trusted may
 //! be built.
 
-mod build_log;
-mod cache;
+mod builds;
 mod compile;
-mod control;
-mod error;
 mod git;
 mod process;
 mod settings;
@@ -19,17 +16,17 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use build_log::BuildLog;
-use cache::{BuildCache, CachedBuild};
+use builds::{BuildCache, CachedBuild};
 use compile::Compilation;
-pub use control::{BuildControl, Builds};
-pub use error::SourceError;
 use git::Repository;
-pub use settings::{SourceKind, SourceSettings};
+use process::BuildLog;
 
-use delayd_core::error::ErrorKind;
+use self::process::RunError;
+pub use builds::{BuildControl, Builds};
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{CycleId, Digest};
 use delayd_core::own_folder;
+pub use settings::{SourceKind, SourceSettings};
 
 const LOG_FILE: &str = "build.log";
 /// A probe is answered within this time, or not at all.
@@ -89,53 +86,51 @@ impl SourceBuilder {
     /// is told what is being done, in one line.
     ///
     /// # Errors
-    /// See [`SourceError`]. No process of the build runs any more then.
+    /// Why there is no executable: `Cancelled` when it was stopped, `Invalid` for a build that will fail again. No process of
+    /// the build runs any more then.
     pub fn build(
         &self,
         cycle: CycleId,
         control: &BuildControl,
         progress: &dyn Fn(&str),
-    ) -> Result<FinishedBuild, SourceError> {
+    ) -> Result<FinishedBuild, PortError> {
         self.refuse_shared_state()?;
-        fs::create_dir_all(&self.builds).map_err(SourceError::io("creating", &self.builds))?;
+        fs::create_dir_all(&self.builds).map_err(io_error("creating", &self.builds))?;
         let _one_at_a_time = self.lock(control)?;
-        let mark = self.builds.canonicalize().map_err(SourceError::io("finding", &self.builds))?.display().to_string();
+        let mark = self.builds.canonicalize().map_err(io_error("finding", &self.builds))?.display().to_string();
         let left = process::end_marked(&mark);
         if left > 0 {
             tracing::warn!(cycle.id = %cycle, processes = left, "an earlier daemon left a build running; it was ended");
         }
         let path = self.builds.join(cycle.to_string()).join(LOG_FILE);
         let mut log = BuildLog::begin(&path, self.settings.maximum_log_bytes, compile::secrets(&self.settings))
-            .map_err(SourceError::io("writing", &path))?;
+            .map_err(io_error("writing", &path))?;
         let built = self.logged(&mark, control, progress, &mut log);
         let ended = match &built {
             Ok(built) if built.reused => format!("[delayd] {} was built before: {}", built.commit, built.digest),
             Ok(built) => format!("[delayd] built {}", built.digest),
             Err(error) => format!("[delayd] {}", first_line(&delayd_core::error::chain(error))),
         };
-        log.line(&ended).and_then(|()| log.finish()).map_err(SourceError::io("writing", &path))?;
+        log.line(&ended).and_then(|()| log.finish()).map_err(io_error("writing", &path))?;
         self.prune(cycle);
         built
     }
 
     /// Whether the repository can be reached and knows the revision. Nothing of the
     /// state directory is touched.
-    ///
-    /// # Errors
-    /// See [`SourceError`].
-    pub fn probe(&self) -> Result<String, SourceError> {
+    pub fn probe(&self) -> Result<String, PortError> {
         self.probe_in(&own_folder::system_temporary())
     }
 
     /// Whoever could write to the probe's folder could tell git which programs to run.
-    fn probe_in(&self, parent: &Path) -> Result<String, SourceError> {
+    fn probe_in(&self, parent: &Path) -> Result<String, PortError> {
         self.refuse_shared_state()?;
         let folder = own_folder::temporary(parent, "delayd-probe-")
-            .map_err(SourceError::io("creating a temporary folder in", parent))?;
+            .map_err(io_error("creating a temporary folder in", parent))?;
         let folder = folder.path();
         let path = folder.join(LOG_FILE);
         let mut log = BuildLog::begin(&path, self.settings.maximum_log_bytes, compile::secrets(&self.settings))
-            .map_err(SourceError::io("writing", &path))?;
+            .map_err(io_error("writing", &path))?;
         let (control, mark) = (BuildControl::default(), folder.display().to_string());
         let fetch_timeout_secs = self.settings.fetch_timeout_secs.min(PROBE_LIMIT_SECS);
         let settings = SourceSettings { fetch_timeout_secs, ..self.settings.clone() };
@@ -143,14 +138,14 @@ impl SourceBuilder {
     }
 
     /// cargo and rustup read settings in every folder above a source, and a setting may name a program to run.
-    fn refuse_shared_state(&self) -> Result<(), SourceError> {
+    fn refuse_shared_state(&self) -> Result<(), PortError> {
         let Some(shared) = own_folder::shared_above(&self.builds) else { return Ok(()) };
         let message = format!(
             "anybody may write to {}, where build tools look for settings too; move daemon.state_dir elsewhere",
             shared.display()
         );
         let source = std::io::Error::new(std::io::ErrorKind::PermissionDenied, message);
-        Err(SourceError::io("building in", &self.builds)(source))
+        Err(io_error("building in", &self.builds)(source))
     }
 
     fn logged(
@@ -159,7 +154,7 @@ impl SourceBuilder {
         control: &BuildControl,
         progress: &dyn Fn(&str),
         log: &mut BuildLog,
-    ) -> Result<FinishedBuild, SourceError> {
+    ) -> Result<FinishedBuild, PortError> {
         let settings = &self.settings;
         progress(&format!("fetching {} of {}", settings.revision, settings.repository));
         let repository = Repository::at(&self.sources, settings, control, mark);
@@ -196,16 +191,16 @@ impl SourceBuilder {
         Ok(finished(kept, commit, command_digest, false))
     }
 
-    fn lock(&self, control: &BuildControl) -> Result<File, SourceError> {
+    fn lock(&self, control: &BuildControl) -> Result<File, PortError> {
         let path = self.builds.join(".lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(SourceError::io("opening", &path))?;
+        let file = file.map_err(io_error("opening", &path))?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(fs::TryLockError::WouldBlock) if control.is_stopped() => return Err(SourceError::Stopped),
+                Err(fs::TryLockError::WouldBlock) if control.is_stopped() => return Err(stopped()),
                 Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
-                Err(fs::TryLockError::Error(error)) => return Err(SourceError::io("locking", &path)(error)),
+                Err(fs::TryLockError::Error(error)) => return Err(io_error("locking", &path)(error)),
             }
         }
     }
@@ -215,7 +210,7 @@ impl SourceBuilder {
     fn prune(&self, present: CycleId) {
         let keep = usize::try_from(self.settings.keep_builds).unwrap_or(usize::MAX);
         let pruned =
-            cache::prune(&self.builds.join("cache"), keep).and_then(|()| prune_logs(&self.builds, keep, present));
+            builds::prune(&self.builds.join("cache"), keep).and_then(|()| prune_logs(&self.builds, keep, present));
         if let Err(error) = pruned {
             tracing::warn!(error = delayd_core::error::chain(&error), "old builds could not be removed");
         }
@@ -232,16 +227,46 @@ fn first_line(text: &str) -> &str {
 }
 
 /// The folders `cycle_N` of the lowest numbers go.
-fn prune_logs(builds: &Path, keep: usize, present: CycleId) -> Result<(), SourceError> {
-    let entries = fs::read_dir(builds).map_err(SourceError::io("reading", builds))?;
+fn prune_logs(builds: &Path, keep: usize, present: CycleId) -> Result<(), PortError> {
+    let entries = fs::read_dir(builds).map_err(io_error("reading", builds))?;
     let mut cycles: Vec<CycleId> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     cycles.sort_by_key(|cycle| std::cmp::Reverse(cycle.0));
     for cycle in cycles.into_iter().filter(|cycle| *cycle != present).skip(keep.saturating_sub(1)) {
         let path = builds.join(cycle.to_string());
-        fs::remove_dir_all(&path).map_err(SourceError::io("removing", &path))?;
+        fs::remove_dir_all(&path).map_err(io_error("removing", &path))?;
     }
     Ok(())
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PortError {
+    let action = format!("{action} {}", path.display());
+    move |error| PortError::io(action, error)
+}
+
+/// Removes a folder with all that is in it; one that is not there is no error.
+fn remove_folder(path: &Path) -> Result<(), PortError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Somebody wanted the build to end.
+fn stopped() -> PortError {
+    PortError::new(ErrorKind::Cancelled, "building the service", "the build was stopped")
+}
+
+/// A program that did not come to its end; `log` is where its output went.
+fn run_error<'a>(program: &'a str, log: &'a Path) -> impl FnOnce(RunError) -> PortError + 'a {
+    move |error| match error {
+        RunError::Start(error) => {
+            // Another PATH or another package is needed: waiting does not help.
+            let message = format!("it must be installed and in the daemon's PATH ({error})");
+            PortError::new(ErrorKind::Invalid, format!("starting `{program}`"), message)
+        }
+        RunError::Output(error) => io_error("writing", log)(error),
+    }
 }
 
 #[cfg(test)]

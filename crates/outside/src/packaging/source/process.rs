@@ -5,8 +5,10 @@
 //! environment (a child may leave the group, but it inherits the mark). The mark
 //! is also how what a killed daemon left behind is found again.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::control::BuildControl;
+use super::builds::BuildControl;
 
 /// The environment variable that holds the mark.
 const MARK_VARIABLE: &str = "DELAYD_BUILD_MARK";
@@ -28,7 +30,7 @@ const GRACE: Duration = Duration::from_secs(3);
 const LINE_BYTES: u64 = 16 * 1024;
 /// Lines that may wait; a program that says more waits for us.
 const WAITING_LINES: usize = 1024;
-/// Killing goes on until no marked process is found, but no longer than this: one
+/// Killing continues until no marked process is found, but no longer than this: one
 /// in uninterruptible sleep dies when the kernel lets go of it.
 const SWEEP_ROUNDS: u32 = 20;
 
@@ -37,11 +39,8 @@ const SWEEP_ROUNDS: u32 = 20;
 pub(super) struct Program {
     /// The program and its arguments. Nothing secret: any user can read them.
     pub(super) command: Vec<String>,
-    /// Where.
     pub(super) dir: PathBuf,
-    /// Its whole environment.
     pub(super) environment: Vec<(String, OsString)>,
-    /// How long it may take.
     pub(super) timeout: Duration,
     /// By which its processes are found.
     pub(super) mark: String,
@@ -61,7 +60,6 @@ pub(super) enum Ended {
 /// Why it did not come to its end.
 #[derive(Debug)]
 pub(super) enum RunError {
-    /// It could not be started.
     Start(io::Error),
     /// Its output could not be kept.
     Output(io::Error),
@@ -217,6 +215,81 @@ fn read_lines(output: impl Read, tell: &SyncSender<String>) {
     }
 }
 
+/// So many last lines go into an error and its alert.
+const TAIL_LINES: usize = 30;
+/// And so many bytes of each.
+const TAIL_LINE_BYTES: usize = 500;
+/// Shorter values are masked nowhere: they would mask half the log.
+const SHORTEST_MASKED: usize = 6;
+
+/// The log that a build writes.
+#[derive(Debug)]
+pub(super) struct BuildLog {
+    path: PathBuf,
+    file: File,
+    written: u64,
+    maximum_bytes: u64,
+    tail: VecDeque<String>,
+    masked: Vec<String>,
+}
+
+impl BuildLog {
+    /// Starts a new log. What `masked` holds is written as `***`.
+    pub(super) fn begin(path: &Path, maximum_bytes: u64, masked: Vec<String>) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let masked = masked.into_iter().filter(|value| value.len() >= SHORTEST_MASKED).collect();
+        let file = File::create(path)?;
+        Ok(Self { path: path.to_owned(), file, written: 0, maximum_bytes, tail: VecDeque::new(), masked })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        let text = self.masked.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"));
+        let before = self.written;
+        self.written += text.len() as u64 + 1;
+        if self.written <= self.maximum_bytes {
+            writeln!(self.file, "{text}")?;
+        } else if before <= self.maximum_bytes {
+            writeln!(self.file, "[delayd] the log is full at {} bytes; what follows is not kept", self.maximum_bytes)?;
+        }
+        if !text.trim().is_empty() {
+            if self.tail.len() == TAIL_LINES {
+                self.tail.pop_front();
+            }
+            self.tail.push_back(shortened(text));
+        }
+        Ok(())
+    }
+
+    /// The last lines, for an error.
+    pub(super) fn tail(&self) -> String {
+        self.tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends the log. One that overflowed ends with its last lines, which are the
+    /// ones that tell why a build failed.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if self.written > self.maximum_bytes {
+            writeln!(self.file, "[delayd] the last lines were:\n{}", self.tail())?;
+        }
+        self.file.flush()
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > TAIL_LINE_BYTES {
+        let end = (0..=TAIL_LINE_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,5 +375,38 @@ mod tests {
         // It stays a zombie until it is waited for; a zombie carries no mark.
         assert_eq!(end_marked(&mark), 1);
         assert!(!orphan.wait().unwrap().success());
+    }
+}
+
+#[cfg(test)]
+mod build_log_tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_overflows_keeps_its_beginning_and_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cycle_1/build.log");
+        let mut log = BuildLog::begin(&path, 100, Vec::new()).unwrap();
+        for number in 0..1000 {
+            log.line(&format!("line {number}")).unwrap();
+        }
+        log.finish().unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("line 0\nline 1\n") && text.ends_with("line 999\n"), "{text}");
+        assert!(text.contains("the log is full at 100 bytes") && !text.contains("line 500\n"), "{text}");
+        assert!(text.len() < 1000);
+        assert_eq!(log.tail().lines().count(), TAIL_LINES);
+    }
+
+    #[test]
+    fn secrets_are_masked_in_the_file_and_in_the_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("build.log");
+        let masked = vec!["s3cret-token".to_owned(), "no".to_owned()];
+        let mut log = BuildLog::begin(&path, 1000, masked).unwrap();
+        log.line("fetching with s3cret-token, no harm done").unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "fetching with ***, no harm done\n");
+        assert_eq!(log.tail(), "fetching with ***, no harm done");
     }
 }

@@ -6,29 +6,27 @@
 //! Everything it knows lies in the object store and in the pool, so a daemon that
 //! was killed finds its workers and their results again by asking for the same job.
 
-mod pool;
-
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 
-pub use pool::{Worker, WorkerPool, WorkerState};
-
 use delayd_core::error::{ErrorKind, PortError, chain};
-use delayd_core::ids::RunId;
+use delayd_core::ids::{RunId, TraceId};
 use delayd_core::ports::ObjectStore;
 use delayd_training_job::documents::{
     FailureDocument, ProgressDocument, Work, WorkDocument, WorkPart, WorkResult, get_json, put_json, run_prefix,
 };
 use delayd_training_job::tune::{Search, TrialOutcome, TrialRecord, TrialTask};
-use delayd_training_job::{BundlePlace, Trainer, TrainingJob, TrainingResult};
-use delayd_training_job::{CheckedParameters, Progress, TrainingControl, TuningReport};
+use delayd_training_job::{
+    BundlePlace, CheckedParameters, Progress, Trainer, TrainingControl, TrainingJob, TrainingResult, TuningReport,
+};
 
-/// Looks in a row that may fail because something outside is away; the saga waits
+/// Checks in a row that may fail because something outside is unavailable; the saga waits
 /// out what lasts longer.
-const FAILED_LOOKS: u32 = 5;
+const FAILED_CHECKS: u32 = 5;
 /// Times that a worker that vanished without a word is started again.
 const VANISHED: u32 = 3;
 
@@ -39,7 +37,7 @@ pub struct WaitPolicy {
     pub split_search: bool,
     /// Trials at a time, where they are.
     pub parallel_trials: usize,
-    /// Pause between looks.
+    /// Pause between checks.
     pub poll: Duration,
     /// A worker that has not started after this long is given up.
     pub start_deadline: Duration,
@@ -167,7 +165,7 @@ fn other_result(job: &TrainingJob, work: &Work) -> PortError {
     PortError::new(ErrorKind::Corrupt, job.action(), message)
 }
 
-/// What one look at a worker showed.
+/// What one check of a worker showed.
 enum Seen {
     Done(Box<WorkResult>),
     Going,
@@ -196,28 +194,28 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
 
     async fn until_done(mut self) -> Result<WorkResult, PortError> {
         let pool = &self.trainer.pool;
-        let (mut failed_looks, mut vanished) = (0, 0);
+        let (mut failed_checks, mut vanished) = (0, 0);
         loop {
             if self.control.is_cancelled() {
                 pool.stop(self.worker).await?;
                 return Err(self.error(ErrorKind::Cancelled, "it was cancelled"));
             }
-            match self.look().await {
+            match self.check().await {
                 Ok(Seen::Done(result)) => return Ok(*result),
-                Ok(Seen::Going) => failed_looks = 0,
+                Ok(Seen::Going) => failed_checks = 0,
                 Ok(Seen::Vanished) if vanished < VANISHED => {
                     vanished += 1;
                     tracing::warn!(worker = %self.worker, "the worker is gone without a result and is started again");
                     self.trainer.start(self.worker).await?;
                 }
                 Ok(Seen::Vanished) => {
-                    let message = format!("somebody removed it {} times before it had a result", VANISHED + 1);
+                    let message = format!("it was removed {} times before it had a result", VANISHED + 1);
                     return Err(self.error(ErrorKind::Interrupted, message));
                 }
                 Ok(Seen::GivenUp(error)) => return Err(error),
-                Err(error) if error.is_retryable() && failed_looks < FAILED_LOOKS => {
-                    failed_looks += 1;
-                    tracing::warn!(worker = %self.worker, error = chain(&error), "cannot be looked at now");
+                Err(error) if error.is_retryable() && failed_checks < FAILED_CHECKS => {
+                    failed_checks += 1;
+                    tracing::warn!(worker = %self.worker, error = chain(&error), "cannot be checked now");
                 }
                 Err(error) => return Err(error),
             }
@@ -225,7 +223,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
         }
     }
 
-    async fn look(&mut self) -> Result<Seen, PortError> {
+    async fn check(&mut self) -> Result<Seen, PortError> {
         let store = self.trainer.store.as_ref();
         let work = &self.worker.work;
         // The state first: what ended by then has written its documents.
@@ -237,7 +235,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
         match state {
             WorkerState::Absent => Ok(Seen::Vanished),
             WorkerState::Succeeded => Ok(self.ended_without_result()),
-            WorkerState::Failed(error) => Ok(Seen::GivenUp(self.told_by_both(failure, error))),
+            WorkerState::Failed(error) => Ok(Seen::GivenUp(self.combined_failure(failure, error))),
             WorkerState::Waiting(why) => self.waiting(why).await,
             WorkerState::Running => {
                 self.waiting = None;
@@ -246,7 +244,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
                     self.trainer.pool.stop(self.worker).await?;
                     return Ok(Seen::GivenUp(self.error(failure.kind, failure.message)));
                 }
-                self.tell_news().await?;
+                self.report_progress().await?;
                 Ok(Seen::Going)
             }
         }
@@ -254,7 +252,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
 
     fn ended_without_result(&mut self) -> Seen {
         self.ended_without_result += 1;
-        if self.ended_without_result < FAILED_LOOKS {
+        if self.ended_without_result < FAILED_CHECKS {
             return Seen::Going;
         }
         let key = self.worker.work.result_key();
@@ -264,7 +262,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
     }
 
     /// The worker's own words and the pool's.
-    fn told_by_both(&self, failure: Option<FailureDocument>, error: PortError) -> PortError {
+    fn combined_failure(&self, failure: Option<FailureDocument>, error: PortError) -> PortError {
         match failure {
             // A worker that was told to stop, by a drained node perhaps, says nothing of why.
             Some(failure) if failure.kind != ErrorKind::Cancelled => {
@@ -292,7 +290,7 @@ impl<'a, P: WorkerPool> Watch<'a, P> {
         Ok(Seen::GivenUp(self.error(ErrorKind::Timeout, message)))
     }
 
-    async fn tell_news(&mut self) -> Result<(), PortError> {
+    async fn report_progress(&mut self) -> Result<(), PortError> {
         let key = self.worker.work.progress_key();
         let news: Option<ProgressDocument> = get_json(self.trainer.store.as_ref(), &key).await?;
         if let Some(news) = news.filter(|news| news.number != self.told) {
@@ -331,4 +329,66 @@ impl<P: WorkerPool> Trainer for WorkerTrainer<P> {
     async fn probe(&self) -> Result<String, PortError> {
         self.pool.probe().await
     }
+}
+
+/// One worker, by its place in a run. Its name is the same after a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// For which run.
+    pub run: RunId,
+    /// Which part: `training`, `trial-2-round-0`.
+    pub part: String,
+    /// Where its documents lie. Two workers of the same name and other work are told
+    /// apart by it.
+    pub work: Work,
+    /// The trace that its log belongs to.
+    pub trace: Option<TraceId>,
+}
+
+impl Worker {
+    /// What an error of this worker says was being done.
+    #[must_use]
+    pub fn action(&self) -> String {
+        format!("training {}, worker `{}`", self.run, self.part)
+    }
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.run, self.part)
+    }
+}
+
+/// How a worker is doing.
+#[derive(Debug)]
+pub enum WorkerState {
+    /// There is none: it never was, or somebody removed it.
+    Absent,
+    /// Not started yet, and why.
+    Waiting(String),
+    /// At work, or between two attempts.
+    Running,
+    /// Ended well.
+    Succeeded,
+    /// Ended otherwise, and will not be tried again.
+    Failed(PortError),
+}
+
+/// Runs `delayd-train` somewhere.
+///
+/// Contract: `start` of a worker that runs or succeeded changes nothing, one that
+/// failed, or did other work under the same name, is replaced; `stop` and `forget` of
+/// what is not there are no errors, and after them nothing runs.
+#[async_trait]
+pub trait WorkerPool: Send + Sync + fmt::Debug {
+    /// Starts a worker.
+    async fn start(&self, worker: &Worker) -> Result<(), PortError>;
+    /// How it is doing.
+    async fn state(&self, worker: &Worker) -> Result<WorkerState, PortError>;
+    /// Stops and removes a worker.
+    async fn stop(&self, worker: &Worker) -> Result<(), PortError>;
+    /// Stops and removes every worker of a run.
+    async fn forget(&self, run: RunId) -> Result<(), PortError>;
+    /// Whether workers could be run. Changes nothing.
+    async fn probe(&self) -> Result<String, PortError>;
 }

@@ -1,6 +1,6 @@
-//! The embedded image registry: one OCI layout folder per repository. Tools such
-//! as skopeo read it as it is. It never deletes blobs; they are shared by
-//! versions, and removing what no tag reaches is left to the operator.
+//! Images on this machine: a builder that writes the OCI layout itself, without any daemon and with the same digest every
+//! time, and a registry of one layout folder per repository, which tools such as skopeo read as it is. It never deletes
+//! blobs; they are shared by versions, and removing what no tag reaches is left to the operator.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use crate::packaging::oci::{Descriptor, LAYOUT_FILE, Layout, Manifest, REF_NAME, copy_hashing};
-use crate::packaging::{PackagingError, check_repository};
+use crate::packaging::{ImageBuilder, PackageRequest, PackagedImage, PackagingError, check_repository, package};
 use delayd_core::atomic_file::{StagedFile, remove_abandoned, write_atomically};
 use delayd_core::error::PortError;
 use delayd_core::ids::Digest;
-use delayd_core::own_folder;
 use delayd_core::ports::{ImageRegistry, PushedImage, check_tag};
+use delayd_core::{blocking, own_folder};
 
 /// Images as OCI layout folders under one root.
 #[derive(Debug, Clone)]
@@ -23,9 +23,6 @@ pub struct OciLayoutRegistry {
 
 impl OciLayoutRegistry {
     /// Opens the registry at `root` and creates the folder if there is none.
-    ///
-    /// # Errors
-    /// When the folder cannot be created.
     pub fn open(root: &Path) -> Result<Self, PortError> {
         let opened = own_folder::create(root).and_then(|()| root.canonicalize());
         let root =
@@ -33,87 +30,69 @@ impl OciLayoutRegistry {
         Ok(Self { root })
     }
 
-    fn repository(&self, action: &str, repository: &str) -> Result<Layout, PortError> {
-        check_repository(repository).map_err(|error| port_error(action, error))?;
+    fn repository(&self, repository: &str) -> Result<Layout, PackagingError> {
+        check_repository(repository)?;
         Ok(Layout::at(&self.root.join(repository)))
-    }
-
-    fn push_blocking(&self, from: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError> {
-        let action = format!("pushing {repository}:{tag}");
-        check_tag(&action, tag)?;
-        let to = self.repository(&action, repository)?;
-        let _lock = lock(&to).map_err(|error| PortError::io(action.clone(), error))?;
-        let from = Layout::at(from);
-        let pushed = copy_image(&from, &to, tag).map_err(|error| port_error(&action, error))?;
-        Ok(PushedImage {
-            reference: format!("oci:{}@{}", to.root().display(), pushed.image.digest),
-            tag: format!("{repository}:{tag}"),
-            digest: pushed.image.digest,
-            size_bytes: pushed.size_bytes,
-            layers_pushed: pushed.layers_pushed,
-            layers_reused: pushed.layers_reused,
-        })
-    }
-
-    fn resolve_blocking(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError> {
-        let action = format!("resolving {repository}:{tag}");
-        check_tag(&action, tag)?;
-        let layout = self.repository(&action, repository)?;
-        let index = layout.index().map_err(|error| port_error(&action, error))?;
-        let Some(image) = index.find(tag) else { return Ok(None) };
-        // A tag whose manifest is damaged must not pass for a pushed image.
-        layout.document::<Manifest>(image).map_err(|error| port_error(&action, error))?;
-        Ok(Some(image.digest.clone()))
-    }
-
-    fn remove_tag_blocking(&self, repository: &str, tag: &str) -> Result<(), PortError> {
-        let action = format!("removing tag {repository}:{tag}");
-        check_tag(&action, tag)?;
-        let layout = self.repository(&action, repository)?;
-        if !layout.root().exists() {
-            return Ok(());
-        }
-        let _lock = lock(&layout).map_err(|error| PortError::io(action.clone(), error))?;
-        set_tag(&layout, tag, None).map_err(|error| port_error(&action, error))
     }
 }
 
 #[async_trait]
 impl ImageRegistry for OciLayoutRegistry {
     async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError> {
-        let (registry, layout) = (self.clone(), layout.to_owned());
+        let action = format!("pushing {repository}:{tag}");
+        check_tag(&action, tag)?;
+        let (registry, from) = (self.clone(), Layout::at(layout));
         let (repository, tag) = (repository.to_owned(), tag.to_owned());
-        super::blocking("pushing an image", move || registry.push_blocking(&layout, &repository, &tag)).await
+        blocking(action, move || {
+            let to = registry.repository(&repository)?;
+            let _lock = lock(&to)?;
+            copy_image(&from, &to, &repository, &tag)
+        })
+        .await
     }
 
     async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError> {
+        let action = format!("resolving {repository}:{tag}");
+        check_tag(&action, tag)?;
         let (registry, repository, tag) = (self.clone(), repository.to_owned(), tag.to_owned());
-        super::blocking("resolving a tag", move || registry.resolve_blocking(&repository, &tag)).await
+        blocking(action, move || {
+            let layout = registry.repository(&repository)?;
+            let index = layout.index()?;
+            let Some(image) = index.find(&tag) else { return Ok(None) };
+            // A tag whose manifest is damaged must not pass for a pushed image.
+            layout.document::<Manifest>(image)?;
+            Ok::<_, PackagingError>(Some(image.digest.clone()))
+        })
+        .await
     }
 
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
+        let action = format!("removing tag {repository}:{tag}");
+        check_tag(&action, tag)?;
         let (registry, repository, tag) = (self.clone(), repository.to_owned(), tag.to_owned());
-        super::blocking("removing a tag", move || registry.remove_tag_blocking(&repository, &tag)).await
+        blocking(action, move || {
+            let layout = registry.repository(&repository)?;
+            if !layout.root().exists() {
+                return Ok(());
+            }
+            let _lock = lock(&layout)?;
+            set_tag(&layout, &tag, None)
+        })
+        .await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         let root = self.root.clone();
-        super::blocking("looking at the image registry", move || {
-            fs::read_dir(&root).map_err(|error| PortError::io("looking at the image registry", error))?;
-            Ok(format!("OCI layouts in {}", root.display()))
+        blocking("checking the image registry", move || {
+            fs::read_dir(&root)?;
+            Ok::<_, std::io::Error>(format!("OCI layouts in {}", root.display()))
         })
         .await
     }
 }
 
-struct CopiedImage {
-    image: Descriptor,
-    size_bytes: u64,
-    layers_pushed: usize,
-    layers_reused: usize,
-}
-
 /// Blobs first, the tag last: a tag never points at an image that is not all there.
-fn copy_image(from: &Layout, to: &Layout, tag: &str) -> Result<CopiedImage, PackagingError> {
+fn copy_image(from: &Layout, to: &Layout, repository: &str, tag: &str) -> Result<PushedImage, PackagingError> {
     let blobs = to.blobs_dir();
     fs::create_dir_all(&blobs).map_err(PackagingError::io("creating", &blobs))?;
     remove_abandoned(&blobs).map_err(PackagingError::io("sweeping", &blobs))?;
@@ -122,19 +101,21 @@ fn copy_image(from: &Layout, to: &Layout, tag: &str) -> Result<CopiedImage, Pack
 
     let image = from.image(tag)?;
     let manifest: Manifest = from.document(&image)?;
-    let mut copied = CopiedImage { image, size_bytes: 0, layers_pushed: 0, layers_reused: 0 };
+    let (mut layers_pushed, mut layers_reused) = (0, 0);
     for layer in &manifest.layers {
-        copied.size_bytes += layer.size;
-        if copy_blob(from, to, &layer.digest)? {
-            copied.layers_pushed += 1;
-        } else {
-            copied.layers_reused += 1;
-        }
+        *if copy_blob(from, to, &layer.digest)? { &mut layers_pushed } else { &mut layers_reused } += 1;
     }
     copy_blob(from, to, &manifest.config.digest)?;
-    copy_blob(from, to, &copied.image.digest)?;
-    set_tag(to, tag, Some(&copied.image))?;
-    Ok(copied)
+    copy_blob(from, to, &image.digest)?;
+    set_tag(to, tag, Some(&image))?;
+    Ok(PushedImage {
+        reference: format!("oci:{}@{}", to.root().display(), image.digest),
+        tag: format!("{repository}:{tag}"),
+        digest: image.digest,
+        size_bytes: manifest.layers.iter().map(|layer| layer.size).sum(),
+        layers_pushed,
+        layers_reused,
+    })
 }
 
 /// Whether the blob had to be copied. One that lies there damaged is copied again.
@@ -182,13 +163,33 @@ fn set_tag(layout: &Layout, tag: &str, image: Option<&Descriptor>) -> Result<(),
 }
 
 /// Holds the repository until dropped, against other processes too.
-fn lock(layout: &Layout) -> std::io::Result<File> {
-    fs::create_dir_all(layout.root())?;
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(layout.root().join(".lock"))?;
-    file.lock()?;
-    Ok(file)
+fn lock(layout: &Layout) -> Result<File, PackagingError> {
+    let path = layout.root().join(".lock");
+    let open = || {
+        fs::create_dir_all(layout.root())?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    open().map_err(PackagingError::io("locking", &path))
 }
 
-fn port_error(action: &str, error: PackagingError) -> PortError {
-    PortError::new(error.kind(), action, delayd_core::error::chain(&error))
+/// Builds images by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OciBuilder;
+
+#[async_trait]
+impl ImageBuilder for OciBuilder {
+    async fn build(&self, request: &PackageRequest) -> Result<PackagedImage, PortError> {
+        let request = request.clone();
+        blocking(format!("building the image of {}", request.model), move || package(&request)).await
+    }
+
+    async fn discard(&self, _: &str, _: &str) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<String, PortError> {
+        Ok("built in".to_owned())
+    }
 }

@@ -1,15 +1,65 @@
-//! Bundles to and from the object store, file by file; the manifest goes last, so
-//! that a bundle that has one is whole.
+//! Model bundles: on this machine by digest, and to and from the object store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use delayd_model::Bundle;
 
 use delayd_core::error::{ErrorKind, PortError, chain};
 use delayd_core::ids::Digest;
-use delayd_core::own_folder;
 use delayd_core::ports::ObjectStore;
+use delayd_core::{blocking, own_folder};
+use delayd_model::{Bundle, BundleError};
+
+/// The folder `bundles/<hex>/`.
+#[derive(Debug, Clone)]
+pub struct BundleStore {
+    root: PathBuf,
+}
+
+impl BundleStore {
+    /// A store under `root`.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The folder of a bundle.
+    #[must_use]
+    pub fn path_of(&self, digest: &Digest) -> PathBuf {
+        self.root.join(digest.hex())
+    }
+
+    /// Takes a bundle that a run wrote; one that is there already stays.
+    pub fn take_in(&self, digest: &Digest, from: &Path) -> Result<PathBuf, PortError> {
+        let target = self.path_of(digest);
+        let io = |error| PortError::io(format!("moving a bundle to {}", target.display()), error);
+        if !target.exists() {
+            std::fs::create_dir_all(&self.root).map_err(io)?;
+            std::fs::rename(from, &target).map_err(io)?;
+        }
+        Ok(target)
+    }
+
+    /// Reads a bundle and verifies every file of it.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there, `Corrupt` when it is damaged or another one.
+    pub fn read(&self, digest: &Digest) -> Result<Bundle, PortError> {
+        let action = format!("reading bundle {digest}");
+        let (bundle, found) = Bundle::read_from(&self.path_of(digest)).map_err(|error| {
+            let kind = match &error {
+                BundleError::Io { source, .. } => ErrorKind::of_io(source),
+                _ => ErrorKind::Corrupt,
+            };
+            PortError::new(kind, action.as_str(), chain(&error))
+        })?;
+        if found == digest.as_str() {
+            return Ok(bundle);
+        }
+        let message = format!("its folder holds bundle {found}; restore it from the object store");
+        Err(PortError::new(ErrorKind::Corrupt, action, message))
+    }
+}
 
 const MANIFEST: &str = "manifest.json";
 
@@ -19,19 +69,12 @@ pub fn bundle_prefix(digest: &Digest) -> String {
     format!("bundles/{}/", digest.hex())
 }
 
-/// Copies a bundle's folder under a prefix; files that are there already stay. A
-/// prefix belongs to one digest, so what is there is the same.
-///
-/// # Errors
-/// When the folder cannot be read or the store fails.
+/// Copies a bundle's folder under a prefix. A prefix belongs to one digest: what is there already is the same.
 pub async fn upload_bundle(store: &dyn ObjectStore, dir: &Path, prefix: &str) -> Result<(), PortError> {
     let folder = dir.to_owned();
-    let files = off_thread(move || read_files(&folder)).await?;
+    let files = blocking("moving a bundle", move || read_files(&folder)).await?;
     for (name, body) in files {
-        match store.put_if_absent(&format!("{prefix}{name}"), body).await {
-            Err(error) if error.kind() == ErrorKind::Conflict => {}
-            other => other?,
-        }
+        store.put(&format!("{prefix}{name}"), body).await?;
     }
     Ok(())
 }
@@ -53,7 +96,7 @@ pub async fn download_bundle(
     for object in objects {
         let name = object.key.strip_prefix(prefix).unwrap_or_default().to_owned();
         if Path::new(&name).file_name() != Some(name.as_ref()) {
-            let message = format!("{} is no file of a bundle; the objects under {prefix} are", object.key);
+            let message = format!("{} is not a file of a bundle; the objects under {prefix} are", object.key);
             return Err(PortError::new(ErrorKind::Corrupt, action, message));
         }
         files.push((name, store.get(&object.key).await?));
@@ -63,7 +106,7 @@ pub async fn download_bundle(
         return Err(PortError::new(ErrorKind::NotFound, action, message));
     }
     let (dir, expected) = (dir.to_owned(), expected.clone());
-    off_thread(move || write_and_verify(&action, &dir, &files, &expected)).await
+    blocking("moving a bundle", move || write_and_verify(&action, &dir, &files, &expected)).await
 }
 
 fn write_and_verify(
@@ -107,13 +150,4 @@ fn read_files(dir: &Path) -> Result<Vec<(String, Bytes)>, PortError> {
     }
     files.sort_by(|(a, _), (b, _)| (a == MANIFEST).cmp(&(b == MANIFEST)).then(a.cmp(b)));
     Ok(files)
-}
-
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
-) -> Result<T, PortError> {
-    let failed = |error: tokio::task::JoinError| {
-        PortError::new(ErrorKind::Internal, "moving a bundle", format!("the worker thread failed: {error}"))
-    };
-    delayd_core::spans::spawn_blocking(work).await.map_err(failed)?
 }

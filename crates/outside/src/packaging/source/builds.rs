@@ -1,22 +1,108 @@
-//! Finished executables by commit and command. One is found only if it is still,
-//! byte for byte, what was built.
+//! Builds as a whole: how they are stopped (one by itself when nobody waits for it any more, all of them when the daemon
+//! stops), and what is kept of them: finished executables by commit and command, each of which is found only if it is
+//! still, byte for byte, what was built.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::SourceError;
+use super::{io_error, remove_folder};
 use crate::packaging::oci::copy_hashing;
 use delayd_core::atomic_file::write_atomically;
+use delayd_core::error::PortError;
 use delayd_core::ids::Digest;
+
+/// All builds of a daemon.
+#[derive(Debug, Clone, Default)]
+pub struct Builds(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    stopping: AtomicBool,
+    running: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Builds {
+    /// Ends every build and waits until its processes are gone, but no longer than
+    /// `limit`. No new one begins after that.
+    pub fn stop(&self, limit: Duration) {
+        self.0.stopping.store(true, Ordering::Release);
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.changed.wait_timeout_while(running, limit, |running| *running > 0);
+        let (running, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if *running > 0 {
+            tracing::error!(builds = *running, "a build did not end in time; the next start ends what is left of it");
+        }
+    }
+
+    /// Whether the daemon stops.
+    #[must_use]
+    pub fn are_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
+    }
+
+    /// A build begins; it counts as running until the answer is dropped.
+    pub fn begin(&self) -> BuildControl {
+        *self.0.running.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        BuildControl { cancelled: Arc::default(), begun: Some(Arc::new(Begun(self.clone()))) }
+    }
+}
+
+/// Counts a build as running.
+#[derive(Debug)]
+struct Begun(Builds);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        *self.0.0.running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.0.changed.notify_all();
+    }
+}
+
+/// One build's wish to stop. The default is a build that only stops by itself.
+#[derive(Debug, Clone, Default)]
+pub struct BuildControl {
+    cancelled: Arc<AtomicBool>,
+    begun: Option<Arc<Begun>>,
+}
+
+impl BuildControl {
+    /// Ends the build.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Whether it should end.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire) || self.begun.as_ref().is_some_and(|begun| begun.0.are_stopping())
+    }
+
+    /// Ends the build when the answer is dropped: nobody waits for it any more.
+    pub fn cancel_on_drop(&self) -> CancelOnDrop {
+        CancelOnDrop(Arc::clone(&self.cancelled))
+    }
+}
+
+/// See [`BuildControl::cancel_on_drop`]. It does not count as running.
+pub struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
 
 const BINARY: &str = "delayd-serve";
 const RECORD: &str = "build.json";
 
-/// The cache's folder.
 pub(super) struct BuildCache {
     root: PathBuf,
 }
@@ -49,7 +135,7 @@ impl BuildCache {
     }
 
     /// The executable of `key`. A damaged one is told, and counts as none.
-    pub(super) fn find(&self, key: &Digest) -> Result<Option<CachedBuild>, SourceError> {
+    pub(super) fn find(&self, key: &Digest) -> Result<Option<CachedBuild>, PortError> {
         let folder = self.folder(key);
         let (path, binary) = (folder.join(RECORD), folder.join(BINARY));
         let Some(bytes) = read(&path)? else { return Ok(None) };
@@ -60,40 +146,34 @@ impl BuildCache {
         let file = match File::open(&binary) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(damaged(&binary, "it is gone")),
-            Err(error) => return Err(SourceError::io("opening", &binary)(error)),
+            Err(error) => return Err(io_error("opening", &binary)(error)),
         };
-        let (found, size_bytes) = copy_hashing(file, io::sink()).map_err(SourceError::io("reading", &binary))?;
+        let (found, size_bytes) = copy_hashing(file, io::sink()).map_err(io_error("reading", &binary))?;
         if found != record.digest {
             return Ok(damaged(&binary, &format!("its digest is {found}, {} was built", record.digest)));
         }
         // So that pruning knows what was used last.
-        write_atomically(&path, &bytes).map_err(SourceError::io("writing", &path))?;
+        write_atomically(&path, &bytes).map_err(io_error("writing", &path))?;
         Ok(Some(CachedBuild { binary, digest: found, size_bytes, toolchain: record.toolchain }))
     }
 
-    /// Copies `built` into the cache.
     pub(super) fn keep(
         &self,
         key: &Digest,
         built: &Path,
         commit: &str,
         toolchain: &str,
-    ) -> Result<CachedBuild, SourceError> {
+    ) -> Result<CachedBuild, PortError> {
         let folder = self.folder(key);
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(SourceError::io("removing", &folder)(error));
-            }
-            _ => {}
-        }
-        fs::create_dir_all(&folder).map_err(SourceError::io("creating", &folder))?;
+        remove_folder(&folder)?;
+        fs::create_dir_all(&folder).map_err(io_error("creating", &folder))?;
         let binary = folder.join(BINARY);
-        let from = File::open(built).map_err(SourceError::io("opening", built))?;
-        let mut to = File::create(&binary).map_err(SourceError::io("creating", &binary))?;
-        let (digest, size_bytes) = copy_hashing(from, &mut to).map_err(SourceError::io("writing", &binary))?;
+        let from = File::open(built).map_err(io_error("opening", built))?;
+        let mut to = File::create(&binary).map_err(io_error("creating", &binary))?;
+        let (digest, size_bytes) = copy_hashing(from, &mut to).map_err(io_error("writing", &binary))?;
         to.set_permissions(fs::Permissions::from_mode(0o755))
             .and_then(|()| to.sync_all())
-            .map_err(SourceError::io("writing", &binary))?;
+            .map_err(io_error("writing", &binary))?;
         let record =
             Record { commit: commit.to_owned(), digest: digest.clone(), size_bytes, toolchain: toolchain.to_owned() };
         let path = folder.join(RECORD);
@@ -101,16 +181,16 @@ impl BuildCache {
         serde_json::to_vec(&record)
             .map_err(io::Error::other)
             .and_then(|bytes| write_atomically(&path, &bytes))
-            .map_err(SourceError::io("writing", &path))?;
+            .map_err(io_error("writing", &path))?;
         Ok(CachedBuild { binary, digest, size_bytes, toolchain: toolchain.to_owned() })
     }
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, SourceError> {
+fn read(path: &Path) -> Result<Option<Vec<u8>>, PortError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(SourceError::io("reading", path)(error)),
+        Err(error) => Err(io_error("reading", path)(error)),
     }
 }
 
@@ -120,23 +200,52 @@ fn damaged(path: &Path, how: &str) -> Option<CachedBuild> {
 }
 
 /// Removes all but the `keep` executables that were used last.
-pub(super) fn prune(root: &Path, keep: usize) -> Result<(), SourceError> {
+pub(super) fn prune(root: &Path, keep: usize) -> Result<(), PortError> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(SourceError::io("reading", root)(error)),
+        Err(error) => return Err(io_error("reading", root)(error)),
     };
     let used = |path: &Path| fs::metadata(path.join(RECORD)).and_then(|record| record.modified()).ok();
     let mut builds: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     builds.sort_by_key(|path| std::cmp::Reverse(used(path)));
     for path in builds.into_iter().skip(keep) {
-        fs::remove_dir_all(&path).map_err(SourceError::io("removing", &path))?;
+        fs::remove_dir_all(&path).map_err(io_error("removing", &path))?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn stopping_waits_for_what_runs() {
+        let builds = Builds::default();
+        let control = builds.begin();
+        assert!(!control.is_stopped());
+        let thread = std::thread::spawn(move || {
+            while !control.is_stopped() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        builds.stop(Duration::from_secs(60));
+        assert!(thread.join().is_ok());
+        assert!(builds.begin().is_stopped(), "none begins after the stop");
+    }
+
+    #[test]
+    fn a_build_that_nobody_waits_for_is_cancelled() {
+        let control = BuildControl::default();
+        let guard = control.cancel_on_drop();
+        assert!(!control.is_stopped());
+        drop(guard);
+        assert!(control.is_stopped());
+    }
+}
+
+#[cfg(test)]
+mod cache_tests {
     use super::*;
 
     #[test]

@@ -1,6 +1,9 @@
-//! Fails on purpose, by plan: "the second push is unavailable". For the tests
-//! that break every step of the saga. It is compiled always and used by tests
-//! only; without a plan it changes nothing.
+//! Behaviour added to any adapter by wrapping its port, so that adapters themselves stay free of both: trying again, and
+//! failing on purpose ("the second push is unavailable"), for the tests that break every step of the saga. The latter is
+//! compiled always and used by tests only; without a plan it changes nothing.
+//!
+//! A cluster is not retried: a rollout that failed was undone as a whole, and whether to roll again is the saga's
+//! decision. A notifier is not retried either: the outbox tries again, and remembers that across restarts.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,13 +13,86 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use delayd_core::error::ErrorKind;
-use delayd_core::error::PortError;
+use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::Digest;
 use delayd_core::ports::{
     Cluster, Endpoint, ImageRegistry, Notice, Notifier, ObjectMeta, ObjectStore, PushedImage, Release, Replica,
     RolloutProgress, Undelivered,
 };
+pub use delayd_core::retry::RetryPolicy;
+use delayd_core::retry::Retryable;
+
+/// A port that tries again.
+#[derive(Debug, Clone)]
+pub struct Retrying<P> {
+    inner: P,
+    policy: RetryPolicy,
+}
+
+impl<P> Retrying<P> {
+    /// Wraps a port.
+    pub fn new(inner: P, policy: RetryPolicy) -> Self {
+        Self { inner, policy }
+    }
+}
+
+#[async_trait]
+impl<P: ObjectStore> ObjectStore for Retrying<P> {
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, PortError> {
+        self.policy.run(|| self.inner.list(prefix)).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, PortError> {
+        self.policy.run(|| self.inner.get(key)).await
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<(), PortError> {
+        self.policy.run(|| self.inner.put(key, body.clone())).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), PortError> {
+        self.policy.run(|| self.inner.delete(key)).await
+    }
+
+    async fn probe(&self) -> Result<String, PortError> {
+        self.inner.probe().await
+    }
+}
+
+/// A push fails with a `Conflict` where the tag cannot move: that is an answer, and will stay the same.
+struct PushError(PortError);
+
+impl std::fmt::Display for PushError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Retryable for PushError {
+    fn is_retryable(&self) -> bool {
+        self.0.is_retryable() && self.0.kind() != ErrorKind::Conflict
+    }
+}
+
+#[async_trait]
+impl<P: ImageRegistry> ImageRegistry for Retrying<P> {
+    async fn push(&self, layout: &Path, repository: &str, tag: &str) -> Result<PushedImage, PortError> {
+        let push = || async { self.inner.push(layout, repository, tag).await.map_err(PushError) };
+        self.policy.run(push).await.map_err(|PushError(error)| error)
+    }
+
+    async fn resolve(&self, repository: &str, tag: &str) -> Result<Option<Digest>, PortError> {
+        self.policy.run(|| self.inner.resolve(repository, tag)).await
+    }
+
+    async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
+        self.policy.run(|| self.inner.remove_tag(repository, tag)).await
+    }
+
+    async fn probe(&self) -> Result<String, PortError> {
+        self.inner.probe().await
+    }
+}
 
 /// Which calls fail. Clones share the plan, so that a test keeps one in hand.
 #[derive(Debug, Clone, Default)]
@@ -128,13 +204,10 @@ impl<P: ObjectStore> ObjectStore for Failing<P> {
         self.failures.pass("put", self.inner.put(key, body)).await
     }
 
-    async fn put_if_absent(&self, key: &str, body: Bytes) -> Result<(), PortError> {
-        self.failures.pass("put_if_absent", self.inner.put_if_absent(key, body)).await
-    }
-
     async fn delete(&self, key: &str) -> Result<(), PortError> {
         self.failures.pass("delete", self.inner.delete(key)).await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         self.failures.pass("probe", self.inner.probe()).await
     }
@@ -153,6 +226,7 @@ impl<P: ImageRegistry> ImageRegistry for Failing<P> {
     async fn remove_tag(&self, repository: &str, tag: &str) -> Result<(), PortError> {
         self.failures.pass("remove_tag", self.inner.remove_tag(repository, tag)).await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         self.failures.pass("probe", self.inner.probe()).await
     }
@@ -188,6 +262,7 @@ impl<P: Cluster> Cluster for Failing<P> {
     async fn tear_down(&self) -> Result<(), PortError> {
         self.failures.pass("tear_down", self.inner.tear_down()).await
     }
+
     async fn probe(&self) -> Result<String, PortError> {
         self.failures.pass("probe", self.inner.probe()).await
     }

@@ -1,4 +1,8 @@
-//! What a Docker Engine exports (`docker save`), as an OCI layout.
+//! The two ends of a build by a Docker Engine: the context that it is given, and what it exports (`docker save`) as an OCI
+//! layout.
+//!
+//! The context has the two layers of [`super::package`] as archives, so that everything it verifies is verified here too,
+//! and a Dockerfile written from its configuration: there is one description of the image.
 //!
 //! Engines differ: up to version 24 the archive holds `<id>/layer.tar` and
 //! `<id>.json`, where a layer that occurs twice is a link; from 25 on it is an OCI
@@ -8,17 +12,18 @@
 //! [`super::package`] does, so that an unchanged one is not pushed again, and each
 //! is compared with the digest in the configuration.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tar::{Builder, EntryType, Header};
 
-use super::image;
-use super::layer::{compressor, finish_compressor};
-use super::oci::{CONFIG_TYPE, Descriptor, HashingWriter, LAYER_TYPE, Layout, Platform, copy_hashing};
-use super::{PackageRequest, PackagedImage, PackagingError};
+use super::image::{self, ImageConfig, RunConfig, compressor, finish_compressor};
+use super::oci::{CONFIG_TYPE, Descriptor, HashingWriter, LAYER_TYPE, Layout, Manifest, Platform, copy_hashing};
+use super::{PackageRequest, PackagedImage, PackagingError, package};
 use delayd_core::ids::Digest;
 
 /// More members than an export of two layers has (three files each, and a few documents).
@@ -45,11 +50,11 @@ struct Saved {
 struct EngineConfig {
     architecture: String,
     os: String,
-    rootfs: RootFs,
+    rootfs: EngineRootFs,
 }
 
 #[derive(Debug, Deserialize)]
-struct RootFs {
+struct EngineRootFs {
     diff_ids: Vec<Digest>,
 }
 
@@ -71,7 +76,7 @@ struct Archive<'a> {
 /// # Errors
 /// The archive is damaged or holds another image than one of two layers, or the
 /// file system refuses; the layout is untouched then.
-pub fn convert(archive: &Path, request: &PackageRequest) -> Result<PackagedImage, PackagingError> {
+pub fn read_archive(archive: &Path, request: &PackageRequest) -> Result<PackagedImage, PackagingError> {
     let mut archive = Archive::open(archive)?;
     image::replacing(&request.layout_dir, |layout| {
         let blobs = layout.blobs_dir();
@@ -129,7 +134,6 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// A member's content.
     fn member(&mut self, name: &str) -> Result<io::Take<File>, PackagingError> {
         let mut wanted = name;
         for _ in 0..MAX_LINKS {
@@ -215,6 +219,77 @@ fn beside(name: &str, target: &str) -> String {
         }
     }
     parts.join("/")
+}
+
+const SERVICE_ARCHIVE: &str = "service.tar.gz";
+const MODEL_ARCHIVE: &str = "model.tar.gz";
+const DOCKERFILE: &str = "Dockerfile";
+
+/// A context that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DockerContext {
+    /// The archive to send.
+    pub archive: PathBuf,
+    /// The image's labels, which are sent beside it: a Dockerfile would read `$` in them.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Writes the context of an image into `folder`, which is replaced.
+pub(crate) fn write_context(request: &PackageRequest, folder: &Path) -> Result<DockerContext, PackagingError> {
+    let request = PackageRequest { layout_dir: folder.to_owned(), ..request.clone() };
+    let image = package(&request)?;
+    let layout = Layout::at(folder);
+    let manifest: Manifest = layout.document(&layout.image(&request.model.to_string())?)?;
+    let config: ImageConfig = layout.document(&manifest.config)?;
+    let archive = folder.join("context.tar");
+    let file = File::create(&archive).map_err(PackagingError::io("creating", &archive))?;
+    let mut builder = Builder::new(BufWriter::new(file));
+    let dockerfile = dockerfile(&config.config, &archive)?;
+    append(&mut builder, DOCKERFILE, dockerfile.len() as u64, dockerfile.as_bytes(), &archive)?;
+    for (name, digest) in [(SERVICE_ARCHIVE, &image.service_layer), (MODEL_ARCHIVE, &image.model_layer)] {
+        let (blob, size) = open(&layout, digest)?;
+        append(&mut builder, name, size, blob, &archive)?;
+    }
+    let failed = |error| PackagingError::io("writing", &archive)(error);
+    builder.into_inner().and_then(|mut file| file.flush()).map_err(failed)?;
+    Ok(DockerContext { archive, labels: config.config.labels })
+}
+
+fn open(layout: &Layout, digest: &Digest) -> Result<(File, u64), PackagingError> {
+    image::open(&layout.blob_path(digest))
+}
+
+fn append(
+    builder: &mut Builder<BufWriter<File>>,
+    name: &str,
+    size: u64,
+    content: impl std::io::Read,
+    archive: &Path,
+) -> Result<(), PackagingError> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_size(size);
+    builder.append_data(&mut header, name, content).map_err(PackagingError::io("writing", archive))
+}
+
+/// `ADD` unpacks a local archive (Dockerfile reference, "ADD"), with the modes and
+/// times that it holds.
+fn dockerfile(config: &RunConfig, path: &Path) -> Result<String, PackagingError> {
+    let exec = |words: &[String]| serde_json::to_string(words).map_err(PackagingError::json(path));
+    let mut text = format!("FROM scratch\nADD {SERVICE_ARCHIVE} /\nADD {MODEL_ARCHIVE} /\n");
+    // Writing to a String cannot fail.
+    for variable in &config.env {
+        let _ = writeln!(text, "ENV {variable}");
+    }
+    for port in config.exposed_ports.keys() {
+        let _ = writeln!(text, "EXPOSE {port}");
+    }
+    let (entrypoint, command) = (exec(&config.entrypoint)?, exec(&config.cmd)?);
+    let _ = writeln!(text, "USER {}\nWORKDIR {}\nSTOPSIGNAL {}", config.user, config.working_dir, config.stop_signal);
+    let _ = writeln!(text, "ENTRYPOINT {entrypoint}\nCMD {command}");
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -1,8 +1,0 @@
-//! Behaviour added to any adapter by wrapping its port: trying again, and failing
-//! on purpose. Adapters themselves stay free of both.
-
-mod failing;
-mod retrying;
-
-pub use failing::{Failing, PlannedFailures};
-pub use retrying::{RetryPolicy, Retrying};
