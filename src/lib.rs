@@ -9,7 +9,6 @@ pub mod cli;
 pub mod config;
 pub mod cycle;
 pub mod daemon;
-pub mod data;
 pub mod env;
 pub mod http;
 pub mod open;
@@ -20,5 +19,3 @@ pub mod supervision;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
-pub mod training;
-pub mod verification;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{BuilderKind, ClusterKind, RegistryKind, Settings, TrainerKind, WeatherKind};
-use crate::data::ReferenceDocuments;
+use crate::stages::reference::ReferenceDocuments;
 use delayd_core::clock::Clock;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ports::{ChannelKind, Cluster, DocumentSource, ImageRegistry, Notifier, ObjectStore, WeatherSource};

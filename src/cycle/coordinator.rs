@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::restored::verify_restored;
 use super::snapshot::{self, DRIFT_FINDING, LAST_HOLD, PERFORMANCE_FINDING};
 use super::steps::{self, CycleContext, CycleEnd};
-use crate::data::DataStage;
+use crate::stages::ingest::DataStage;
 use crate::stages::rollback::{FinishRollback, ForgetRollback, PlannedRollback};
 use crate::supervision::{Request, StageActor, StageRef};
 use crate::telemetry;

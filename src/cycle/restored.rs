@@ -4,7 +4,7 @@
 //! raises an alert at once, and keeps serving.
 
 use super::steps::CycleContext;
-use crate::verification::messages::VerifyDeployment;
+use crate::stages::verify::VerifyDeployment;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::DeploymentId;

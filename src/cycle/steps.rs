@@ -18,17 +18,18 @@ use serde::{Deserialize, Serialize};
 use super::restored::verify_restored;
 use super::saga::{Saga, StepName, StepObserver};
 use crate::config::{ApprovalMode, Settings};
-use crate::data::dataset::{BuildDataset, DatasetBuilt};
-use crate::data::ingest::{FlightsIngested, IngestFlights};
 use crate::env::Env;
 use crate::stages::Stages;
+use crate::stages::dataset::{BuildDataset, DatasetBuilt};
 use crate::stages::deploy::{DeployModel, ModelDeployed, RestoreRelease};
+use crate::stages::gate::{CompareWithLive, GateAnswered};
+use crate::stages::ingest::{FlightsIngested, IngestFlights};
 use crate::stages::package::{
     BuildService, DiscardImage, ImagePushed, ModelPackaged, PackageModel, PushImage, ServiceBuilt, WithdrawImage,
 };
 use crate::stages::register::{DemoteModel, ModelRegistered, PromoteModel, RegisterModel, WithdrawModel};
-use crate::training::messages::{CompareWithLive, DiscardRun, GateAnswered, ModelTrained, TrainModel};
-use crate::verification::messages::{DeploymentVerified, VerifyDeployment};
+use crate::stages::train::{DiscardRun, ModelTrained, TrainModel};
+use crate::stages::verify::{DeploymentVerified, VerifyDeployment};
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{Digest, ModelVersion};

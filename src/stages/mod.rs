@@ -3,24 +3,30 @@
 //! A request is a struct; its `impl Request` holds the work. A stage (`XStage`) is only what that work needs: ports,
 //! settings, and handles that outlive a restart of its actor. It keeps nothing that the ledger does not have.
 
+pub mod dataset;
 pub mod deploy;
+pub mod gate;
 pub mod image_export;
+pub mod ingest;
 pub mod live_service;
 pub mod notify;
 pub mod package;
 pub mod reconcile;
+pub mod reference;
 pub mod register;
 pub mod retain;
 pub mod rollback;
+pub mod train;
+pub mod verify;
 pub mod watch;
 
-use crate::data::DataStage;
 use crate::supervision::StageRef;
-use crate::training::TrainingStage;
-use crate::verification::VerificationStage;
 use deploy::DeploymentStage;
+use ingest::DataStage;
 use package::PackagingStage;
 use register::RegistryStage;
+use train::TrainingStage;
+use verify::VerificationStage;
 
 /// The actors that a cycle asks.
 #[derive(Debug, Clone)]

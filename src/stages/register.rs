@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::live_service::served_instead_of;
 
 use crate::env::Env;
+use crate::stages::train::ModelTrained;
 use crate::supervision::Request;
-use crate::training::messages::ModelTrained;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::{StepFailure, run_blocking};
 use delayd_core::ids::{DeploymentId, Digest, ModelVersion};

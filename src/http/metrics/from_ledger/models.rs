@@ -6,7 +6,7 @@ use super::{by_name, document, known, live_model, moment, number, put_counts};
 use crate::cycle::saga::StepOutput;
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::page::Page;
-use crate::training::messages::ModelTrained;
+use crate::stages::train::ModelTrained;
 use delayd_core::Document;
 use delayd_judge::evaluation::BundleMetrics;
 use delayd_ledger::Snapshot;

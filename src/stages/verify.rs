@@ -1,7 +1,8 @@
 //! Verifying a release: replay held-out rows at it, ask its replicas, judge.
 
-use super::messages::{DeploymentVerified, VerifyDeployment};
-use crate::supervision::{Request, StageActor};
+use crate::supervision::Request;
+use delayd_core::ids::{DeploymentId, Digest, ModelVersion};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
@@ -10,8 +11,8 @@ use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
+use super::ingest::DataStage;
 use crate::config::Settings;
-use crate::data::DataStage;
 use crate::env::Env;
 use delayd_core::document::Document;
 use delayd_core::error::ErrorKind;
@@ -26,9 +27,6 @@ use delayd_outside::service::Scraper;
 use delayd_outside::service::{ProbePolicy, ProbeRow, replay};
 use delayd_training_job::HoldoutSettings;
 use delayd_training_job::policy::{Part, part_of};
-
-/// The stage's actor.
-pub type VerificationActor = StageActor<VerificationStage>;
 
 /// The verification's work, apart from its actor.
 #[derive(Clone)]
@@ -46,45 +44,6 @@ pub struct VerificationStage {
 }
 
 impl VerificationStage {
-    pub(super) async fn verify_deployment(&self, message: VerifyDeployment) -> Result<DeploymentVerified, StepFailure> {
-        let (bundles, digest) = (self.bundles.clone(), message.bundle.clone());
-        let bundle = run_blocking(move || bundles.read(&digest)).await?;
-        let bundle = bundle.map_err(|error| StepFailure::of(error.kind(), &error))?;
-        let ReplayedRows { rows, note } = self.rows(&message, &bundle).await?;
-        tracing::info!(deployment.id = %message.deployment, rows = rows.len(), "{note}");
-        let mut probing = ProbePolicy::default();
-        probing.headers.extend(self.traceparent(&message).await?.map(|value| ("traceparent".to_owned(), value)));
-        let probe = replay(&self.env.cluster.service_url(), &rows, &probing).await;
-        let probe = probe.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
-        let replicas = self.env.cluster.replicas().await?;
-        let own: Vec<_> = replicas.iter().filter(|replica| replica.deployment == message.deployment).cloned().collect();
-        let ready: Vec<_> = own.iter().filter(|replica| replica.state == ReplicaState::Ready).cloned().collect();
-        let reports = self.scraper.reports(&ready).await;
-        let baseline = self.baseline(&message).await?;
-        let mut policy = self.settings.verification.clone();
-        if message.restored {
-            // A replica that never stopped may have been restarted long before: that says nothing of the rollback.
-            policy.maximum_restarts = u32::MAX;
-        }
-        let report = verify(
-            &VerificationInputs {
-                deployment: message.deployment,
-                model: message.model,
-                bundle: &message.bundle,
-                replicas_wanted: self.replicas_wanted(&message).await?,
-                replicas: &own,
-                reports: &reports.answers,
-                probe: Some(&probe),
-                baseline: baseline.as_ref().map(|report| &report.measured),
-                reference: &bundle.reference,
-                rows: &note,
-            },
-            &policy,
-        );
-        self.record(&report, message.restored).await?;
-        Ok(DeploymentVerified { passed: report.passed(), reason: report.reason, requests: rows.len() })
-    }
-
     /// The trace of the cycle that made the deployment, for the replicas' logs.
     async fn traceparent(&self, message: &VerifyDeployment) -> Result<Option<String>, StepFailure> {
         let ledger = &self.env.ledger;
@@ -177,6 +136,78 @@ impl VerificationStage {
     }
 }
 
+/// Judges a release that was just rolled out: replays held-out rows against it, asks its replicas, and has the answers judged.
+#[derive(Debug, Clone)]
+pub struct VerifyDeployment {
+    /// Which release.
+    pub deployment: DeploymentId,
+    /// The model that it must serve.
+    pub model: ModelVersion,
+    /// The bundle whose reference the scores are held against.
+    pub bundle: Digest,
+    /// Where held-out rows come from when there is too little live traffic.
+    pub dataset: Digest,
+    /// Rows are taken from before this moment.
+    pub as_of: DateTime<Utc>,
+    /// Whether it is one that serves again after a rollback: its state stays, and restarts before that do not count.
+    pub restored: bool,
+}
+
+impl Request for VerifyDeployment {
+    type Stage = VerificationStage;
+    type Answer = DeploymentVerified;
+
+    async fn run(self, stage: &VerificationStage) -> Result<DeploymentVerified, StepFailure> {
+        let (bundles, digest) = (stage.bundles.clone(), self.bundle.clone());
+        let bundle = run_blocking(move || bundles.read(&digest)).await?;
+        let bundle = bundle.map_err(|error| StepFailure::of(error.kind(), &error))?;
+        let ReplayedRows { rows, note } = stage.rows(&self, &bundle).await?;
+        tracing::info!(deployment.id = %self.deployment, rows = rows.len(), "{note}");
+        let mut probing = ProbePolicy::default();
+        probing.headers.extend(stage.traceparent(&self).await?.map(|value| ("traceparent".to_owned(), value)));
+        let probe = replay(&stage.env.cluster.service_url(), &rows, &probing).await;
+        let probe = probe.map_err(|error| StepFailure::of(ErrorKind::Internal, &error))?;
+        let replicas = stage.env.cluster.replicas().await?;
+        let own: Vec<_> = replicas.iter().filter(|replica| replica.deployment == self.deployment).cloned().collect();
+        let ready: Vec<_> = own.iter().filter(|replica| replica.state == ReplicaState::Ready).cloned().collect();
+        let reports = stage.scraper.reports(&ready).await;
+        let baseline = stage.baseline(&self).await?;
+        let mut policy = stage.settings.verification.clone();
+        if self.restored {
+            // A replica that never stopped may have been restarted long before: that says nothing of the rollback.
+            policy.maximum_restarts = u32::MAX;
+        }
+        let report = verify(
+            &VerificationInputs {
+                deployment: self.deployment,
+                model: self.model,
+                bundle: &self.bundle,
+                replicas_wanted: stage.replicas_wanted(&self).await?,
+                replicas: &own,
+                reports: &reports.answers,
+                probe: Some(&probe),
+                baseline: baseline.as_ref().map(|report| &report.measured),
+                reference: &bundle.reference,
+                rows: &note,
+            },
+            &policy,
+        );
+        stage.record(&report, self.restored).await?;
+        Ok(DeploymentVerified { passed: report.passed(), reason: report.reason, requests: rows.len() })
+    }
+}
+
+/// The verdict, stored in the ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeploymentVerified {
+    /// Whether every check passed.
+    pub passed: bool,
+    /// One sentence.
+    pub reason: String,
+    /// Requests that were sent for it.
+    pub requests: usize,
+}
+
 /// What is replayed, and where it is from.
 struct ReplayedRows {
     rows: Vec<ProbeRow>,
@@ -236,15 +267,6 @@ impl Choice {
             format!("too few rows: the dataset has {} and {needed} are needed to judge", all.len())
         };
         (all, note)
-    }
-}
-
-impl Request for VerifyDeployment {
-    type Stage = VerificationStage;
-    type Answer = DeploymentVerified;
-
-    async fn run(self, stage: &VerificationStage) -> Result<DeploymentVerified, StepFailure> {
-        stage.verify_deployment(self).await
     }
 }
 

@@ -10,10 +10,10 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::reference_library::{ReferenceDocuments, ReferenceLibrary};
+use super::reference::{ReferenceDocuments, ReferenceLibrary};
 use crate::config::Settings;
 use crate::env::Env;
-use crate::supervision::{Request, StageActor};
+use crate::supervision::Request;
 use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::Digest;
@@ -32,9 +32,6 @@ use tokio::sync::Mutex;
 const BATCH_ROWS: usize = 100_000;
 /// Objects of which the records are written together.
 const BATCH_OBJECTS: usize = 256;
-
-/// The stage's actor.
-pub type DataActor = StageActor<DataStage>;
 
 /// Ingestion and datasets. Training and verification read datasets through it too.
 #[derive(Clone)]
