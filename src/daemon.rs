@@ -17,12 +17,12 @@ use crate::cycle::coordinator::{Consider, Considered, CoordinatorStage, ResumeUn
 use crate::cycle::saga::StepObserver;
 use crate::cycle::steps::CycleContext;
 use crate::env::Env;
+use crate::notify::{DeliverAlerts, NotifierStage};
 use crate::open;
 use crate::stages::Stages;
 use crate::stages::deploy::{DeploymentStage, Rollouts};
 use crate::stages::ingest::DataStage;
 use crate::stages::ingest::{FlightsIngested, IngestFlights};
-use crate::stages::notify::{DeliverAlerts, NotifierStage};
 use crate::stages::package::PackagingStage;
 use crate::stages::reconcile::ReconcileReplicas;
 use crate::stages::register::RegistryStage;

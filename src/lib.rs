@@ -11,6 +11,7 @@ pub mod cycle;
 pub mod daemon;
 pub mod env;
 pub mod http;
+pub mod notify;
 pub mod open;
 pub mod replay;
 mod service_manager;

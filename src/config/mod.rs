@@ -19,12 +19,11 @@ pub use faults::Fault;
 pub use http::{HttpSettings, Role, TokenSettings};
 pub use sections::{
     ApprovalMode, ApprovalSettings, BuilderKind, ClusterKind, ClusterSettings, DaemonSettings, ExportSettings,
-    IngestionSettings, PackagingSettings, RegistryKind, RegistrySettings, TrainerKind, TrainerSettings, TuningSettings,
-    WeatherKind, WeatherSettings,
+    IngestionSettings, PackagingSettings, RegistryKind, RegistrySettings, RetentionPolicy, TrainerKind,
+    TrainerSettings, TuningSettings, WeatherKind, WeatherSettings,
 };
 
-pub use crate::stages::notify::NotificationSettings;
-pub use crate::stages::retain::RetentionPolicy;
+pub use crate::notify::NotificationSettings;
 use delayd_judge::decide::RetrainPolicy;
 use delayd_judge::evaluation::gate::GatePolicy;
 pub use delayd_judge::monitoring::MonitoringSettings;

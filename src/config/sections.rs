@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cycle::saga::RetryPolicy;
 use delayd_core::secret::Secret;
 use delayd_data::formats::{ColumnMapping, ParseLimits};
 use delayd_data::reference::ReferencePolicy;
+use delayd_judge::monitoring::settings::MonitoringSettings;
 use delayd_outside::cloud::ecr::EcrRegistrySettings;
 use delayd_outside::cloud::kubernetes::KubernetesSettings;
 use delayd_outside::cloud::kubernetes_trainer::KubernetesTrainerSettings;
@@ -42,18 +41,6 @@ impl Default for DaemonSettings {
             step_retry_secs: 0.5,
             outage_patience_secs: 6 * 3600,
             hang_limit_secs: 60,
-        }
-    }
-}
-
-impl DaemonSettings {
-    /// How a cycle's steps are tried again.
-    pub fn step_retry(&self) -> RetryPolicy {
-        RetryPolicy {
-            attempts: self.step_attempts,
-            first_pause: Duration::from_secs_f64(self.step_retry_secs),
-            longest_pause: Duration::from_secs(60),
-            outage_patience: Duration::from_secs(self.outage_patience_secs),
         }
     }
 }
@@ -340,4 +327,58 @@ pub enum ApprovalMode {
 pub struct ApprovalSettings {
     /// Who approves.
     pub mode: ApprovalMode,
+}
+
+/// Outcomes come days after their predictions, and flight logs may be late: this many days are kept beyond a window.
+const LATE_LOG_DAYS: u32 = 14;
+
+/// `[retention]`: how long what grows with traffic and with checks is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionPolicy {
+    /// Days for which predictions, and outcomes of flights, are kept.
+    pub predictions_days: u32,
+    /// Days for which every check of the monitor is kept; of those before, one an hour.
+    pub full_windows_days: u32,
+    /// Days for which one check an hour is kept; of those before, one a day.
+    pub hourly_windows_days: u32,
+    /// Days for which the folder of a finished cycle's training run is kept.
+    pub run_folders_days: u32,
+    /// Whether an image's layout on this machine is removed once it was pushed and its cycle has ended.
+    pub remove_pushed_packages: bool,
+}
+
+impl Default for RetentionPolicy {
+    fn default() -> Self {
+        Self {
+            predictions_days: 120,
+            full_windows_days: 14,
+            hourly_windows_days: 90,
+            run_folders_days: 30,
+            remove_pushed_packages: true,
+        }
+    }
+}
+
+impl RetentionPolicy {
+    /// Everything that is wrong with the policy; empty when it can be used.
+    pub fn faults(&self, monitoring: &MonitoringSettings) -> Vec<String> {
+        let mut faults = Vec::new();
+        let needed = monitoring.performance.window_days.saturating_add(LATE_LOG_DAYS);
+        if self.predictions_days < needed {
+            faults.push(format!(
+                "predictions_days of {needed} or more: monitoring.performance.window_days and {LATE_LOG_DAYS} days for late logs"
+            ));
+        }
+        if self.full_windows_days < 1 {
+            faults.push("full_windows_days of 1 or more".to_owned());
+        }
+        if self.hourly_windows_days < self.full_windows_days {
+            faults.push("hourly_windows_days not under full_windows_days".to_owned());
+        }
+        if self.run_folders_days < 1 {
+            faults.push("run_folders_days of 1 or more".to_owned());
+        }
+        faults
+    }
 }

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::Instrument;
 
+use crate::config::DaemonSettings;
 use crate::env::Env;
 use crate::telemetry;
 use delayd_core::document::{Document, Stored};
@@ -51,6 +52,16 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// How the steps of a daemon's cycles are tried again.
+    pub fn of(settings: &DaemonSettings) -> Self {
+        Self {
+            attempts: settings.step_attempts,
+            first_pause: Duration::from_secs_f64(settings.step_retry_secs),
+            longest_pause: Duration::from_secs(60),
+            outage_patience: Duration::from_secs(settings.outage_patience_secs),
+        }
+    }
+
     /// The pause after the `attempt`-th attempt (from 1) failed.
     pub fn pause_after(&self, attempt: u32) -> Duration {
         let factor = 2_u32.saturating_pow(attempt.saturating_sub(1).min(16));

@@ -16,7 +16,7 @@ use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::restored::verify_restored;
-use super::saga::{Saga, StepName, StepObserver};
+use super::saga::{RetryPolicy, Saga, StepName, StepObserver};
 use crate::config::{ApprovalMode, Settings};
 use crate::env::Env;
 use crate::stages::Stages;
@@ -110,7 +110,7 @@ pub struct CycleContext {
 /// Runs a cycle from wherever the ledger says it is to its end: forward, or, once
 /// its undoing has been recorded, only back.
 pub async fn run(context: &CycleContext, cycle: &Cycle) -> Result<CycleEnd, StepFailure> {
-    let retry = context.settings.daemon.step_retry();
+    let retry = RetryPolicy::of(&context.settings.daemon);
     let saga = Saga::new(context.env.clone(), cycle.id, retry, context.observer.clone());
     let mut run = Run {
         context: context.clone(),

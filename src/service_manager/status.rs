@@ -87,7 +87,7 @@ mod tests {
         let cycle = ledger.begin_cycle(CycleReason::Bootstrap, at).await.unwrap();
         assert_eq!(loop_status(&ledger).await.unwrap(), "no model is live yet; cycle_1 (bootstrap): starting");
         ledger.step_started(cycle.id, 30, "train", at).await.unwrap();
-        ledger.step_progress(cycle.id, 30, "epoch 3 of 20").await.unwrap();
+        ledger.step_progress(cycle.id, "epoch 3 of 20").await.unwrap();
         let training = "no model is live yet; cycle_1 (bootstrap): step train running, epoch 3 of 20";
         assert_eq!(loop_status(&ledger).await.unwrap(), training);
         ledger.set_cycle_state(cycle.id, CycleState::WaitingApproval).await.unwrap();

@@ -9,7 +9,6 @@ pub mod gate;
 pub mod image_export;
 pub mod ingest;
 pub mod live_service;
-pub mod notify;
 pub mod package;
 pub mod reconcile;
 pub mod reference;

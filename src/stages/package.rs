@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::image_export::{self, ImageExport};
 use crate::config::Settings;
-use crate::cycle::steps::BUILD;
 use crate::env::Env;
 use crate::supervision::Request;
 use delayd_core::error::{ErrorKind, chain};
@@ -45,7 +44,7 @@ impl PackagingStage {
         let ledger = self.env.ledger.clone();
         move |text| {
             tracing::info!(cycle.id = %cycle, "{text}");
-            let noted = ledger.blocking().step_progress(cycle, BUILD.position, text);
+            let noted = ledger.blocking().step_progress(cycle, text);
             if let Err(error) = noted {
                 tracing::warn!(error = chain(&error), "progress could not be recorded");
             }

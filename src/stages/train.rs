@@ -114,7 +114,7 @@ impl TrainingStage {
             span.in_scope(|| tracing::info!(run.id = %run, "{text}"));
             let ledger = ledger.clone();
             runtime.spawn(async move {
-                if let Err(error) = ledger.step_progress(cycle, crate::cycle::steps::TRAIN.position, text).await {
+                if let Err(error) = ledger.step_progress(cycle, text).await {
                     tracing::warn!(error = %error, "progress could not be recorded");
                 }
             });

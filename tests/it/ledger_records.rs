@@ -92,7 +92,7 @@ async fn steps_count_their_attempts_and_a_done_step_is_not_started_again() {
     let cycle = ledger.begin_cycle(CycleReason::Bootstrap, at(0)).await.unwrap().id;
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(1)).await.unwrap(), 1);
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(2)).await.unwrap(), 2, "after a crash");
-    ledger.step_progress(cycle, 0, "3 of 9 objects").await.unwrap();
+    ledger.step_progress(cycle, "3 of 9 objects").await.unwrap();
     ledger.step_done(cycle, 0, json!({"rows": 9}).into(), at(3), 1500).await.unwrap();
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(4)).await.unwrap_err().kind(), ErrorKind::Conflict);
     ledger.step_started(cycle, 1, "train", at(5)).await.unwrap();

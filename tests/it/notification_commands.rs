@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use delayd::stages::notify::{DeliveryPolicy, DeliveryReport, Outbox};
+use delayd::notify::{DeliveryPolicy, DeliveryReport, Outbox};
 use delayd_core::error::PortError;
 use delayd_core::ports::{ChannelKind, Endpoint, Notice, Notifier, Severity, Undelivered};
 use delayd_ledger::{Ledger, NewAlert, OutboxState, Page};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use delayd::config::Settings;
-use delayd::stages::notify::{DeliveryPolicy, Outbox};
+use delayd::notify::{DeliveryPolicy, Outbox};
 use delayd_core::error::{ErrorKind, chain};
 use delayd_core::ports::{ChannelKind, Notifier, Severity, Undelivered};
 use delayd_core::secret::Secret;

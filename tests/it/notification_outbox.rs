@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc, Weekday};
-use delayd::stages::notify::Route;
-use delayd::stages::notify::quiet::{QuietHours, QuietPeriod};
-use delayd::stages::notify::{DeliveryPolicy, DeliveryReport, Outbox};
+use delayd::notify::Route;
+use delayd::notify::quiet::{QuietHours, QuietPeriod};
+use delayd::notify::{DeliveryPolicy, DeliveryReport, Outbox};
 use delayd_core::clock::{Clock, ReplayClock};
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::AlertId;

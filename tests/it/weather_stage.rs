@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use delayd::config::Settings;
-use delayd::cycle::saga::{Saga, StepName};
+use delayd::cycle::saga::{RetryPolicy, Saga, StepName};
 use delayd::env::Env;
 use delayd::stages::ingest::DataStage;
 use delayd_core::clock::ReplayClock;
@@ -205,7 +205,7 @@ async fn a_step_of_the_saga_waits_out_an_outage_of_the_weather_and_continues_by_
     let stage = home.stage(0.9);
     let cycle = home.env.ledger.cycles(Page::newest(1)).await.unwrap()[0].id;
     // The pauses of a daemon with the default configuration.
-    let retry = Settings::default().daemon.step_retry();
+    let retry = RetryPolicy::of(&Settings::default().daemon);
     let saga = Saga::new(home.env.clone(), cycle, retry, Arc::new(Silent));
     let (proxy, begun) = (home.proxy.clone(), Instant::now());
     let outage = tokio::spawn(async move {

@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 use sha2::Digest as _;
 use tokio::runtime::Handle;
 
-use super::dataset::{DatasetManifest, DatasetPart, DatasetSource, differs, flights_key};
 use super::error::DataError;
 use super::flight::FlightRecord;
 use super::formats::parquet::read_flights;
+use super::manifest::{DatasetManifest, DatasetPart, DatasetSource, differs, flights_key};
 use super::parts::read_part;
 use delayd_core::ids::Digest;
 use delayd_core::ports::ObjectStore;

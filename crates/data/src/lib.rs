@@ -20,6 +20,7 @@ pub mod frozen;
 pub mod holidays;
 pub mod ingest;
 mod local_time;
+mod manifest;
 pub mod operations;
 pub mod parts;
 mod reading;

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::assemble::{Examples, outcome};
-use super::dataset::{DatasetManifest, load_manifest};
 use super::dataset_rows::DatasetRows;
 use super::error::DataError;
 use super::frozen::{FrozenInputs, load_frozen};
+use super::manifest::{DatasetManifest, load_manifest};
 use super::reference::ReferenceData;
 use super::weather::WeatherHistory;
 use super::{Example, FlightRecord};

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::deliveries::{self, Delivery};
+use super::deliveries::{self, Delivery, alert_from_row, settle, unroute};
 use super::records::{Reads, Records, Tx, Writes};
 use super::rows::{self, At, Count, Page, text_enum};
 use super::{AuditEntry, refuse};
@@ -57,18 +57,6 @@ pub struct OutboxAlert {
     pub deliveries: Vec<Delivery>,
 }
 
-/// An alert's columns, with `id` named as the caller's query names it.
-pub(super) fn alert_from_row(row: &Row<'_>, id: &str) -> rusqlite::Result<Alert> {
-    Ok(Alert {
-        id: row.get(id)?,
-        at: row.get::<_, At>("at")?.0,
-        severity: row.get("severity")?,
-        dedup_key: row.get("dedup_key")?,
-        title: row.get("title")?,
-        body: row.get("body")?,
-    })
-}
-
 impl OutboxAlert {
     fn from_row(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -83,28 +71,6 @@ impl OutboxAlert {
         self.deliveries = deliveries::of_alert(connection, self.alert.id)?;
         Ok(self)
     }
-}
-
-/// Lets an alert be routed again, as if it were new.
-pub(super) fn unroute(tx: &Tx<'_>, id: AlertId) -> rusqlite::Result<()> {
-    tx.execute("UPDATE outbox SET routed_at = NULL, silence = NULL, state = 'pending' WHERE id = ?1", [id])?;
-    Ok(())
-}
-
-/// Brings an alert's state into line with its deliveries.
-pub(super) fn settle(tx: &Tx<'_>, id: AlertId) -> rusqlite::Result<()> {
-    tx.execute(
-        "WITH states AS (SELECT DISTINCT state FROM deliveries WHERE alert = ?1)
-         UPDATE outbox SET state = CASE
-             WHEN 'pending' IN states THEN 'pending'
-             WHEN 'dead' IN states THEN 'dead'
-             WHEN 'delivered' IN states THEN 'delivered'
-             WHEN silence IS NOT NULL THEN 'silenced'
-             ELSE 'dead' END
-         WHERE id = ?1",
-        [id],
-    )?;
-    Ok(())
 }
 
 fn retry(tx: &Tx<'_>, id: AlertId, now: DateTime<Utc>) -> rusqlite::Result<usize> {

@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::alerts::{alert_from_row, settle, unroute};
 use super::records::{Reads, Records, Tx};
 use super::rows::{self, At, Count, text_enum};
 use delayd_core::ids::AlertId;
@@ -297,4 +296,38 @@ impl<R: Reads> Records<R> {
             Ok(sums)
         })
     }
+}
+
+/// An alert's columns, with `id` named as the caller's query names it.
+pub(super) fn alert_from_row(row: &Row<'_>, id: &str) -> rusqlite::Result<Alert> {
+    Ok(Alert {
+        id: row.get(id)?,
+        at: row.get::<_, At>("at")?.0,
+        severity: row.get("severity")?,
+        dedup_key: row.get("dedup_key")?,
+        title: row.get("title")?,
+        body: row.get("body")?,
+    })
+}
+
+/// Lets an alert be routed again, as if it were new.
+pub(super) fn unroute(tx: &Tx<'_>, id: AlertId) -> rusqlite::Result<()> {
+    tx.execute("UPDATE outbox SET routed_at = NULL, silence = NULL, state = 'pending' WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// Brings an alert's state into line with its deliveries.
+pub(super) fn settle(tx: &Tx<'_>, id: AlertId) -> rusqlite::Result<()> {
+    tx.execute(
+        "WITH states AS (SELECT DISTINCT state FROM deliveries WHERE alert = ?1)
+         UPDATE outbox SET state = CASE
+             WHEN 'pending' IN states THEN 'pending'
+             WHEN 'dead' IN states THEN 'dead'
+             WHEN 'delivered' IN states THEN 'delivered'
+             WHEN silence IS NOT NULL THEN 'silenced'
+             ELSE 'dead' END
+         WHERE id = ?1",
+        [id],
+    )?;
+    Ok(())
 }

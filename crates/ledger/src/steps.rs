@@ -138,14 +138,11 @@ impl<W: Writes> Records<W> {
     }
 
     /// Notes what a step does now, in one line.
-    pub fn step_progress(&self, cycle: CycleId, position: u32, text: impl Into<String>) -> W::Answer<()> {
+    pub fn step_progress(&self, cycle: CycleId, text: impl Into<String>) -> W::Answer<()> {
         let text = text.into();
         self.write("noting a step's progress", move |tx| {
-            let changed = tx.execute(
-                "UPDATE steps SET progress = ?3 WHERE cycle = ?1 AND position = ?2",
-                params![cycle, position, text],
-            )?;
-            found(changed, cycle, position)
+            let sql = "UPDATE steps SET progress = ?3 WHERE cycle = ?1 AND state = ?2";
+            tx.execute(sql, params![cycle, StepState::Running, text]).map(drop)
         })
     }
 
