@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::training_world::{World, damage, endless, quick_search};
+use super::training_world::{World, damage, endless, listed, quick_search};
 use crate::programs::training_program;
 use delayd_core::error::{ErrorKind, PortError};
 use delayd_core::ids::{Digest, RunId};
@@ -156,14 +156,18 @@ async fn what_is_missing_or_damaged_is_told_by_its_kind(world: &World, make: Mak
 
     let store = world.store.as_ref();
     assert!(load_manifest(store, &world.job.dataset).await.is_ok());
-    let flights = format!("datasets/{}/flights.parquet", world.job.dataset.hex());
-    for key in [flights.as_str(), &world.job.inputs.weather.key, &world.job.inputs.reference.key] {
+    let parts = listed(store, "parts/").await;
+    let dataset = &world.job.dataset.hex()[..12];
+    let inputs = &world.job.inputs;
+    for (key, named) in
+        [(&parts[0], parts[0].as_str()), (&inputs.weather.key, dataset), (&inputs.reference.key, dataset)]
+    {
         let whole = damage(store, key).await;
         // Another cycle, so that no trainer has done this job before.
         let error = refused(make, &job(&|job| job.parameters.seed = 5)).await;
         store.put(key, whole).await.unwrap();
         let fine = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid);
-        assert!(fine && error.to_string().contains(&world.job.dataset.hex()[..12]), "{key}: {error}");
+        assert!(fine && error.to_string().contains(named), "{key}: {error}");
     }
     // What failed while something was damaged succeeds afterwards.
     trained(world, make().as_ref(), &job(&|job| job.parameters.seed = 5)).await;
