@@ -48,7 +48,7 @@ fn a_rollback_is_refused_while_a_release_waits_for_approval_and_the_refusal_name
         assert_eq!((place.cluster.applied(), live(ledger).await), (vec![], Some(ModelVersion(2))));
         let deed = last_deed(ledger).await;
         assert_eq!((deed.entry.subject.as_str(), deed.entry.action.as_str()), ("cycle_3", "rollback"));
-        assert!(deed.outcome.starts_with("refused: cycle_3 waits"), "{}", deed.outcome);
+        assert!(deed.outcome.starts_with("refused: cycle_3 is waiting for approval"), "{}", deed.outcome);
         // A cycle that runs is in the way too, and the way out is another.
         ledger.set_cycle_state(third.cycle.id, CycleState::Running).await.unwrap();
         let refused = command(&daemon, CommandKind::Rollback, "no good").await.unwrap_err();

@@ -210,7 +210,7 @@ async fn what_would_fail_again_is_given_up_at_once_and_what_may_pass_is_left_to_
 
 #[tokio::test]
 async fn a_worker_that_vanishes_is_started_again_a_few_times() {
-    expect(&[Look::Running, Look::Absent], ErrorKind::Interrupted, "removed it 4 times", 4, 0).await;
+    expect(&[Look::Running, Look::Absent], ErrorKind::Interrupted, "it was removed 4 times", 4, 0).await;
     expect(
         &[Look::Absent, Look::Running, Look::Failed(ErrorKind::Exhausted)],
         ErrorKind::Exhausted,

@@ -93,7 +93,7 @@ async fn an_answer_that_breaks_off_with_status_200_is_an_outage_and_is_tried_aga
     world.server.behave(Behaviour { breaks_off: 2, ..Behaviour::default() });
     let source = world.direct();
     let error = failure(&source).await;
-    assert_error(&error, ErrorKind::Unavailable, &["no whole JSON document"]);
+    assert_error(&error, ErrorKind::Unavailable, &["is not a whole JSON document"]);
     world.server.behave(Behaviour { breaks_off: 1, ..Behaviour::default() });
     assert_eq!(asked(&source, &AIRPORTS, DAY.0, DAY.1).await.len(), 72);
 }

@@ -329,7 +329,7 @@ async fn the_key_is_sent_and_is_in_no_error_log_or_debug_text() {
     section.weather.open_meteo = keyed;
     told.push_str(&section.to_toml().unwrap());
     let logged = log.text();
-    assert!(logged.contains("weather is asked again"), "{logged}");
+    assert!(logged.contains("trying again"), "{logged}");
     assert!(!told.contains(KEY), "{told}");
     assert!(!logged.contains(KEY), "{logged}");
 }

@@ -329,13 +329,18 @@ async fn the_newest_look_says_what_is_judged_and_nothing_that_was_not_measured()
     let none = json!({ "ok": 0, "client_errors": 0, "server_errors": 0 });
     let quantiles = json!({ "requests": 40, "p50": { "ms": 1.5, "at_least": false }, "p95": { "ms": 2.5, "at_least": false },
                             "p99": { "ms": 3.5, "at_least": true } });
+    let mut estimated = serde_json::to_value(delayd_judge::monitoring::realised::Realised::default()).unwrap();
+    estimated["auc"] = json!(0.7);
+    let policy = delayd_judge::monitoring::performance::PerformancePolicy::default();
     let body = json!({
-        "performance": { "status": "holding", "reason": "no metric is worse than tolerated", "realised": null,
-            "estimated": { "auc": 0.7 }, "baseline": { "auc": 0.72, "log_loss": 0.45, "delayed_share": 0.2 },
+        "performance": { "at": "2013-03-01T06:00:00Z", "status": "holding", "degraded": [], "policy": policy,
+            "reason": "no metric is worse than tolerated", "realised": null, "estimated": estimated,
+            "baseline": { "auc": 0.72, "log_loss": 0.45, "delayed_share": 0.2, "calibration_error": 0.01, "recall": 0.584 },
             "changes": [{ "metric": "recall", "baseline": 0.584, "realised": 0.362, "interval": null, "loss": 0.222,
                           "tolerated": null, "worse": false, "windows_worse": 0 }] },
         "service": { "traffic": [], "skew": null,
-            "errors": { "current": none, "baseline": none, "share": 0.0, "baseline_share": 0.0, "spike": false, "reason": "no requests" },
+            "errors": { "current": none, "baseline": none, "share": 0.0, "interval": { "low": 0.0, "high": 0.0 },
+                        "baseline_share": 0.0, "p_value": 1.0, "spike": false, "reason": "no requests" },
             "latency": { "overall": quantiles, "replicas": [["replica-a", quantiles], ["replica-b", null]],
                          "slow_replicas": ["replica-a"], "too_slow": false, "reason": "p95 is 2.50 ms" } },
         "replicas": { "answered": 1, "silent": ["replica replica-b at http://b: refused"], "predictions_lost": 3,
