@@ -17,7 +17,7 @@ use delayd_data::dataset::{BuiltDataset, DatasetManifest, DatasetWindow, build_d
 use delayd_data::frozen::{freeze, frozen_inputs};
 use delayd_data::parts::{self, Part, SourceJudge, store_part};
 use delayd_data::sources::{SourceVersion, keep_copy, read_source};
-use delayd_data::training_sets::{Timing, TrainingSet, load_training_set, surroundings};
+use delayd_data::training_sets::{Surroundings, Timing, TrainingSet, load_training_set, surroundings};
 use delayd_data::validation::{LeftOutSource, ValidationReport};
 use delayd_data::weather::WeatherHistory;
 use delayd_data::weather_coverage::{CoverageWindow, WeatherCoverage};
@@ -247,7 +247,7 @@ impl DataStage {
                 let reference = self.reference().await?;
                 let weather = match found {
                     None => Vec::new(),
-                    Some((origins, first, last)) => {
+                    Some(Surroundings { origins, first, last }) => {
                         let (weather, coverage) = self.weather(&origins, first - Duration::days(1), last).await?;
                         self.record_weather(version, &coverage).await?;
                         weather

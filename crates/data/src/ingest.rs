@@ -203,7 +203,7 @@ enum Read {
     /// Its bytes are those that were seen.
     Unchanged,
     /// It was judged, and its part made, where it can be taken in.
-    Judged(Box<JudgedSource>, Option<(Part, Bytes)>),
+    Judged(Box<JudgedSource>, Option<Box<(Part, Bytes)>>),
 }
 
 impl Taker {
@@ -239,7 +239,8 @@ impl Taker {
                 return taken;
             }
         };
-        if let Ok(Read::Judged(_, Some((part, bytes)))) = &read {
+        if let Ok(Read::Judged(_, Some(made))) = &read {
+            let (part, bytes) = made.as_ref();
             // Flights count only once their log cannot be lost any more.
             let kept = retrying(&self.options, || async {
                 keep_copy(store.as_ref(), &sha256, body.clone()).await?;
@@ -258,7 +259,7 @@ impl Taker {
         taken.report.sha256 = Some(sha256);
         match read {
             Ok(Read::Unchanged) => taken.remembered(None),
-            Ok(Read::Judged(judged, part)) => taken.judged(*judged, part.map(|(part, _)| part)),
+            Ok(Read::Judged(judged, part)) => taken.judged(*judged, part.map(|made| made.0)),
             Err(error) if matches!(error, DataError::Port(_)) => {
                 taken.report.retryable = true;
                 taken.report.error = Some(chain(&error));
@@ -277,7 +278,7 @@ impl Taker {
         }
         let judged = self.judge.judge(key, sha256, body, self.now)?;
         let part = match judged.refused.is_empty() {
-            true => Some(self.judge.part(sha256, &judged.validated)?),
+            true => Some(Box::new(self.judge.part(sha256, &judged.validated)?)),
             false => None,
         };
         Ok(Read::Judged(Box::new(judged), part))

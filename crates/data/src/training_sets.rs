@@ -51,8 +51,18 @@ pub struct Timing {
     pub weather_delay_minutes: u32,
 }
 
-/// The airports that a dataset's flights leave from, with first and last scheduled departure; none without flights. It
-/// blocks for a dataset of format 1.
+/// Where and when a dataset's flights leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The airports.
+    pub origins: Vec<String>,
+    /// The first scheduled departure.
+    pub first: DateTime<Utc>,
+    /// The last one.
+    pub last: DateTime<Utc>,
+}
+
+/// Where and when a dataset's flights leave; none without flights. It blocks for a dataset of format 1.
 ///
 /// # Errors
 /// When a dataset of format 1 is missing or damaged, or the store fails.
@@ -61,9 +71,9 @@ pub fn surroundings(
     runtime: Handle,
     version: &Digest,
     manifest: DatasetManifest,
-) -> Result<Option<(Vec<String>, DateTime<Utc>, DateTime<Utc>)>, DataError> {
+) -> Result<Option<Surroundings>, DataError> {
     if manifest.format > 1 {
-        return Ok(manifest.span.map(|(first, last)| (manifest.origins, first, last)));
+        return Ok(manifest.span.map(|(first, last)| Surroundings { origins: manifest.origins, first, last }));
     }
     let mut origins = BTreeSet::new();
     let mut span: Option<(DateTime<Utc>, DateTime<Utc>)> = None;
@@ -72,7 +82,7 @@ pub fn surroundings(
         origins.insert(origin);
         span = Some(span.map_or((at, at), |(first, _)| (first, at)));
     }
-    Ok(span.map(|(first, last)| (origins.into_iter().collect(), first, last)))
+    Ok(span.map(|(first, last)| Surroundings { origins: origins.into_iter().collect(), first, last }))
 }
 
 /// Reads a dataset's manifest and what was frozen beside it.
