@@ -18,7 +18,6 @@ use delayd_testkit::site;
 use delayd_testkit::site::{
     NEVER, QUICK, REPLAY_LIMIT, Running, command, ended, needs, one_flight, put_history, reduced, tail,
 };
-use delayd_testkit::tools::post_json;
 use nix::sys::stat::{Mode, umask};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -330,9 +329,15 @@ fn outcome_of_cycle(daemon: &site::Site, number: usize) -> Option<(String, Strin
 /// The model that answers a real request at the Service.
 fn model_that_answers(daemon: &site::Site) -> Option<String> {
     let url = asked(daemon, &["status"])?["service_url"].as_str()?.to_owned();
-    let address = url.trim_start_matches("http://").trim_end_matches('/');
-    let (_, body) = post_json(address, "/predict", &one_flight())?;
-    let answer: Value = serde_json::from_str(&body).ok()?;
+    // The Service may lie below a path of that address.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = runtime.block_on(async {
+        let client = delayd_core::http_client::client_builder();
+        let client = client.no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
+        let asking =
+            client.post(format!("{url}/predict")).header("content-type", "application/json").body(one_flight());
+        asking.send().await.ok()?.json::<Value>().await.ok()
+    })?;
     Some(answer["model_version"].as_str()?.to_owned())
 }
 
