@@ -16,6 +16,7 @@ pub mod open;
 pub mod replay;
 mod service_manager;
 pub mod stages;
+pub mod status;
 pub mod supervision;
 pub mod telemetry;
 #[cfg(test)]

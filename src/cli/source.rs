@@ -8,13 +8,13 @@ use super::commands::CliError;
 use super::remote::Remote;
 use crate::config::Settings;
 use crate::daemon::ledger_path;
-use crate::http::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
-use crate::replay::ReplaySpan;
+use crate::http::{CycleDocument, Listed, ReferenceDocument};
 use crate::stages::image_export::ImageExport;
+use crate::status::{DeploymentDocument, ListedDeployment, ListedModel, StatusDocument};
 use delayd_core::ids::{AlertId, CycleId, DecisionId, DeploymentId, DriftReportId, ModelVersion, RunId};
 use delayd_ledger::{
-    AliasRecord, AuditRecord, Cycle, Dataset, Decision, Deployment, DriftRecord, IngestedObject, Ledger, Lineage,
-    MetricsWindow, Model, ObjectStatus, OutboxAlert, Page, Run, Silence,
+    AuditRecord, Cycle, Dataset, Decision, DriftRecord, IngestedObject, Ledger, Lineage, MetricsWindow, ObjectStatus,
+    OutboxAlert, Page, Run, Silence,
 };
 
 /// Where reading commands read.
@@ -70,26 +70,25 @@ impl Source {
         Ok(looks.into_iter().next_back())
     }
 
-    /// The daemon's status; `None` where none answers.
-    pub(super) async fn status(&self) -> Result<Option<StatusDocument>, CliError> {
+    /// Where the loop is, what needs attention.
+    pub(super) async fn status(&self, settings: &Settings) -> Result<StatusDocument, CliError> {
         match self {
-            Self::Daemon(remote) => remote.get("status").await.map(Some),
-            Self::Ledger(_) => Ok(None),
+            Self::Daemon(remote) => remote.get("status").await,
+            Self::Ledger(ledger) => Ok(StatusDocument::of_ledger(ledger, settings).await?),
         }
     }
 
-    pub(super) async fn aliases(&self) -> Result<Vec<AliasRecord>, CliError> {
+    pub(super) async fn models(&self, page: Page) -> Result<Vec<ListedModel>, CliError> {
         match self {
-            Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.aliases),
-            Self::Ledger(ledger) => Ok(ledger.aliases().await?),
+            Self::Daemon(remote) => remote.list("models", page).await,
+            Self::Ledger(ledger) => Ok(ListedModel::list(ledger, page).await?),
         }
     }
 
-    /// What has to be there before a first model can be trained.
-    pub(super) async fn waits_for(&self, settings: &Settings) -> Result<Vec<String>, CliError> {
+    pub(super) async fn deployments(&self, page: Page) -> Result<Vec<ListedDeployment>, CliError> {
         match self {
-            Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.waits_for),
-            Self::Ledger(ledger) => Ok(StatusDocument::waits_for(ledger, &settings.ingestion).await?),
+            Self::Daemon(remote) => remote.list("deployments", page).await,
+            Self::Ledger(ledger) => Ok(ListedDeployment::list(ledger, page, None).await?),
         }
     }
 
@@ -116,14 +115,6 @@ impl Source {
                 remote.get(&format!("reference?limit={}&offset={}", page.limit.clamp(1, 1000), page.offset)).await
             }
             Self::Ledger(ledger) => Ok(ReferenceDocument::read(ledger, page).await?),
-        }
-    }
-
-    /// The time that is replayed, where this is a replay.
-    pub(super) async fn replay(&self) -> Result<Option<ReplaySpan>, CliError> {
-        match self {
-            Self::Daemon(remote) => Ok(remote.get::<StatusDocument>("status").await?.replay),
-            Self::Ledger(ledger) => Ok(ReplaySpan::of(ledger).await?),
         }
     }
 
@@ -169,12 +160,10 @@ macro_rules! listings {
 
 listings! {
     cycles: Cycle, "cycles", cycles;
-    models: Model, "models", models;
     decisions: Decision, "decisions", decisions;
     drift_reports: DriftRecord, "drift", drift_reports;
     datasets: Dataset, "datasets", datasets;
     runs: Run, "runs", runs;
-    deployments: Deployment, "deployments", deployments;
     alerts: OutboxAlert, "alerts", alerts;
     silences: Silence, "silences", silences;
     audit: AuditRecord, "audit", audit;
@@ -199,10 +188,10 @@ macro_rules! singles {
 
 singles! {
     cycle(CycleId): CycleDocument, "cycles", |ledger, id| CycleDocument::read(ledger, id);
-    model(ModelVersion): Model, "models", |ledger, id| ledger.model(id);
+    model(ModelVersion): ListedModel, "models", |ledger, id| ListedModel::read(ledger, id);
     decision(DecisionId): Decision, "decisions", |ledger, id| ledger.why(id);
     drift_report(DriftReportId): DriftRecord, "drift", |ledger, id| ledger.drift_report(id);
     run(RunId): Run, "runs", |ledger, id| ledger.run(id);
-    deployment(DeploymentId): DeploymentDocument, "deployments", |ledger, id| DeploymentDocument::read(ledger, id);
+    deployment(DeploymentId): DeploymentDocument, "deployments", |ledger, id| DeploymentDocument::read(ledger, id, None);
     alert(AlertId): OutboxAlert, "alerts", |ledger, id| ledger.alert(id);
 }

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::allowed::LoopState;
 use super::coordinator::{Consider, CoordinatorStage, Drive};
 use super::snapshot::{self, BREAKER_RESET, PAUSED};
 use crate::stages::live_service::served_instead_of;
@@ -18,8 +18,7 @@ use delayd_core::error::{ErrorKind, chain};
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{CycleId, ModelVersion};
 use delayd_judge::decide::OperatorWord;
-use delayd_judge::governor::standing;
-use delayd_ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, CycleState, UndoCause, Undoing};
+use delayd_ledger::{AuditEntry, CancelRequest, Cycle, CycleOutcome, UndoCause, Undoing};
 
 /// Does what an operator asks, and drives the cycle that follows from it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,7 +29,7 @@ pub struct OperatorCommand {
 }
 
 /// What can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandKind {
     /// Retrain now.
@@ -47,6 +46,11 @@ pub enum CommandKind {
     Pause,
     /// Start cycles again.
     Resume,
+}
+
+impl CommandKind {
+    pub const ALL: [Self; 7] =
+        [Self::Retrain, Self::Cancel, Self::Rollback, Self::Approve, Self::Reject, Self::Pause, Self::Resume];
 }
 
 impl std::fmt::Display for CommandKind {
@@ -71,8 +75,7 @@ pub struct UnknownCommand(String);
 impl std::str::FromStr for CommandKind {
     type Err = UnknownCommand;
     fn from_str(text: &str) -> Result<Self, UnknownCommand> {
-        let all = [Self::Retrain, Self::Cancel, Self::Rollback, Self::Approve, Self::Reject, Self::Pause, Self::Resume];
-        all.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| UnknownCommand(text.to_owned()))
+        Self::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| UnknownCommand(text.to_owned()))
     }
 }
 
@@ -116,10 +119,6 @@ fn answered(message: String) -> Obeyed {
 
 fn about(cycle: &Cycle, message: String) -> CommandAnswered {
     CommandAnswered { message, cycle: Some(cycle.id), model: Some(cycle.model) }
-}
-
-fn since(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 impl CoordinatorStage {
@@ -173,32 +172,32 @@ impl CoordinatorStage {
         OperatorWord { by: command.by, reason: command.why, at: self.context.env.now() }
     }
 
-    async fn pause(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
-        let env = &self.context.env;
-        if let Some(first) = snapshot::paused(env).await? {
-            let why = if first.reason.is_empty() { String::new() } else { format!(" ({})", first.reason) };
-            return Err(conflict(format!(
-                "{} already paused the loop at {}{why}; `delayd resume` ends it",
-                first.by,
-                since(first.at)
-            )));
+    /// The loop as it is, where the command fits it.
+    async fn fitting(&self, command: CommandKind) -> Result<LoopState, StepFailure> {
+        let (env, now) = (&self.context.env, self.context.env.now());
+        let mut state = env.ledger.read("reading where the loop is", move |l| LoopState::read(l, now)).await?;
+        if command == CommandKind::Approve
+            && let Some(cycle) = state.waiting()
+        {
+            // The step that promotes checks this again; whoever approves should know at once.
+            state.served_instead = served_instead_of(env, cycle.deployment).await?;
         }
-        snapshot::keep(env, PAUSED, Some(word)).await?;
+        match state.refusal(command, &self.context.settings.retrain, now) {
+            Some(refusal) => Err(refusal),
+            None => Ok(state),
+        }
+    }
+
+    async fn pause(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
+        self.fitting(CommandKind::Pause).await?;
+        snapshot::keep(&self.context.env, PAUSED, Some(word)).await?;
         Ok(answered("no new cycles start until `delayd resume`".to_owned()))
     }
 
     /// Ends a pause, and whatever past cycles hold against the next one: useful without a pause too.
     async fn resume(&self, word: OperatorWord) -> Result<Obeyed, StepFailure> {
+        self.fitting(CommandKind::Resume).await?;
         let env = &self.context.env;
-        let seen = snapshot::read(env, None).await?;
-        let now = env.now();
-        let stands = standing(&seen.governor, &self.context.settings.retrain.governor, now);
-        let held_up = stands.breaker_open || stands.backoff_until.is_some_and(|until| until > now);
-        if seen.paused.is_none() && !held_up {
-            return Err(conflict(
-                "the loop is not paused, and neither the breaker nor failed cycles hold it up: there is nothing to resume",
-            ));
-        }
         snapshot::keep::<OperatorWord>(env, PAUSED, None).await?;
         snapshot::keep(env, BREAKER_RESET, Some(word)).await?;
         Ok(answered("cycles start again when one is needed".to_owned()))
@@ -213,14 +212,9 @@ impl CoordinatorStage {
 
     /// Stops the cycle under way: training at once, everything else before the next step.
     async fn cancel(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
-        let Some(cycle) = self.open_cycle().await? else { return Err(conflict("no cycle is under way")) };
+        let state = self.fitting(CommandKind::Cancel).await?;
+        let Some(cycle) = state.open else { return Err(ended_meanwhile()) };
         let id = cycle.id;
-        if cycle.state == CycleState::WaitingApproval {
-            return Err(conflict(format!("{id} is waiting for approval; `delayd reject` takes {} back", cycle.model)));
-        }
-        if let Some(undoing) = &cycle.undoing {
-            return Err(conflict(format!("{id} is already being undone: {}", undoing.why)));
-        }
         let request = CancelRequest { by: command.by, why: command.why };
         telemetry::cycle_span(&cycle)
             .in_scope(|| tracing::info!(requested_by = request.by, why = request.why, "cancelled"));
@@ -231,16 +225,12 @@ impl CoordinatorStage {
     }
 
     async fn roll_back(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
-        let Ok(_only_one) = self.driving.try_lock() else {
-            return Err(match self.open_cycle().await? {
-                Some(cycle) => in_the_way(&cycle),
-                None => conflict("another rollback, or the end of a cycle, is under way; see `delayd status`"),
-            });
-        };
+        let free = self.driving.try_lock();
         // No cycle is driven now, but one may be waiting for approval: its release serves, and must be rejected first.
-        if let Some(cycle) = self.open_cycle().await? {
-            return Err(in_the_way(&cycle));
-        }
+        self.fitting(CommandKind::Rollback).await?;
+        let Ok(_only_one) = free else {
+            return Err(conflict("the end of a cycle or of another rollback is under way; see `delayd status`"));
+        };
         let message = RollBackToPrevious { by: command.by, why: command.why };
         let done = self.context.stages.deployment.ask(message).await?;
         let model = done.to;
@@ -249,21 +239,13 @@ impl CoordinatorStage {
     }
 
     async fn approve(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
-        let cycle = self.waiting().await?;
-        // The step that promotes checks this again; whoever approves should know at once.
-        if let Some(other) = served_instead_of(&self.context.env, cycle.deployment).await? {
-            return Err(conflict(format!(
-                "{} ({}) is no longer being served, the cluster serves {other}; `delayd reject` goes back to the \
-                 previous release",
-                cycle.model, cycle.deployment
-            )));
-        }
+        let cycle = self.waiting(CommandKind::Approve).await?;
         self.context.env.ledger.approve_cycle(cycle.id, command.by).await?;
         Ok((about(&cycle, format!("{} is approved", cycle.model)), Some(cycle.id)))
     }
 
     async fn reject(&self, command: OperatorCommand) -> Result<Obeyed, StepFailure> {
-        let cycle = self.waiting().await?;
+        let cycle = self.waiting(CommandKind::Reject).await?;
         telemetry::cycle_span(&cycle)
             .in_scope(|| tracing::info!(requested_by = command.by, why = command.why, "rejected"));
         let why = match command.why.as_str() {
@@ -281,22 +263,12 @@ impl CoordinatorStage {
         Ok((about(&cycle, format!("{} is rejected and undone", cycle.model)), None))
     }
 
-    async fn waiting(&self) -> Result<Cycle, StepFailure> {
-        let open = self.open_cycle().await?;
-        open.filter(|cycle| cycle.state == CycleState::WaitingApproval)
-            .ok_or_else(|| conflict("no release is waiting for approval"))
+    async fn waiting(&self, command: CommandKind) -> Result<Cycle, StepFailure> {
+        let state = self.fitting(command).await?;
+        state.waiting().cloned().ok_or_else(ended_meanwhile)
     }
 }
 
-/// Why a rollback has to wait, and what to do about it.
-fn in_the_way(cycle: &Cycle) -> StepFailure {
-    let id = cycle.id;
-    conflict(match (cycle.state, &cycle.undoing) {
-        (CycleState::WaitingApproval, _) => format!(
-            "{id} is waiting for approval, and {} already serves; `delayd reject` goes back to the live model",
-            cycle.model
-        ),
-        (_, Some(undoing)) => format!("{id} is being undone ({}); ask again when it has ended", undoing.why),
-        (_, None) => format!("{id} is under way; `delayd cancel` stops and undoes it, then ask again"),
-    })
+fn ended_meanwhile() -> StepFailure {
+    conflict("the cycle has just ended; see `delayd status`")
 }

@@ -119,8 +119,11 @@ impl CoordinatorStage {
         if message.performance.is_some() {
             snapshot::keep(env, PERFORMANCE_FINDING, message.performance).await?;
         }
-        let seen = snapshot::read(env, message.requested).await?;
-        let decision = decide(&seen, &self.context.settings.retrain, env.now());
+        let (requested, now) = (message.requested, env.now());
+        let seen =
+            env.ledger.read("reading the state to decide on", move |ledger| snapshot::read(ledger, requested, now));
+        let seen = seen.await?;
+        let decision = decide(&seen, &self.context.settings.retrain, now);
         match &decision.action {
             Action::Hold { why, .. } => {
                 let recorded = self.record_hold(&seen, &decision, why).await?;
@@ -150,7 +153,7 @@ impl CoordinatorStage {
         let fired: Vec<String> =
             decision.alternatives.iter().filter(|other| other.fired).map(|other| other.trigger.to_string()).collect();
         let kind = fired.join("+");
-        let last: Option<String> = snapshot::stored(env, LAST_HOLD).await?;
+        let last = env.ledger.setting::<Option<String>>(LAST_HOLD).await?.flatten();
         if last.as_deref() == Some(kind.as_str()) || (fired.is_empty() && last.is_none()) {
             return Ok(None);
         }

@@ -1,12 +1,11 @@
 //! The ledger, seen as what a decision is taken from.
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::env::Env;
 use delayd_core::failure::StepFailure;
-use delayd_core::ids::CycleId;
 use delayd_judge::decide::{
     DataFreshness, DriftFinding, LiveModel, OperatorWord, PerformanceFinding, Snapshot, Trigger,
 };
@@ -20,43 +19,59 @@ pub(super) const DRIFT_FINDING: &str = "drift_finding";
 pub(super) const PERFORMANCE_FINDING: &str = "performance_finding";
 pub(super) const LAST_HOLD: &str = "last_hold";
 
-/// Reads what a decision is taken from. `requested` is a person's word, said just now: it is granted or
+/// Reads what a decision is taken from. `requested` is an operator's request made just now: it is granted or
 /// refused at once, and never kept for later.
-pub(super) async fn read(env: &Env, requested: Option<OperatorWord>) -> Result<Snapshot, StepFailure> {
-    let now = env.now();
-    let cycles = env.ledger.cycles(Page { offset: 0, limit: 200 }).await?;
-    let live = env.ledger.model_by_alias(Alias::Live).await?.map(|model| {
+pub(crate) fn read(
+    ledger: &ledger::Snapshot<'_>,
+    requested: Option<OperatorWord>,
+    now: DateTime<Utc>,
+) -> rusqlite::Result<Snapshot> {
+    let cycles = past_cycles(ledger)?;
+    let live = ledger.alias(Alias::Live)?.map(|live| ledger.model(live)).transpose()?.flatten().map(|model| {
         let cycle = cycles.iter().find(|cycle| cycle.id == model.cycle);
         LiveModel { version: model.version, trained_until: cycle.map_or(model.registered_at, |cycle| cycle.started_at) }
     });
     let since = live.as_ref().map_or(now - Duration::days(3650), |live| live.trained_until);
-    let (newest_outcome_at, examples, new_examples) = env.ledger.outcome_counts(since).await?;
+    let (newest_outcome_at, examples, new_examples) = ledger.outcome_counts(since)?;
     Ok(Snapshot {
         live,
-        running: running(&cycles),
-        paused: stored(env, PAUSED).await?,
+        running: cycles.iter().find(|cycle| cycle.state != CycleState::Finished).map(|cycle| cycle.id),
+        paused: kept(ledger, PAUSED)?,
         requested,
-        drift: stored::<DriftFinding>(env, DRIFT_FINDING).await?,
-        performance: stored::<PerformanceFinding>(env, PERFORMANCE_FINDING).await?,
+        drift: kept::<DriftFinding>(ledger, DRIFT_FINDING)?,
+        performance: kept::<PerformanceFinding>(ledger, PERFORMANCE_FINDING)?,
         data: DataFreshness { newest_outcome_at, examples, new_examples },
-        governor: GovernorState {
-            cycles: cycles.iter().filter_map(past_cycle).collect(),
-            reset_at: stored::<OperatorWord>(env, BREAKER_RESET).await?.map(|word| word.at),
-        },
+        governor: governor_of(ledger, &cycles)?,
     })
 }
 
-/// Who paused the loop, and why; `None` while it is not paused.
-pub async fn paused(env: &Env) -> Result<Option<OperatorWord>, StepFailure> {
-    stored(env, PAUSED).await
+/// What the governor judges by.
+pub(crate) fn governor(ledger: &ledger::Snapshot<'_>) -> rusqlite::Result<GovernorState> {
+    governor_of(ledger, &past_cycles(ledger)?)
 }
 
-/// A document of the settings table.
-pub(super) async fn stored<T: DeserializeOwned + Send + 'static>(
-    env: &Env,
+/// Who paused the loop, and why; `None` while it is not paused.
+pub fn paused(ledger: &ledger::Snapshot<'_>) -> rusqlite::Result<Option<OperatorWord>> {
+    kept(ledger, PAUSED)
+}
+
+fn past_cycles(ledger: &ledger::Snapshot<'_>) -> rusqlite::Result<Vec<Cycle>> {
+    ledger.cycles(Page { offset: 0, limit: 200 })
+}
+
+fn governor_of(ledger: &ledger::Snapshot<'_>, cycles: &[Cycle]) -> rusqlite::Result<GovernorState> {
+    Ok(GovernorState {
+        cycles: cycles.iter().filter_map(past_cycle).collect(),
+        reset_at: kept::<OperatorWord>(ledger, BREAKER_RESET)?.map(|word| word.at),
+    })
+}
+
+/// A document of the settings table; `null` stands for one that was cleared.
+pub(super) fn kept<T: DeserializeOwned + Send + 'static>(
+    ledger: &ledger::Snapshot<'_>,
     name: &'static str,
-) -> Result<Option<T>, StepFailure> {
-    Ok(env.ledger.setting::<Option<T>>(name).await?.flatten())
+) -> rusqlite::Result<Option<T>> {
+    Ok(ledger.setting::<Option<T>>(name)?.flatten())
 }
 
 /// Keeps a document; `None` clears it.
@@ -68,12 +83,8 @@ pub(super) async fn keep<T: Serialize + Send + 'static>(
     Ok(env.ledger.set_setting(name, value, env.now()).await?)
 }
 
-fn running(cycles: &[Cycle]) -> Option<CycleId> {
-    cycles.iter().find(|cycle| cycle.state != CycleState::Finished).map(|cycle| cycle.id)
-}
-
 /// What the governor remembers of a cycle; `None` while it is open.
-pub(crate) fn past_cycle(cycle: &Cycle) -> Option<PastCycle> {
+fn past_cycle(cycle: &Cycle) -> Option<PastCycle> {
     use governor::CycleOutcome as Past;
     let outcome = match cycle.outcome? {
         ledger::CycleOutcome::Deployed => Past::Promoted,

@@ -1,20 +1,13 @@
 //! What the API answers where a record of the ledger alone would not do. The command
 //! line makes the same documents from the ledger when no daemon answers.
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::config::IngestionSettings;
-use crate::replay::ReplaySpan;
-use crate::stages::live_service::LiveService;
-use crate::supervision::ActorStatus;
-use delayd_core::ids::{CycleId, DeploymentId, TraceId};
+use delayd_core::ids::{CycleId, TraceId};
 use delayd_core::ports::ReferenceKind;
-use delayd_core::ports::Replica;
-use delayd_judge::decide::OperatorWord;
 use delayd_ledger::{
-    Alias, AliasRecord, BuildRecord, Cycle, DatasetWeather, Decision, Deployment, Ledger, LedgerError, ObjectStatus,
-    Page, ReferenceVersion, RefusedDataset, Run, Step, VerificationRecord,
+    BuildRecord, Cycle, DatasetWeather, Decision, Ledger, LedgerError, Page, ReferenceVersion, RefusedDataset, Run,
+    Step, VerificationRecord,
 };
 
 /// A part of a list, newest first.
@@ -40,69 +33,6 @@ impl<T> Listed<T> {
         let next_offset = (items.len() > limit).then(|| page.offset.saturating_add(page.limit));
         items.truncate(limit);
         Self { items, next_offset }
-    }
-}
-
-/// `GET /api/v1/status`.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct StatusDocument {
-    /// Version of the daemon.
-    pub version: String,
-    /// The daemon's clock.
-    pub now: DateTime<Utc>,
-    /// Where the inference service is reached.
-    pub service_url: String,
-    /// `live`, `previous` and `candidate`.
-    pub aliases: Vec<AliasRecord>,
-    /// What has to be there before a first model can be trained, in words; empty where nothing is missing.
-    #[serde(default)]
-    pub waits_for: Vec<String>,
-    /// The cycle under way or the last one.
-    pub cycle: Option<Cycle>,
-    /// Who paused the loop, and why; null while it is not paused.
-    pub paused: Option<OperatorWord>,
-    /// The time that is replayed; null for a daemon that lives in the present.
-    #[serde(default)]
-    pub replay: Option<ReplaySpan>,
-    /// Whether the live model is what serves; null where that cannot be said: without a live model, while a cycle is
-    /// open (its release serves before its model is live) or a rollback under way, or while the cluster is away.
-    #[serde(default)]
-    pub live_service: Option<LiveService>,
-    /// The copies of the service; empty where the cluster cannot tell.
-    pub replicas: Vec<Replica>,
-    /// Why the cluster cannot tell them; null when it can.
-    pub replicas_unknown: Option<String>,
-    /// The daemon's actors.
-    pub actors: Vec<ActorStatus>,
-}
-
-impl StatusDocument {
-    /// What has to be there before a first model can be trained; nothing where a model is live.
-    ///
-    /// # Errors
-    /// When the ledger fails.
-    pub async fn waits_for(ledger: &Ledger, ingestion: &IngestionSettings) -> Result<Vec<String>, LedgerError> {
-        if ledger.aliases().await?.iter().any(|alias| alias.alias == Alias::Live) {
-            return Ok(Vec::new());
-        }
-        let mut missing = Vec::new();
-        if ledger.newest_reference(ReferenceKind::Airports).await?.is_none() {
-            let key = &ingestion.airports_key;
-            missing.push(if ingestion.airports_url.is_set() {
-                format!("no airports yet: {key} could not be fetched by ingestion.airports_url so far")
-            } else {
-                format!("no airports yet: {key} is not in the object store, or cannot be read")
-            });
-        }
-        if ledger.objects(Some(ObjectStatus::Ingested), Page::newest(1)).await?.is_empty() {
-            let prefix = &ingestion.flights_prefix;
-            missing.push(if ledger.objects(None, Page::newest(1)).await?.is_empty() {
-                format!("no flights yet: nothing was taken in from {prefix} in the object store")
-            } else {
-                format!("no flights yet: every log under {prefix} was refused so far; `delayd objects` says why")
-            });
-        }
-        Ok(missing)
     }
 }
 
@@ -145,26 +75,6 @@ impl CycleDocument {
             trace_id: cycle.trace_id(),
             cycle,
         }))
-    }
-}
-
-/// `GET /api/v1/deployments/{id}`.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct DeploymentDocument {
-    /// The deployment.
-    pub deployment: Deployment,
-    /// How it was verified, newest last.
-    pub verifications: Vec<VerificationRecord>,
-}
-
-impl DeploymentDocument {
-    /// Everything about a deployment; `None` where there is none.
-    ///
-    /// # Errors
-    /// When the ledger fails.
-    pub async fn read(ledger: &Ledger, id: DeploymentId) -> Result<Option<Self>, LedgerError> {
-        let Some(deployment) = ledger.deployment(id).await? else { return Ok(None) };
-        Ok(Some(Self { deployment, verifications: ledger.verifications_of(id).await? }))
     }
 }
 

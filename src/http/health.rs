@@ -8,7 +8,6 @@ use tokio::sync::Mutex;
 
 use super::server::ApiState;
 use crate::env::Env;
-use crate::supervision::ActorState;
 use delayd_core::ports::ReplicaState;
 
 /// What is known of the service is told again for so long: anybody may ask `/readyz`, as often as they like.
@@ -26,7 +25,7 @@ async fn alive(state: web::Data<ApiState>) -> HttpResponse {
         .supervision
         .statuses()
         .into_iter()
-        .filter(|actor| matches!(actor.state, ActorState::Dead | ActorState::Hung))
+        .filter(|actor| actor.state.has_stopped())
         .map(|actor| actor.name)
         .collect();
     if ill.is_empty() {

@@ -17,7 +17,7 @@ mod tls;
 
 pub use access::{Access, Session, Via};
 pub use api::{AlertRetried, CommandBody, LONGEST_SILENCE_DAYS, SilenceBody, Streams, openapi_document};
-pub use documents::{CycleDocument, DeploymentDocument, Listed, ReferenceDocument, StatusDocument};
+pub use documents::{CycleDocument, Listed, ReferenceDocument};
 pub use listeners::{ListenError, Listeners, LocalSocket};
 pub use metrics::{Metrics, catalogue, count_requests};
 pub use server::{ApiState, serve};

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rollback::ROLLBACK;
+use super::rollback::{RollbackTarget, rollback_target};
 use crate::env::Env;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{DeploymentId, ModelVersion};
@@ -66,16 +66,16 @@ pub async fn served_instead_of(env: &Env, deployment: DeploymentId) -> Result<Op
 async fn expected(env: &Env) -> Result<Option<Expected>, LedgerError> {
     env.ledger
         .read("reading what should serve", |snapshot| {
-            let rolling_back = snapshot.setting::<Option<serde_json::Value>>(ROLLBACK)?.flatten().is_some();
-            if rolling_back || snapshot.open_cycle()?.is_some() {
+            let rollback_to = match rollback_target(snapshot)? {
+                RollbackTarget::UnderWay(_) => return Ok(None),
+                RollbackTarget::To { to, .. } => Some(to),
+                RollbackTarget::Nowhere(_) => None,
+            };
+            if snapshot.open_cycle()?.is_some() {
                 return Ok(None);
             }
             let Some(live) = snapshot.alias(Alias::Live)? else { return Ok(None) };
             let Some(live) = snapshot.model(live)? else { return Ok(None) };
-            let rollback_to = match snapshot.alias(Alias::Previous)? {
-                Some(previous) => snapshot.approved_deployment_of(previous)?.map(|_| previous),
-                None => None,
-            };
             Ok(Some(Expected { live, rollback_to }))
         })
         .await

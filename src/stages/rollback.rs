@@ -13,10 +13,10 @@ use delayd_core::error::ErrorKind;
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{DeploymentId, ModelVersion};
 use delayd_core::ports::Severity;
-use delayd_ledger::{Alias, DeploymentState, NewAlert};
+use delayd_ledger::{Alias, DeploymentState, NewAlert, Snapshot};
 
 /// The name under which the ledger keeps a rollback that is not finished.
-pub(super) const ROLLBACK: &str = "rollback";
+const ROLLBACK: &str = "rollback";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +33,34 @@ pub struct PlannedRollback {
     pub target: DeploymentId,
     /// The release that was served, where the ledger knows it.
     pub left: Option<DeploymentId>,
+}
+
+/// Where a rollback would lead now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RollbackTarget {
+    /// One is planned and not finished.
+    UnderWay(Box<PlannedRollback>),
+    To {
+        from: ModelVersion,
+        to: ModelVersion,
+        release: DeploymentId,
+    },
+    /// There is nothing to go back to, and why.
+    Nowhere(&'static str),
+}
+
+pub fn rollback_target(ledger: &Snapshot<'_>) -> rusqlite::Result<RollbackTarget> {
+    if let Some(plan) = ledger.setting::<Option<PlannedRollback>>(ROLLBACK)?.flatten() {
+        return Ok(RollbackTarget::UnderWay(Box::new(plan)));
+    }
+    let Some(from) = ledger.alias(Alias::Live)? else { return Ok(RollbackTarget::Nowhere("no model is live")) };
+    let Some(to) = ledger.alias(Alias::Previous)? else {
+        return Ok(RollbackTarget::Nowhere("there is no previous model to roll back to"));
+    };
+    Ok(match ledger.approved_deployment_of(to)? {
+        Some(release) => RollbackTarget::To { from, to, release: release.id },
+        None => RollbackTarget::Nowhere("there is no approved release of the previous model to roll back to"),
+    })
 }
 
 /// Goes back to the previous model's approved release, after the plan is recorded; one that was planned
@@ -88,13 +116,11 @@ impl Request for ForgetRollback {
 
 impl DeploymentStage {
     async fn plan_rollback(&self, request: RollBackToPrevious) -> Result<PlannedRollback, StepFailure> {
-        let nothing = |what: &str| StepFailure::new(ErrorKind::NotFound, format!("there is no {what} to roll back to"));
-        let ledger = &self.env.ledger;
-        let to = ledger.model_by_alias(Alias::Previous).await?.ok_or_else(|| nothing("previous model"))?.version;
-        let target = ledger.approved_deployment_of(to).await?;
-        let target = target.ok_or_else(|| nothing("approved release of the previous model"))?.id;
-        let live = ledger.model_by_alias(Alias::Live).await?;
-        let from = live.ok_or_else(|| StepFailure::new(ErrorKind::NotFound, "no model is live"))?.version;
+        let (from, to, target) = match self.env.ledger.read("reading where to roll back to", rollback_target).await? {
+            RollbackTarget::To { from, to, release } => (from, to, release),
+            RollbackTarget::UnderWay(plan) => return Ok(*plan),
+            RollbackTarget::Nowhere(why) => return Err(StepFailure::new(ErrorKind::NotFound, why)),
+        };
         let left = match self.env.cluster.current().await? {
             Some(current) if is_known(&self.env, &current).await? => Some(current.deployment),
             _ => None,

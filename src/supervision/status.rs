@@ -82,6 +82,13 @@ pub enum ActorState {
     Dead,
 }
 
+impl ActorState {
+    /// Whether the actor does nothing any more: `/healthz` reports it, so that systemd or the kubelet restarts the daemon.
+    pub fn has_stopped(self) -> bool {
+        matches!(self, Self::Dead | Self::Hung)
+    }
+}
+
 /// An actor's status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ActorStatus {

@@ -64,9 +64,12 @@ fn a_second_pause_leaves_the_first_ones_reason_and_a_resume_needs_something_to_r
         let refused = command(&daemon, CommandKind::Pause, "").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
         assert!(refused.message.contains("alice already paused the loop") && refused.message.contains("a storm"));
-        assert_eq!(paused(&daemon.env).await.unwrap().unwrap().reason, "a storm is coming");
+        assert_eq!(
+            daemon.env.ledger.read("reading the pause", paused).await.unwrap().unwrap().reason,
+            "a storm is coming"
+        );
         command(&daemon, CommandKind::Resume, "").await.unwrap();
-        assert_eq!(paused(&daemon.env).await.unwrap(), None);
+        assert_eq!(daemon.env.ledger.read("reading the pause", paused).await.unwrap(), None);
         assert!(command(&daemon, CommandKind::Resume, "").await.is_err());
     });
 }

@@ -308,7 +308,7 @@ fn scheduled_at(snapshot: &Snapshot, policy: &RetrainPolicy) -> Option<DateTime<
 }
 
 /// What stands in the way of a trigger that fired, and until when if known.
-fn obstacle(
+pub fn obstacle(
     trigger: Trigger,
     snapshot: &Snapshot,
     policy: &RetrainPolicy,

@@ -150,7 +150,7 @@ pub fn refusal(state: &GovernorState, trigger: Trigger, policy: &GovernorPolicy,
 }
 
 /// Where the governor stands, for metrics and the status page.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Standing {
     /// Until when drift alone starts no cycle; may lie in the past.
     pub cooldown_until: Option<DateTime<Utc>>,
@@ -160,6 +160,17 @@ pub struct Standing {
     pub budget_left: u32,
     /// Whether retrains that gained nothing have made the cooldown grow.
     pub breaker_open: bool,
+}
+
+impl Standing {
+    /// Why no cycle starts automatically, and until when; `None` while neither failures nor the breaker hold the next
+    /// one back. Ended by `delayd resume`.
+    pub fn held_back(&self, now: DateTime<Utc>) -> Option<(&'static str, DateTime<Utc>)> {
+        let backoff = self.backoff_until.map(|until| ("the last cycles failed", until));
+        let breaker = self.cooldown_until.filter(|_| self.breaker_open);
+        let breaker = breaker.map(|until| ("the breaker is open: the last retrains gained nothing", until));
+        backoff.into_iter().chain(breaker).filter(|(_, until)| *until > now).max_by_key(|(_, until)| *until)
+    }
 }
 
 pub fn standing(state: &GovernorState, policy: &GovernorPolicy, now: DateTime<Utc>) -> Standing {

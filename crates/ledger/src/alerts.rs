@@ -170,6 +170,14 @@ impl<R: Reads> Records<R> {
         })
     }
 
+    /// How many alerts were given up at one endpoint at least.
+    pub fn dead_alerts(&self) -> R::Answer<u64> {
+        self.read("counting undelivered alerts", |c| {
+            c.query_row("SELECT count(*) FROM outbox WHERE state = 'dead'", [], |row| row.get::<_, i64>(0))
+                .map(|count| count.unsigned_abs())
+        })
+    }
+
     /// Alerts with their deliveries, newest first.
     pub fn alerts(&self, page: Page) -> R::Answer<Vec<OutboxAlert>> {
         self.read("listing alerts", move |c| {

@@ -119,6 +119,14 @@ impl<R: Reads> Records<R> {
         })
     }
 
+    /// The monitor's newest window.
+    pub fn newest_metrics_window(&self) -> R::Answer<Option<MetricsWindow>> {
+        self.read("reading the newest metrics window", |connection| {
+            let sql = "SELECT * FROM metrics_windows ORDER BY at DESC, model DESC LIMIT 1";
+            rows::one(connection, sql, [], MetricsWindow::from_row)
+        })
+    }
+
     /// The monitor's windows from `from` until `until`, oldest first, thinned evenly to
     /// `points` at most: what a chart of many days can show. The newest is among them.
     pub fn metrics_windows_thinned(

@@ -4,13 +4,13 @@ use serde::Serialize;
 
 use super::super::commands::CliError;
 use super::super::source::Source;
-use super::{Shown, UNREADABLE, at, number, page, read, state, table, word_of};
-use crate::stages::watch::{ReplicasSeen, WindowSeen};
+use super::{Shown, UNREADABLE, at, number, page, read, state, table};
+use crate::stages::watch::WindowSeen;
+use crate::status::verdicts;
 use delayd_judge::monitoring::drift::DriftReport;
 use delayd_judge::monitoring::performance::PerformanceReport;
 use delayd_judge::monitoring::service::ServiceReport;
 use delayd_judge::monitoring::service::{LatencyQuantile, LatencySummary};
-use delayd_judge::monitoring::skew::TrainServeLook;
 use delayd_ledger::{DriftRecord, MetricsWindow};
 
 /// What the answer holds for programs.
@@ -39,54 +39,11 @@ fn text(look: &MetricsWindow, drift: Option<&DriftRecord>) -> String {
     let (performance, service) = (seen.performance.as_ref(), seen.service.as_ref());
     let mut parts = vec![format!("{}, looked at {} UTC", look.model, at(look.at)), promises(performance)];
     parts.push(latency(service));
-    let mut lines = table(&["", "verdict", "why"]);
-    let mut line = |name: &str, verdict: &str, why: &str| {
-        lines.add_row([name.into(), state(verdict), why.into()]);
-    };
-    let judged = |wrong: bool, verdict: &'static str| if wrong { verdict } else { "passed" };
-    match performance {
-        Some(report) => line("performance", &word_of(&report.status), &report.reason),
-        None => line("performance", "", ""),
+    let drift = drift.filter(|drift| drift.model == look.model).and_then(|drift| read::<DriftReport>(&drift.report));
+    let mut lines = table(&["check", "verdict", "why"]);
+    for verdict in verdicts(&seen, drift.as_ref()) {
+        lines.add_row([verdict.check.into(), state(verdict.word), verdict.why.into()]);
     }
-    match service {
-        Some(ServiceReport { errors, latency, .. }) => {
-            line("errors", judged(errors.spike, "failed"), &errors.reason);
-            let slow = latency.too_slow || !latency.slow_replicas.is_empty();
-            line("latency", judged(slow, "failed"), &latency.reason);
-        }
-        None => ["errors", "latency"].iter().for_each(|name| line(name, "passed", "")),
-    }
-    match service.and_then(|service| service.traffic.last()) {
-        Some(hour) => line("traffic", judged(hour.anomalous, "warning"), &hour.reason),
-        None => line("traffic", "-", "no hour ended since the look before"),
-    }
-    match service.and_then(|service| service.skew.as_ref()) {
-        Some(skew) => line("skew", judged(skew.skewed, "warning"), &skew.reason),
-        None => line("skew", "-", "no whole day of traffic yet"),
-    }
-    match &seen.train_serve {
-        Some(TrainServeLook { report, .. }) => {
-            line("train/serve", judged(report.skewed, "critical"), &report.reason);
-        }
-        None => line("train/serve", "-", "no replica was asked golden rows yet"),
-    }
-    match drift.filter(|drift| drift.model == look.model) {
-        Some(drift) => match read::<DriftReport>(&drift.report) {
-            Some(report) => line("drift", &word_of(&report.status), &report.reason),
-            None => line("drift", "-", UNREADABLE),
-        },
-        None => line("drift", "-", "no report on this model yet"),
-    }
-    let why = seen.replicas.as_ref().map_or_else(String::new, |replicas| {
-        let ReplicasSeen { answered, silent, predictions_lost, .. } = replicas;
-        format!(
-            "{answered} answered, {predictions_lost} predictions lost; {} silent {}",
-            silent.len(),
-            silent.join("; ")
-        )
-    });
-    let incomplete = seen.replicas.is_some_and(|replicas| !replicas.silent.is_empty() || replicas.predictions_lost > 0);
-    line("replicas", judged(incomplete, "warning"), why.trim_end());
     parts.push(lines.to_string());
     parts.join("\n")
 }
@@ -192,10 +149,10 @@ mod tests {
             ("b-2", &["0", "-"]),
             ("performance", &["degraded"]),
             ("errors", &["passed", "no requests"]),
-            ("traffic", &["warning", "3 requests"]),
+            ("traffic", &["failed", "3 requests"]),
             ("skew", &["-", "no whole day"]),
             ("drift", &["-", "no report"]),
-            ("replicas", &["warning", "1 answered, 4 predictions lost"]),
+            ("replicas", &["failed", "1 answered, 4 predictions were lost"]),
         ] {
             assert!(parts.iter().all(|part| row(name).contains(part)), "{name}: {text}");
         }

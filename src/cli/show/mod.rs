@@ -7,7 +7,6 @@ mod list;
 mod look;
 mod models;
 mod monitoring;
-mod standing;
 mod status;
 mod training;
 mod words;

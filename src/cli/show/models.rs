@@ -4,32 +4,28 @@ use super::super::commands::CliError;
 use super::super::source::Source;
 use super::words::{sentence, words};
 use super::{
-    Shown, UNREADABLE, at, drawn, evaluation, keep, listed, number, page, read, standing, state, table, word_of,
+    Shown, UNREADABLE, at, drawn, evaluation, keep, listed, number, one_more, page, read, state, table, word_of,
 };
-use crate::http::{CycleDocument, DeploymentDocument};
+use crate::http::CycleDocument;
+use crate::status::{DeploymentDocument, ListedDeployment, ListedModel};
 use delayd_core::ids::{DeploymentId, ModelVersion};
 use delayd_judge::evaluation::{BundleMetrics, Metrics};
 use delayd_judge::verification::VerificationReport;
-use delayd_ledger::Model;
 
 pub(in crate::cli) async fn models(source: &Source, model: Option<ModelVersion>) -> Result<Shown, CliError> {
-    let aliases = source.aliases().await?;
-    let deployments = source.deployments(page(1000)).await?;
     if let Some(version) = model {
         let model = source.model(version).await?;
-        let cycle = source.cycle(model.cycle).await?;
-        let standing = standing::of_model(&model, &aliases, std::slice::from_ref(&cycle.cycle), &deployments);
-        return Shown::new(&model, one_model(&model, &standing, &cycle));
+        let cycle = source.cycle(model.model.cycle).await?;
+        return Shown::new(&model, one_model(&model, &cycle));
     }
     let models = source.models(page(1000)).await?;
-    let cycles = source.cycles(page(1000)).await?;
     let mut rows = table(&["model", "stands as", "registered", "ROC-AUC", "log-loss", "recall", "reason"]);
-    for model in &models {
+    for ListedModel { model, standing } in &models {
         let found = read::<BundleMetrics>(&model.metrics).and_then(|metrics| metrics.evaluation);
         let metric = |of: fn(&Metrics) -> Option<f64>| number(found.as_ref().and_then(|found| of(&found.model)), 4);
         rows.add_row([
             model.version.to_string(),
-            standing::of_model(model, &aliases, &cycles, &deployments),
+            standing_of(standing),
             at(model.registered_at),
             metric(|model| model.roc_auc),
             metric(|model| model.log_loss),
@@ -41,10 +37,16 @@ pub(in crate::cli) async fn models(source: &Source, model: Option<ModelVersion>)
     Shown::new(&models, listed(rows, 1000, false, nothing))
 }
 
-fn one_model(model: &Model, standing: &str, cycle: &CycleDocument) -> String {
+fn standing_of(standing: &[String]) -> String {
+    let all: Vec<String> = standing.iter().map(|word| words(word)).collect();
+    all.join(", ")
+}
+
+fn one_model(ListedModel { model, standing }: &ListedModel, cycle: &CycleDocument) -> String {
     let mut text = format!(
-        "{} {standing}\nbundle   {}\ndataset  {}\nrun      {} of {}, registered {}\nparent   {}\nbecause  {}\n\n{}",
+        "{} {}\nbundle   {}\ndataset  {}\nrun      {} of {}, registered {}\nparent   {}\nbecause  {}\n\n{}",
         model.version,
+        standing_of(standing),
         model.bundle,
         model.dataset,
         model.run,
@@ -75,18 +77,16 @@ pub(in crate::cli) async fn deployments(
     limit: u32,
 ) -> Result<Shown, CliError> {
     if let Some(id) = deployment {
-        let serving = standing::serving(&source.deployments(page(1000)).await?);
-        return one_deployment(&source.deployment(id).await?, serving);
+        return one_deployment(&source.deployment(id).await?);
     }
-    let mut deployments = source.deployments(page(limit.saturating_add(1).max(100))).await?;
-    let serving = standing::serving(&deployments);
+    let mut deployments = source.deployments(one_more(limit)).await?;
     let more = keep(&mut deployments, limit);
     let mut rows = table(&["deployment", "model", "state", "since", "replicas", "image"]);
-    for deployment in &deployments {
+    for ListedDeployment { deployment, standing } in &deployments {
         rows.add_row([
             deployment.id.to_string().into(),
             deployment.model.to_string().into(),
-            state(standing::of_deployment(deployment, serving)),
+            state(standing),
             at(deployment.changed_at).into(),
             deployment.release.replicas.to_string().into(),
             short_image(&deployment.release.image).into(),
@@ -104,13 +104,13 @@ fn short_image(image: &str) -> String {
     format!("{name}@{}", digits.get(..10).unwrap_or(digits))
 }
 
-fn one_deployment(document: &DeploymentDocument, serving: Option<DeploymentId>) -> Result<Shown, CliError> {
-    let DeploymentDocument { deployment, verifications } = document;
+fn one_deployment(document: &DeploymentDocument) -> Result<Shown, CliError> {
+    let DeploymentDocument { deployment, standing, verifications } = document;
     let mut text = format!(
         "{} of {}: {} since {}\nimage     {}\nbundle    {}\nreplicas  {}",
         deployment.id,
         deployment.model,
-        words(standing::of_deployment(deployment, serving)),
+        words(standing),
         at(deployment.changed_at),
         deployment.release.image,
         deployment.release.bundle,

@@ -6,8 +6,9 @@ use super::{Listing, parsed};
 use crate::http::documents::Listed;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
+use crate::status::ListedModel;
 use delayd_core::ids::ModelVersion;
-use delayd_ledger::{AliasMove, Lineage, Model};
+use delayd_ledger::{AliasMove, Lineage};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -19,19 +20,19 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 
 /// Registered models.
 #[utoipa::path(get, path = "/api/v1/models", tag = "models", params(Listing),
-    responses((status = 200, body = Listed<Model>)))]
+    responses((status = 200, body = Listed<ListedModel>)))]
 pub(super) async fn models(state: web::Data<ApiState>, listing: web::Query<Listing>) -> Result<HttpResponse, Problem> {
     let page = listing.page()?;
-    let found = state.env.ledger.models(Listed::<Model>::ask(page)).await?;
+    let found = ListedModel::list(&state.env.ledger, Listed::<ListedModel>::ask(page)).await?;
     Ok(HttpResponse::Ok().json(Listed::of(page, found)))
 }
 
 /// A model with its metrics.
 #[utoipa::path(get, path = "/api/v1/models/{version}", tag = "models",
-    params(("version" = ModelVersion, Path, description = "The model.")), responses((status = 200, body = Model)))]
+    params(("version" = ModelVersion, Path, description = "The model.")), responses((status = 200, body = ListedModel)))]
 pub(super) async fn model(state: web::Data<ApiState>, version: web::Path<String>) -> Result<HttpResponse, Problem> {
     let version: ModelVersion = parsed(&version)?;
-    let found = state.env.ledger.model(version).await?;
+    let found = ListedModel::read(&state.env.ledger, version).await?;
     Ok(HttpResponse::Ok().json(found.ok_or_else(|| Problem::not_found(version))?))
 }
 

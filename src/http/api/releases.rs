@@ -1,15 +1,20 @@
 //! `/images`, `/deployments`, `/verifications`: what was pushed, released and found good.
 
+use std::time::Duration;
+
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 
 use super::{Listing, parsed};
-use crate::http::documents::{DeploymentDocument, Listed};
+use crate::http::documents::Listed;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
 use crate::stages::image_export::ImageExport;
+use crate::status::{DeploymentDocument, ListedDeployment, Serving};
 use delayd_core::ids::{DeploymentId, ModelVersion};
-use delayd_ledger::{Deployment, ImageRecord, VerificationRecord};
+use delayd_ledger::{ImageRecord, VerificationRecord};
+
+const CLUSTER_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -56,14 +61,21 @@ pub(super) async fn images(state: web::Data<ApiState>, listing: web::Query<Listi
 
 /// Releases to the cluster.
 #[utoipa::path(get, path = "/api/v1/deployments", tag = "releases", params(Listing),
-    responses((status = 200, body = Listed<Deployment>)))]
+    responses((status = 200, body = Listed<ListedDeployment>)))]
 pub(super) async fn deployments(
     state: web::Data<ApiState>,
     listing: web::Query<Listing>,
 ) -> Result<HttpResponse, Problem> {
     let page = listing.page()?;
-    let found = state.env.ledger.deployments(Listed::<Deployment>::ask(page)).await?;
+    let serving = serving(&state).await;
+    let found = ListedDeployment::list(&state.env.ledger, Listed::<ListedDeployment>::ask(page), serving).await?;
     Ok(HttpResponse::Ok().json(Listed::of(page, found)))
+}
+
+/// What the cluster serves. A list is not kept waiting for a cluster that does not answer: it tells what was approved.
+async fn serving(state: &ApiState) -> Option<DeploymentId> {
+    let asked = tokio::time::timeout(CLUSTER_DEADLINE, Serving::now(state.env.cluster.as_ref())).await;
+    asked.ok()?.ok()?.map(|serving| serving.deployment)
 }
 
 /// A release and how it was verified.
@@ -72,7 +84,7 @@ pub(super) async fn deployments(
     responses((status = 200, body = DeploymentDocument)))]
 pub(super) async fn deployment(state: web::Data<ApiState>, id: web::Path<String>) -> Result<HttpResponse, Problem> {
     let id: DeploymentId = parsed(&id)?;
-    let found = DeploymentDocument::read(&state.env.ledger, id).await?;
+    let found = DeploymentDocument::read(&state.env.ledger, id, serving(&state).await).await?;
     Ok(HttpResponse::Ok().json(found.ok_or_else(|| Problem::not_found(id))?))
 }
 

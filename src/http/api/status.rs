@@ -4,15 +4,12 @@ use actix_web::{HttpResponse, web};
 
 use super::Listing;
 use crate::config::Role;
-use crate::cycle::snapshot::paused;
 use crate::http::access::Session;
-use crate::http::documents::{Listed, StatusDocument};
+use crate::http::documents::Listed;
 use crate::http::error::Problem;
 use crate::http::server::ApiState;
-use crate::replay::ReplaySpan;
-use crate::stages::live_service::live_service;
-use delayd_core::error::chain;
-use delayd_ledger::{AuditRecord, Page};
+use crate::status::StatusDocument;
+use delayd_ledger::AuditRecord;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
@@ -22,38 +19,11 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/config").get(config_in_force));
 }
 
-/// Where the loop is, which model is live, how replicas and actors are.
+/// What needs attention, which commands can be given now, what is live and what serves, how replicas and actors are.
 #[utoipa::path(get, path = "/api/v1/status", tag = "daemon", responses((status = 200, body = StatusDocument)))]
 pub(super) async fn status(state: web::Data<ApiState>) -> Result<HttpResponse, Problem> {
-    let env = &state.env;
-    let newest = env.ledger.cycles(Page::newest(1)).await?;
-    // A cluster that is away is what an administrator has to see, not a reason to see nothing.
-    let (replicas, replicas_unknown) = match env.cluster.replicas().await {
-        Ok(replicas) => (replicas, None),
-        Err(error) => (Vec::new(), Some(chain(&error))),
-    };
-    let serving = match live_service(env).await {
-        Ok(serving) => serving,
-        // That is told with the replicas.
-        Err(failure) => {
-            tracing::debug!(error = %failure, "whether the live model serves cannot be said");
-            None
-        }
-    };
-    Ok(HttpResponse::Ok().json(StatusDocument {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        now: env.now(),
-        service_url: env.cluster.service_url(),
-        aliases: env.ledger.aliases().await?,
-        waits_for: StatusDocument::waits_for(&env.ledger, &state.settings.ingestion).await?,
-        cycle: newest.into_iter().next(),
-        paused: paused(env).await?,
-        replay: ReplaySpan::of(&env.ledger).await?,
-        live_service: serving,
-        replicas,
-        replicas_unknown,
-        actors: state.supervision.statuses(),
-    }))
+    let status = StatusDocument::of_daemon(&state.env, &state.settings, state.supervision.statuses()).await?;
+    Ok(HttpResponse::Ok().json(status))
 }
 
 /// Who asks, and what they may do.

@@ -25,6 +25,12 @@ const ERROR_BASELINE_HOURS: i64 = 24;
 /// Hours that were not watched are not judged one by one when the watch resumes.
 const MOST_HOURS_AT_ONCE: i64 = 3;
 
+/// What each check says where it finds something: in alerts and in the status.
+pub const ERROR_RATE_TITLE: &str = "The error rate is above its baseline";
+pub const LATENCY_TITLE: &str = "The service is slow";
+pub const TRAFFIC_TITLE: &str = "Traffic is unusual for this hour of the week";
+pub const SCORES_TITLE: &str = "The score distribution has shifted from the reference";
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceReport {
@@ -55,14 +61,13 @@ impl ServiceReport {
                 findings.push(Finding { kind, title: title.to_owned(), reason: reason.to_owned() });
             }
         };
-        add(self.errors.spike, "errors", "The error rate is above its baseline", &self.errors.reason);
-        let slow = self.latency.too_slow || !self.latency.slow_replicas.is_empty();
-        add(slow, "latency", "The service is slow", &self.latency.reason);
+        add(self.errors.spike, "errors", ERROR_RATE_TITLE, &self.errors.reason);
+        add(self.latency.is_slow(), "latency", LATENCY_TITLE, &self.latency.reason);
         for hour in &self.traffic {
-            add(hour.anomalous, "traffic", "Traffic is unusual for this hour of the week", &hour.reason);
+            add(hour.anomalous, "traffic", TRAFFIC_TITLE, &hour.reason);
         }
         if let Some(skew) = &self.skew {
-            add(skew.skewed, "skew", "The score distribution has shifted from the reference", &skew.reason);
+            add(skew.skewed, "skew", SCORES_TITLE, &skew.reason);
         }
         findings
     }
@@ -146,6 +151,12 @@ pub struct LatencyReport {
     pub reason: String,
 }
 
+impl LatencyReport {
+    pub fn is_slow(&self) -> bool {
+        self.too_slow || !self.slow_replicas.is_empty()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatencyPolicy {
@@ -218,7 +229,7 @@ fn judge_latency(
         None => Vec::new(),
     };
     let too_slow = overall.as_ref().is_some_and(|all| judged(all) && all.p95.ms > policy.p95_limit_ms);
-    let reason = match &overall {
+    let mut reason = match &overall {
         None => "no requests".to_owned(),
         Some(all) if !judged(all) => {
             format!("{} requests are too few to judge; {} are needed", all.requests, policy.minimum_requests)
@@ -228,6 +239,9 @@ fn judge_latency(
             format!("p95 {:.2} ms is {relation} {} ms over {} requests", all.p95.ms, policy.p95_limit_ms, all.requests)
         }
     };
+    if !slow_replicas.is_empty() {
+        reason.push_str(&format!("; much slower than the others: {}", slow_replicas.join(", ")));
+    }
     Ok(LatencyReport { overall, replicas: summaries, slow_replicas, too_slow, reason })
 }
 

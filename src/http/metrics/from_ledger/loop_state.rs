@@ -4,15 +4,14 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{by_name, moment, number, put_counts};
-use crate::cycle::snapshot::past_cycle;
+use crate::cycle::snapshot;
 use crate::cycle::steps::STEPS;
 use crate::http::metrics::catalogue as names;
 use crate::http::metrics::counted::seconds;
 use crate::http::metrics::page::Page;
 use delayd_core::ports::ChannelKind;
-use delayd_judge::decide::OperatorWord;
-use delayd_judge::governor::{GovernorPolicy, GovernorState, standing};
-use delayd_ledger::{CycleState, Page as LedgerPage, Snapshot};
+use delayd_judge::governor::{GovernorPolicy, standing};
+use delayd_ledger::{CycleState, Snapshot};
 
 const REASONS: [&str; 5] = ["bootstrap", "drift", "performance", "scheduled", "manual"];
 const OUTCOMES: [&str; 6] = ["deployed", "kept_live", "failed", "cancelled", "rolled_back", "stuck"];
@@ -94,18 +93,12 @@ fn open(page: &mut Page, connection: &Connection) -> rusqlite::Result<()> {
 
 pub(super) fn governor(
     page: &mut Page,
-    connection: &Snapshot<'_>,
+    ledger: &Snapshot<'_>,
     policy: &GovernorPolicy,
     now: DateTime<Utc>,
 ) -> rusqlite::Result<()> {
-    // An operator's word is a document, and `null` once it is taken back.
-    let word = |name| connection.setting::<Option<OperatorWord>>(name).map(Option::flatten);
-    let paused = word("paused")?.is_some();
-    page.put(&names::PAUSED, &[], f64::from(u8::from(paused)));
-    let reset_at = word("breaker_reset")?.map(|word| word.at);
-    let cycles = connection.cycles(LedgerPage { offset: 0, limit: 200 })?;
-    let state = GovernorState { cycles: cycles.iter().filter_map(past_cycle).collect(), reset_at };
-    let standing = standing(&state, policy, now);
+    page.put(&names::PAUSED, &[], f64::from(u8::from(snapshot::paused(ledger)?.is_some())));
+    let standing = standing(&snapshot::governor(ledger)?, policy, now);
     let left = |until: Option<DateTime<Utc>>| until.map_or(0.0, |until| (seconds(until) - seconds(now)).max(0.0));
     page.put(&names::COOLDOWN_LEFT, &[], left(standing.cooldown_until));
     page.put(&names::BACKOFF_LEFT, &[], left(standing.backoff_until));
