@@ -4,12 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::StatusDocument;
+use super::checks::verdicts;
 use crate::stages::watch::WindowSeen;
 use delayd_core::ids::ModelVersion;
 use delayd_core::ports::{ReplicaState, Severity};
-use delayd_judge::monitoring::drift::{DriftReport, DriftStatus};
-use delayd_judge::monitoring::performance::PerformanceStatus;
-use delayd_judge::monitoring::service::{ERROR_RATE_TITLE, LATENCY_TITLE, SCORES_TITLE, TRAFFIC_TITLE};
+use delayd_judge::monitoring::drift::DriftReport;
 use delayd_ledger::{Alias, CycleOutcome, CycleState, Page, Snapshot};
 
 /// One thing that needs attention.
@@ -183,103 +182,272 @@ impl Found {
     }
 }
 
-/// What one of the monitor's checks found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// Which check, as people call it.
-    pub check: &'static str,
-    /// What sort of finding it makes.
-    pub kind: &'static str,
-    /// In one word: `passed`, `-` where there is nothing to judge yet, or what is wrong.
-    pub word: &'static str,
-    /// How urgent it is; `None` where nothing is wrong.
-    pub severity: Option<Severity>,
-    /// What is wrong, in one line.
-    pub title: &'static str,
-    /// The check's own reason, with its numbers.
-    pub why: String,
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
 
-/// The verdict of every check. The severity of each is that of the alert it raises.
-pub fn verdicts(window: &WindowSeen, drift: Option<&DriftReport>) -> Vec<Verdict> {
-    let mut all = Vec::new();
-    let mut add = |check, kind, word, severity, title, why: &str| {
-        all.push(Verdict { check, kind, word, severity, title, why: why.to_owned() });
-    };
-    let warns = |wrong: bool| wrong.then_some(Severity::Warning);
-    let passed = |wrong: bool| if wrong { "failed" } else { "passed" };
+    use super::*;
+    use delayd_judge::monitoring::drift::DriftPolicy;
+    use delayd_judge::monitoring::performance::PerformancePolicy;
+    use delayd_judge::monitoring::realised::Realised;
+    use delayd_judge::monitoring::skew::Distances;
 
-    let title = "The live model performs below its validation";
-    match &window.performance {
-        Some(report) => {
-            let degraded = report.status == PerformanceStatus::Degraded;
-            let word = match report.status {
-                PerformanceStatus::TooFewOutcomes => "too_few_outcomes",
-                PerformanceStatus::Holding => "holding",
-                PerformanceStatus::Suspected => "suspected",
-                PerformanceStatus::Degraded => "degraded",
-            };
-            add("performance", "performance_degraded", word, warns(degraded), title, &report.reason);
-        }
-        None => add("performance", "performance_degraded", "-", None, title, "no outcomes yet"),
+    const AT: &str = "2013-04-25T06:00:00Z";
+
+    /// A running daemon whose live model serves well.
+    fn quiet() -> Value {
+        json!({
+            "version": "0.1.0", "now": AT, "service_url": "http://127.0.0.1:8000",
+            "aliases": [{ "alias": "live", "model": "model_v2", "moved_at": AT }],
+            "cycle": {
+                "id": "cycle_2", "reason": { "kind": "scheduled" }, "state": "finished", "outcome": "deployed",
+                "detail": "model_v2 is live", "run": "run_2", "model": "model_v2", "deployment": "deployment_2",
+                "started_at": AT, "finished_at": AT,
+            },
+            "paused": null,
+            "governor": { "cooldown_until": null, "backoff_until": null, "budget_left": 2, "breaker_open": false },
+            "live_service": { "live": "model_v2", "served": true, "text": "model_v2 is live and being served" },
+            "replicas": [{
+                "name": "replica-a", "model": "model_v2", "deployment": "deployment_2", "state": "ready",
+                "admin_url": "http://a", "restarts": 0, "memory_bytes": null, "reason": null,
+            }],
+            "replicas_unknown": null,
+            "actors": [{
+                "name": "monitor", "state": "running", "restarts": 0, "last_beat_secs": 1.0, "current_work": null,
+                "last_failure": null,
+            }],
+        })
     }
-    match &window.service {
-        Some(service) => {
-            let (spike, slow) = (service.errors.spike, service.latency.is_slow());
-            add("errors", "error_rate", passed(spike), warns(spike), ERROR_RATE_TITLE, &service.errors.reason);
-            add("latency", "latency", passed(slow), warns(slow), LATENCY_TITLE, &service.latency.reason);
+
+    /// A check that found nothing wrong, as the monitor keeps it.
+    fn passed() -> Value {
+        let none = json!({ "ok": 0, "client_errors": 0, "server_errors": 0 });
+        let distances = Distances::default();
+        json!({
+            "performance": {
+                "at": AT, "realised": null, "estimated": Realised::default(), "changes": [], "degraded": [],
+                "status": "holding", "reason": "auc is 0.71", "policy": PerformancePolicy::default(),
+                "baseline": { "auc": 0.72, "log_loss": 0.45, "delayed_share": 0.2, "calibration_error": 0.01, "recall": 0.5 },
+            },
+            "service": {
+                "errors": {
+                    "current": none, "baseline": none, "share": 0.0, "interval": { "low": 0.0, "high": 0.0 },
+                    "baseline_share": 0.0, "p_value": 1.0, "spike": false, "reason": "1 of 40 requests failed",
+                },
+                "latency": {
+                    "overall": null, "replicas": [], "slow_replicas": [], "too_slow": false, "reason": "p95 is 2.50 ms",
+                },
+                "traffic": [{
+                    "hour": AT, "requests": 40, "expected": 41.0, "deviations": 0.1, "kind": "usual",
+                    "hours_in_a_row": 1, "anomalous": false, "reason": "40 requests where 41 are usual",
+                }],
+                "skew": {
+                    "rows": 400, "reference_mean": 0.2, "window_mean": 0.2, "distances": distances, "skewed": false,
+                    "reason": "PSI is 0.01",
+                },
+            },
+            "replicas": { "answered": 2, "silent": [], "predictions_lost": 0, "predictions_lost_total": 0 },
+            "train_serve": {
+                "at": AT, "model": "model_v2", "replicas": 2,
+                "report": {
+                    "rows": 50, "different": 0, "largest_difference": 0.0, "worst": [], "skewed": false,
+                    "reason": "all of 50 golden rows score the same",
+                },
+            },
+        })
+    }
+
+    fn drift_report() -> Value {
+        json!({
+            "ended_at": AT, "layout": "l", "rows": 400, "days": 7, "reference_rows": 4000, "dataset_psi": 0.1,
+            "features": [], "exceeded": [], "alarms": [], "status": "stable", "reason": "dataset PSI is 0.1",
+            "policy": DriftPolicy::default(),
+            "score": {
+                "input": "score", "kind": "score", "importance": 0.0, "distances": Distances::default(),
+                "bins": [], "reference_shares": [], "window_shares": [], "exceeded": false, "windows_exceeded": 0,
+                "drifted": false, "reason": "",
+            },
+        })
+    }
+
+    fn found(status: &Value, window: Option<&Value>, drift: Option<&Value>, undelivered: u64) -> Vec<Finding> {
+        let status: StatusDocument = serde_json::from_value(status.clone()).unwrap();
+        let live = ModelVersion(2);
+        let watched = Watched {
+            window: window.map(|window| (live, serde_json::from_value(window.clone()).unwrap())),
+            drift: drift.map(|drift| (live, serde_json::from_value(drift.clone()).unwrap())),
+            undelivered_alerts: undelivered,
+        };
+        findings(&status, &watched)
+    }
+
+    fn with(mut document: Value, changes: &[(&str, Value)]) -> Value {
+        for (pointer, value) in changes {
+            let (place, name) = pointer.rsplit_once('/').unwrap();
+            document.pointer_mut(place).unwrap()[name] = value.clone();
         }
-        None => {
-            add("errors", "error_rate", "-", None, ERROR_RATE_TITLE, "no requests yet");
-            add("latency", "latency", "-", None, LATENCY_TITLE, "no requests yet");
+        document
+    }
+
+    /// Exactly one finding, and what it says.
+    fn one(found: &[Finding], severity: Severity, kind: &str, words: &[&str]) {
+        let [finding] = found else { panic!("{kind} alone was expected: {found:?}") };
+        assert_eq!((finding.severity, finding.kind.as_str()), (severity, kind), "{finding:?}");
+        for words in words {
+            assert!(finding.text.contains(words), "no {words:?} in {:?}", finding.text);
         }
     }
-    let service = window.service.as_ref();
-    let title = TRAFFIC_TITLE;
-    match service.and_then(|service| service.traffic.last()) {
-        Some(hour) => add("traffic", "traffic", passed(hour.anomalous), warns(hour.anomalous), title, &hour.reason),
-        None => add("traffic", "traffic", "-", None, title, "no hour has ended since the last check"),
+
+    #[test]
+    fn nothing_needs_attention_where_all_is_well() {
+        assert_eq!(found(&quiet(), Some(&passed()), Some(&drift_report()), 0), []);
+        assert_eq!(found(&quiet(), None, None, 0), [], "a check that was not made yet is not a finding");
     }
-    let title = SCORES_TITLE;
-    match service.and_then(|service| service.skew.as_ref()) {
-        Some(skew) => add("skew", "score_shift", passed(skew.skewed), warns(skew.skewed), title, &skew.reason),
-        None => add("skew", "score_shift", "-", None, title, "no whole day of traffic yet"),
-    }
-    let title = "Replicas score differently from training";
-    match window.train_serve.as_ref().map(|checked| &checked.report) {
-        Some(report) => {
-            let severity = report.skewed.then_some(Severity::Critical);
-            add("train/serve", "train_serve_skew", passed(report.skewed), severity, title, &report.reason);
+
+    #[test]
+    fn every_rule_on_the_daemon_the_service_and_the_cycle_makes_its_one_finding() {
+        use Severity::{Critical, Info, Warning};
+        let no_live = [("/aliases", json!([])), ("/live_service", Value::Null), ("/replicas", json!([]))];
+        let with_no_live = |more: &[(&str, Value)]| with(with(quiet(), &no_live), more);
+        let ended = |outcome: &str| [("/cycle/outcome", json!(outcome)), ("/cycle/detail", json!("the disk is full"))];
+        let later = json!("2013-05-02T06:00:00Z");
+        let rules: Vec<(Value, Severity, &str, &[&str])> = vec![
+            (
+                with(quiet(), &[("/running", json!(false)), ("/replicas_unknown", json!("no daemon is running"))]),
+                Critical,
+                "daemon_stopped",
+                &["No daemon is running"],
+            ),
+            (
+                with(quiet(), &[("/actors/0/state", json!("dead"))]),
+                Critical,
+                "actor_stopped",
+                &["monitor has stopped working"],
+            ),
+            (
+                with(quiet(), &[("/paused", json!({ "by": "ops", "reason": "a storm", "at": AT }))]),
+                Warning,
+                "paused",
+                &["ops paused automatic cycles on 2013-04-25 06:00 UTC: a storm.", "`delayd resume`"],
+            ),
+            (
+                with(quiet(), &[("/governor/backoff_until", later.clone())]),
+                Info,
+                "retraining_held_back",
+                &["before 2013-05-02 06:00 UTC", "the last cycles failed", "`delayd resume`"],
+            ),
+            (
+                with(quiet(), &[("/governor/cooldown_until", later.clone()), ("/governor/breaker_open", json!(true))]),
+                Info,
+                "retraining_held_back",
+                &["the breaker is open"],
+            ),
+            (
+                with_no_live(&[("/waits_for", json!(["no airports yet", "no flights yet"]))]),
+                Critical,
+                "no_live_model",
+                &["No model is live: no airports yet; no flights yet."],
+            ),
+            (
+                with_no_live(&[("/cycle/state", json!("running")), ("/cycle/outcome", Value::Null)]),
+                Info,
+                "first_model",
+                &["No model is live yet"],
+            ),
+            (
+                with(quiet(), &[("/replicas_unknown", json!("connection refused")), ("/replicas", json!([]))]),
+                Critical,
+                "cluster_unreachable",
+                &["connection refused"],
+            ),
+            (
+                with(quiet(), &[("/replicas/0/state", json!("starting"))]),
+                Critical,
+                "no_ready_replica",
+                &["No replica of model_v2 is ready"],
+            ),
+            (
+                with(
+                    quiet(),
+                    &[("/live_service", json!({ "live": "model_v2", "served": false, "text": "model_v1 serves" }))],
+                ),
+                Critical,
+                "live_model_not_served",
+                &["model_v1 serves"],
+            ),
+            (
+                with(quiet(), &[("/cycle/state", json!("waiting_approval")), ("/cycle/outcome", Value::Null)]),
+                Warning,
+                "waiting_for_approval",
+                &["cycle_2 is waiting for approval", "`delayd approve` or `delayd reject`", "model_v2 already serves"],
+            ),
+            (with(quiet(), &ended("stuck")), Critical, "cycle_stuck", &["cycle_2 is stuck", "the disk is full"]),
+            (with(quiet(), &ended("failed")), Warning, "cycle_failed", &["cycle_2, failed: the disk is full"]),
+            (
+                with(quiet(), &ended("rolled_back")),
+                Warning,
+                "cycle_rolled_back",
+                &["cycle_2, was rolled back: the disk is full"],
+            ),
+        ];
+        for (status, severity, kind, words) in rules {
+            one(&found(&status, Some(&passed()), None, 0), severity, kind, words);
         }
-        None => {
-            add("train/serve", "train_serve_skew", "-", None, title, "golden rows have not been sent to a replica yet")
-        }
+        let mut failed = quiet();
+        let mut replica = failed["replicas"][0].clone();
+        replica["state"] = json!("failed");
+        replica["name"] = json!("replica-b");
+        replica["reason"] = json!("out of memory");
+        failed["replicas"].as_array_mut().unwrap().push(replica);
+        let words = ["1 replica failed: replica-b (out of memory)"];
+        one(&found(&failed, None, None, 0), Critical, "replica_failed", &words);
+        let words = ["1 alert was not delivered", "`delayd alerts retry`"];
+        one(&found(&quiet(), None, None, 1), Warning, "alerts_undelivered", &words);
+        one(&found(&quiet(), None, None, 3), Warning, "alerts_undelivered", &["3 alerts were not delivered"]);
     }
-    let title = "The input distribution has shifted from training";
-    match drift {
-        Some(report) => {
-            let word = match report.status {
-                DriftStatus::TooFewRows => "too_few_rows",
-                DriftStatus::Stable => "stable",
-                DriftStatus::Suspected => "suspected",
-                DriftStatus::Drifted => "drifted",
-            };
-            add("drift", "drift", word, warns(report.status == DriftStatus::Drifted), title, &report.reason);
+
+    #[test]
+    fn every_check_that_fails_is_a_finding_with_its_own_reason() {
+        use Severity::{Critical, Warning};
+        let wrong: &[(&str, Value, Severity, &str, &str)] = &[
+            ("/performance/status", json!("degraded"), Warning, "performance_degraded", "auc is 0.71"),
+            ("/service/errors/spike", json!(true), Warning, "error_rate", "1 of 40 requests failed"),
+            ("/service/latency/too_slow", json!(true), Warning, "latency", "p95 is 2.50 ms"),
+            ("/service/latency/slow_replicas", json!(["replica-a"]), Warning, "latency", "p95 is 2.50 ms"),
+            ("/service/traffic/0/anomalous", json!(true), Warning, "traffic", "40 requests where 41 are usual"),
+            ("/service/skew/skewed", json!(true), Warning, "score_shift", "PSI is 0.01"),
+            ("/train_serve/report/skewed", json!(true), Critical, "train_serve_skew", "all of 50 golden rows"),
+            (
+                "/replicas/silent",
+                json!(["replica-b at http://b"]),
+                Warning,
+                "replicas_unread",
+                "1 did not: replica-b at",
+            ),
+            ("/replicas/predictions_lost", json!(3), Warning, "replicas_unread", "3 predictions were lost"),
+        ];
+        for (pointer, value, severity, kind, words) in wrong {
+            let window = with(passed(), &[(pointer, value.clone())]);
+            one(&found(&quiet(), Some(&window), None, 0), *severity, kind, &[words]);
         }
-        None => add("drift", "drift", "-", None, title, "no report on this model yet"),
+        let drifted = with(drift_report(), &[("/status", json!("drifted"))]);
+        one(&found(&quiet(), Some(&passed()), Some(&drifted), 0), Warning, "drift", &["dataset PSI is 0.1"]);
     }
-    let title = "Predictions are missing from realised performance";
-    match &window.replicas {
-        Some(seen) => {
-            let incomplete = !seen.silent.is_empty() || seen.predictions_lost > 0;
-            let silent = match seen.silent.len() {
-                0 => String::new(),
-                count => format!("; {count} did not: {}", seen.silent.join("; ")),
-            };
-            let why = format!("{} answered, {} predictions were lost{silent}", seen.answered, seen.predictions_lost);
-            add("replicas", "replicas_unread", passed(incomplete), warns(incomplete), title, &why);
-        }
-        None => add("replicas", "replicas_unread", "-", None, title, "replicas have not been read yet"),
+
+    #[test]
+    fn what_was_found_of_a_model_that_is_no_longer_live_needs_no_attention() {
+        let window = with(passed(), &[("/performance/status", json!("degraded"))]);
+        let aliases = json!([{ "alias": "live", "model": "model_v1", "moved_at": AT }]);
+        assert_eq!(found(&with(quiet(), &[("/aliases", aliases)]), Some(&window), None, 0), []);
     }
-    all
+
+    #[test]
+    fn the_most_urgent_finding_comes_first() {
+        let paused = ("/paused", json!({ "by": "ops", "reason": "", "at": AT }));
+        let status = with(quiet(), &[paused, ("/replicas", json!([]))]);
+        let window = with(passed(), &[("/performance/status", json!("degraded"))]);
+        let kinds: Vec<String> =
+            found(&status, Some(&window), None, 0).into_iter().map(|finding| finding.kind).collect();
+        assert_eq!(kinds, ["no_ready_replica", "paused", "performance_degraded"]);
+    }
 }

@@ -3,10 +3,12 @@
 //!
 //! | file | |
 //! | --- | --- |
-//! | `attention` | what needs somebody's attention, and the verdict of each of the monitor's checks |
+//! | `attention` | what needs somebody's attention |
+//! | `checks` | the verdict of each of the monitor's checks |
 //! | `standing` | where a model or a release stands now |
 
 mod attention;
+mod checks;
 mod standing;
 
 use std::collections::BTreeMap;
@@ -29,7 +31,8 @@ use delayd_judge::decide::OperatorWord;
 use delayd_judge::governor::Standing as Governor;
 use delayd_ledger::{Alias, AliasRecord, Cycle, Ledger, LedgerError, ObjectStatus, Page, Snapshot};
 
-pub use attention::{Finding, Verdict, verdicts};
+pub use attention::Finding;
+pub use checks::{Verdict, verdicts};
 pub use standing::{DeploymentDocument, ListedDeployment, ListedModel};
 
 /// `GET /api/v1/status`.
