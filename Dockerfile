@@ -29,7 +29,7 @@ FROM tools AS manifests
 COPY . /all
 RUN mkdir /manifests && cd /all \
  && cp --parents Cargo.toml Cargo.lock build.rs .cargo/config.toml crates/*/Cargo.toml crates/*/build.rs \
-      scripts/package/compile /manifests
+      scripts/package/compile scripts/package/rustc /manifests
 
 # --- dependencies: built with empty sources of our own, so that a change of those costs
 # --- no more than their own compilation

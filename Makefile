@@ -8,14 +8,14 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/delayd
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 BIN := $(CARGO_TARGET_DIR)/release/delayd
 TRAINER := $(CARGO_TARGET_DIR)/release/delayd-train
-SERVICE := $(CARGO_TARGET_DIR)/release/service/delayd-serve
+SERVICE := $(CARGO_TARGET_DIR)/release/delayd-serve
 # The same path for every clone, so that none builds libtorch's bindings anew (scripts/setup/libtorch puts it there).
 export LIBTORCH := $(CACHE)/libtorch-2.11.0
 export DELAYD_DATA := $(CURDIR)/.data/nycflights13
 # The programs that the daemon of a test or a benchmark starts.
 PROGRAMS := DELAYD_SERVE_BIN=$(SERVICE) DELAYD_TRAIN_BIN=$(TRAINER)
 
-.PHONY: help run build service setup setup-test setup-package test test-cluster lint attacks bench deb image test-image clean
+.PHONY: help run build setup setup-test setup-package test test-cluster lint attacks bench deb image test-image clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,13 +24,9 @@ run: build ## build, and run the loop over ten real months of flights
 	@echo
 	@$(BIN) replay --data .data/nycflights13 --train-from 2013-01-01 --train-until 2013-03-01 --until 2014-01-01 --out var/replay
 
-build: setup service ## the daemon, the training worker and the inference service
-	@echo "[build] the daemon and the training worker (the first build takes about ten minutes on two cores)" >&2
-	@scripts/package/compile daemon
-
-service: ## the inference service, one static binary
-	@echo "[build] the inference service, linked statically" >&2
-	@scripts/package/compile service
+build: setup ## the daemon, the training worker and the inference service
+	@echo "[build] the daemon, the training worker and the inference service (the first build takes about ten minutes on two cores)" >&2
+	@scripts/package/compile
 
 setup:
 	@scripts/setup/packages build
@@ -43,7 +39,7 @@ setup-test: setup
 	@scripts/setup/cargo_deb
 
 # The programs are built together with the tests: by themselves they would have other features, and be compiled twice.
-test: setup-test service ## every test, with the real parts they need
+test: setup-test ## every test, with the real parts they need
 	@cargo build --release --locked --workspace --bins --tests
 	@if command -v cargo-nextest >/dev/null; then \
 	  $(PROGRAMS) cargo nextest run --release --locked --workspace --no-fail-fast; \
@@ -55,7 +51,7 @@ test: setup-test service ## every test, with the real parts they need
 # What needs a cluster; the other tests leave it out by saying SKIPPED.
 CLUSTER_TESTS := --test kubernetes
 
-test-cluster: setup-test service ## the tests that need a Kubernetes (KUBECONFIG) and a registry (DELAYD_TEST_REGISTRY)
+test-cluster: setup-test ## the tests that need a Kubernetes (KUBECONFIG) and a registry (DELAYD_TEST_REGISTRY)
 	@if [ -z "$${KUBECONFIG:-}" ] || [ -z "$${DELAYD_TEST_REGISTRY:-}" ]; then \
 	  echo "[test] set KUBECONFIG to a cluster for tests, and DELAYD_TEST_REGISTRY to a registry (host:port, plain http) that its nodes pull from" >&2; \
 	  exit 1; \

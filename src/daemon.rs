@@ -348,7 +348,6 @@ pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
     let candidates = [
         configured.to_owned(),
         std::env::var_os("DELAYD_SERVE_BIN").map(PathBuf::from).unwrap_or_default(),
-        beside.join("service/delayd-serve"),
         beside.join("delayd-serve"),
     ];
     let wanted: Vec<&PathBuf> = candidates.iter().filter(|path| !path.as_os_str().is_empty()).collect();
@@ -359,7 +358,7 @@ pub fn service_binary(configured: &Path) -> Result<PathBuf, StartError> {
     Err(StartError {
         what: "inference service binary".to_owned(),
         cause: format!(
-            "`delayd-serve` is not at {}; `make service` builds it, packaging.service_binary names it",
+            "`delayd-serve` is not at {}; `make build` builds it, packaging.service_binary names it",
             places.join(" or ")
         ),
     })

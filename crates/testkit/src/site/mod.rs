@@ -1,8 +1,7 @@
 //! The daemon as an operator has it, for tests: the `delayd` binary as a process,
 //! the real inference service, real flights. Each test file uses its own part.
 //!
-//! Needs the service binary (`DELAYD_SERVE_BIN`, or `service/delayd-serve` beside
-//! `delayd`), the training worker (`DELAYD_TRAIN_BIN`, or `delayd-train` beside it) and
+//! Needs the service binary (`DELAYD_SERVE_BIN`, or `delayd-serve` beside `delayd`), the training worker (`DELAYD_TRAIN_BIN`, or `delayd-train` beside it) and
 //! nycflights13 (`DELAYD_DATA`, or `.data/nycflights13`). Without them the tests say
 //! SKIPPED and pass.
 
@@ -210,8 +209,7 @@ pub fn delayd() -> &'static Path {
 /// What the tests need, or `None` after saying loudly what is missing.
 pub fn needs(test: &str) -> Option<Needs> {
     let beside = delayd().parent().unwrap();
-    let service =
-        std::env::var_os("DELAYD_SERVE_BIN").map_or_else(|| beside.join("service/delayd-serve"), PathBuf::from);
+    let service = std::env::var_os("DELAYD_SERVE_BIN").map_or_else(|| beside.join("delayd-serve"), PathBuf::from);
     let in_tree = crate::programs::root().join(".data/nycflights13");
     let data = std::env::var_os("DELAYD_DATA").map_or(in_tree, PathBuf::from);
     if !service.is_file() {
