@@ -31,7 +31,7 @@ struct Serving {
 
 /// Starts the service and waits until it says that it is ready.
 fn serve(binary: &Path, bundle: &Path, workers: Option<u16>) -> Result<Serving> {
-    ensure!(binary.is_file(), "{} is not there; `make service` builds it", binary.display());
+    ensure!(binary.is_file(), "{} is not there; `make build` builds it", binary.display());
     let folder = tempfile::tempdir()?;
     let port_file = folder.path().join("admin");
     let public = SocketAddr::from(([127, 0, 0, 1], free_port()?));

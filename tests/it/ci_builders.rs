@@ -237,7 +237,7 @@ fn runnable(test: &str, folder: &Path) -> Option<PackageRequest> {
     let named = std::env::var_os("DELAYD_SERVE_BIN").map(PathBuf::from);
     let service = named.unwrap_or_else(|| beside.join("service/delayd-serve"));
     if !service.is_file() {
-        eprintln!("SKIPPED: {test}: no service binary at {}; `make service` builds it", service.display());
+        eprintln!("SKIPPED: {test}: no service binary at {}; `make build` builds it", service.display());
         return None;
     }
     let bundle_dir = folder.join("bundle");

@@ -319,7 +319,7 @@ fn confused_service(place: &Path, service: &Path, first: &Path) -> PathBuf {
 #[test]
 fn a_release_that_fails_its_verification_gives_way_to_the_one_before_which_is_verified_too() {
     let Ok(service) = service_binary(Path::new("")) else {
-        eprintln!("SKIPPED: no delayd-serve; `make service` builds it");
+        eprintln!("SKIPPED: no delayd-serve; `make build` builds it");
         return;
     };
     in_system(async {

