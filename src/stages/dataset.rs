@@ -104,8 +104,7 @@ impl DataStage {
     /// The flight logs that count, oldest first: of a key the newest version that was
     /// taken in. A newer one that was refused does not replace it.
     async fn sources(&self) -> Result<Vec<SourceVersion>, StepFailure> {
-        let everything = Page { offset: 0, limit: 1_000_000 };
-        let mut newest_first = self.env.ledger.objects(Some(ObjectStatus::Ingested), everything).await?;
+        let mut newest_first = self.env.ledger.objects(Some(ObjectStatus::Ingested), Page::everything()).await?;
         newest_first.sort_by(|a, b| (b.ingested_at, &b.key).cmp(&(a.ingested_at, &a.key)));
         let mut seen = BTreeSet::new();
         newest_first.retain(|object| seen.insert(object.key.clone()));

@@ -157,6 +157,12 @@ impl Page {
     pub fn newest(limit: u64) -> Self {
         Self { offset: 0, limit }
     }
+
+    /// All of them.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self::newest(i64::MAX.unsigned_abs())
+    }
 }
 
 /// An id that is minted before the thing it names exists.

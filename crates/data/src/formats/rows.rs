@@ -44,6 +44,7 @@ impl Rows {
     pub fn of_csv(key: &str, text: Box<dyn Read + Send>, limits: &ParseLimits) -> Result<Self, DataError> {
         let bounded = Bounded {
             inner: text,
+            last: b'\n',
             line_bytes: 0,
             line: 1,
             row_bytes: 0,
@@ -144,7 +145,9 @@ impl Rows {
                 if !there.map_err(|error| csv_error(key, reader.get_mut(), before, &error))? {
                     return Ok(None);
                 }
-                let line = record.position().map_or(before, csv::Position::line);
+                // The reader puts a record where it began to look for it, which is before any empty lines.
+                let within = record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+                let line = reader.position().line().saturating_sub(within + 1).max(before);
                 Ok(Some(row_of(record, line, &self.header)))
             }
         }
@@ -255,9 +258,12 @@ fn instant_text(value: i64, unit: polars::prelude::TimeUnit) -> String {
 }
 
 /// Passes bytes on and stops at a line, a row or a whole that is too long, so that no
-/// object can take the daemon's memory.
+/// object can take the daemon's memory. Every line ends with `\n` on the way out, the last one too, whatever it ended with
+/// (`\r\n` on Windows, `\r` on old Macs), so that lines can be counted.
 struct Bounded<R> {
     inner: R,
+    /// The last byte that was read.
+    last: u8,
     line_bytes: u64,
     line: u64,
     /// Bytes since the row began, without those that were read ahead: a quoted cell may hold many lines.
@@ -298,6 +304,13 @@ impl<R> Bounded<R> {
         (self.row_bytes, self.row_line) = (0, line);
     }
 
+    /// What is passed on where the text has ended.
+    fn end_last_line(&mut self, buffer: &mut [u8]) -> usize {
+        let Some(first) = buffer.first_mut().filter(|_| !matches!(self.last, b'\n' | b'\r')) else { return 0 };
+        (*first, self.last) = (b'\n', b'\n');
+        1
+    }
+
     fn refuse(&mut self, passed: BoundPassed) -> std::io::Error {
         self.passed = Some(passed);
         std::io::Error::other("a bound was passed")
@@ -310,9 +323,20 @@ impl<R: Read> Read for Bounded<R> {
             return Err(self.refuse(BoundPassed::Row { line: self.row_line }));
         }
         let count = self.inner.read(buffer)?;
+        if count == 0 {
+            return Ok(self.end_last_line(buffer));
+        }
         (self.total_bytes, self.row_bytes) = (self.total_bytes + count as u64, self.row_bytes + count as u64);
-        for byte in &buffer[..count] {
-            if *byte == b'\n' {
+        let mut passed_on = 0;
+        for position in 0..count {
+            let byte = buffer[position];
+            let ended_before = std::mem::replace(&mut self.last, byte) == b'\r';
+            if byte == b'\n' && ended_before {
+                continue;
+            }
+            buffer[passed_on] = if byte == b'\r' { b'\n' } else { byte };
+            passed_on += 1;
+            if matches!(byte, b'\n' | b'\r') {
                 self.line_bytes = 0;
                 self.line += 1;
                 continue;
@@ -325,6 +349,44 @@ impl<R: Read> Read for Bounded<R> {
         if self.total_bytes > self.limits.max_object_bytes {
             return Err(self.refuse(BoundPassed::Whole { line: self.line, bytes: self.total_bytes }));
         }
-        Ok(count)
+        // Nothing would say that the text has ended.
+        if passed_on == 0 { self.read(buffer) } else { Ok(passed_on) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &'static str) -> Vec<(u64, Vec<String>)> {
+        let mut rows = Rows::of_csv("a.csv", Box::new(text.as_bytes()), &ParseLimits::default()).unwrap();
+        std::iter::from_fn(|| rows.next_row().unwrap()).map(|row| (row.line, row.cells)).collect()
+    }
+
+    #[test]
+    fn a_row_is_told_by_the_line_it_begins_on_whatever_ends_the_lines() {
+        let text = "a,b\n1,2\n\n\n\"x\ny\",4\n5,6";
+        let told = lines(text);
+        assert_eq!(told.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 5, 7], "{told:?}");
+        assert_eq!(told[1].1, ["x\ny", "4"]);
+        for ending in ["\r\n", "\r"] {
+            let other: &'static str = text.replace('\n', ending).leak();
+            assert_eq!(lines(other), told, "{ending:?}");
+            assert_eq!(lines(format!("{other}{ending}").leak()), told, "{ending:?} at the end");
+        }
+        // One byte at a time: a line's two last bytes may come in two pieces.
+        let slow = OneByte("a,b\r\n1,2\r\n3,4\r\n".as_bytes());
+        let mut rows = Rows::of_csv("a.csv", Box::new(slow), &ParseLimits::default()).unwrap();
+        let told: Vec<u64> = std::iter::from_fn(|| rows.next_row().unwrap()).map(|row| row.line).collect();
+        assert_eq!(told, [2, 3]);
+    }
+
+    struct OneByte(&'static [u8]);
+
+    impl Read for OneByte {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let most = buffer.len().min(1);
+            self.0.read(&mut buffer[..most])
+        }
     }
 }
