@@ -63,7 +63,6 @@ assets![
     "parts.css",
     "parts.js",
     "router.js",
-    "standing.js",
     "store.js",
     "table.js",
     "theme.js",

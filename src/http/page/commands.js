@@ -3,7 +3,7 @@
 
 import * as api from "./api.js";
 import { announce, h, mint } from "./dom.js";
-import { aliased, isOperator, loadStatus, pause, state } from "./store.js";
+import { aliased, isOperator, loadStatus, refusal, state } from "./store.js";
 import { ask, signIn, toast } from "./dialogs.js";
 
 const live = () => aliased("live")?.model ?? null;
@@ -11,7 +11,7 @@ const previous = () => aliased("previous")?.model ?? null;
 const waiting = () => (state.status?.cycle?.state === "waiting_approval" ? state.status.cycle : null);
 const running = () => (state.status?.cycle && state.status.cycle.state !== "finished" ? state.status.cycle : null);
 
-/** `happens()` says what the command will do, `impossible()` why it cannot be given now. */
+/** `happens()` says what the command will do. */
 export const COMMANDS = {
   retrain: {
     label: "Retrain",
@@ -22,7 +22,6 @@ export const COMMANDS = {
         ? `${live()} keeps serving meanwhile. It is replaced only by a challenger that passes the gate and its verification.`
         : "No model is live yet; the first one that passes the gate and its verification will be.",
     ],
-    impossible: () => (running() ? `${running().id} is under way; one cycle at a time.` : null),
   },
   cancel: {
     label: "Cancel",
@@ -31,13 +30,6 @@ export const COMMANDS = {
       `${running()?.id} stops: training at once, any other step at its end. What it did is undone.`,
       live() ? `${live()} keeps serving, or serves again.` : "Nothing will be live.",
     ],
-    impossible: () => {
-      if (!running()) return "No cycle is under way.";
-      if (waiting()) return `${waiting().id} waits for approval; reject it instead.`;
-      if (running().undoing) return `${running().id} is being undone already.`;
-      if (running().cancel) return `${running().cancel.by} cancelled ${running().id} already.`;
-      return null;
-    },
     tone: "danger",
   },
   approve: {
@@ -49,7 +41,6 @@ export const COMMANDS = {
         ? `${live()} becomes the previous model, to which a rollback returns.`
         : "There is no model to return to yet.",
     ],
-    impossible: () => (waiting() ? null : "No cycle waits for approval."),
     tone: "primary",
   },
   reject: {
@@ -59,7 +50,6 @@ export const COMMANDS = {
       `${waiting()?.id} ends: its deployment is taken back and ${waiting()?.model} is withdrawn.`,
       live() ? `${live()} serves again on every replica.` : "Nothing will be live.",
     ],
-    impossible: () => (waiting() ? null : "No cycle waits for approval."),
     tone: "danger",
   },
   rollback: {
@@ -69,12 +59,6 @@ export const COMMANDS = {
       `${previous()} is deployed again, replica by replica, and becomes live. No request is lost.`,
       `${live()} no longer serves. To have it again, a new cycle must earn it.`,
     ],
-    impossible: () => {
-      if (waiting()) return `${waiting().id} waits for approval and ${waiting().model} serves already; reject it instead.`;
-      if (running()) return `${running().id} is under way; cancel it first.`;
-      if (!previous()) return "There is no previous model to return to.";
-      return null;
-    },
     tone: "danger",
   },
   pause: {
@@ -84,7 +68,6 @@ export const COMMANDS = {
       "No cycle begins by itself until somebody resumes: not for drift, not for lost performance, not on schedule.",
       "The live model keeps serving and being watched; a cycle under way goes on; Retrain still works.",
     ],
-    impossible: () => (pause() ? "Automatic cycles are paused already." : null),
   },
   resume: {
     label: "Resume",
@@ -92,7 +75,6 @@ export const COMMANDS = {
     happens: () => [
       "Cycles begin by themselves again when drift, performance or schedule ask for one. That may be at once.",
     ],
-    impossible: () => (pause() ? null : "Automatic cycles are not paused."),
   },
 };
 
@@ -128,7 +110,7 @@ export function buttons(...names) {
   const refused = forbidden();
   const made = names.map((name) => {
     const command = COMMANDS[name];
-    const reason = refused ?? command.impossible();
+    const reason = refused ?? refusal(name);
     return button(command.label, { tone: command.tone, reason, name, press: () => give(name) });
   });
   const under = refused && state.session ? h("p", { class: "note refused" }, `${refused} `, signInLink()) : null;

@@ -18,6 +18,9 @@ const FIRST_MS = 1_500;
 /** Not reachable, too many requests, away for a while. */
 const PASSING = [0, 429, 502, 503, 504];
 
+/** Changes after which the status may say something else. */
+const TOLD_BY_STATUS = ["cycle", "step", "alias", "deployment", "setting", "drift", "metrics", "alert", "poll"];
+
 const main = document.getElementById("main");
 let shown = null;
 
@@ -274,7 +277,7 @@ function begin() {
     lastNeeds = needs;
   });
   live.onChange(({ kind }) => {
-    if (["cycle", "step", "alias", "deployment", "setting", "poll"].includes(kind)) loadStatus();
+    if (TOLD_BY_STATUS.includes(kind)) loadStatus();
     soon(kind);
   });
   addEventListener("delayd:session", () => show(false));

@@ -20,7 +20,7 @@ const STATES = {
   approved: ["✓", "ok"],
   serving: ["●", "ok"],
   superseded: ["○", "plain"],
-  "served before": ["○", "plain"],
+  served_before: ["○", "plain"],
   delivered: ["✓", "ok"],
   passed: ["✓", "ok"],
   stable: ["✓", "ok"],
@@ -112,10 +112,11 @@ export function sayable(text) {
   );
 }
 
-/** Text in which every id is a link to what it names. */
+/** Text in which every id is a link to what it names, and what stands between backticks is code. */
 export function linked(text) {
-  const pieces = sayable(text).split(/\b((?:cycle|run|deployment|decision|drift|alert)_\d+|model_v\d+)\b/);
-  return pieces.map((piece) => {
+  const pieces = sayable(text).split(/\b((?:cycle|run|deployment|decision|drift|alert)_\d+|model_v\d+)\b|(`[^`\n]+`)/);
+  return pieces.filter(Boolean).map((piece) => {
+    if (/^`[^`]+`$/.test(piece)) return h("code", {}, piece.slice(1, -1));
     const path = pathOf(piece);
     return path ? h("a", { href: path }, piece) : piece;
   });

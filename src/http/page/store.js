@@ -52,9 +52,15 @@ export function aliased(name) {
   return state.status?.aliases.find((alias) => alias.alias === name) ?? null;
 }
 
-/** Why nobody may start new cycles, or `null`: older daemons told only whether. */
-export function pause() {
-  const paused = state.status?.paused;
-  if (!paused) return null;
-  return typeof paused === "object" ? paused : { by: "somebody", reason: "", at: null };
+/** Why a command cannot be given now, in the daemon's words; `null` where it can. */
+export function refusal(command) {
+  return state.status ? state.status.commands[command] : "The daemon's status is not known yet.";
+}
+
+const URGENCY = { critical: "failed", warning: "warning", info: "info" };
+
+/** How the most urgent finding of some kinds colours what it is about; `null` where there is none. */
+export function found(...kinds) {
+  const finding = state.status?.attention.find(({ kind }) => kinds.includes(kind));
+  return finding ? URGENCY[finding.severity] : null;
 }

@@ -8,6 +8,7 @@ import { datasetList, oneDataset } from "./views/datasets.js";
 import { decisionList, oneDecision } from "./views/decisions.js";
 import { deploymentList, oneDeployment } from "./views/deployments.js";
 import { drift } from "./views/drift.js";
+import { health } from "./views/health.js";
 import { modelList, oneModel } from "./views/models.js";
 import { overview } from "./views/overview.js";
 import { performance } from "./views/performance.js";
@@ -17,6 +18,7 @@ export const VIEWS = {
   "": { list: overview },
   cycles: { list: cycleList, one: oneCycle },
   decisions: { list: decisionList, one: oneDecision },
+  health: { list: health },
   performance: { list: performance },
   drift: { list: drift, one: drift },
   deployments: { list: deploymentList, one: oneDeployment },
@@ -41,6 +43,7 @@ export const NAVIGATION = [
   [
     "Production",
     [
+      ["health", "Health"],
       ["performance", "Performance"],
       ["drift", "Drift"],
       ["deployments", "Deployments"],

@@ -9,7 +9,7 @@ import { path } from "../router.js";
 import { grid, table } from "../table.js";
 import { evaluationOf, flattened, metricRows } from "../metrics.js";
 import { tests } from "./decisions.js";
-import { aliasBadges } from "./models.js";
+import { standingBadges } from "./models.js";
 
 const CHOICES = 200;
 
@@ -98,7 +98,7 @@ function swatch(key) {
 
 function basics(a, b) {
   const rows = [
-    ["Model", ({ model }) => [link("models", model.version), " ", aliasBadges(model.version)]],
+    ["Model", ({ model }) => [link("models", model.version), " ", standingBadges(model)]],
     ["Registered", ({ model }) => time(model.registered_at)],
     ["Because of", ({ model }) => linked(model.reason ?? "–")],
     ["Cycle", ({ model }) => link("cycles", model.cycle)],

@@ -5,8 +5,9 @@ import { loopPicture, progressBar } from "../charts/loop.js";
 import { shareOf, stepBars, wallOf } from "../charts/steps.js";
 import { buttons } from "../commands.js";
 import { h } from "../dom.js";
-import { ago, bytes, counted, daemonNow, duration, time, words } from "../format.js";
+import { ago, bytes, counted, daemonNow, duration, time } from "../format.js";
 import { badge, details, document_, empty, facts, link, linked, log, panel } from "../parts.js";
+import { state } from "../store.js";
 import { pager, table } from "../table.js";
 import { validation } from "./datasets.js";
 import { decisionTable } from "./decisions.js";
@@ -64,6 +65,7 @@ export const cycleList = {
 export const oneCycle = {
   title: ({ id }) => id,
   kinds: ["cycle", "step", "decision", "verification", "run"],
+  needs: () => state.status?.commands ?? null,
   load: async ({ id }, signal) => {
     const whole = await api.get(`/cycles/${api.part(id)}`, signal);
     const [buildLog, lines] = await Promise.all([

@@ -5,7 +5,6 @@ import { buttons } from "../commands.js";
 import { h } from "../dom.js";
 import { bytes, counted, digest, number, time } from "../format.js";
 import { badge, details, document_, empty, facts, figure, figures, link, panel } from "../parts.js";
-import { deploymentStanding, servingOf } from "../standing.js";
 import { state } from "../store.js";
 import { pager, table } from "../table.js";
 import { tests } from "./decisions.js";
@@ -16,12 +15,11 @@ export const deploymentList = {
   title: () => "Deployments",
   lead: "What was rolled out, replica by replica, and what was taken back.",
   kinds: ["deployment", "verification", "image"],
-  needs: () => state.status?.replicas ?? null,
+  needs: () => [state.status?.replicas, state.status?.replicas_unknown, state.status?.commands],
   load: async ({ query }, signal) => {
     const offset = Number(query.get("from") ?? 0);
-    const [deployments, newest, verifications, images] = await Promise.all([
+    const [deployments, verifications, images] = await Promise.all([
       api.list("deployments", { limit: LIMIT, offset }, signal),
-      offset > 0 ? api.list("deployments", { limit: LIMIT }, signal) : null,
       api.list("verifications", { limit: 200 }, signal),
       api.list("images", { limit: LIMIT }, signal),
     ]);
@@ -31,10 +29,9 @@ export const deploymentList = {
       passed,
       reason: report.reason,
     }));
-    const serving = servingOf((newest ?? deployments).items);
-    return { deployments: deployments.items, next: deployments.next_offset, serving, verdicts, images: images.items };
+    return { deployments: deployments.items, next: deployments.next_offset, verdicts, images: images.items };
   },
-  draw: ({ deployments, next, serving, verdicts, images }, { query }) => {
+  draw: ({ deployments, next, verdicts, images }, { query }) => {
     const verdict = (id) => verdicts.find((one) => one.deployment === id);
     const list =
       deployments.length === 0
@@ -43,7 +40,7 @@ export const deploymentList = {
             "Deployments, newest first",
             [
               { name: "Deployment", head: true, cell: (one) => link("deployments", one.id) },
-              { name: "State", cell: (one) => badge(deploymentStanding(one, serving)) },
+              { name: "State", cell: (one) => badge(one.standing) },
               { name: "Model", cell: (one) => link("models", one.model) },
               { name: "Cycle", cell: (one) => (one.cycle ? link("cycles", one.cycle) : "asked for by hand") },
               {
@@ -72,7 +69,7 @@ export const deploymentList = {
   },
 };
 
-function replicas() {
+export function replicas() {
   const found = state.status?.replicas ?? [];
   if (state.status?.replicas_unknown) return empty("The cluster does not tell.", state.status.replicas_unknown);
   if (found.length === 0) return empty("No replica runs.");
@@ -119,15 +116,8 @@ function imagesPanel(images) {
 export const oneDeployment = {
   title: ({ id }) => id,
   kinds: ["deployment", "verification"],
-  load: async ({ id }, signal) => {
-    const [found, newest] = await Promise.all([
-      api.get(`/deployments/${api.part(id)}`, signal),
-      api.list("deployments", { limit: LIMIT }, signal),
-    ]);
-    const serving = servingOf(newest.items);
-    return found.deployment ? { ...found, serving } : { deployment: found, verifications: [], serving };
-  },
-  draw: ({ deployment, verifications, serving }) => [
+  load: ({ id }, signal) => api.get(`/deployments/${api.part(id)}`, signal),
+  draw: ({ deployment, standing, verifications }) => [
     h(
       "div",
       { class: "panels" },
@@ -135,7 +125,7 @@ export const oneDeployment = {
         "Which deployment this is",
         {},
         facts([
-          ["State", badge(deploymentStanding(deployment, serving))],
+          ["State", badge(standing)],
           ["Model", link("models", deployment.model)],
           ["Cycle", deployment.cycle ? link("cycles", deployment.cycle) : "asked for by hand"],
           ["Replicas", number(deployment.release?.replicas)],

@@ -1,15 +1,81 @@
-// How the live model does, in seven figures.
+// How the live model, its replicas and the daemon are doing.
 
+import * as api from "../api.js";
 import { sparkline } from "../charts/line.js";
+import { h } from "../dom.js";
 import { ago, bytes, counted, number, percent, utcClock, words } from "../format.js";
-import { figure, figures, panel } from "../parts.js";
-import { aliased } from "../store.js";
-import { requestsOf } from "../windows.js";
+import { badge, empty, facts, figure, figures, panel } from "../parts.js";
+import { aliased, found, state } from "../store.js";
+import { table } from "../table.js";
+import { looks, requestsOf } from "../windows.js";
+import { replicas } from "./deployments.js";
 
 const RECENT = 60;
 const HOUR_MS = 3_600_000;
+/** So far back goes what stands in the figures' pictures. */
+const LOOK_BACK_DAYS = 30;
 
-export function health({ seen, drift }, status) {
+/** What the figures show: the monitor's checks and its newest report on drift. */
+export async function measured(signal) {
+  const [seen, drift] = await Promise.all([
+    looks(LOOK_BACK_DAYS, signal),
+    api.list("drift", { limit: 1 }, signal),
+  ]);
+  return { seen, drift: drift.items[0] ?? null };
+}
+
+export const health = {
+  title: () => "Health",
+  lead: "The live model, the replicas that serve it, and the daemon that watches both.",
+  kinds: ["alias", "deployment", "drift", "metrics"],
+  needs: statusThatMatters,
+  load: (_, signal) => measured(signal),
+  draw: (data) => {
+    const { status, statusError } = state;
+    if (!status) return [empty(statusError ? statusError.message : "The daemon's status is not known yet.")];
+    return [
+      h(
+        "div",
+        { class: "panels" },
+        liveModelPanel(data, status),
+        panel("Replicas", { wide: true }, replicas()),
+        lastCheck(data.seen.rows.at(-1)),
+        daemonPanel(status),
+      ),
+    ];
+  },
+};
+
+/** The status without what changes at every moment. */
+export function statusThatMatters() {
+  const { status, session } = state;
+  if (!status) return null;
+  const actors = status.actors.map(({ last_beat_secs: _, ...actor }) => actor);
+  return { ...status, now: null, actors, role: session?.role, error: state.statusError?.message };
+}
+
+/** Every check's own reason, with its numbers. */
+function lastCheck(last) {
+  if (!last) return panel("The monitor's last check", {}, empty("The live model has not been checked yet."));
+  const { replicas: read, trainServe, latency, errors, traffic, skew } = last;
+  return panel(
+    "The monitor's last check",
+    { tools: ago(new Date(last.at).toISOString()) },
+    facts([
+      ["Golden rows", trainServe?.report.reason ?? "not sent to a replica yet"],
+      ["Replicas read", read ? number(read.answered) : null],
+      ["Replicas not read", read?.silent.join("; ")],
+      ["Predictions lost", read ? number(read.predictions_lost) : null],
+      ["Latency", latency?.reason],
+      ["Errors", errors?.reason],
+      ["Traffic", traffic.at(-1)?.reason],
+      ["Scores", skew?.reason],
+      ["Performance", last.reason],
+    ]),
+  );
+}
+
+export function liveModelPanel({ seen, drift }, status) {
   const last = seen.rows.at(-1);
   const recent = seen.rows.slice(-RECENT);
   return panel(
@@ -17,7 +83,7 @@ export function health({ seen, drift }, status) {
     { id: "health", wide: true },
     figures(
       live(),
-      replicas(status, last),
+      replicaCount(status, last),
       latency(last, recent),
       errors(last, recent),
       traffic(last, recent),
@@ -36,23 +102,23 @@ const spark = (rows, pick, name) =>
 function live() {
   const alias = aliased("live");
   return figure("Live", alias?.model ?? "none", {
-    about: alias ? ["since ", ago(alias.moved_at)] : "no model serves",
-    state: alias ? "live" : "failed",
+    about: alias ? ["since ", ago(alias.moved_at)] : "no model is live",
+    state: found("no_live_model", "first_model", "live_model_not_served") ?? "live",
     href: alias ? `#/models/${alias.model}` : null,
   });
 }
 
-function replicas({ replicas: found, replicas_unknown: unknown }, last) {
+function replicaCount({ replicas: all, replicas_unknown: unknown }, last) {
   // What drains makes room for what is ready, and is missed by nobody.
-  const wanted = found.filter((replica) => replica.state !== "draining");
+  const wanted = all.filter((replica) => replica.state !== "draining");
   const ready = wanted.filter((replica) => replica.state === "ready").length;
-  const memory = found.reduce((sum, replica) => sum + (replica.memory_bytes ?? 0), 0);
+  const memory = all.reduce((sum, replica) => sum + (replica.memory_bytes ?? 0), 0);
   const silent = last?.replicas?.silent.length ?? 0;
-  const about = silent > 0 ? `${silent} did not tell their counts` : memory > 0 ? `${bytes(memory)} of memory` : "";
-  const well = ready === wanted.length && ready > 0;
+  const about = silent > 0 ? `${silent} could not be read` : memory > 0 ? `${bytes(memory)} of memory` : "";
+  const wrong = found("cluster_unreachable", "no_ready_replica", "replica_failed", "replicas_unread");
   return figure("Replicas ready", unknown ? "?" : `${ready} of ${wanted.length}`, {
     about: unknown ?? about,
-    state: well && silent > 0 ? "warning" : well ? "ready" : "failed",
+    state: wrong ?? (ready > 0 ? "ready" : null),
     href: "#/deployments",
   });
 }
@@ -65,7 +131,7 @@ function latency(last, recent) {
     unit: "ms",
     about: `over ${counted(overall.requests, "request")}`,
     picture: spark(recent, (row) => row.latency?.overall?.p95.ms, "Latency p95"),
-    state: last.latency.too_slow ? "failed" : "passed",
+    state: found("latency") ?? "passed",
   });
 }
 
@@ -76,7 +142,7 @@ function errors(last, recent) {
   return figure("Errors", percent(last.errors.share, 2), {
     about: `usually ${percent(last.errors.baseline_share, 2)}`,
     picture: spark(recent, (row) => row.errors?.share, "Error share"),
-    state: last.errors.spike ? "failed" : "passed",
+    state: found("error_rate") ?? "passed",
   });
 }
 
@@ -88,7 +154,7 @@ function traffic(last, recent) {
     unit: "requests",
     about: `since ${utcClock(since)} UTC${hour?.expected ? `; ${number(hour.expected)} an hour are usual` : ""}`,
     picture: spark(recent, requestsOf, "Requests"),
-    state: hour?.anomalous ? "warning" : null,
+    state: found("traffic"),
   });
 }
 
@@ -117,4 +183,27 @@ function performance(last) {
     state: last?.verdict,
     href: "#/performance",
   });
+}
+
+export function daemonPanel(status) {
+  const rows = table(
+    "Actors of the daemon",
+    [
+      { name: "Actor", head: true, cell: (actor) => actor.name },
+      { name: "State", cell: (actor) => badge(actor.state) },
+      {
+        name: "Does",
+        cell: (actor) => [actor.current_work ?? h("span", { class: "none" }, "idle"), lastFailure(actor)],
+      },
+      { name: "Waiting", number: true, cell: (actor) => number(actor.waiting_senders) },
+      { name: "Restarts", number: true, cell: (actor) => number(actor.restarts) },
+    ],
+    status.actors,
+  );
+  const service = h("a", { href: `${status.service_url}/docs`, rel: "noreferrer" }, status.service_url);
+  return panel("The daemon", { note: [`delayd ${status.version}; the inference service answers at `, service] }, rows);
+}
+
+function lastFailure(actor) {
+  return actor.last_failure ? h("p", { class: "note" }, `Last failure: ${actor.last_failure}`) : null;
 }

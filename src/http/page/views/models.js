@@ -6,45 +6,25 @@ import { buttons } from "../commands.js";
 import { announce, h } from "../dom.js";
 import { digest, number, percent, time } from "../format.js";
 import { badge, details, document_, empty, facts, link, linked, panel } from "../parts.js";
-import { modelStanding } from "../standing.js";
 import { aliased, state } from "../store.js";
 import { grid, pager, table } from "../table.js";
 import { baselineOf, evaluationOf, metricRows, perturbationText } from "../metrics.js";
 import { latencyTable } from "./gate.js";
 
 const LIMIT = 25;
-/** Deployments and cycles that are read to say what became of a model. */
-const RECORDS = 500;
 const WEAKEST = 8;
 
-/** The names that point at a model now. */
-export function aliasBadges(version) {
-  return ["live", "previous", "candidate"]
-    .filter((name) => aliased(name)?.model === version)
-    .map((name) => badge(name));
+/** Where a model stands now. */
+export function standingBadges({ standing }) {
+  return standing.map((name) => badge(name));
 }
-
-function standingBadges(model, known) {
-  return modelStanding(model, known).map((name) => badge(name));
-}
-
-const needs = () => state.status?.aliases ?? null;
 
 export const modelList = {
   title: () => "Models",
   lead: "Immutable, named by what is in them. Choose two to compare.",
-  kinds: ["model", "alias"],
-  needs,
-  load: async ({ query }, signal) => {
-    const [models, deployments, cycles] = await Promise.all([
-      api.list("models", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
-      api.list("deployments", { limit: RECORDS }, signal),
-      api.list("cycles", { limit: RECORDS }, signal),
-    ]);
-    const known = { deployments: deployments.items, cycles: cycles.items };
-    return { items: models.items, next: models.next_offset, known };
-  },
-  draw: ({ items, next, known }, { query }) => {
+  kinds: ["model", "alias", "cycle", "deployment"],
+  load: ({ query }, signal) => api.list("models", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
+  draw: ({ items, next_offset: next }, { query }) => {
     if (items.length === 0)
       return [empty("No model is registered yet.", "A cycle registers one when it passes the gate.")];
     const metric = (name, format) => (model) => format(evaluationOf(model)?.model?.[name]);
@@ -58,7 +38,7 @@ export const modelList = {
             {
               name: "Model",
               head: true,
-              cell: (model) => [link("models", model.version), " ", standingBadges(model, known)],
+              cell: (model) => [link("models", model.version), " ", standingBadges(model)],
             },
             { name: "ROC-AUC", number: true, cell: metric("roc_auc", (value) => number(value, 3)) },
             { name: "Log-loss", number: true, cell: metric("log_loss", (value) => number(value, 4)) },
@@ -89,28 +69,27 @@ export const modelList = {
 
 export const oneModel = {
   title: ({ id }) => id,
-  kinds: ["model", "alias", "image", "deployment"],
-  needs,
+  kinds: ["model", "alias", "image", "cycle", "deployment"],
+  needs: () => [state.status?.aliases, state.status?.commands],
   load: async ({ id }, signal) => {
     const model = await api.get(`/models/${api.part(id)}`, signal);
-    const [lineage, cycle, deployments] = await Promise.all([
+    const [lineage, cycle] = await Promise.all([
       api.get(`/models/${api.part(id)}/lineage`, signal),
       api.find(`/cycles/${model.cycle}`, signal),
-      api.list("deployments", { limit: RECORDS }, signal),
     ]);
     const gate = cycle?.decisions.findLast((decision) => decision.kind === "gate") ?? null;
-    return { model, lineage, gate, known: { deployments: deployments.items, cycles: cycle ? [cycle.cycle] : [] } };
+    return { model, lineage, gate };
   },
-  draw: ({ model, lineage, gate, known }) => {
-    const live = aliased("live")?.model;
-    const other = model.version === live ? model.parent : live;
+  draw: ({ model, lineage, gate }) => {
+    const isLive = model.standing.includes("live");
+    const other = isLive ? model.parent : aliased("live")?.model;
     return [
       h(
         "div",
         { class: "panels" },
         panel(
           "Which model this is",
-          { tools: h("span", { class: "row" }, standingBadges(model, known)) },
+          { tools: h("span", { class: "row" }, standingBadges(model)) },
           facts([
             ["Bundle", digest(model.bundle)],
             ["Registered", time(model.registered_at)],
@@ -121,7 +100,7 @@ export const oneModel = {
             ["Bundle's key", h("code", {}, model.bundle_key)],
             ["Compare", other ? h("a", { href: `#/compare?a=${other}&b=${model.version}` }, `with ${other}`) : null],
           ]),
-          model.version === live ? buttons("rollback") : null,
+          isLive ? buttons("rollback") : null,
         ),
         panel(
           "What it measured",

@@ -9,38 +9,38 @@ import { buttons } from "../commands.js";
 import { announce, h } from "../dom.js";
 import { ago, duration, number } from "../format.js";
 import { badge, empty, link, linked, panel } from "../parts.js";
-import { aliased, pause, state } from "../store.js";
+import { aliased, refusal, state } from "../store.js";
 import { table } from "../table.js";
-import { looks, realisedSeries, span } from "../windows.js";
+import { realisedSeries, span } from "../windows.js";
 import { attention } from "./attention.js";
-import { health } from "./health.js";
+import { daemonPanel, liveModelPanel, measured, statusThatMatters } from "./health.js";
+import { standingBadges } from "./models.js";
 import { reasonText } from "./reason.js";
 
-const LOOK_BACK_DAYS = 30;
 const SHOWN = 5;
 
 async function load(_, signal) {
   const newest = state.status?.cycle?.id;
-  const [seen, drift, alerts, cycles, cycle] = await Promise.all([
-    looks(LOOK_BACK_DAYS, signal),
-    api.list("drift", { limit: 1 }, signal),
-    api.list("alerts", { limit: 20 }, signal),
+  const [{ seen, drift }, alerts, cycles, cycle] = await Promise.all([
+    measured(signal),
+    api.list("alerts", { limit: SHOWN }, signal),
     api.list("cycles", { limit: SHOWN }, signal),
     newest ? api.find(`/cycles/${newest}`, signal) : null,
   ]);
-  return { seen, drift: drift.items[0] ?? null, alerts: alerts.items, cycles: cycles.items, cycle };
+  const deployed = cycle?.cycle.outcome === "deployed" ? await api.find(`/models/${cycle.cycle.model}`, signal) : null;
+  return { seen, drift, alerts: alerts.items, cycles: cycles.items, cycle, deployed };
 }
 
 function draw(data) {
   const { status, statusError } = state;
   if (!status) return [empty(statusError ? statusError.message : "The daemon has not told its status yet.")];
   return [
-    attention({ ...data, status }),
+    attention(status),
     h(
       "div",
       { class: "panels" },
-      loopPanel(data.cycle),
-      health(data, status),
+      loopPanel(data),
+      liveModelPanel(data, status),
       h("div", { class: "stack" }, realised(data.seen), cyclesPanel(data.cycles)),
       h("div", { class: "stack" }, alertsPanel(data.alerts), daemonPanel(status)),
     ),
@@ -79,7 +79,7 @@ function whereabouts(document) {
 /** Where the loop was when it was drawn last: a move is told to who cannot see it. */
 let toldStation = null;
 
-function loopPanel(document) {
+function loopPanel({ cycle: document, deployed }) {
   const { here, waiting, text, step } = whereabouts(document);
   if (toldStation !== null && toldStation !== here) announce(text);
   toldStation = here;
@@ -95,9 +95,12 @@ function loopPanel(document) {
         ago(open ? cycle.started_at : cycle.finished_at),
         open ? "" : [" (", badge(cycle.outcome), ")"],
         `. Why it began: ${reasonText(cycle.reason)}.`,
-        open ? "" : [" How it ended: ", linked(endText(cycle))],
+        open ? "" : [" How it ended: ", linked(cycle.detail.split("\n")[0] || "nothing more was recorded.")],
+        deployed ? [" Its model now: ", link("models", deployed.version), " ", standingBadges(deployed)] : "",
       )
     : null;
+  // An open breaker can be resumed from without a pause, so both may be possible.
+  const automatic = ["pause", "resume"].filter((name) => refusal(name) === null);
   return panel(
     "The loop",
     { wide: true, id: "loop" },
@@ -117,17 +120,9 @@ function loopPanel(document) {
       reason,
     ),
     waiting
-      ? buttons("approve", "reject", pause() ? "resume" : "pause")
-      : buttons("retrain", ...(open ? ["cancel"] : []), "rollback", pause() ? "resume" : "pause"),
+      ? buttons("approve", "reject", ...automatic)
+      : buttons("retrain", ...(open ? ["cancel"] : []), "rollback", ...automatic),
   );
-}
-
-/** How a cycle ended, as it stands now: what was deployed may have been taken back since. */
-function endText(cycle) {
-  const live = aliased("live")?.model;
-  if (cycle.outcome === "deployed" && live !== cycle.model)
-    return `${cycle.model} was deployed and rolled back since; ${live ?? "no model"} is live.`;
-  return cycle.detail.split("\n")[0] || "nothing more was noted.";
 }
 
 function realised(seen) {
@@ -160,7 +155,6 @@ function realised(seen) {
 }
 
 function alertsPanel(alerts) {
-  const shown = alerts.slice(0, SHOWN);
   const rows = table(
     "Latest alerts",
     [
@@ -171,12 +165,12 @@ function alertsPanel(alerts) {
       },
       { name: "When", cell: ({ alert }) => ago(alert.at) },
     ],
-    shown,
+    alerts,
   );
   return panel(
     "Latest alerts",
     { tools: h("a", { href: "#/alerts" }, "All alerts") },
-    shown.length > 0 ? rows : empty("No alerts.", "Nothing had to be told so far."),
+    alerts.length > 0 ? rows : empty("No alerts.", "Nothing had to be told so far."),
   );
 }
 
@@ -198,38 +192,10 @@ function cyclesPanel(cycles) {
   );
 }
 
-function daemonPanel(status) {
-  const rows = table(
-    "Actors of the daemon",
-    [
-      { name: "Actor", head: true, cell: (actor) => actor.name },
-      { name: "State", cell: (actor) => badge(actor.state) },
-      {
-        name: "Does",
-        cell: (actor) => [actor.current_work ?? h("span", { class: "none" }, "idle"), lastFailure(actor)],
-      },
-      { name: "Waiting", number: true, cell: (actor) => number(actor.waiting_senders) },
-      { name: "Restarts", number: true, cell: (actor) => number(actor.restarts) },
-    ],
-    status.actors,
-  );
-  const service = h("a", { href: `${status.service_url}/docs`, rel: "noreferrer" }, status.service_url);
-  return panel("The daemon", { note: [`delayd ${status.version}; the inference service answers at `, service] }, rows);
-}
-
-function lastFailure(actor) {
-  return actor.last_failure ? h("p", { class: "note" }, `Last failure: ${actor.last_failure}`) : null;
-}
-
 export const overview = {
   title: () => "Overview",
   load,
   draw,
   kinds: ["cycle", "step", "decision", "drift", "alias", "deployment", "alert", "setting", "model"],
-  needs: () => {
-    const { status, session } = state;
-    if (!status) return null;
-    const actors = status.actors.map(({ last_beat_secs: _, ...actor }) => actor);
-    return { ...status, now: null, actors, role: session?.role, error: state.statusError?.message };
-  },
+  needs: statusThatMatters,
 };
