@@ -1,13 +1,74 @@
-// The shell: which view is shown, when it is drawn again, and what stands around it.
+// The shell: which views there are, which one is shown, when it is drawn again, and what stands around it.
 
-import { onDenied } from "./api.js";
+import { followChanges, onChange, onDenied, onState } from "./api.js";
+import { denied, signIn, signOut } from "./commands.js";
 import { announce, h, mounted } from "./dom.js";
-import { denied, signIn, signOut } from "./dialogs.js";
-import * as live from "./live.js";
 import { empty, notice } from "./parts.js";
-import { parse } from "./router.js";
-import { loadSession, loadStatus, state, subscribe } from "./store.js";
-import { NAVIGATION, VIEWS } from "./views.js";
+import { loadSession, loadStatus, parse, state, subscribe } from "./store.js";
+import { alertList, audit, oneAlert } from "./views/alerts.js";
+import { compare } from "./views/compare.js";
+import { cycleList, oneCycle } from "./views/cycles.js";
+import { datasetList, oneDataset } from "./views/datasets.js";
+import { decisionList, oneDecision } from "./views/decisions.js";
+import { modelList, oneModel } from "./views/models.js";
+import { drift, performance } from "./views/monitoring.js";
+import { overview } from "./views/overview.js";
+import { oneRun, runList } from "./views/runs.js";
+import { deploymentList, health, oneDeployment } from "./views/service.js";
+
+/** Every view by the first part of its address: the list, and one of the things. */
+const VIEWS = {
+  "": { list: overview },
+  cycles: { list: cycleList, one: oneCycle },
+  decisions: { list: decisionList, one: oneDecision },
+  health: { list: health },
+  performance: { list: performance },
+  drift: { list: drift, one: drift },
+  deployments: { list: deploymentList, one: oneDeployment },
+  models: { list: modelList, one: oneModel },
+  compare: { list: compare },
+  runs: { list: runList, one: oneRun },
+  datasets: { list: datasetList, one: oneDataset },
+  alerts: { list: alertList, one: oneAlert },
+  audit: { list: audit },
+};
+
+/** Groups of links: `[address, text]`. */
+const NAVIGATION = [
+  [null, [["", "Overview"]]],
+  [
+    "Loop",
+    [
+      ["cycles", "Cycles"],
+      ["decisions", "Decisions"],
+    ],
+  ],
+  [
+    "Production",
+    [
+      ["health", "Health"],
+      ["performance", "Performance"],
+      ["drift", "Drift"],
+      ["deployments", "Deployments"],
+    ],
+  ],
+  [
+    "Learning",
+    [
+      ["models", "Models"],
+      ["compare", "Compare"],
+      ["runs", "Runs"],
+      ["datasets", "Datasets"],
+    ],
+  ],
+  [
+    "People",
+    [
+      ["alerts", "Alerts"],
+      ["audit", "Audit"],
+    ],
+  ],
+];
 
 /** Changes come in bursts; a view is asked for once per burst. */
 const SETTLE_MS = 250;
@@ -200,7 +261,7 @@ const clock = (at) => at.toISOString().slice(11, 19);
 
 function watchConnection() {
   const box = document.getElementById("live");
-  live.onState(({ name, since }) => {
+  onState(({ name, since }) => {
     const text = { connecting: "Connecting", live: "Live", lost: `Not live since ${since ? clock(since) : ""} UTC` }[
       name
     ];
@@ -276,7 +337,7 @@ function begin() {
     if (needs !== lastNeeds && shown?.view?.needs) soon("poll");
     lastNeeds = needs;
   });
-  live.onChange(({ kind }) => {
+  onChange(({ kind }) => {
     if (TOLD_BY_STATUS.includes(kind)) loadStatus();
     soon(kind);
   });
@@ -289,7 +350,7 @@ function begin() {
   const known = Promise.all([loadSession(), loadStatus()]);
   Promise.race([known, new Promise((resolve) => setTimeout(resolve, FIRST_MS))]).then(() => {
     show(false);
-    live.start();
+    followChanges();
   });
 }
 

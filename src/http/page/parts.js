@@ -1,7 +1,6 @@
 // The small parts that views are made of.
 
-import { h } from "./dom.js";
-import { capital, words } from "./format.js";
+import { capital, h, words } from "./dom.js";
 
 /** Sign, tone and name of a state: the sign tells it without its colour. */
 const STATES = {
@@ -56,10 +55,6 @@ const STATES = {
 
 export function tone(state) {
   return STATES[state]?.[1] ?? "plain";
-}
-
-export function sign(state) {
-  return STATES[state]?.[0] ?? "·";
 }
 
 /** A state as a small label with its sign. */
@@ -213,4 +208,89 @@ export function document_(value, key = "document") {
 /** Code, logs: kept as it is, scrolls in itself, reachable by keyboard. */
 export function log(text, label) {
   return h("pre", { class: "log", tabindex: "0", role: "region", "aria-label": label }, text);
+}
+
+// ----------------------------------------------------------------
+// Tables that fit the screen: real tables, which on a phone read as cards.
+
+/**
+ * `columns` are `{ name, cell(row), number?, head? }`; `head` marks the column that
+ * names the row. `caption` is told to screen readers.
+ */
+export function table(caption, columns, rows, { key, className = "" } = {}) {
+  const header = h(
+    "tr",
+    {},
+    columns.map((column) => h("th", { scope: "col", class: column.number ? "number" : null }, column.name)),
+  );
+  const line = (row) =>
+    h(
+      "tr",
+      { data: key ? { row: key(row) } : {} },
+      columns.map((column) => {
+        const content = h("div", {}, column.cell(row));
+        const blank = content.textContent.trim() === "–" && !column.head;
+        const attributes = {
+          class: [column.number && "number", blank && "blank"].filter(Boolean).join(" ") || null,
+          data: { name: column.name },
+        };
+        return column.head ? h("th", { scope: "row", ...attributes }, content) : h("td", attributes, content);
+      }),
+    );
+  return h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      { class: `cards ${className}` },
+      h("caption", { class: "unseen" }, caption),
+      h("thead", {}, header),
+      h("tbody", {}, rows.map(line)),
+    ),
+  );
+}
+
+/** A plain grid of numbers that scrolls in itself: the alternative to a chart. */
+export function grid(caption, names, rows) {
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h(
+      "table",
+      { class: "plain" },
+      h("caption", { class: "unseen" }, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          names.map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          h(
+            "tr",
+            {},
+            row.map((cell, index) => (index ? h("td", { class: "number" }, cell) : h("th", { scope: "row" }, cell))),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+/** Links to the newer and the older part of a listing. */
+export function pager(path, offset, limit, next) {
+  if (offset === 0 && next === null) return null;
+  const to = (target, text) => h("a", { href: target > 0 ? `#/${path}?from=${target}` : `#/${path}` }, text);
+  return h(
+    "nav",
+    { class: "pager", "aria-label": "Pages of this list" },
+    offset > 0 ? to(Math.max(0, offset - limit), "← Newer") : h("span", {}),
+    next !== null && next !== undefined ? to(next, "Older →") : h("span", {}),
+  );
 }

@@ -1,8 +1,8 @@
-// What every view needs to know: who is here, where the loop is, whether the
-// daemon is heard. Whoever wants to hear of changes subscribes.
+// What every view needs to know: who is signed in, where the loop is, whether the daemon answers, and what the
+// address asks for. Views subscribe to changes.
 
 import * as api from "./api.js";
-import { setClock } from "./format.js";
+import { setClock } from "./dom.js";
 
 const heard = new Set();
 export const state = { session: null, status: null, statusError: null };
@@ -63,4 +63,38 @@ const URGENCY = { critical: "failed", warning: "warning", info: "info" };
 export function found(...kinds) {
   const finding = state.status?.attention.find(({ kind }) => kinds.includes(kind));
   return finding ? URGENCY[finding.severity] : null;
+}
+
+// ----------------------------------------------------------------
+// From the address behind the # to a view and back.
+
+/** `#/cycles/cycle_3?from=50` as `{ name, id, query }`. */
+export function parse(hash) {
+  const [path, search = ""] = hash.replace(/^#\/?/, "").split("?");
+  const [name = "", id = null] = path.split("/").map(decode);
+  return { name, id, query: new URLSearchParams(search) };
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // A stray % is taken for what it is.
+    return text;
+  }
+}
+
+export function path(name, id, query) {
+  const search = new URLSearchParams(query ?? {}).toString();
+  return `#/${name}${id ? `/${encodeURIComponent(id)}` : ""}${search ? `?${search}` : ""}`;
+}
+
+/** Changes the address without a new entry in the history: for choices within a view. */
+export function amend(query) {
+  const { name, id, query: now } = parse(location.hash);
+  for (const [key, value] of Object.entries(query)) {
+    if (value === null) now.delete(key);
+    else now.set(key, value);
+  }
+  history.replaceState(null, "", path(name, id, Object.fromEntries(now)));
 }

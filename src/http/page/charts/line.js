@@ -1,10 +1,8 @@
 // Values over time: axes with units, a legend, a cursor for mouse and arrow keys,
 // the marks of model versions, and the same numbers as a table.
 
-import { h, responsive, s } from "../dom.js";
-import { utc } from "../format.js";
-import { grid } from "../table.js";
-import { details } from "../parts.js";
+import { h, responsive, s, utc } from "../dom.js";
+import { details, grid } from "../parts.js";
 import { extent, linear, tickDigits, ticks, timeTicks } from "./scale.js";
 
 const MARGIN = { top: 26, right: 12, bottom: 26 };
@@ -338,26 +336,6 @@ function numbers(chart) {
     }),
   ]);
   return grid(chart.name, names, rows);
-}
-
-/** A line without axes, for beside a number. */
-export function sparkline(values, label) {
-  const finite = values.filter(Number.isFinite);
-  // A level line tells nothing that the number beside it does not.
-  if (finite.length < 2 || Math.min(...finite) === Math.max(...finite)) return null;
-  const [low, high] = extent(finite);
-  const across = linear([0, values.length - 1], [1, 79]);
-  const up = linear([low, high], [19, 1]);
-  const points = values
-    .map((value, index) =>
-      Number.isFinite(value) ? `${across.at(index).toFixed(1)},${up.at(value).toFixed(1)}` : null,
-    )
-    .filter(Boolean);
-  return s(
-    "svg",
-    { class: "spark", viewBox: "0 0 80 20", width: 80, height: 20, role: "img", "aria-label": label },
-    s("polyline", { points: points.join(" ") }),
-  );
 }
 
 /** Where a value's model changes: the marks of a chart. */

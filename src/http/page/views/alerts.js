@@ -1,12 +1,10 @@
-// Alerts, to whom they were told, and silences.
+// Alerts with their deliveries, silences, and the audit.
 
 import * as api from "../api.js";
 import { button, endSilence, forbidden, retryAlert, signInLink, silence } from "../commands.js";
-import { h } from "../dom.js";
-import { ago, daemonNow, number, time } from "../format.js";
-import { badge, empty, facts, linked, notice, panel } from "../parts.js";
+import { ago, daemonNow, h, number, time, words } from "../dom.js";
+import { badge, empty, facts, linked, notice, pager, panel, table } from "../parts.js";
 import { state } from "../store.js";
-import { pager, table } from "../table.js";
 
 const LIMIT = 50;
 const needs = () => state.session?.role ?? null;
@@ -187,3 +185,40 @@ function deliveryTable(deliveries) {
 
 const endpoint = (value) =>
   typeof value === "string" ? value : [value.channel, value.address].filter(Boolean).join(":");
+
+// ----------------------------------------------------------------
+// Who did what, and why.
+
+export const audit = {
+  title: () => "Audit",
+  lead: "Everything that a person asked for.",
+  kinds: ["setting", "cycle", "alias", "alert", "audit", "audit_outcome"],
+  load: ({ query }, signal) => api.list("audit", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
+  draw: ({ items, next_offset: next }, { query }) =>
+    items.length === 0
+      ? [
+          empty(
+            "Nobody has asked for anything yet.",
+            "Retrain, approve, roll back and the like appear here with who asked and why.",
+          ),
+        ]
+      : [
+          h(
+            "section",
+            { class: "panel" },
+            table(
+              "Deeds, newest first",
+              [
+                { name: "When", cell: (entry) => time(entry.at, { seconds: true }) },
+                { name: "Who", head: true, cell: (entry) => entry.actor },
+                { name: "What", cell: (entry) => h("strong", {}, words(entry.action)) },
+                { name: "To what", cell: (entry) => linked(entry.subject || "–") },
+                { name: "Why", cell: (entry) => linked(entry.detail || "not said") },
+                { name: "What came of it", cell: (entry) => linked(entry.outcome || "not noted") },
+              ],
+              items,
+            ),
+            pager("audit", Number(query.get("from") ?? 0), LIMIT, next),
+          ),
+        ],
+};

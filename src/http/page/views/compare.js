@@ -1,13 +1,11 @@
 // Two models side by side: metrics with their intervals, parameters, what differs.
 
 import * as api from "../api.js";
-import { intervalPair } from "../charts/intervals.js";
-import { h, s } from "../dom.js";
-import { number, significant, time } from "../format.js";
-import { badge, details, empty, link, linked, panel } from "../parts.js";
-import { path } from "../router.js";
-import { grid, table } from "../table.js";
+import { intervalPair } from "../charts/scale.js";
+import { h, number, s, significant, time } from "../dom.js";
 import { evaluationOf, flattened, metricRows } from "../metrics.js";
+import { badge, details, empty, grid, link, linked, panel, table } from "../parts.js";
+import { path } from "../store.js";
 import { tests } from "./decisions.js";
 import { standingBadges } from "./models.js";
 

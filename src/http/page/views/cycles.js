@@ -1,18 +1,14 @@
 // Passes of the loop: what each did, how long it took, and how it ended.
 
 import * as api from "../api.js";
-import { loopPicture, progressBar } from "../charts/loop.js";
-import { shareOf, stepBars, wallOf } from "../charts/steps.js";
+import { loopPicture, progressBar, shareOf, stepBars, wallOf } from "../charts/diagrams.js";
 import { buttons } from "../commands.js";
-import { h } from "../dom.js";
-import { ago, bytes, counted, daemonNow, duration, time } from "../format.js";
-import { badge, details, document_, empty, facts, link, linked, log, panel } from "../parts.js";
+import { ago, bytes, counted, daemonNow, duration, h, time } from "../dom.js";
+import { badge, details, document_, empty, facts, link, linked, log, pager, panel, sayable, table } from "../parts.js";
 import { state } from "../store.js";
-import { pager, table } from "../table.js";
 import { validation } from "./datasets.js";
 import { decisionTable } from "./decisions.js";
-import { verificationPanel } from "./deployments.js";
-import { reasonText } from "./reason.js";
+import { verificationPanel } from "./service.js";
 
 const LIMIT = 25;
 const LOG_LINES = 200;
@@ -207,4 +203,24 @@ function buildPanel(build) {
       ["Took", duration(Date.parse(build.finished_at) - Date.parse(build.started_at))],
     ]),
   );
+}
+
+// ----------------------------------------------------------------
+// Why a cycle was begun, in words.
+
+/** `{ kind: "drift", report, summary }` as `drift (…)`. */
+export function reasonText(reason) {
+  switch (reason?.kind) {
+    case "bootstrap":
+      return "no model was live";
+    case "manual":
+      return `${reason.by} asked for it${reason.why ? `: ${reason.why}` : ""}`;
+    case "scheduled":
+      return "the schedule";
+    case "drift":
+    case "performance":
+      return `${reason.kind}: ${sayable(reason.summary)}`;
+    default:
+      return "an unknown reason";
+  }
 }

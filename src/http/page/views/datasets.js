@@ -1,10 +1,22 @@
 // Datasets: what exactly was learnt from, and what validation found in it.
 
 import * as api from "../api.js";
-import { h } from "../dom.js";
-import { capital, counted, digest, number, percent, time } from "../format.js";
-import { badge, details, document_, empty, facts, figure, figures, link, notice, panel } from "../parts.js";
-import { grid, pager, table } from "../table.js";
+import { capital, counted, digest, h, number, percent, time } from "../dom.js";
+import {
+  badge,
+  details,
+  document_,
+  empty,
+  facts,
+  figure,
+  figures,
+  grid,
+  link,
+  notice,
+  pager,
+  panel,
+  table,
+} from "../parts.js";
 
 const LIMIT = 25;
 

@@ -1,15 +1,13 @@
 // Registered models: what each measured, where it comes from, where it went.
 
 import * as api from "../api.js";
-import { lineageGraph, nodePanel } from "../charts/graph.js";
+import { lineageGraph, nodePanel } from "../charts/diagrams.js";
 import { buttons } from "../commands.js";
-import { announce, h } from "../dom.js";
-import { digest, number, percent, time } from "../format.js";
-import { badge, details, document_, empty, facts, link, linked, panel } from "../parts.js";
-import { aliased, state } from "../store.js";
-import { grid, pager, table } from "../table.js";
+import { announce, digest, h, number, percent, time } from "../dom.js";
 import { baselineOf, evaluationOf, metricRows, perturbationText } from "../metrics.js";
-import { latencyTable } from "./gate.js";
+import { badge, details, document_, empty, facts, grid, link, linked, pager, panel, table } from "../parts.js";
+import { aliased, state } from "../store.js";
+import { latencyTable } from "./decisions.js";
 
 const LIMIT = 25;
 const WEAKEST = 8;

@@ -2,20 +2,16 @@
 // is the loop, how does the live model do.
 
 import * as api from "../api.js";
+import { loopPicture, progressBar, shareOf, wallOf } from "../charts/diagrams.js";
 import { lineChart, modelMarks } from "../charts/line.js";
-import { loopPicture, progressBar } from "../charts/loop.js";
-import { shareOf, wallOf } from "../charts/steps.js";
 import { buttons } from "../commands.js";
-import { announce, h } from "../dom.js";
-import { ago, duration, number } from "../format.js";
-import { badge, empty, link, linked, panel } from "../parts.js";
+import { ago, announce, capital, counted, duration, h, number } from "../dom.js";
+import { realisedSeries, span } from "../metrics.js";
+import { badge, empty, link, linked, notice, panel, table, tone } from "../parts.js";
 import { aliased, refusal, state } from "../store.js";
-import { table } from "../table.js";
-import { realisedSeries, span } from "../windows.js";
-import { attention } from "./attention.js";
-import { daemonPanel, liveModelPanel, measured, statusThatMatters } from "./health.js";
+import { reasonText } from "./cycles.js";
 import { standingBadges } from "./models.js";
-import { reasonText } from "./reason.js";
+import { daemonPanel, liveModelPanel, measured, statusThatMatters } from "./service.js";
 
 const SHOWN = 5;
 
@@ -199,3 +195,40 @@ export const overview = {
   kinds: ["cycle", "step", "decision", "drift", "alias", "deployment", "alert", "setting", "model"],
   needs: statusThatMatters,
 };
+
+// ----------------------------------------------------------------
+// What needs attention, most urgent first, as the status says it; and if nothing does, that.
+
+function attention({ attention: findings, serving }) {
+  const urgent = findings.filter(({ severity }) => severity !== "info").length;
+  return h(
+    "div",
+    { class: "attention", id: "attention" },
+    findings.length === 0
+      ? notice(
+          "ok",
+          h(
+            "p",
+            {},
+            h("strong", {}, "Nothing needs attention. "),
+            serving ? [link("models", serving.model), " is being served, and no check has found a problem."] : "",
+          ),
+        )
+      : h(
+          "h2",
+          { class: urgent > 0 ? "" : "unseen" },
+          urgent > 0 ? `${counted(urgent, "thing needs", "things need")} attention` : "For your information",
+        ),
+    findings.map(({ severity, kind, text, page }) =>
+      notice(
+        tone(severity),
+        h(
+          "p",
+          { data: { finding: kind } },
+          linked(text),
+          page ? [" ", h("a", { href: `#/${page}` }, `See ${capital(page)}`)] : null,
+        ),
+      ),
+    ),
+  );
+}

@@ -3,11 +3,9 @@
 import * as api from "../api.js";
 import { lineChart } from "../charts/line.js";
 import { ticks } from "../charts/scale.js";
-import { h } from "../dom.js";
-import { counted, duration, number, significant, time, words } from "../format.js";
-import { badge, details, document_, empty, facts, link, panel } from "../parts.js";
-import { grid, pager, table } from "../table.js";
+import { counted, duration, h, number, significant, time, words } from "../dom.js";
 import { evaluationOf, flattened } from "../metrics.js";
+import { badge, details, document_, empty, facts, grid, link, pager, panel, table } from "../parts.js";
 
 const LIMIT = 25;
 
