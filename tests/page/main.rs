@@ -258,7 +258,7 @@ async fn an_operator_takes_two_models_live_and_one_back_in_the_browser() {
     browser.wait_for_text("#live", "Live").await;
     daemon.child.kill().unwrap();
     browser.wait_for_text("#live", "Not live since").await;
-    browser.wait_for_text("#stale", "The daemon does not answer. What stands here is as of").await;
+    browser.wait_for_text("#stale", "The daemon is not answering. Data as of").await;
     browser.picture("walk-4-not-live").await;
     browser.close().await;
 }
@@ -278,8 +278,7 @@ async fn views_say_what_the_ledger_knows(browser: &mut Browser) {
     browser.press(".lineage .node.dataset").await;
     browser.wait_for_text(".node-about", "Rows").await;
     let shown = browser.text("main").await;
-    for told in
-        ["Lookup table", "Always the base rate", "missing weather", "The weakest first", "p99 µs", "asked for by"]
+    for told in ["Lookup table", "Always the base rate", "missing weather", "Weakest first", "p99 µs", "asked for by"]
     {
         assert!(shown.contains(told), "`{told}` is not in the view of model_v2:\n{shown}");
     }
@@ -293,7 +292,7 @@ async fn views_say_what_the_ledger_knows(browser: &mut Browser) {
     let shown = browser.text("main").await;
     assert!(shown.contains("ROC-AUC") && shown.contains("The gate's paired test"), "{shown}");
     browser.open("").await;
-    browser.wait_for_text(".whereabouts", "How it ended").await;
+    browser.wait_for_text(".whereabouts", "Result:").await;
     // Labels of an axis read as what they are, whatever the step.
     let digits = "const done = arguments[arguments.length - 1]; \
                   import('/page/charts/scale.js').then(({ tickDigits }) => done( \
@@ -345,8 +344,8 @@ async fn an_operator_retries_and_silences_alerts_in_the_browser() {
     browser.picture("alert-1-given-up").await;
     fs::write(&hook, receiver.url()).unwrap();
     let says = browser.command("retry", "the channel is there again").await;
-    assert!(says.contains("Try alert_1 again?"), "{says}");
-    browser.wait_for_text(".toast", "1 deliveries are tried again").await;
+    assert!(says.contains("Retry alert_1?"), "{says}");
+    browser.wait_for_text(".toast", "1 delivery will be retried").await;
     browser.wait_for_text("main", "delivered").await;
     let told =
         receiver.messages().iter().any(|message| message.json().to_string().contains("model_v1 sees other data"));
@@ -357,7 +356,7 @@ async fn an_operator_retries_and_silences_alerts_in_the_browser() {
     assert!(says.contains("They are still recorded"), "{says}");
     browser.open("alerts").await;
     let row = browser.wait_for_text("main tbody", "silence_1").await;
-    assert!(row.contains("in force") && row.contains("drift/model_v1") && row.contains("we are at it"), "{row}");
+    assert!(row.contains("active") && row.contains("drift/model_v1") && row.contains("we are at it"), "{row}");
     browser.picture("alert-2-silenced").await;
     browser.command("end-silence_1", "it is done").await;
     browser.wait_for_text("main tbody", "ended").await;

@@ -1,15 +1,14 @@
 // The daemon over HTTP: requests, and the stream of its ledger's changes.
 
 // ----------------------------------------------------------------
-// The daemon's HTTP API. The token lives in this tab's session storage and in
-// nothing else; it goes out in a header, never in a URL.
+// The daemon's HTTP API. The token is kept in this tab's session storage only; it is sent in a header, never in a URL.
 
 const BASE = "/api/v1";
 const TOKEN = "delayd.token";
-/** A reading that takes longer has gone astray; commands may take minutes. */
+/** A read that takes longer is given up; commands may take minutes. */
 const READ_MS = 20_000;
 
-/** What went wrong, in the API's own words where it had any. */
+/** What went wrong, in the API's own words where there are any. */
 class ApiError extends Error {
   constructor(status, title, detail, requestId, retryAfterSecs) {
     super(detail || title);
@@ -36,7 +35,7 @@ function headers(more = {}) {
 }
 
 const deniedHandlers = new Set();
-/** Calls `handler(error)` whenever the API wants another token. */
+/** Calls `handler(error)` whenever the API refuses the token. */
 export function onDenied(handler) {
   deniedHandlers.add(handler);
 }
@@ -46,7 +45,7 @@ async function failure(response) {
   try {
     problem = await response.json();
   } catch {
-    // No problem document: a proxy answered, or nobody. The status says enough.
+    // No problem document: a proxy answered. The status has to do.
   }
   return new ApiError(
     response.status,
@@ -64,9 +63,9 @@ async function ask(path, options) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
     if (error.name === "TimeoutError") {
-      throw new ApiError(0, "No answer", `The daemon has not answered within ${READ_MS / 1000} seconds.`);
+      throw new ApiError(0, "No answer", `The daemon did not answer within ${READ_MS / 1000} seconds.`);
     }
-    throw new ApiError(0, "Not reachable", "The daemon does not answer. Is it running, and is the network up?");
+    throw new ApiError(0, "Unreachable", "The daemon cannot be reached. Is it running, and is the network up?");
   }
   if (!response.ok) {
     const error = await failure(response);
@@ -121,13 +120,12 @@ export async function remove(path, document) {
 export const part = encodeURIComponent;
 
 // ----------------------------------------------------------------
-// The ledger's changes as they happen. EventSource cannot send an Authorization
-// header, so the stream is read by hand: the same protocol, the same
-// Last-Event-ID. While it is lost, whoever listens is woken at intervals instead.
+// The ledger's changes as they happen. EventSource cannot send an Authorization header, so the stream is read by hand:
+// the same protocol, the same Last-Event-ID. While the stream is lost, listeners are called at intervals instead.
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15_000;
-/** The daemon sends a comment more often than this; silence means it is gone. */
+/** The daemon sends a comment more often than this; silence means that it is gone. */
 const SILENCE_MS = 45_000;
 const POLL_MS = 5_000;
 
@@ -178,7 +176,7 @@ function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
-    // Not ours to understand; that something happened is news enough.
+    // Unknown data: that something changed is enough.
     return {};
   }
 }
@@ -191,11 +189,11 @@ async function follow(abort) {
     credentials: "omit",
     signal: abort.signal,
   });
-  // Without a token that counts there is nothing to wait for; signing in begins anew.
+  // Without a valid token there is nothing to follow; signing in starts again.
   if (response.status === 401 || response.status === 403) pause = LONGEST_PAUSE_MS;
   if (!response.ok || !response.body) throw new Error(`the stream answered ${response.status}`);
   become("live");
-  // What happened while nobody listened is in the ledger by now.
+  // Whatever happened in between is in the ledger by now.
   emit({ kind: "poll" });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
@@ -216,8 +214,8 @@ const wait = (ms) =>
   });
 
 /**
- * A page that nobody looks at lets go of its stream: browsers allow six connections
- * to one host, over all tabs and those kept for the back button together.
+ * A hidden page closes its stream: browsers allow six connections to one host, over all tabs and those kept for the
+ * back button together.
  */
 let resting = false;
 
@@ -239,7 +237,7 @@ function watchTheWatchers() {
   document.addEventListener("visibilitychange", () => (document.hidden ? rest() : resume()));
 }
 
-/** Follows the stream for as long as somebody looks. */
+/** Follows the stream for as long as the page is visible. */
 export async function followChanges() {
   setInterval(() => current.name === "live" || resting || emit({ kind: "poll" }), POLL_MS);
   watchTheWatchers();
@@ -264,7 +262,7 @@ export async function followChanges() {
   }
 }
 
-/** Begins the stream anew at once, with the token of now. */
+/** Starts the stream again at once, with the current token. */
 export function followAgain() {
   pause = FIRST_PAUSE_MS;
   connection?.abort();

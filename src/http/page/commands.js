@@ -2,7 +2,7 @@
 // says beforehand what it will do, asks why, and reports the result.
 
 import * as api from "./api.js";
-import { announce, h, mint } from "./dom.js";
+import { announce, counted, h, mint } from "./dom.js";
 import { aliased, isOperator, loadSession, loadStatus, refusal, state } from "./store.js";
 
 const live = () => aliased("live")?.model ?? null;
@@ -16,18 +16,19 @@ const COMMANDS = {
     label: "Retrain",
     title: "Start a retrain?",
     happens: () => [
-      "A new cycle begins at once, whatever the cooldown and the budget say: it takes in new flights, trains a challenger and compares it with the live model.",
+      "A new cycle starts at once, regardless of cooldown and budget: it ingests new flights, trains a challenger " +
+        "and compares it with the live model.",
       live()
-        ? `${live()} keeps serving meanwhile. It is replaced only by a challenger that passes the gate and its verification.`
-        : "No model is live yet; the first one that passes the gate and its verification will be.",
+        ? `${live()} keeps serving. It is replaced only by a challenger that passes the gate and verification.`
+        : "No model is live yet; the first one that passes the gate and verification goes live.",
     ],
   },
   cancel: {
     label: "Cancel",
     title: "Cancel this cycle?",
     happens: () => [
-      `${running()?.id} stops: training at once, any other step at its end. What it did is undone.`,
-      live() ? `${live()} keeps serving, or serves again.` : "Nothing will be live.",
+      `${running()?.id} stops: training at once, any other step when it ends. Everything it did is undone.`,
+      live() ? `${live()} keeps serving, or serves again.` : "No model will be live.",
     ],
     tone: "danger",
   },
@@ -35,10 +36,10 @@ const COMMANDS = {
     label: "Approve",
     title: "Approve this model?",
     happens: () => [
-      `${waiting()?.model} becomes live: it has passed its verification, and serves already.`,
+      `${waiting()?.model} becomes live: it has passed verification and already serves.`,
       live()
-        ? `${live()} becomes the previous model, to which a rollback returns.`
-        : "There is no model to return to yet.",
+        ? `${live()} becomes the previous model, which a rollback restores.`
+        : "There is no model to roll back to yet.",
     ],
     tone: "primary",
   },
@@ -46,8 +47,8 @@ const COMMANDS = {
     label: "Reject",
     title: "Reject this model?",
     happens: () => [
-      `${waiting()?.id} ends: its deployment is taken back and ${waiting()?.model} is withdrawn.`,
-      live() ? `${live()} serves again on every replica.` : "Nothing will be live.",
+      `${waiting()?.id} ends: its deployment is undone and ${waiting()?.model} is withdrawn.`,
+      live() ? `${live()} serves again on every replica.` : "No model will be live.",
     ],
     tone: "danger",
   },
@@ -56,7 +57,7 @@ const COMMANDS = {
     title: "Roll back to the previous model?",
     happens: () => [
       `${previous()} is deployed again, replica by replica, and becomes live. No request is lost.`,
-      `${live()} no longer serves. To have it again, a new cycle must earn it.`,
+      `${live()} no longer serves and cannot be made live again; a new cycle trains a new model.`,
     ],
     tone: "danger",
   },
@@ -64,24 +65,25 @@ const COMMANDS = {
     label: "Pause",
     title: "Pause automatic cycles?",
     happens: () => [
-      "No cycle begins by itself until somebody resumes: not for drift, not for lost performance, not on schedule.",
-      "The live model keeps serving and being watched; a cycle under way goes on; Retrain still works.",
+      "No cycle starts automatically until someone resumes: not for drift, not for performance, not on schedule.",
+      "The live model keeps serving and is still monitored; an open cycle continues; Retrain still works.",
     ],
   },
   resume: {
     label: "Resume",
     title: "Resume automatic cycles?",
     happens: () => [
-      "Cycles begin by themselves again when drift, performance or schedule ask for one. That may be at once.",
+      "Cycles start automatically again when drift, performance or the schedule call for one. That may be at once.",
+      "This also ends the wait after failed cycles, and closes an open breaker.",
     ],
   },
 };
 
-/** Why the person here may not command, or `null`. */
+/** Why this person may not give commands, or `null`. */
 export function forbidden() {
-  if (!state.session) return "Finding out who you are …";
+  if (!state.session) return "Checking who you are …";
   if (isOperator()) return null;
-  const who = state.session.role === "viewer" ? "You may look (role viewer)" : "You are not signed in";
+  const who = state.session.role === "viewer" ? "You can only view (role viewer)" : "You are not signed in";
   return `${who}; commands need the role operator.`;
 }
 
@@ -104,7 +106,7 @@ export function button(label, { tone = "", reason = null, press, name, describe 
   return why ? h("span", { class: "held" }, element, h("span", { class: "unseen", id: why }, reason)) : element;
 }
 
-/** The buttons of some commands, with the reason below where none may be pressed. */
+/** The buttons of some commands, with the reason below where this person may give none. */
 export function buttons(...names) {
   const refused = forbidden();
   const made = names.map((name) => {
@@ -134,7 +136,7 @@ async function give(name) {
   await loadStatus();
 }
 
-/** Asks for a silence; `prefix` says how the keys of the alerts in question begin. */
+/** Asks for a silence; `prefix` is how the keys of its alerts start. */
 export async function silence(prefix = "") {
   const field = h("input", {
     id: mint("prefix"),
@@ -159,12 +161,12 @@ export async function silence(prefix = "") {
   const answer = await ask({
     title: "Silence alerts?",
     happens: [
-      "Nobody is told of alerts whose key begins so until the silence ends. They are still recorded, and shown here.",
+      "Alerts whose keys start with this are not sent until the silence ends. They are still recorded, and shown here.",
     ],
     fields: [
-      h("label", { for: field.id }, "Keys that begin with"),
+      h("label", { for: field.id }, "Keys that start with"),
       field,
-      h("p", { class: "note" }, "Such as drift/ for all drift, or latency/model_v3 for one model's latency."),
+      h("p", { class: "note" }, "For example drift/ for all drift, or latency/model_v3 for the latency of one model."),
       h("label", { for: hours.id }, "For"),
       hours,
     ],
@@ -177,14 +179,14 @@ export async function silence(prefix = "") {
         why,
       }),
   });
-  if (answer) toast("ok", `${answer.id} begins: ${answer.prefix}…`);
+  if (answer) toast("ok", `${answer.id} started: ${answer.prefix}…`);
   return answer;
 }
 
 export async function endSilence(id) {
   const answer = await ask({
     title: `End ${id}?`,
-    happens: ["Alerts of these keys are told again from now on."],
+    happens: ["Alerts with these keys are sent again from now on."],
     confirm: "End the silence",
     perform: ({ why }) => api.remove(`/silences/${api.part(id)}`, { by: state.session?.name ?? "", why }),
   });
@@ -194,12 +196,12 @@ export async function endSilence(id) {
 
 export async function retryAlert(id) {
   const answer = await ask({
-    title: id === "all" ? "Try every given-up delivery again?" : `Try ${id} again?`,
-    happens: ["What could not be delivered is due at once, with all its attempts."],
-    confirm: "Try again",
+    title: id === "all" ? "Retry every delivery that was given up?" : `Retry ${id}?`,
+    happens: ["Deliveries that were given up are due at once, with all their attempts."],
+    confirm: "Retry",
     perform: ({ why }) => api.post(`/alerts/${api.part(id)}/retry`, { by: state.session?.name ?? "", why }),
   });
-  if (answer) toast("ok", `${answer.deliveries} deliveries are tried again.`);
+  if (answer) toast("ok", `${counted(answer.deliveries, "delivery", "deliveries")} will be retried.`);
   return answer;
 }
 
@@ -208,7 +210,7 @@ export async function retryAlert(id) {
 
 const LONGEST_WHY = 500;
 
-/** Opens a dialog; the promise is kept when it closes. `close(value)` closes it from within. */
+/** Opens a dialog; the promise resolves when it closes. `close(value)` closes it from within. */
 function modal(build) {
   return new Promise((resolve) => {
     const title = mint("title");
@@ -236,8 +238,8 @@ function actions(close, confirm, tone) {
 }
 
 /**
- * Says what will happen, asks why, performs; the dialog stays open, with the
- * reason, when that fails. Answers what `perform` answered, or `null`.
+ * Says what will happen, asks why, performs; when that fails the dialog stays open and says so. Returns what `perform`
+ * returned, or `null`.
  */
 function ask({ title, happens, fields = [], confirm, tone, perform }) {
   return modal((close, titleId) => {
@@ -268,7 +270,7 @@ function ask({ title, happens, fields = [], confirm, tone, perform }) {
         happens.map((text) => h("li", {}, text)),
       ),
       fields,
-      h("label", { for: why.id }, "Why? It goes into the audit."),
+      h("label", { for: why.id }, "Reason (recorded in the audit)"),
       why,
       trouble,
       row,
@@ -277,7 +279,7 @@ function ask({ title, happens, fields = [], confirm, tone, perform }) {
 }
 
 let signingIn = false;
-/** Takes a token, or forgets the one at hand. */
+/** Asks for a token and keeps it if the daemon accepts it. */
 export async function signIn(reason) {
   if (signingIn) return;
   signingIn = true;
@@ -313,7 +315,7 @@ export async function signIn(reason) {
       h(
         "p",
         {},
-        "The token is kept in this tab only and is forgotten when you close it. Whoever runs the daemon hands tokens out.",
+        "The token is kept in this tab only and forgotten when you close it. Ask whoever runs the daemon for one.",
       ),
       h("label", { for: field.id }, "Token"),
       field,
@@ -338,10 +340,10 @@ async function changed(message) {
   dispatchEvent(new Event("delayd:session"));
 }
 
-/** The API wants another token: says so once, not over an open question. */
+/** The API refuses the token: asks for another one, but not over an open dialog. */
 export function denied(error) {
   if (error.status === 401 && !document.querySelector("dialog[open]")) {
-    signIn(state.session?.role ? "The daemon wants a token for this." : null);
+    signIn(state.session?.role ? "This needs a token." : null);
   }
 }
 

@@ -41,11 +41,11 @@ export function s(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** Tells screen readers something that others see happen. */
+/** Says to screen readers what others see happen. */
 export function announce(text) {
   const announcer = document.getElementById("announcer");
   announcer.textContent = "";
-  // Emptied first, so that the same text again is read again.
+  // Emptied first, so that the same text is read again.
   requestAnimationFrame(() => (announcer.textContent = text));
 }
 
@@ -58,7 +58,7 @@ export function mint(prefix) {
 
 const MOUNTED = "delayd:mounted";
 
-/** Draws again whenever the space changes: `draw(width)` answers a node. */
+/** Draws again whenever the space changes: `draw(width)` returns a node. */
 export function responsive(draw, className = "") {
   const frame = h("div", { class: `frame ${className}` });
   let drawn = 0;
@@ -69,7 +69,7 @@ export function responsive(draw, className = "") {
   };
   const observer = new ResizeObserver(() => {
     if (!frame.isConnected) observer.disconnect();
-    // Later, as a new height within the observer's turn would be an error of its own.
+    // Later: a new height within the observer's turn would be an error of its own.
     else requestAnimationFrame(() => fit(Math.floor(frame.clientWidth)));
   });
   observer.observe(frame);
@@ -77,7 +77,7 @@ export function responsive(draw, className = "") {
   return frame;
 }
 
-/** Draws what has just come into the page at once, so that nothing flickers. */
+/** Draws what was just added to the page at once, so that nothing flickers. */
 export function mounted(root) {
   root.querySelectorAll(".frame").forEach((frame) => frame.dispatchEvent(new Event(MOUNTED)));
 }
@@ -87,7 +87,7 @@ export function mounted(root) {
 
 const NONE = "–";
 
-/** What the daemon's clock shows now; a replay's clock is not this machine's. */
+/** What the daemon's clock shows; a replay's clock is not this machine's. */
 let clockAhead = 0;
 export function setClock(now) {
   const then = Date.parse(now);
@@ -185,7 +185,7 @@ export function utcClock(value) {
   return `${pad(at.getUTCHours())}:${pad(at.getUTCMinutes())}`;
 }
 
-/** One unit is enough where nobody counts: `4 min`, `3 h`, `12 d`. */
+/** One unit, where precision does not matter: `4 min`, `3 h`, `12 d`. */
 function roughly(ms) {
   const minutes = Math.round(ms / 60_000);
   if (minutes < 60) return `${Math.max(1, minutes)} min`;

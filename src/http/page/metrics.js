@@ -14,7 +14,7 @@ const share = (digits) => ({
 
 /**
  * Name in the document, name for people, how it reads, and whether more is better.
- * Latency is the gate's to tell: it times both models on one machine.
+ * Latency is left to the gate: it times both models on one machine.
  */
 const METRICS = [
   ["roc_auc", "ROC-AUC", plain(4), true],
@@ -70,17 +70,16 @@ export function flattened(value, prefix = "") {
 }
 
 // ----------------------------------------------------------------
-// The monitor's looks at the live model, thinned to what a chart can show, and
-// what is asked of them.
+// The monitor's checks of the live model, thinned to what a chart can show, and what is read from them.
 
-/** More looks than this are not told apart on any screen. */
+/** No screen shows more checks than this. */
 const POINTS = 160;
 
 /**
- * Looks of the last days, oldest first. Where there are none (after a replay of a
- * recorded year, or a long rest), those of as many days before the last report.
+ * Checks of the last days, oldest first. Where there are none (after a replay of a recorded year, or a long stop),
+ * those of as many days before the last report.
  */
-export async function looks(days, signal) {
+export async function checks(days, signal) {
   const recent = await api.get(`/monitoring?days=${days}&points=${POINTS}`, signal);
   if (recent.length > 0) return { days, until: null, rows: recent.map(flat) };
   const { items } = await api.list("drift/features", { limit: 1 }, signal);
@@ -95,7 +94,7 @@ export function span({ days, until }) {
   return until ? `the ${days} days up to ${utcDay(until)}` : `the last ${days} days`;
 }
 
-/** One look with what charts ask for, without its depth. */
+/** One check with what charts ask for, flattened. */
 function flat({ at, model, body }) {
   const { performance, service, replicas, train_serve } = body;
   const realised = performance?.realised;
@@ -118,7 +117,7 @@ function flat({ at, model, body }) {
   };
 }
 
-/** As the daemon has it: log-loss against always telling the share of delays. */
+/** As the daemon computes it: log-loss against always predicting the share of delays. */
 function withSkill(baseline) {
   if (!baseline) return null;
   const delayed = Math.min(1 - 1e-6, Math.max(1e-6, baseline.delayed_share));
@@ -126,36 +125,36 @@ function withSkill(baseline) {
   return { ...baseline, log_loss_skill: 1 + baseline.log_loss / average };
 }
 
-/** A value of each look as a line. `told` is what a point says besides: without it, the model. */
-export function seriesOf(rows, name, pick, { look, told = (row) => ({ text: row.model }) } = {}) {
-  const points = rows.map((row) => ({ at: row.at, value: pick(row), ...told(row) }));
+/** A value of each check as a line. `besides` is what else a point says: by default its model. */
+export function seriesOf(rows, name, pick, { look, besides = (row) => ({ text: row.model }) } = {}) {
+  const points = rows.map((row) => ({ at: row.at, value: pick(row), ...besides(row) }));
   return { name, look, points: points.filter((point) => Number.isFinite(point.value)) };
 }
 
-/** The realised values of a metric, with their interval where one was told. */
+/** The realised values of a metric, with their interval where there is one. */
 export function realisedSeries(rows, metric) {
-  const told = ({ model, intervals }) => ({
+  const besides = ({ model, intervals }) => ({
     low: intervals[`${metric}_interval`]?.low,
     high: intervals[`${metric}_interval`]?.high,
     text: model,
   });
   const judged = rows.filter((row) => row.metrics);
-  return seriesOf(judged, "Realised", (row) => row.metrics[metric], { look: 0, told });
+  return seriesOf(judged, "Realised", (row) => row.metrics[metric], { look: 0, besides });
 }
 
-/** What the model's own validation promised. */
-export function promisedSeries(rows, metric) {
-  return seriesOf(rows, "Promised by validation", (row) => row.baseline?.[metric], { look: 1, told: nothing });
+/** What the model reached in its own validation. */
+export function validationSeries(rows, metric) {
+  return seriesOf(rows, "Validation baseline", (row) => row.baseline?.[metric], { look: 1, besides: nothing });
 }
 
 /** What is expected until outcomes are known, from the scores alone. */
 export function estimatedSeries(rows, metric) {
-  return seriesOf(rows, "Estimated from scores", (row) => row.estimated?.[metric], { look: 2, told: nothing });
+  return seriesOf(rows, "Estimated from scores", (row) => row.estimated?.[metric], { look: 2, besides: nothing });
 }
 
 const nothing = () => ({});
 
-/** Requests in the hours that errors are judged over. */
+/** Requests in the hours over which errors are judged. */
 export function requestsOf({ errors }) {
   return errors ? errors.current.ok + errors.current.client_errors + errors.current.server_errors : NaN;
 }

@@ -2,7 +2,7 @@
 
 import { capital, h, words } from "./dom.js";
 
-/** Sign, tone and name of a state: the sign tells it without its colour. */
+/** Sign, tone and name of a state: the sign says it without its colour. */
 const STATES = {
   running: ["▶", "info"],
   applying: ["▶", "info"],
@@ -10,7 +10,7 @@ const STATES = {
   pending: ["…", "info"],
   applied: ["◐", "info"],
   draining: ["◐", "plain"],
-  waiting_approval: ["‖", "warn", "waits for approval"],
+  waiting_approval: ["‖", "warn", "waiting for approval"],
   done: ["✓", "ok"],
   deployed: ["✓", "ok"],
   succeeded: ["✓", "ok"],
@@ -28,7 +28,7 @@ const STATES = {
   live: ["●", "ok"],
   previous: ["○", "plain"],
   candidate: ["◌", "info"],
-  kept_live: ["=", "plain", "kept live model"],
+  kept_live: ["=", "plain", "kept the current model"],
   skipped: ["–", "plain"],
   cancelled: ["–", "plain"],
   silenced: ["–", "plain"],
@@ -139,7 +139,7 @@ export function facts(entries) {
   );
 }
 
-/** A number with its name, and what to think of it. */
+/** A number with its name, and what it means. */
 export function figure(name, value, { unit, about, picture, state, href } = {}) {
   return h(
     "div",
@@ -159,7 +159,7 @@ export function figures(...children) {
   return h("dl", { class: "figures" }, children);
 }
 
-/** Nothing is there, and what would bring something. */
+/** Says that nothing is there, and what would bring something. */
 export function empty(text, more) {
   return h("div", { class: "empty" }, h("p", {}, text), more && h("p", { class: "note" }, more));
 }
@@ -215,7 +215,7 @@ export function log(text, label) {
 
 /**
  * `columns` are `{ name, cell(row), number?, head? }`; `head` marks the column that
- * names the row. `caption` is told to screen readers.
+ * names the row. `caption` is for screen readers.
  */
 export function table(caption, columns, rows, { key, className = "" } = {}) {
   const header = h(

@@ -4,30 +4,30 @@
 import * as api from "./api.js";
 import { setClock } from "./dom.js";
 
-const heard = new Set();
+const subscribers = new Set();
 export const state = { session: null, status: null, statusError: null };
 
 export function subscribe(handler) {
-  heard.add(handler);
-  return () => heard.delete(handler);
+  subscribers.add(handler);
+  return () => subscribers.delete(handler);
 }
 
-function tell() {
-  heard.forEach((handler) => handler(state));
+function notify() {
+  subscribers.forEach((handler) => handler(state));
 }
 
 export async function loadSession() {
   try {
     state.session = await api.get("/session");
   } catch (error) {
-    // Whoever may not even ask who he is has no role at all.
+    // Who may not even ask this has no role at all.
     state.session = { name: "", role: "none", via: "", error };
   }
-  tell();
+  notify();
 }
 
 let underWay = null;
-/** Asks for the status; calls that come while one is under way share its answer. */
+/** Asks for the status; calls made while one is under way share its answer. */
 export function loadStatus() {
   underWay ??= api
     .get("/status")
@@ -41,7 +41,7 @@ export function loadStatus() {
     })
     .finally(() => {
       underWay = null;
-      tell();
+      notify();
     });
   return underWay;
 }
@@ -66,7 +66,7 @@ export function found(...kinds) {
 }
 
 // ----------------------------------------------------------------
-// From the address behind the # to a view and back.
+// From the address after the # to a view and back.
 
 /** `#/cycles/cycle_3?from=50` as `{ name, id, query }`. */
 export function parse(hash) {
@@ -79,7 +79,7 @@ function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    // A stray % is taken for what it is.
+    // A stray % stands for itself.
     return text;
   }
 }
@@ -89,7 +89,7 @@ export function path(name, id, query) {
   return `#/${name}${id ? `/${encodeURIComponent(id)}` : ""}${search ? `?${search}` : ""}`;
 }
 
-/** Changes the address without a new entry in the history: for choices within a view. */
+/** Changes the address without a new history entry: for choices within a view. */
 export function amend(query) {
   const { name, id, query: now } = parse(location.hash);
   for (const [key, value] of Object.entries(query)) {

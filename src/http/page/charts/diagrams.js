@@ -15,7 +15,7 @@ const SIGNS = { done: "✓", failed: "✕", stuck: "✕", undo_failed: "✕", un
 
 /**
  * `steps` are those of the cycle under way or of the last one; `here` is the
- * station that is lit, `waiting` whether a person is waited for there.
+ * station that is lit, `waiting` whether it waits for a person there.
  */
 export function loopPicture({ steps, here, waiting, open, label }) {
   const byName = new Map(steps.map((step) => [step.name, step]));
@@ -31,7 +31,7 @@ export function loopPicture({ steps, here, waiting, open, label }) {
           ? "now"
           : ""
         : lit && waiting
-          ? "waits for you"
+          ? "needs approval"
           : step && step.state !== "skipped"
             ? step.state === "running" || step.wall_ms === null
               ? words(step.state)
@@ -131,7 +131,7 @@ function stationAt({ name, state, lit, under, x, y, below }) {
   );
 }
 
-/** A bar for a step that tells how far it is. */
+/** A bar for a step that reports its progress. */
 export function progressBar(share, label) {
   return h(
     "progress",
@@ -218,14 +218,14 @@ export function stepBars(steps) {
 // node is a link; on a phone the layers stand one below the other.
 
 const LAYERS = ["source", "dataset", "run", "model", "image", "deployment"];
-/** Where a kind stands that has no layer of its own. */
+/** Where a kind without a layer of its own is placed. */
 const BESIDE = { build: "model" };
 /** More sources than this become one node that counts them. */
 const MOST_SOURCES = 6;
 const NODE = { width: 136, height: 50, gap: 12 };
 const LINEAGE_UPRIGHT_PX = 860;
 
-/** `choose(node)` hears which node was asked about. */
+/** `choose(node)` is called with the node that was chosen. */
 export function lineageGraph(lineage, choose) {
   const gathered = gather(lineage);
   return responsive((width) => drawn(gathered, width, choose, lineage.model), "graph");
@@ -381,7 +381,7 @@ function nodeOf(node, at, choose, self) {
   );
 }
 
-/** What a node that was asked about shows. */
+/** What a chosen node shows. */
 export function nodePanel(node, facts) {
   const path = pathOf(node.id);
   return h(

@@ -23,7 +23,7 @@ const ALARMS = 17;
 /**
  * `reports` oldest first, each `{ at, model, signals: Map(name -> { exceeded?, drifted? }), alarm? }`,
  * `measure` what of a signal is shown, `dated` whether round dates stand below; `names` in the order of the rows.
- * `choose(name, index)` hears the selection.
+ * `choose(name, index)` is called with the selection.
  */
 export function heatStrips({ reports, names, importance, chosen, choose, measure = EXCESS_PSI, dated = false }) {
   let { name, index } = chosen;
@@ -220,12 +220,11 @@ function heatLegend({ name, steps, signs }) {
 }
 
 // ----------------------------------------------------------------
-// Two distributions in the same bins: what the model learnt from, and what it
-// sees. Numbers have bins with an order and stand side by side; categories are
-// read line by line.
+// Two distributions in the same bins: what the model was trained on, and what it sees now. Numbers have ordered bins
+// and stand side by side; categories are read line by line.
 
 const MARGIN = { top: 22, right: 8, bottom: 74, left: 44 };
-/** More categories than this are gathered at the end of the picture; the table has all. */
+/** More categories than this are summed up at the end of the picture; the table has all. */
 const MOST_CATEGORIES = 14;
 
 export function distributions(signal, { key }) {
@@ -241,8 +240,8 @@ export function distributions(signal, { key }) {
     h(
       "figcaption",
       { class: "legend" },
-      swatch("reference", "Reference (what it learnt from)"),
-      swatch("window", "Window (what it sees)"),
+      swatch("reference", "Reference (training)"),
+      swatch("window", "Window (recent flights)"),
     ),
     category ? lines(bins, signal.input) : responsive((width) => columns(bins, width, signal.input)),
     details(

@@ -33,7 +33,7 @@ export function lineChart({
   x,
 }) {
   const moments = [...new Set(series.flatMap((one) => one.points.map((point) => point.at)))].sort((a, b) => a - b);
-  if (moments.length === 0) return h("p", { class: "note" }, "No values in this time.");
+  if (moments.length === 0) return h("p", { class: "note" }, "No values in this period.");
   const values = series
     .flatMap((one) => one.points.flatMap((point) => [point.value, point.low, point.high]))
     .concat(limits.map((limit) => limit.value));
@@ -41,7 +41,7 @@ export function lineChart({
     values.filter((value) => value !== null && value !== undefined),
     { zero, least },
   );
-  if (range === null) return h("p", { class: "note" }, "No values in this time.");
+  if (range === null) return h("p", { class: "note" }, "No values in this period.");
   const xText = x?.text ?? ((at) => utc(at));
   const chart = {
     name,
@@ -187,14 +187,14 @@ function versionMarks(marks, across, { left, height, width }) {
     const x = across.at(mark.at);
     const label = mark.text.replace("model_", "");
     const room = label.length * 6.4 + 8;
-    const told = x >= free && x + room <= width;
-    if (told) free = x + room;
+    const named = x >= free && x + room <= width;
+    if (named) free = x + room;
     return s(
       "g",
       { class: "mark" },
       s("title", {}, mark.first ? `${mark.text} is live` : `${mark.text} live from ${utc(mark.at)}`),
       mark.first ? null : s("line", { x1: x, x2: x, y1: MARGIN.top - 6, y2: height - MARGIN.bottom }),
-      told ? s("text", { x: x + 4, y: MARGIN.top - 2 }, label) : null,
+      named ? s("text", { x: x + 4, y: MARGIN.top - 2 }, label) : null,
     );
   });
 }

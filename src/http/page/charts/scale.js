@@ -100,7 +100,7 @@ export function intervalPair(values, format) {
   );
   if (range === null) return "–";
   const across = linear(range, [6, WIDTH - 6]);
-  const told = values
+  const text = values
     .map(
       (one) =>
         `${one.name} ${format(one.value)}${Number.isFinite(one.low) ? ` (${format(one.low)} to ${format(one.high)})` : ""}`,
@@ -114,9 +114,9 @@ export function intervalPair(values, format) {
       height: HEIGHT,
       viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
       role: "img",
-      "aria-label": told,
+      "aria-label": text,
     },
-    s("title", {}, told),
+    s("title", {}, text),
     values.map((one, index) => {
       if (!Number.isFinite(one.value)) return null;
       const y = 10 + index * 14;
@@ -137,7 +137,7 @@ export function intervalPair(values, format) {
 /** A line without axes, for beside a number. */
 export function sparkline(values, label) {
   const finite = values.filter(Number.isFinite);
-  // A level line tells nothing that the number beside it does not.
+  // A level line says nothing that the number beside it does not.
   if (finite.length < 2 || Math.min(...finite) === Math.max(...finite)) return null;
   const [low, high] = extent(finite);
   const across = linear([0, values.length - 1], [1, 79]);

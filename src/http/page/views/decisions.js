@@ -1,4 +1,4 @@
-// What was decided, from which inputs, by which tests, and why not otherwise.
+// What was decided, from which inputs, by which tests, and why nothing else was.
 
 import * as api from "../api.js";
 import { counted, h, number, significant, time, words } from "../dom.js";
@@ -9,7 +9,7 @@ const LIMIT = 50;
 
 export const decisionList = {
   title: () => "Decisions",
-  lead: "Each can be explained from what was known then.",
+  lead: "Every decision of the loop, with its inputs, tests and alternatives.",
   kinds: ["decision"],
   load: ({ query }, signal) => api.list("decisions", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
   draw: ({ items, next_offset: next }, { query }) =>
@@ -17,7 +17,7 @@ export const decisionList = {
       ? [
           empty(
             "Nothing has been decided yet.",
-            "Decisions are noted when a cycle begins or is held back, and at every gate.",
+            "Decisions are recorded when a cycle starts or is held back, and at every gate.",
           ),
         ]
       : [
@@ -39,12 +39,12 @@ export const oneDecision = {
       "div",
       { class: "panels" },
       panel(
-        "What and why",
+        "Outcome",
         { wide: true },
         facts([
           ["Outcome", h("strong", {}, words(decision.outcome))],
-          ["Because", linked(decision.reason)],
-          ["Sort", words(decision.kind)],
+          ["Reason", linked(decision.reason)],
+          ["Kind", words(decision.kind)],
           ["When", time(decision.at, { seconds: true })],
           ["Cycle", decision.cycle ? link("cycles", decision.cycle) : null],
         ]),
@@ -54,18 +54,18 @@ export const oneDecision = {
         { wide: true, note: "What else could have been decided, and why it was not." },
         alternatives(decision.alternatives),
       ),
-      panel(Array.isArray(decision.tests) ? "Tests" : "Rules in force", { wide: true }, tests(decision.tests)),
+      panel(Array.isArray(decision.tests) ? "Tests" : "Rules applied", { wide: true }, tests(decision.tests)),
       latencyTable(decision) ? panel("Latency", { wide: true }, latencyTable(decision)) : null,
       featureDifference(decision)
         ? panel(
             "Inputs of the challenger",
-            { wide: true, note: "What they differ in from the live model's." },
+            { wide: true, note: "How they differ from those of the live model." },
             featureDifference(decision),
           )
         : null,
       panel(
         "Inputs",
-        { wide: true, note: "What it was decided from." },
+        { wide: true, note: "What the decision was based on." },
         details("inputs", "Show all", document_(decision.inputs)),
       ),
     ),
@@ -73,13 +73,13 @@ export const oneDecision = {
 };
 
 function alternatives(found) {
-  if (!Array.isArray(found) || found.length === 0) return empty("None were noted.");
+  if (!Array.isArray(found) || found.length === 0) return empty("None were recorded.");
   return table(
     "Alternatives",
     [
       { name: "Alternative", head: true, cell: (one) => words(one.trigger ?? one.name ?? "?") },
       {
-        name: "Asked for it",
+        name: "Triggered",
         cell: (one) => (one.fired === undefined ? h("span", { class: "none" }, "–") : one.fired ? "yes" : "no"),
       },
       { name: "Taken", cell: (one) => (one.taken ? badge("passed", "taken") : badge("skipped", "not taken")) },
@@ -96,7 +96,7 @@ export function tests(found) {
       ["Rule", "Value"],
       flattened(found).map(([name, value]) => [words(name), String(value ?? "–")]),
     );
-  if (found.length === 0) return empty("None were noted.");
+  if (found.length === 0) return empty("None were recorded.");
   return table(
     "Tests",
     [
@@ -110,7 +110,7 @@ export function tests(found) {
         cell: (one) => (one.interval ? `${significant(one.interval.low)} to ${significant(one.interval.high)}` : "–"),
       },
       { name: "Bound", number: true, cell: (one) => significant(one.bound) },
-      { name: "In words", cell: (one) => linked(one.reason) },
+      { name: "Explanation", cell: (one) => linked(one.reason) },
     ],
     found,
   );
@@ -121,9 +121,9 @@ export function decisionTable(decisions) {
     "Decisions",
     [
       { name: "Decision", head: true, cell: (decision) => link("decisions", decision.id) },
-      { name: "Sort", cell: (decision) => words(decision.kind) },
+      { name: "Kind", cell: (decision) => words(decision.kind) },
       { name: "Outcome", cell: (decision) => h("strong", {}, words(decision.outcome)) },
-      { name: "Because", cell: (decision) => h("span", { class: "clip" }, linked(decision.reason)) },
+      { name: "Reason", cell: (decision) => h("span", { class: "clip" }, linked(decision.reason)) },
       { name: "When", cell: (decision) => time(decision.at) },
     ],
     decisions,
@@ -131,11 +131,11 @@ export function decisionTable(decisions) {
 }
 
 // ----------------------------------------------------------------
-// What the gate's decision holds besides its tests: latencies, and what the inputs differ in.
+// What the gate's decision has besides its tests: latencies, and how the inputs differ.
 
 const SHOWN = 12;
 
-/** Both models' latency in the serving code, by flights per call; `null` where it was not kept. */
+/** Both models' latency in the serving code, by flights per call; `null` where it was not recorded. */
 export function latencyTable(gate) {
   const named = [
     ["challenger", gate.inputs?.latency?.challenger],
@@ -158,7 +158,7 @@ export function latencyTable(gate) {
   );
 }
 
-/** What the challenger's inputs differ in from the live model's, a line for each; `null` without a live model. */
+/** How the challenger's inputs differ from the live model's, a line for each; `null` without a live model. */
 function featureDifference(gate) {
   const difference = gate.inputs?.feature_difference;
   if (!difference) return null;
@@ -167,13 +167,13 @@ function featureDifference(gate) {
   const lines = [];
   for (const [key, what] of [
     ["added_values", "new"],
-    ["removed_values", "gone"],
+    ["removed_values", "removed"],
   ]) {
     for (const [input, values] of Object.entries(difference[key] ?? {}))
       lines.push(`${words(input)}: ${number(values.length)} ${what}: ${some(values)}`);
   }
   if (difference.added_numerics?.length > 0) lines.push(`New inputs: ${some(difference.added_numerics)}`);
-  if (difference.removed_numerics?.length > 0) lines.push(`Inputs that are gone: ${some(difference.removed_numerics)}`);
+  if (difference.removed_numerics?.length > 0) lines.push(`Removed inputs: ${some(difference.removed_numerics)}`);
   const shifts = Object.entries(difference.mean_shift ?? {}).sort(([, x], [, y]) => Math.abs(y) - Math.abs(x));
   if (shifts.length > 0) {
     const named = shifts.map(([name, shift]) => `${name} ${shift > 0 ? "+" : ""}${number(shift, 2)}`);

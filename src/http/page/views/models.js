@@ -1,4 +1,4 @@
-// Registered models: what each measured, where it comes from, where it went.
+// Registered models: their metrics, where each comes from and where it stands.
 
 import * as api from "../api.js";
 import { lineageGraph, nodePanel } from "../charts/diagrams.js";
@@ -19,12 +19,12 @@ export function standingBadges({ standing }) {
 
 export const modelList = {
   title: () => "Models",
-  lead: "Immutable, named by what is in them. Choose two to compare.",
+  lead: "Registered models never change. Choose two to compare.",
   kinds: ["model", "alias", "cycle", "deployment"],
   load: ({ query }, signal) => api.list("models", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
   draw: ({ items, next_offset: next }, { query }) => {
     if (items.length === 0)
-      return [empty("No model is registered yet.", "A cycle registers one when it passes the gate.")];
+      return [empty("No model is registered yet.", "A cycle registers a model that passes the gate.")];
     const metric = (name, format) => (model) => format(evaluationOf(model)?.model?.[name]);
     return [
       h(
@@ -43,7 +43,7 @@ export const modelList = {
             { name: "Recall", number: true, cell: metric("recall", percent) },
             { name: "Precision", number: true, cell: metric("precision", percent) },
             {
-              name: "Because of",
+              name: "Reason",
               cell: (model) =>
                 h("span", { class: "clip" }, linked(model.reason ?? "–")),
             },
@@ -86,23 +86,23 @@ export const oneModel = {
         "div",
         { class: "panels" },
         panel(
-          "Which model this is",
+          "Details",
           { tools: h("span", { class: "row" }, standingBadges(model)) },
           facts([
             ["Bundle", digest(model.bundle)],
             ["Registered", time(model.registered_at)],
-            ["Made by", [link("cycles", model.cycle), ", ", link("runs", model.run)]],
-            ["Learnt from", link("datasets", model.dataset, model.dataset.slice(7, 19))],
-            ["Because of", model.reason ? linked(model.reason) : null],
-            ["Live when it was made", model.parent ? link("models", model.parent) : "none"],
-            ["Bundle's key", h("code", {}, model.bundle_key)],
+            ["Created by", [link("cycles", model.cycle), ", ", link("runs", model.run)]],
+            ["Trained on", link("datasets", model.dataset, model.dataset.slice(7, 19))],
+            ["Reason", model.reason ? linked(model.reason) : null],
+            ["Live model at that time", model.parent ? link("models", model.parent) : "none"],
+            ["Bundle key", h("code", {}, model.bundle_key)],
             ["Compare", other ? h("a", { href: `#/compare?a=${other}&b=${model.version}` }, `with ${other}`) : null],
           ]),
           isLive ? buttons("rollback") : null,
         ),
         panel(
-          "What it measured",
-          { wide: true, note: "On held-out rows, before it was registered; intervals at 95 % where told." },
+          "Metrics",
+          { wide: true, note: "On held-out rows, before registration; 95 % intervals where there are any." },
           measured(model),
         ),
         gate ? gatePanel(gate) : null,
@@ -152,7 +152,7 @@ function robustnessPanel(model) {
   if (found.length === 0) return null;
   return panel(
     "Robustness",
-    { note: "The same flights with something wrong about their inputs." },
+    { note: "The same flights with faults in their inputs." },
     table(
       "Robustness",
       [
@@ -185,7 +185,7 @@ function slicesPanel(model) {
   const heads = ["Slice", "ROC-AUC", "Interval", "Flights", "Delayed"];
   return panel(
     "By slice",
-    { note: "The weakest first." },
+    { note: "Weakest first." },
     grid("The weakest slices", heads, rows.slice(0, WEAKEST)),
     rows.length > WEAKEST ? details("slices", `All ${rows.length} slices`, grid("All slices", heads, rows)) : null,
   );
@@ -199,7 +199,7 @@ function lineagePanel(lineage) {
   };
   return panel(
     "Lineage",
-    { wide: true, note: "What it was made of, and what was made of it. Choose a part to see its particulars." },
+    { wide: true, note: "What it was made from, and what was made from it. Choose a part to see its details." },
     lineageGraph(lineage, choose),
     about,
   );

@@ -4,12 +4,12 @@ import * as api from "../api.js";
 import { distributions, heatStrips } from "../charts/features.js";
 import { lineChart, modelMarks } from "../charts/line.js";
 import { counted, h, mounted, number, percent, significant, time, utcDay, words } from "../dom.js";
-import { estimatedSeries, looks, promisedSeries, realisedSeries, requestsOf, seriesOf, span } from "../metrics.js";
+import { checks, estimatedSeries, realisedSeries, requestsOf, seriesOf, span, validationSeries } from "../metrics.js";
 import { badge, details, document_, empty, facts, link, notice, panel, table } from "../parts.js";
 import { amend } from "../store.js";
 
 // ----------------------------------------------------------------
-// How the live model did: on flights that have landed, and as a service.
+// How the live model performed: on flights that have landed, and as a service.
 
 const RANGES = [7, 30, 90, 365];
 const USUAL_DAYS = 90;
@@ -19,9 +19,11 @@ const share = (value, digits = 3) => percent(value, Math.max(0, digits - 2));
 
 export const performance = {
   title: () => "Performance",
-  lead: "What the live model was worth on flights that have landed, and how the service answered. Dashed lines mark another version going live.",
+  lead:
+    "How well the live model predicted landed flights, and how the service answered. " +
+    "Dashed lines: another version went live.",
   kinds: [],
-  load: ({ query }, signal) => looks(Number(query.get("days") ?? USUAL_DAYS), signal),
+  load: ({ query }, signal) => checks(Number(query.get("days") ?? USUAL_DAYS), signal),
   draw: (seen) => {
     const { days, rows } = seen;
     const choice = h(
@@ -39,8 +41,8 @@ export const performance = {
       return [
         choice,
         empty(
-          `The monitor has nothing of the last ${days} days.`,
-          "It looks at the replicas at intervals, once a model is live. Choose a longer time, or wait for the next look.",
+          `The monitor has no checks of the last ${days} days.`,
+          "It checks the replicas once a model is live. Choose a longer period, or wait for the next check.",
         ),
       ];
     const marks = modelMarks(rows);
@@ -52,7 +54,7 @@ export const performance = {
       );
     return [
       choice,
-      seen.until ? notice("info", h("p", {}, `Nothing was watched lately; shown are ${span(seen)}.`)) : null,
+      seen.until ? notice("info", h("p", {}, `There are no recent checks; these are of ${span(seen)}.`)) : null,
       h(
         "div",
         { class: "panels" },
@@ -62,7 +64,7 @@ export const performance = {
           "Ranking (ROC-AUC)",
           "ROC-AUC",
           plain,
-          [realisedSeries(rows, "auc"), promisedSeries(rows, "auc"), estimatedSeries(rows, "auc")],
+          [realisedSeries(rows, "auc"), validationSeries(rows, "auc"), estimatedSeries(rows, "auc")],
           { least: 0.1, note: "1 ranks every delayed flight above every punctual one; 0.5 is chance." },
         ),
         chart(
@@ -71,27 +73,27 @@ export const performance = {
           plain,
           [
             realisedSeries(rows, "log_loss_skill"),
-            promisedSeries(rows, "log_loss_skill"),
+            validationSeries(rows, "log_loss_skill"),
             estimatedSeries(rows, "log_loss_skill"),
           ],
-          { least: 0.1, note: "Against always telling the average: 1 is perfect, 0 is no better." },
+          { least: 0.1, note: "Compared with always predicting the average: 1 is perfect, 0 is no better." },
         ),
         chart(
           "Calibration error",
           "Percentage points",
           (value, digits = 3) => number(100 * value, Math.max(0, digits - 2)),
-          [realisedSeries(rows, "calibration_error"), promisedSeries(rows, "calibration_error")],
-          { zero: true, note: "How far predicted shares are from what happened." },
+          [realisedSeries(rows, "calibration_error"), validationSeries(rows, "calibration_error")],
+          { zero: true, note: "How far predicted probabilities are from what happened." },
         ),
         chart(
           "Recall",
           "Share of delayed flights found",
           share,
-          [realisedSeries(rows, "recall"), promisedSeries(rows, "recall")],
+          [realisedSeries(rows, "recall"), validationSeries(rows, "recall")],
           { least: 0.1 },
         ),
         chart(
-          "Flights judged",
+          "Flights evaluated",
           "Flights",
           (value) => number(value),
           [
@@ -108,7 +110,7 @@ export const performance = {
             seriesOf(rows, "Window", (row) => row.skew?.window_mean),
             seriesOf(rows, "Reference", (row) => row.skew?.reference_mean),
           ],
-          { least: 0.05, note: "What it predicts on average, now and where it learnt." },
+          { least: 0.05, note: "The average prediction, now and in training." },
         ),
         chart(
           "Latency",
@@ -133,7 +135,7 @@ export const performance = {
         ),
         chart(
           "Traffic",
-          "Requests in the hours looked at",
+          "Requests in the measured hours",
           (value) => number(value),
           [seriesOf(rows, "Requests", requestsOf)],
           { zero: true, least: 10 },
@@ -146,10 +148,10 @@ export const performance = {
 function performanceVerdict(rows) {
   const last = rows.at(-1);
   const changes = table(
-    "Realised metrics against what validation promised",
+    "Realised metrics compared with validation",
     [
       { name: "Metric", head: true, cell: (change) => words(change.metric) },
-      { name: "Promised", number: true, cell: (change) => significant(change.baseline) },
+      { name: "Validation", number: true, cell: (change) => significant(change.baseline) },
       { name: "Realised", number: true, cell: (change) => significant(change.realised) },
       {
         name: "Interval",
@@ -160,21 +162,21 @@ function performanceVerdict(rows) {
       { name: "Loss", number: true, cell: (change) => significant(change.loss) },
       { name: "Tolerated", number: true, cell: (change) => significant(change.tolerated) },
       {
-        name: "Judgement",
+        name: "Verdict",
         cell: judgement,
       },
     ],
     last.changes,
   );
   return panel(
-    "Verdict now",
+    "Current verdict",
     { wide: true },
     h("p", {}, badge(last.verdict ?? "undecided"), " ", last.reason),
     last.changes.length > 0 ? changes : null,
   );
 }
 
-/** Without a tolerated loss a metric is shown, and nobody says whether it is good enough. */
+/** A metric without a tolerated loss is shown, but not judged. */
 function judgement(change) {
   if (change.tolerated === null) return badge("unjudged", "not judged");
   return change.worse
@@ -185,7 +187,7 @@ function judgement(change) {
 /** Which replica is slow: all of them, and each by itself, over this day and the one before. */
 function latencies({ latency }) {
   const ms = (quantile) => (quantile ? `${quantile.at_least ? "≥ " : ""}${number(quantile.ms, 2)}` : "–");
-  const all = [["all together", latency?.overall ?? null], ...(latency?.replicas ?? [])];
+  const all = [["all replicas", latency?.overall ?? null], ...(latency?.replicas ?? [])];
   const rows = table(
     "Latency by replica",
     [
@@ -195,7 +197,7 @@ function latencies({ latency }) {
       { name: "p95, ms", number: true, cell: ([, own]) => ms(own?.p95) },
       { name: "p99, ms", number: true, cell: ([, own]) => ms(own?.p99) },
       {
-        name: "Judgement",
+        name: "Verdict",
         cell: ([name]) => (latency?.slow_replicas.includes(name) ? badge("failed", "slower than the others") : ""),
       },
     ],
@@ -204,21 +206,22 @@ function latencies({ latency }) {
   return panel(
     "Latency by replica",
     { wide: true, note: latency?.reason },
-    latency?.overall ? rows : empty("No requests.", "Nobody asked on this day or the one before."),
+    latency?.overall ? rows : empty("No requests.", "There were none on this day or the one before."),
   );
 }
 
 // ----------------------------------------------------------------
-// Drift by feature and time: which input moved away from what the model learnt
-// from, when, and how its distribution looks now.
+// Drift by feature and time: which input has shifted from training, when, and how its distribution looks now.
 
 const REPORTS = 60;
-/** So many rows are read at a glance; the others are one step away. */
+/** This many rows are read at a glance; a link shows the others. */
 const ROWS = 16;
 
 export const drift = {
   title: ({ id }) => (id ? `Drift, ${id}` : "Drift"),
-  lead: "Every input, report by report, weighed by how much the model uses it. Choose a feature to see its distributions.",
+  lead:
+    "Every input, report by report, ordered by how much the model relies on it. " +
+    "Choose a feature to see its distributions.",
   kinds: ["drift"],
   load: async ({ id, query }, signal) => {
     const { items } = await api.list("drift/features", { limit: REPORTS }, signal);
@@ -229,16 +232,16 @@ export const drift = {
   draw: ({ items, record }, { query }) => {
     if (record === null)
       return [
-        empty("No drift report yet.", "The first one is made when the live model has served whole days of traffic."),
+        empty("No drift report yet.", "The first one is made once the live model has served whole days of traffic."),
       ];
     const reports = items.toReversed().map(withSignals);
-    // An older one than those in the picture is shown alone.
+    // A report older than those in the picture is shown alone.
     if (!reports.some((report) => report.id === record.id))
       reports.splice(0, reports.length, withSignals(brief(record)));
     const index = reports.findIndex((report) => report.id === record.id);
     const asked = query.get("feature");
     const every = ordered(reports);
-    const names = query.has("all") ? every : foremost(every, record.report, asked);
+    const names = query.has("all") ? every : mostImportant(every, record.report, asked);
     const name = names.includes(asked) ? asked : leading(record.report, names);
     const importance = new Map(names.map((one) => [one, importanceOf(reports[index], one)]));
     const about = h("div", { class: "panels", id: "drift-selection" });
@@ -269,7 +272,7 @@ const withSignals = (item) => ({
   signals: new Map(item.signals.map((signal) => [signal.input, signal])),
 });
 
-/** What the listing tells of a report. */
+/** A report as the listing has it. */
 function brief({ id, at, model, report }) {
   const signals = [report.score, ...report.features].map((signal) => ({
     ...signal,
@@ -283,30 +286,30 @@ function importanceOf(report, name) {
   return signal?.kind === "score" ? null : (signal?.importance ?? 0);
 }
 
-/** The score first, then by how much the model leans on each. */
+/** The score first, then by how much the model relies on each. */
 function ordered(reports) {
   const names = new Set(reports.toReversed().flatMap((report) => [...report.signals.keys()]));
   const weight = (name) => importanceOf(reports.at(-1), name) ?? Infinity;
   return [...names].sort((a, b) => weight(b) - weight(a) || a.localeCompare(b));
 }
 
-/** The inputs that weigh most, with those that raised the alarm and the one asked for. */
-function foremost(names, { alarms }, asked) {
+/** The most important inputs, with those that raised an alarm and the one asked for. */
+function mostImportant(names, { alarms }, asked) {
   return names.filter((name, place) => place < ROWS || alarms.includes(name) || name === asked);
 }
 
 function moreOrFewer(shown, all) {
   if (all <= ROWS) return null;
-  const [text, query] = shown < all ? [`Show all ${all} features`, "?all=1"] : ["Show the foremost only", ""];
+  const [text, query] = shown < all ? [`Show all ${all} features`, "?all=1"] : ["Show only the most important", ""];
   return h("p", {}, h("a", { href: `#/drift${query}` }, text));
 }
 
-/** What a reader wants to see first: what raised the alarm, or what contributes most. */
+/** What a reader wants to see first: what raised an alarm, or what contributes most. */
 function leading({ alarms, features }, names) {
   return [...alarms, features[0]?.input].find((name) => names.includes(name)) ?? names[0];
 }
 
-/** Another feature is at hand; another report is asked for first. */
+/** Another feature is here already; another report has to be fetched first. */
 async function chooseReport(about, shown, reports, name, place) {
   const { id } = reports[place];
   amend({ feature: name, report: id });
@@ -352,14 +355,14 @@ function driftVerdict(record) {
       ["Dataset PSI", `${number(report.dataset_psi, 3)} (alarm at ${significant(report.policy.dataset_psi)})`],
       ["Alarms", report.alarms.length > 0 ? report.alarms.join(", ") : "none"],
     ]),
-    details("drift-policy", "Thresholds in force", document_(report.policy)),
+    details("drift-policy", "Thresholds applied", document_(report.policy)),
   );
 }
 
 function selection(record, name) {
   const { report } = record;
   const signal = [report.score, ...report.features].find((one) => one.input === name);
-  if (!signal) return panel(name, {}, empty(`${record.model} does not know this input.`));
+  if (!signal) return panel(name, {}, empty(`${record.model} does not use this input.`));
   const { distances } = signal;
   return panel(
     name,
@@ -374,7 +377,7 @@ function selection(record, name) {
     distributions(signal, { key: name }),
     facts([
       ["Excess PSI", significant(distances.excess_psi)],
-      ["PSI", `${significant(distances.psi)} (${significant(distances.expected_psi)} were expected without a change)`],
+      ["PSI", `${significant(distances.psi)} (${significant(distances.expected_psi)} expected without a change)`],
       ["Jensen-Shannon", significant(distances.jensen_shannon)],
       [
         "Kolmogorov-Smirnov",
@@ -385,7 +388,7 @@ function selection(record, name) {
       ["Chi-square", `p ${significant(distances.chi_square_p)}`],
       ["Cramér's V", significant(distances.cramers_v)],
       ["Importance", signal.kind === "score" ? null : number(signal.importance, 3)],
-      ["Windows over it", `${number(signal.windows_exceeded)} lately`],
+      ["Windows over the threshold", `${number(signal.windows_exceeded)} recently`],
     ]),
   );
 }

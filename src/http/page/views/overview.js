@@ -1,5 +1,5 @@
-// What an operations team opens at three in the morning: is anything wrong, where
-// is the loop, how does the live model do.
+// What an operations team opens at three in the morning: is anything wrong, where is the loop, how is the live model
+// doing.
 
 import * as api from "../api.js";
 import { loopPicture, progressBar, shareOf, wallOf } from "../charts/diagrams.js";
@@ -29,7 +29,7 @@ async function load(_, signal) {
 
 function draw(data) {
   const { status, statusError } = state;
-  if (!status) return [empty(statusError ? statusError.message : "The daemon has not told its status yet.")];
+  if (!status) return [empty(statusError ? statusError.message : "The daemon's status is not known yet.")];
   return [
     attention(status),
     h(
@@ -43,7 +43,7 @@ function draw(data) {
   ];
 }
 
-/** Which station is lit, and what is going on there in words. */
+/** Which station is lit, and what is happening there in words. */
 function whereabouts(document) {
   const cycle = document?.cycle;
   if (!cycle || cycle.state === "finished") {
@@ -53,13 +53,13 @@ function whereabouts(document) {
       const why = missing.length > 0 ? `: ${missing.join("; ")}` : "";
       return { here: "decide", text: `No cycle is under way, and no model is live${why}.`, step: null };
     }
-    return { here: "watch", text: `No cycle is under way. ${live.model} is live and being watched.`, step: null };
+    return { here: "watch", text: `No cycle is under way. ${live.model} is live and monitored.`, step: null };
   }
   if (cycle.state === "waiting_approval")
     return {
       here: "approve",
       waiting: true,
-      text: `${cycle.id} waits for an administrator to approve or reject ${cycle.model}, which serves already.`,
+      text: `${cycle.id} is waiting for approval of ${cycle.model}, which already serves.`,
       step: null,
     };
   const step = document.steps.findLast((one) => one.state === "running") ?? document.steps.at(-1);
@@ -72,13 +72,13 @@ function whereabouts(document) {
   };
 }
 
-/** Where the loop was when it was drawn last: a move is told to who cannot see it. */
-let toldStation = null;
+/** Where the loop was when it was last drawn: a move is announced to those who cannot see it. */
+let announcedStation = null;
 
 function loopPanel({ cycle: document, deployed }) {
   const { here, waiting, text, step } = whereabouts(document);
-  if (toldStation !== null && toldStation !== here) announce(text);
-  toldStation = here;
+  if (announcedStation !== null && announcedStation !== here) announce(text);
+  announcedStation = here;
   const cycle = document?.cycle;
   const open = Boolean(cycle) && cycle.state !== "finished";
   const share = shareOf(step?.progress);
@@ -87,11 +87,11 @@ function loopPanel({ cycle: document, deployed }) {
         "p",
         { class: "note" },
         link("cycles", cycle.id),
-        open ? " began " : " ended ",
+        open ? " started " : " ended ",
         ago(open ? cycle.started_at : cycle.finished_at),
         open ? "" : [" (", badge(cycle.outcome), ")"],
-        `. Why it began: ${reasonText(cycle.reason)}.`,
-        open ? "" : [" How it ended: ", linked(cycle.detail.split("\n")[0] || "nothing more was recorded.")],
+        `. Reason: ${reasonText(cycle.reason)}.`,
+        open ? "" : [" Result: ", linked(cycle.detail.split("\n")[0] || "nothing more was recorded.")],
         deployed ? [" Its model now: ", link("models", deployed.version), " ", standingBadges(deployed)] : "",
       )
     : null;
@@ -138,12 +138,12 @@ function realised(seen) {
         })
       : empty(
           "No outcomes are known yet.",
-          `Realised metrics appear once flights that were predicted have landed. Looked at: ${span(seen)}.`,
+          `Realised metrics appear once predicted flights have landed. Period: ${span(seen)}.`,
         );
   return panel(
-    "How well it predicts",
+    "Prediction quality",
     {
-      note: `ROC-AUC of the live model on flights that have landed, ${span(seen)}. Dashed lines: another version went live.`,
+      note: `ROC-AUC of the live model on landed flights, ${span(seen)}. Dashed lines: another version went live.`,
       tools: h("a", { href: "#/performance" }, "All metrics"),
     },
     content,
@@ -166,7 +166,7 @@ function alertsPanel(alerts) {
   return panel(
     "Latest alerts",
     { tools: h("a", { href: "#/alerts" }, "All alerts") },
-    alerts.length > 0 ? rows : empty("No alerts.", "Nothing had to be told so far."),
+    alerts.length > 0 ? rows : empty("No alerts.", "Nothing has raised an alert so far."),
   );
 }
 
@@ -176,15 +176,15 @@ function cyclesPanel(cycles) {
     [
       { name: "Cycle", head: true, cell: (cycle) => link("cycles", cycle.id) },
       { name: "State", cell: (cycle) => badge(cycle.outcome ?? cycle.state) },
-      { name: "Why", cell: (cycle) => h("span", { class: "clip" }, reasonText(cycle.reason)) },
-      { name: "Began", cell: (cycle) => ago(cycle.started_at) },
+      { name: "Reason", cell: (cycle) => h("span", { class: "clip" }, reasonText(cycle.reason)) },
+      { name: "Started", cell: (cycle) => ago(cycle.started_at) },
     ],
     cycles,
   );
   return panel(
     "Latest cycles",
     { tools: h("a", { href: "#/cycles" }, "All cycles") },
-    cycles.length > 0 ? rows : empty("No cycle has begun yet."),
+    cycles.length > 0 ? rows : empty("No cycle has started yet."),
   );
 }
 

@@ -4,7 +4,7 @@ import * as api from "../api.js";
 import { sparkline } from "../charts/scale.js";
 import { buttons } from "../commands.js";
 import { ago, bytes, counted, digest, h, number, percent, time, utcClock, words } from "../dom.js";
-import { looks, requestsOf } from "../metrics.js";
+import { checks, requestsOf } from "../metrics.js";
 import { badge, details, document_, empty, facts, figure, figures, link, pager, panel, table } from "../parts.js";
 import { aliased, found, state } from "../store.js";
 import { tests } from "./decisions.js";
@@ -14,13 +14,13 @@ import { tests } from "./decisions.js";
 
 const RECENT = 60;
 const HOUR_MS = 3_600_000;
-/** So far back goes what stands in the figures' pictures. */
+/** How far back the figures' small charts go. */
 const LOOK_BACK_DAYS = 30;
 
 /** What the figures show: the monitor's checks and its newest report on drift. */
 export async function measured(signal) {
   const [seen, drift] = await Promise.all([
-    looks(LOOK_BACK_DAYS, signal),
+    checks(LOOK_BACK_DAYS, signal),
     api.list("drift", { limit: 1 }, signal),
   ]);
   return { seen, drift: drift.items[0] ?? null };
@@ -28,7 +28,7 @@ export async function measured(signal) {
 
 export const health = {
   title: () => "Health",
-  lead: "The live model, the replicas that serve it, and the daemon that watches both.",
+  lead: "The live model, the replicas that serve it, and the daemon that monitors both.",
   kinds: ["alias", "deployment", "drift", "metrics"],
   needs: statusThatMatters,
   load: (_, signal) => measured(signal),
@@ -98,20 +98,20 @@ export function liveModelPanel({ seen, drift }, status) {
 const spark = (rows, pick, name) =>
   sparkline(
     rows.map((row) => pick(row) ?? NaN),
-    `${name} lately`,
+    `${name}, recent checks`,
   );
 
 function live() {
   const alias = aliased("live");
   return figure("Live", alias?.model ?? "none", {
-    about: alias ? ["since ", ago(alias.moved_at)] : "no model is live",
+    about: alias ? ["went live ", ago(alias.moved_at)] : "no model is live",
     state: found("no_live_model", "first_model", "live_model_not_served") ?? "live",
     href: alias ? `#/models/${alias.model}` : null,
   });
 }
 
 function replicaCount({ replicas: all, replicas_unknown: unknown }, last) {
-  // What drains makes room for what is ready, and is missed by nobody.
+  // A draining replica has already been replaced.
   const wanted = all.filter((replica) => replica.state !== "draining");
   const ready = wanted.filter((replica) => replica.state === "ready").length;
   const memory = all.reduce((sum, replica) => sum + (replica.memory_bytes ?? 0), 0);
@@ -127,7 +127,7 @@ function replicaCount({ replicas: all, replicas_unknown: unknown }, last) {
 
 function latency(last, recent) {
   const overall = last?.latency?.overall;
-  if (!overall) return figure("Latency p95", "–", { about: "not enough requests" });
+  if (!overall) return figure("Latency p95", "–", { about: "too few requests" });
   const { p95 } = overall;
   return figure("Latency p95", `${p95.at_least ? "≥ " : ""}${number(p95.ms, p95.ms < 10 ? 2 : 0)}`, {
     unit: "ms",
@@ -138,8 +138,8 @@ function latency(last, recent) {
 }
 
 function errors(last, recent) {
-  if (!last?.errors) return figure("Errors", "–", { about: "nothing was asked yet" });
-  // Of no requests none failed, and that is no good news.
+  if (!last?.errors) return figure("Errors", "–", { about: "no requests yet" });
+  // That none of no requests failed is not good news.
   if (requestsOf(last) === 0) return figure("Errors", "–", { about: "no requests" });
   return figure("Errors", percent(last.errors.share, 2), {
     about: `usually ${percent(last.errors.baseline_share, 2)}`,
@@ -149,12 +149,12 @@ function errors(last, recent) {
 }
 
 function traffic(last, recent) {
-  if (!last?.errors) return figure("Traffic", "–", { about: "nothing was asked yet" });
+  if (!last?.errors) return figure("Traffic", "–", { about: "no requests yet" });
   const since = Math.floor(last.at / HOUR_MS - 1) * HOUR_MS;
   const hour = last.traffic.at(-1);
   return figure("Traffic", number(requestsOf(last)), {
     unit: "requests",
-    about: `since ${utcClock(since)} UTC${hour?.expected ? `; ${number(hour.expected)} an hour are usual` : ""}`,
+    about: `since ${utcClock(since)} UTC${hour?.expected ? `; ${number(hour.expected)} an hour is usual` : ""}`,
     picture: spark(recent, requestsOf, "Requests"),
     state: found("traffic"),
   });
@@ -169,7 +169,7 @@ function driftOf(drift) {
   });
 }
 
-/** What the verdict is about: the first signal that alarms, or all inputs together. */
+/** What the verdict is about: the first signal that raised an alarm, or all inputs together. */
 function effect({ alarms, features, score, dataset_psi: all }) {
   const alarming = [...features, score].find((feature) => feature.input === alarms[0]);
   return alarming
@@ -194,16 +194,16 @@ export function daemonPanel(status) {
       { name: "Actor", head: true, cell: (actor) => actor.name },
       { name: "State", cell: (actor) => badge(actor.state) },
       {
-        name: "Does",
+        name: "Current work",
         cell: (actor) => [actor.current_work ?? h("span", { class: "none" }, "idle"), lastFailure(actor)],
       },
-      { name: "Waiting", number: true, cell: (actor) => number(actor.waiting_senders) },
+      { name: "Waiting senders", number: true, cell: (actor) => number(actor.waiting_senders) },
       { name: "Restarts", number: true, cell: (actor) => number(actor.restarts) },
     ],
     status.actors,
   );
   const service = h("a", { href: `${status.service_url}/docs`, rel: "noreferrer" }, status.service_url);
-  return panel("The daemon", { note: [`delayd ${status.version}; the inference service answers at `, service] }, rows);
+  return panel("The daemon", { note: [`delayd ${status.version}; the inference service is at `, service] }, rows);
 }
 
 function lastFailure(actor) {
@@ -217,7 +217,7 @@ const LIMIT = 25;
 
 export const deploymentList = {
   title: () => "Deployments",
-  lead: "What was rolled out, replica by replica, and what was taken back.",
+  lead: "Every release to the cluster, how it was verified, and the images.",
   kinds: ["deployment", "verification", "image"],
   needs: () => [state.status?.replicas, state.status?.replicas_unknown, state.status?.commands],
   load: async ({ query }, signal) => {
@@ -239,14 +239,14 @@ export const deploymentList = {
     const verdict = (id) => verdicts.find((one) => one.deployment === id);
     const list =
       deployments.length === 0
-        ? empty("Nothing was deployed yet.", "A cycle deploys a model that passed the gate.")
+        ? empty("Nothing has been deployed yet.", "A cycle deploys a model that passed the gate.")
         : table(
             "Deployments, newest first",
             [
               { name: "Deployment", head: true, cell: (one) => link("deployments", one.id) },
               { name: "State", cell: (one) => badge(one.standing) },
               { name: "Model", cell: (one) => link("models", one.model) },
-              { name: "Cycle", cell: (one) => (one.cycle ? link("cycles", one.cycle) : "asked for by hand") },
+              { name: "Cycle", cell: (one) => (one.cycle ? link("cycles", one.cycle) : "requested by an operator") },
               {
                 name: "Verification",
                 cell: (one) =>
@@ -275,8 +275,8 @@ export const deploymentList = {
 
 function replicas() {
   const found = state.status?.replicas ?? [];
-  if (state.status?.replicas_unknown) return empty("The cluster does not tell.", state.status.replicas_unknown);
-  if (found.length === 0) return empty("No replica runs.");
+  if (state.status?.replicas_unknown) return empty("The cluster cannot be asked.", state.status.replicas_unknown);
+  if (found.length === 0) return empty("No replica is running.");
   return table(
     "Replicas of the inference service",
     [
@@ -286,7 +286,7 @@ function replicas() {
       { name: "Deployment", cell: (one) => link("deployments", one.deployment) },
       { name: "Restarts", number: true, cell: (one) => number(one.restarts) },
       { name: "Memory", number: true, cell: (one) => bytes(one.memory_bytes) },
-      { name: "Trouble", cell: (one) => one.reason ?? h("span", { class: "none" }, "none") },
+      { name: "Problem", cell: (one) => one.reason ?? h("span", { class: "none" }, "none") },
     ],
     found,
   );
@@ -295,9 +295,9 @@ function replicas() {
 function imagesPanel(images) {
   return panel(
     "Images",
-    { wide: true, note: "Pushed to the registry; of a new one only the model's layer is new." },
+    { wide: true, note: "Pushed to the registry. A new image adds only the layer of its model." },
     images.length === 0
-      ? empty("No image was pushed yet.")
+      ? empty("No image has been pushed yet.")
       : table(
           "Images, newest first",
           [
@@ -308,7 +308,7 @@ function imagesPanel(images) {
             {
               name: "Layers",
               number: true,
-              cell: ({ image }) => `${image.layers_pushed} new, ${image.layers_reused} there`,
+              cell: ({ image }) => `${image.layers_pushed} new, ${image.layers_reused} reused`,
             },
             { name: "Pushed", cell: ({ pushed_at: at }) => time(at) },
           ],
@@ -326,16 +326,16 @@ export const oneDeployment = {
       "div",
       { class: "panels" },
       panel(
-        "Which deployment this is",
+        "Details",
         {},
         facts([
           ["State", badge(standing)],
           ["Model", link("models", deployment.model)],
-          ["Cycle", deployment.cycle ? link("cycles", deployment.cycle) : "asked for by hand"],
+          ["Cycle", deployment.cycle ? link("cycles", deployment.cycle) : "requested by an operator"],
           ["Replicas", number(deployment.release?.replicas)],
           ["Image", h("code", { class: "long" }, deployment.release?.image)],
           ["Bundle", digest(deployment.release?.bundle)],
-          ["Served before", deployment.previous ? link("deployments", deployment.previous) : "nothing"],
+          ["Replaced", deployment.previous ? link("deployments", deployment.previous) : "nothing"],
           ["Applied", time(deployment.created_at, { seconds: true })],
           ["Changed", time(deployment.changed_at, { seconds: true })],
         ]),
@@ -345,7 +345,7 @@ export const oneDeployment = {
         : panel(
             "Verification",
             {},
-            empty("It was not verified.", "A rollback goes to a release that was verified before."),
+            empty("It was not verified.", "A rollback deploys a release that has been verified before."),
           ),
     ),
   ],
@@ -371,6 +371,6 @@ export function verificationPanel(record) {
         )
       : null,
     tests(report.checks ?? []),
-    details("verification-policy", "Limits in force", document_(report.policy)),
+    details("verification-policy", "Limits applied", document_(report.policy)),
   );
 }
