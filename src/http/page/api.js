@@ -154,7 +154,7 @@ function become(name) {
 
 const emit = (event) => listeners.forEach((listener) => listener(event));
 
-/** Cuts text into events; answers what is left over. */
+/** Cuts text into events; returns what is left over. */
 function readEvents(buffer, emitted) {
   const blocks = buffer.split(/\r?\n\r?\n/);
   const rest = blocks.pop();

@@ -101,6 +101,10 @@ const spark = (rows, pick, name) =>
     `${name}, recent checks`,
   );
 
+/** Findings are about the live model: a check of the one before it is shown without a verdict. */
+const ofLive = (last) => Boolean(last) && last.model === aliased("live")?.model;
+const judged = (last, kind) => (ofLive(last) ? (found(kind) ?? "passed") : null);
+
 function live() {
   const alias = aliased("live");
   return figure("Live", alias?.model ?? "none", {
@@ -133,7 +137,7 @@ function latency(last, recent) {
     unit: "ms",
     about: `over ${counted(overall.requests, "request")}`,
     picture: spark(recent, (row) => row.latency?.overall?.p95.ms, "Latency p95"),
-    state: found("latency") ?? "passed",
+    state: judged(last, "latency"),
   });
 }
 
@@ -144,7 +148,7 @@ function errors(last, recent) {
   return figure("Errors", percent(last.errors.share, 2), {
     about: `usually ${percent(last.errors.baseline_share, 2)}`,
     picture: spark(recent, (row) => row.errors?.share, "Error share"),
-    state: found("error_rate") ?? "passed",
+    state: judged(last, "error_rate"),
   });
 }
 
@@ -182,7 +186,7 @@ function performance(last) {
     about: last?.metrics
       ? `AUC ${number(last.metrics.auc, 3)}, ${counted(last.metrics.rows, "flight")}`
       : "no outcomes yet",
-    state: last?.verdict,
+    state: ofLive(last) ? last.verdict : null,
     href: "#/performance",
   });
 }
