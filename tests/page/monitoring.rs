@@ -26,15 +26,16 @@ async fn make_live(ledger: &Ledger) {
 /// A check of model_v1 that found a slow replica, one that could not be read, and lost predictions.
 async fn check(ledger: &Ledger) {
     let none = json!({ "ok": 0, "client_errors": 0, "server_errors": 0 });
-    let quantiles = json!({ "requests": 40, "p50": { "ms": 1.5, "at_least": false }, "p95": { "ms": 2.5, "at_least": false },
-                            "p99": { "ms": 3.5, "at_least": true } });
+    let quantiles = json!({ "requests": 40, "p50": { "ms": 1.5, "at_least": false },
+                            "p95": { "ms": 2.5, "at_least": false }, "p99": { "ms": 3.5, "at_least": true } });
     let mut estimated = serde_json::to_value(delayd_judge::monitoring::realised::Realised::default()).unwrap();
     estimated["auc"] = json!(0.7);
     let policy = delayd_judge::monitoring::performance::PerformancePolicy::default();
     let body = json!({
         "performance": { "at": "2013-03-01T06:00:00Z", "status": "holding", "degraded": [], "policy": policy,
             "reason": "no metric is worse than tolerated", "realised": null, "estimated": estimated,
-            "baseline": { "auc": 0.72, "log_loss": 0.45, "delayed_share": 0.2, "calibration_error": 0.01, "recall": 0.584 },
+            "baseline": { "auc": 0.72, "log_loss": 0.45, "delayed_share": 0.2, "calibration_error": 0.01,
+                          "recall": 0.584 },
             "changes": [{ "metric": "recall", "baseline": 0.584, "realised": 0.362, "interval": null, "loss": 0.222,
                           "tolerated": null, "worse": false, "windows_worse": 0 }] },
         "service": { "traffic": [], "skew": null,
