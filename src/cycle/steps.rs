@@ -390,7 +390,7 @@ mod tests {
     /// `watch` and `decide` are stations of the loop between two cycles; `build` is put in where it happened.
     #[test]
     fn the_pages_picture_of_the_loop_shows_these_steps() {
-        let script = include_str!("../http/page/charts/loop.js");
+        let script = include_str!("../http/page/charts/diagrams.js");
         let names = |list: &str| -> Vec<&str> {
             let (_, rest) = script.split_once(&format!("const {list} = [")).unwrap();
             rest.split_once(']').unwrap().0.split(',').map(|name| name.trim().trim_matches('"')).collect()

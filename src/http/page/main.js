@@ -1,22 +1,86 @@
-// The shell: which view is shown, when it is drawn again, and what stands around it.
+// The shell: which views there are, which one is shown, when it is drawn again, and what stands around it.
 
-import { onDenied } from "./api.js";
+import { followChanges, onChange, onDenied, onState } from "./api.js";
+import { denied, signIn, signOut } from "./commands.js";
 import { announce, h, mounted } from "./dom.js";
-import { denied, signIn, signOut } from "./dialogs.js";
-import * as live from "./live.js";
 import { empty, notice } from "./parts.js";
-import { parse } from "./router.js";
-import { loadSession, loadStatus, state, subscribe } from "./store.js";
-import { NAVIGATION, VIEWS } from "./views.js";
+import { loadSession, loadStatus, parse, state, subscribe } from "./store.js";
+import { alertList, audit, oneAlert } from "./views/alerts.js";
+import { compare } from "./views/compare.js";
+import { cycleList, oneCycle } from "./views/cycles.js";
+import { datasetList, oneDataset } from "./views/datasets.js";
+import { decisionList, oneDecision } from "./views/decisions.js";
+import { modelList, oneModel } from "./views/models.js";
+import { drift, performance } from "./views/monitoring.js";
+import { overview } from "./views/overview.js";
+import { oneRun, runList } from "./views/runs.js";
+import { deploymentList, health, oneDeployment } from "./views/service.js";
+
+/** Every view by the first part of its address: the list, and one of the things. */
+const VIEWS = {
+  "": { list: overview },
+  cycles: { list: cycleList, one: oneCycle },
+  decisions: { list: decisionList, one: oneDecision },
+  health: { list: health },
+  performance: { list: performance },
+  drift: { list: drift, one: drift },
+  deployments: { list: deploymentList, one: oneDeployment },
+  models: { list: modelList, one: oneModel },
+  compare: { list: compare },
+  runs: { list: runList, one: oneRun },
+  datasets: { list: datasetList, one: oneDataset },
+  alerts: { list: alertList, one: oneAlert },
+  audit: { list: audit },
+};
+
+/** Groups of links: `[address, text]`. */
+const NAVIGATION = [
+  [null, [["", "Overview"]]],
+  [
+    "Loop",
+    [
+      ["cycles", "Cycles"],
+      ["decisions", "Decisions"],
+    ],
+  ],
+  [
+    "Production",
+    [
+      ["health", "Health"],
+      ["performance", "Performance"],
+      ["drift", "Drift"],
+      ["deployments", "Deployments"],
+    ],
+  ],
+  [
+    "Training",
+    [
+      ["models", "Models"],
+      ["compare", "Compare"],
+      ["runs", "Runs"],
+      ["datasets", "Datasets"],
+    ],
+  ],
+  [
+    "Operations",
+    [
+      ["alerts", "Alerts"],
+      ["audit", "Audit"],
+    ],
+  ],
+];
 
 /** Changes come in bursts; a view is asked for once per burst. */
 const SETTLE_MS = 250;
 /** Replicas and actors change without an event. */
 const STATUS_MS = 15_000;
-/** So long the first view waits for who is here and where the loop is. */
+/** How long the first view waits for the session and the status. */
 const FIRST_MS = 1_500;
-/** Not reachable, too many requests, away for a while. */
+/** Unreachable, too many requests, unavailable for a while. */
 const PASSING = [0, 429, 502, 503, 504];
+
+/** Changes after which the status may say something else. */
+const TOLD_BY_STATUS = ["cycle", "step", "alias", "deployment", "setting", "drift", "metrics", "alert", "poll"];
 
 const main = document.getElementById("main");
 let shown = null;
@@ -36,7 +100,7 @@ async function show(quietly) {
   const turn = { view, route, abort: new AbortController(), text: quietly ? shown?.text : null };
   shown = turn;
   if (!view) {
-    draw(turn, "Not found", [empty("There is no such view.", "The navigation lists those there are.")], quietly);
+    draw(turn, "Not found", [empty("This page does not exist.", "The navigation lists every page.")], quietly);
     return;
   }
   if (!quietly) {
@@ -49,7 +113,7 @@ async function show(quietly) {
   try {
     const data = await view.load(route, turn.abort.signal);
     if (shown !== turn) return;
-    // Drawn again only where something is different, so that nothing jumps under the reader.
+    // Drawn again only where something changed, so that nothing jumps under the reader.
     const text = JSON.stringify([data, view.needs?.()]);
     if (quietly && text === turn.text) return;
     turn.text = text;
@@ -78,14 +142,14 @@ function draw({ view, route }, title, content, quietly) {
 }
 
 function drawError(turn, error, quietly) {
-  // What stands there stays while the daemon is away or busy: the state of the connection says it already.
+  // What is shown stays while the daemon is unavailable or busy: the state of the connection says it already.
   if (quietly && PASSING.includes(error.status)) return;
   const again = h("button", { type: "button", on: { click: () => show(false) } }, "Try again");
   const enter = error.isAboutAccess
     ? h("button", { type: "button", class: "primary", on: { click: () => signIn() } }, "Sign in")
     : null;
   const id = error.requestId
-    ? h("p", { class: "note" }, `Request ${error.requestId}: the daemon's log has more under this name.`)
+    ? h("p", { class: "note" }, `Request ${error.requestId}: search the daemon's log for this id.`)
     : null;
   const missing = error.status === 404;
   const box = notice(
@@ -99,7 +163,7 @@ function drawError(turn, error, quietly) {
   if (!error.title) console.error(error);
 }
 
-/** What a reader has opened and where he is, across a new drawing. */
+/** What a reader has opened and where they are, across a redraw. */
 function remember() {
   const active = document.activeElement;
   return {
@@ -164,7 +228,7 @@ function buildNavigation() {
   });
 }
 
-/** The address behind the # names views here, so the skip link moves the focus itself. */
+/** The address after the # names views here, so the skip link moves the focus itself. */
 function buildSkipLink() {
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();
@@ -176,7 +240,7 @@ function buildTheme() {
   const root = document.documentElement;
   const button = document.getElementById("theme");
   const order = ["system", "light", "dark"];
-  const tell = () => (button.textContent = `Theme: ${root.dataset.theme ?? "system"}`);
+  const label = () => (button.textContent = `Theme: ${root.dataset.theme ?? "system"}`);
   button.addEventListener("click", () => {
     const next = order[(order.indexOf(root.dataset.theme ?? "system") + 1) % order.length];
     if (next === "system") delete root.dataset.theme;
@@ -187,17 +251,17 @@ function buildTheme() {
     } catch {
       // Storage is forbidden here: the choice lasts as long as the page.
     }
-    tell();
+    label();
     announce(button.textContent);
   });
-  tell();
+  label();
 }
 
 const clock = (at) => at.toISOString().slice(11, 19);
 
 function watchConnection() {
   const box = document.getElementById("live");
-  live.onState(({ name, since }) => {
+  onState(({ name, since }) => {
     const text = { connecting: "Connecting", live: "Live", lost: `Not live since ${since ? clock(since) : ""} UTC` }[
       name
     ];
@@ -206,12 +270,12 @@ function watchConnection() {
     box.querySelector(".text").textContent = text;
     box.title =
       name === "lost"
-        ? "The stream of events is lost; it is tried again, and until then the daemon is asked every 5 seconds."
+        ? "The event stream is lost; the page reconnects, and until then polls the daemon every 5 seconds."
         : "";
   });
 }
 
-/** A replay lives in the past: every view says so beside the name of the connection's state. */
+/** A replay lives in the past: every view says so beside the state of the connection. */
 function showReplay() {
   const replay = state.status?.replay;
   const box = document.getElementById("live");
@@ -224,15 +288,15 @@ function showReplay() {
   label.textContent = `Replay of ${replay.from} to ${replay.until}`;
 }
 
-/** While the daemon does not answer, what stands here is from before, and looks so. */
+/** While the daemon does not answer, what is shown is old, and looks so. */
 function markStale() {
   const stale = Boolean(state.statusError && PASSING.includes(state.statusError.status));
   main.toggleAttribute("data-stale", stale);
-  const told = document.getElementById("stale");
-  if (!stale) told?.remove();
-  else if (!told) {
-    const asOf = state.status?.now ? ` What stands here is as of ${clock(new Date(state.status.now))} UTC.` : "";
-    const box = notice("warn", h("p", {}, h("strong", {}, "The daemon does not answer."), asOf));
+  const shownAlready = document.getElementById("stale");
+  if (!stale) shownAlready?.remove();
+  else if (!shownAlready) {
+    const asOf = state.status?.now ? ` Data as of ${clock(new Date(state.status.now))} UTC.` : "";
+    const box = notice("warn", h("p", {}, h("strong", {}, "The daemon is not answering."), asOf));
     box.id = "stale";
     main.prepend(box);
   }
@@ -273,8 +337,8 @@ function begin() {
     if (needs !== lastNeeds && shown?.view?.needs) soon("poll");
     lastNeeds = needs;
   });
-  live.onChange(({ kind }) => {
-    if (["cycle", "step", "alias", "deployment", "setting", "poll"].includes(kind)) loadStatus();
+  onChange(({ kind }) => {
+    if (TOLD_BY_STATUS.includes(kind)) loadStatus();
     soon(kind);
   });
   addEventListener("delayd:session", () => show(false));
@@ -282,11 +346,11 @@ function begin() {
     show(false).then(() => main.querySelector("h1")?.focus({ preventScroll: true }));
   });
   setInterval(loadStatus, STATUS_MS);
-  // A slow answer to these keeps no view from being shown: they draw it again.
+  // A slow answer to these delays no view: they draw it again.
   const known = Promise.all([loadSession(), loadStatus()]);
   Promise.race([known, new Promise((resolve) => setTimeout(resolve, FIRST_MS))]).then(() => {
     show(false);
-    live.start();
+    followChanges();
   });
 }
 

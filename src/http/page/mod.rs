@@ -1,9 +1,9 @@
-//! The page: what an administrator opens in a browser. Plain HTML, CSS and
-//! JavaScript modules, embedded in the binary, drawing on `/api/v1` alone.
+//! The page: what an administrator opens in a browser. Plain HTML, CSS and JavaScript modules, embedded in the binary.
+//! It shows what `/api/v1` says and judges nothing itself: what needs attention, which commands can be given, and what
+//! is live and what serves all come from `/api/v1/status` and the listings.
 //!
-//! Only the empty page is served here, to anybody: it holds no data. What is in it
-//! the browser asks of the API, with the token that was typed in. The files may load
-//! nothing from elsewhere, and the policy they are sent with sees to it.
+//! Only the empty page is served here, to anybody: it holds no data. The browser gets the data from the API, with the
+//! token that was typed in. The files may load nothing from elsewhere; the policy they are sent with enforces it.
 
 mod assets;
 
@@ -37,8 +37,8 @@ async fn part(request: HttpRequest, name: web::Path<String>) -> Result<HttpRespo
     Ok(served(request.headers(), found))
 }
 
-/// A file of the page. Browsers ask again each time, and are told that nothing is new:
-/// after an upgrade nobody sees half of the old page.
+/// A file of the page. Browsers ask each time whether theirs is still current: after an upgrade nobody sees half of the
+/// old page.
 fn served(asked: &HeaderMap, asset: &'static Asset) -> HttpResponse {
     let tag = asset.tag();
     let known = asked.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|tags| tags.contains(&tag));

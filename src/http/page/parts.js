@@ -1,9 +1,8 @@
 // The small parts that views are made of.
 
-import { h } from "./dom.js";
-import { capital, words } from "./format.js";
+import { capital, h, words } from "./dom.js";
 
-/** Sign, tone and name of a state: the sign tells it without its colour. */
+/** Sign, tone and name of a state: the sign says it without its colour. */
 const STATES = {
   running: ["▶", "info"],
   applying: ["▶", "info"],
@@ -11,7 +10,7 @@ const STATES = {
   pending: ["…", "info"],
   applied: ["◐", "info"],
   draining: ["◐", "plain"],
-  waiting_approval: ["‖", "warn", "waits for approval"],
+  waiting_approval: ["‖", "warn", "waiting for approval"],
   done: ["✓", "ok"],
   deployed: ["✓", "ok"],
   succeeded: ["✓", "ok"],
@@ -20,7 +19,7 @@ const STATES = {
   approved: ["✓", "ok"],
   serving: ["●", "ok"],
   superseded: ["○", "plain"],
-  "served before": ["○", "plain"],
+  served_before: ["○", "plain"],
   delivered: ["✓", "ok"],
   passed: ["✓", "ok"],
   stable: ["✓", "ok"],
@@ -29,7 +28,7 @@ const STATES = {
   live: ["●", "ok"],
   previous: ["○", "plain"],
   candidate: ["◌", "info"],
-  kept_live: ["=", "plain", "kept live model"],
+  kept_live: ["=", "plain", "kept the current model"],
   skipped: ["–", "plain"],
   cancelled: ["–", "plain"],
   silenced: ["–", "plain"],
@@ -56,10 +55,6 @@ const STATES = {
 
 export function tone(state) {
   return STATES[state]?.[1] ?? "plain";
-}
-
-export function sign(state) {
-  return STATES[state]?.[0] ?? "·";
 }
 
 /** A state as a small label with its sign. */
@@ -112,10 +107,11 @@ export function sayable(text) {
   );
 }
 
-/** Text in which every id is a link to what it names. */
+/** Text in which every id is a link to what it names, and what stands between backticks is code. */
 export function linked(text) {
-  const pieces = sayable(text).split(/\b((?:cycle|run|deployment|decision|drift|alert)_\d+|model_v\d+)\b/);
-  return pieces.map((piece) => {
+  const pieces = sayable(text).split(/\b((?:cycle|run|deployment|decision|drift|alert)_\d+|model_v\d+)\b|(`[^`\n]+`)/);
+  return pieces.filter(Boolean).map((piece) => {
+    if (/^`[^`]+`$/.test(piece)) return h("code", {}, piece.slice(1, -1));
     const path = pathOf(piece);
     return path ? h("a", { href: path }, piece) : piece;
   });
@@ -143,7 +139,7 @@ export function facts(entries) {
   );
 }
 
-/** A number with its name, and what to think of it. */
+/** A number with its name, and what it means. */
 export function figure(name, value, { unit, about, picture, state, href } = {}) {
   return h(
     "div",
@@ -163,7 +159,7 @@ export function figures(...children) {
   return h("dl", { class: "figures" }, children);
 }
 
-/** Nothing is there, and what would bring something. */
+/** Says that nothing is there, and what would bring something. */
 export function empty(text, more) {
   return h("div", { class: "empty" }, h("p", {}, text), more && h("p", { class: "note" }, more));
 }
@@ -212,4 +208,89 @@ export function document_(value, key = "document") {
 /** Code, logs: kept as it is, scrolls in itself, reachable by keyboard. */
 export function log(text, label) {
   return h("pre", { class: "log", tabindex: "0", role: "region", "aria-label": label }, text);
+}
+
+// ----------------------------------------------------------------
+// Tables that fit the screen: real tables, which on a phone read as cards.
+
+/**
+ * `columns` are `{ name, cell(row), number?, head? }`; `head` marks the column that
+ * names the row. `caption` is for screen readers.
+ */
+export function table(caption, columns, rows, { key, className = "" } = {}) {
+  const header = h(
+    "tr",
+    {},
+    columns.map((column) => h("th", { scope: "col", class: column.number ? "number" : null }, column.name)),
+  );
+  const line = (row) =>
+    h(
+      "tr",
+      { data: key ? { row: key(row) } : {} },
+      columns.map((column) => {
+        const content = h("div", {}, column.cell(row));
+        const blank = content.textContent.trim() === "–" && !column.head;
+        const attributes = {
+          class: [column.number && "number", blank && "blank"].filter(Boolean).join(" ") || null,
+          data: { name: column.name },
+        };
+        return column.head ? h("th", { scope: "row", ...attributes }, content) : h("td", attributes, content);
+      }),
+    );
+  return h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      { class: `cards ${className}` },
+      h("caption", { class: "unseen" }, caption),
+      h("thead", {}, header),
+      h("tbody", {}, rows.map(line)),
+    ),
+  );
+}
+
+/** A plain grid of numbers that scrolls in itself: the alternative to a chart. */
+export function grid(caption, names, rows) {
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    h(
+      "table",
+      { class: "plain" },
+      h("caption", { class: "unseen" }, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          names.map((name, index) => h("th", { scope: "col", class: index ? "number" : null }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          h(
+            "tr",
+            {},
+            row.map((cell, index) => (index ? h("td", { class: "number" }, cell) : h("th", { scope: "row" }, cell))),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+/** Links to the newer and the older part of a listing. */
+export function pager(path, offset, limit, next) {
+  if (offset === 0 && next === null) return null;
+  const to = (target, text) => h("a", { href: target > 0 ? `#/${path}?from=${target}` : `#/${path}` }, text);
+  return h(
+    "nav",
+    { class: "pager", "aria-label": "Pages of this list" },
+    offset > 0 ? to(Math.max(0, offset - limit), "← Newer") : h("span", {}),
+    next !== null && next !== undefined ? to(next, "Older →") : h("span", {}),
+  );
 }

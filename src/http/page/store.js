@@ -1,33 +1,33 @@
-// What every view needs to know: who is here, where the loop is, whether the
-// daemon is heard. Whoever wants to hear of changes subscribes.
+// What every view needs to know: who is signed in, where the loop is, whether the daemon answers, and what the
+// address asks for. Views subscribe to changes.
 
 import * as api from "./api.js";
-import { setClock } from "./format.js";
+import { setClock } from "./dom.js";
 
-const heard = new Set();
+const subscribers = new Set();
 export const state = { session: null, status: null, statusError: null };
 
 export function subscribe(handler) {
-  heard.add(handler);
-  return () => heard.delete(handler);
+  subscribers.add(handler);
+  return () => subscribers.delete(handler);
 }
 
-function tell() {
-  heard.forEach((handler) => handler(state));
+function notify() {
+  subscribers.forEach((handler) => handler(state));
 }
 
 export async function loadSession() {
   try {
     state.session = await api.get("/session");
   } catch (error) {
-    // Whoever may not even ask who he is has no role at all.
+    // Who may not even ask this has no role at all.
     state.session = { name: "", role: "none", via: "", error };
   }
-  tell();
+  notify();
 }
 
 let underWay = null;
-/** Asks for the status; calls that come while one is under way share its answer. */
+/** Asks for the status; calls made while one is under way share its answer. */
 export function loadStatus() {
   underWay ??= api
     .get("/status")
@@ -41,7 +41,7 @@ export function loadStatus() {
     })
     .finally(() => {
       underWay = null;
-      tell();
+      notify();
     });
   return underWay;
 }
@@ -52,9 +52,49 @@ export function aliased(name) {
   return state.status?.aliases.find((alias) => alias.alias === name) ?? null;
 }
 
-/** Why nobody may start new cycles, or `null`: older daemons told only whether. */
-export function pause() {
-  const paused = state.status?.paused;
-  if (!paused) return null;
-  return typeof paused === "object" ? paused : { by: "somebody", reason: "", at: null };
+/** Why a command cannot be given now, in the daemon's words; `null` where it can. */
+export function refusal(command) {
+  return state.status ? state.status.commands[command] : "The daemon's status is not known yet.";
+}
+
+const URGENCY = { critical: "failed", warning: "warning", info: "info" };
+
+/** How the most urgent finding of some kinds colours what it is about; `null` where there is none. */
+export function found(...kinds) {
+  const finding = state.status?.attention.find(({ kind }) => kinds.includes(kind));
+  return finding ? URGENCY[finding.severity] : null;
+}
+
+// ----------------------------------------------------------------
+// From the address after the # to a view and back.
+
+/** `#/cycles/cycle_3?from=50` as `{ name, id, query }`. */
+export function parse(hash) {
+  const [path, search = ""] = hash.replace(/^#\/?/, "").split("?");
+  const [name = "", id = null] = path.split("/").map(decode);
+  return { name, id, query: new URLSearchParams(search) };
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // A stray % stands for itself.
+    return text;
+  }
+}
+
+export function path(name, id, query) {
+  const search = new URLSearchParams(query ?? {}).toString();
+  return `#/${name}${id ? `/${encodeURIComponent(id)}` : ""}${search ? `?${search}` : ""}`;
+}
+
+/** Changes the address without a new history entry: for choices within a view. */
+export function amend(query) {
+  const { name, id, query: now } = parse(location.hash);
+  for (const [key, value] of Object.entries(query)) {
+    if (value === null) now.delete(key);
+    else now.set(key, value);
+  }
+  history.replaceState(null, "", path(name, id, Object.fromEntries(now)));
 }

@@ -1,10 +1,8 @@
 // Values over time: axes with units, a legend, a cursor for mouse and arrow keys,
 // the marks of model versions, and the same numbers as a table.
 
-import { h, responsive, s } from "../dom.js";
-import { utc } from "../format.js";
-import { grid } from "../table.js";
-import { details } from "../parts.js";
+import { h, responsive, s, utc } from "../dom.js";
+import { details, grid } from "../parts.js";
 import { extent, linear, tickDigits, ticks, timeTicks } from "./scale.js";
 
 const MARGIN = { top: 26, right: 12, bottom: 26 };
@@ -35,7 +33,7 @@ export function lineChart({
   x,
 }) {
   const moments = [...new Set(series.flatMap((one) => one.points.map((point) => point.at)))].sort((a, b) => a - b);
-  if (moments.length === 0) return h("p", { class: "note" }, "No values in this time.");
+  if (moments.length === 0) return h("p", { class: "note" }, "No values in this period.");
   const values = series
     .flatMap((one) => one.points.flatMap((point) => [point.value, point.low, point.high]))
     .concat(limits.map((limit) => limit.value));
@@ -43,7 +41,7 @@ export function lineChart({
     values.filter((value) => value !== null && value !== undefined),
     { zero, least },
   );
-  if (range === null) return h("p", { class: "note" }, "No values in this time.");
+  if (range === null) return h("p", { class: "note" }, "No values in this period.");
   const xText = x?.text ?? ((at) => utc(at));
   const chart = {
     name,
@@ -189,14 +187,14 @@ function versionMarks(marks, across, { left, height, width }) {
     const x = across.at(mark.at);
     const label = mark.text.replace("model_", "");
     const room = label.length * 6.4 + 8;
-    const told = x >= free && x + room <= width;
-    if (told) free = x + room;
+    const named = x >= free && x + room <= width;
+    if (named) free = x + room;
     return s(
       "g",
       { class: "mark" },
       s("title", {}, mark.first ? `${mark.text} is live` : `${mark.text} live from ${utc(mark.at)}`),
       mark.first ? null : s("line", { x1: x, x2: x, y1: MARGIN.top - 6, y2: height - MARGIN.bottom }),
-      told ? s("text", { x: x + 4, y: MARGIN.top - 2 }, label) : null,
+      named ? s("text", { x: x + 4, y: MARGIN.top - 2 }, label) : null,
     );
   });
 }
@@ -338,26 +336,6 @@ function numbers(chart) {
     }),
   ]);
   return grid(chart.name, names, rows);
-}
-
-/** A line without axes, for beside a number. */
-export function sparkline(values, label) {
-  const finite = values.filter(Number.isFinite);
-  // A level line tells nothing that the number beside it does not.
-  if (finite.length < 2 || Math.min(...finite) === Math.max(...finite)) return null;
-  const [low, high] = extent(finite);
-  const across = linear([0, values.length - 1], [1, 79]);
-  const up = linear([low, high], [19, 1]);
-  const points = values
-    .map((value, index) =>
-      Number.isFinite(value) ? `${across.at(index).toFixed(1)},${up.at(value).toFixed(1)}` : null,
-    )
-    .filter(Boolean);
-  return s(
-    "svg",
-    { class: "spark", viewBox: "0 0 80 20", width: 80, height: 20, role: "img", "aria-label": label },
-    s("polyline", { points: points.join(" ") }),
-  );
 }
 
 /** Where a value's model changes: the marks of a chart. */

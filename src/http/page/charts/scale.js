@@ -1,4 +1,6 @@
-// From values to places.
+// From values to places on the screen, and pictures that fit beside a number.
+
+import { s } from "../dom.js";
 
 /** A linear scale; `at` maps, `invert` maps back. */
 export function linear([low, high], [from, to]) {
@@ -83,4 +85,71 @@ export function extent(values, { zero = false, least = 0 } = {}) {
   if (!zero) return [low, high];
   // Zero is an end of the scale, unless there are values on both sides of it.
   return [Math.min(...finite) >= 0 ? 0 : low, Math.max(...finite) <= 0 ? 0 : high];
+}
+
+// ----------------------------------------------------------------
+// Two values with their intervals on one line, to see whether they overlap.
+
+const WIDTH = 180;
+const HEIGHT = 34;
+
+/** `values` are `{ name, value, low?, high? }`, at most two. */
+export function intervalPair(values, format) {
+  const range = extent(
+    values.flatMap((one) => [one.value, one.low, one.high]).filter((value) => value !== null && value !== undefined),
+  );
+  if (range === null) return "–";
+  const across = linear(range, [6, WIDTH - 6]);
+  const text = values
+    .map(
+      (one) =>
+        `${one.name} ${format(one.value)}${Number.isFinite(one.low) ? ` (${format(one.low)} to ${format(one.high)})` : ""}`,
+    )
+    .join("; ");
+  return s(
+    "svg",
+    {
+      class: "intervals",
+      width: WIDTH,
+      height: HEIGHT,
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      "aria-label": text,
+    },
+    s("title", {}, text),
+    values.map((one, index) => {
+      if (!Number.isFinite(one.value)) return null;
+      const y = 10 + index * 14;
+      return s(
+        "g",
+        { class: `series s${index}` },
+        Number.isFinite(one.low)
+          ? s("line", { class: "whisker", x1: across.at(one.low), x2: across.at(one.high), y1: y, y2: y })
+          : null,
+        index === 0
+          ? s("circle", { class: "dot", cx: across.at(one.value), cy: y, r: 4 })
+          : s("path", { class: "dot", d: `M${across.at(one.value)} ${y - 5}l5 5l-5 5l-5 -5z` }),
+      );
+    }),
+  );
+}
+
+/** A line without axes, for beside a number. */
+export function sparkline(values, label) {
+  const finite = values.filter(Number.isFinite);
+  // A level line says nothing that the number beside it does not.
+  if (finite.length < 2 || Math.min(...finite) === Math.max(...finite)) return null;
+  const [low, high] = extent(finite);
+  const across = linear([0, values.length - 1], [1, 79]);
+  const up = linear([low, high], [19, 1]);
+  const points = values
+    .map((value, index) =>
+      Number.isFinite(value) ? `${across.at(index).toFixed(1)},${up.at(value).toFixed(1)}` : null,
+    )
+    .filter(Boolean);
+  return s(
+    "svg",
+    { class: "spark", viewBox: "0 0 80 20", width: 80, height: 20, role: "img", "aria-label": label },
+    s("polyline", { points: points.join(" ") }),
+  );
 }

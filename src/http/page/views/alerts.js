@@ -1,26 +1,24 @@
-// Alerts, to whom they were told, and silences.
+// Alerts with their deliveries, silences, and the audit.
 
 import * as api from "../api.js";
 import { button, endSilence, forbidden, retryAlert, signInLink, silence } from "../commands.js";
-import { h } from "../dom.js";
-import { ago, daemonNow, number, time } from "../format.js";
-import { badge, empty, facts, linked, notice, panel } from "../parts.js";
+import { ago, daemonNow, h, number, time, words } from "../dom.js";
+import { badge, empty, facts, linked, notice, pager, panel, table } from "../parts.js";
 import { state } from "../store.js";
-import { pager, table } from "../table.js";
 
 const LIMIT = 50;
 const needs = () => state.session?.role ?? null;
 
-/** The view is drawn again by the event that the deed makes; older daemons make none. */
-const thenAgain = (deed) => async () => (await deed()) && dispatchEvent(new Event("delayd:session"));
+/** Draws the view again at once, without waiting for the event that the command causes. */
+const thenAgain = (command) => async () => (await command()) && dispatchEvent(new Event("delayd:session"));
 
-/** Whether an alert was told, in people's words: a `dead` delivery is one that was given up. */
-const toldBadge = (told) => badge(told, told === "dead" ? "given up" : undefined);
+/** How delivery stands: a `dead` one was given up. */
+const deliveryBadge = (state) => badge(state, state === "dead" ? "given up" : undefined);
 
 export const alertList = {
   title: () => "Alerts",
-  lead: "What was worth telling, to whom it was told, and what is silenced.",
-  kinds: ["alert"],
+  lead: "What was worth an alert, whom it reached, and what is silenced.",
+  kinds: ["alert", "silence"],
   needs,
   load: async ({ query }, signal) => {
     const offset = Number(query.get("from") ?? 0);
@@ -45,7 +43,7 @@ export const alertList = {
               "span",
               { class: "row" },
               dead
-                ? button("Try given-up ones again", {
+                ? button("Retry those given up", {
                     reason: refused,
                     name: "retry-all",
                     press: thenAgain(() => retryAlert("all")),
@@ -55,7 +53,7 @@ export const alertList = {
             ),
           },
           refused && state.session ? h("p", { class: "note refused" }, `${refused} `, signInLink()) : null,
-          alerts.length === 0 ? empty("No alerts.", "Nothing had to be told so far.") : alertTable(alerts),
+          alerts.length === 0 ? empty("No alerts.", "Nothing has raised an alert so far.") : alertTable(alerts),
           pager("alerts", Number(query.get("from") ?? 0), LIMIT, next),
         ),
         silencePanel(silences, refused),
@@ -71,7 +69,7 @@ function alertTable(alerts) {
       { name: "Severity", cell: ({ alert }) => badge(alert.severity) },
       { name: "Alert", head: true, cell: ({ alert }) => h("a", { href: `#/alerts/${alert.id}` }, alert.title) },
       { name: "Key", cell: ({ alert }) => h("code", {}, alert.dedup_key) },
-      { name: "Told", cell: (one) => toldBadge(one.state) },
+      { name: "Delivery", cell: (one) => deliveryBadge(one.state) },
       { name: "When", cell: ({ alert }) => time(alert.at) },
     ],
     alerts,
@@ -91,16 +89,16 @@ function silencePanel(silences, refused) {
           "Silences, newest first",
           [
             { name: "Silence", head: true, cell: (one) => one.id },
-            { name: "State", cell: (one) => (active(one) ? badge("silenced", "in force") : badge("ended")) },
-            { name: "Keys that begin with", cell: (one) => h("code", {}, one.prefix) },
+            { name: "State", cell: (one) => (active(one) ? badge("silenced", "active") : badge("ended")) },
+            { name: "Keys that start with", cell: (one) => h("code", {}, one.prefix) },
             { name: "Until", cell: (one) => time(one.ended_at ?? one.until) },
             { name: "By", cell: (one) => one.by },
-            { name: "Why", cell: (one) => one.why || h("span", { class: "none" }, "not said") },
+            { name: "Reason", cell: (one) => one.why || h("span", { class: "none" }, "not given") },
             {
               name: "",
               cell: (one) =>
                 active(one)
-                  ? button("End it", {
+                  ? button("End", {
                       reason: refused,
                       name: `end-${one.id}`,
                       press: thenAgain(() => endSilence(one.id)),
@@ -115,7 +113,7 @@ function silencePanel(silences, refused) {
 
 export const oneAlert = {
   title: ({ id }) => id,
-  kinds: ["alert"],
+  kinds: ["alert", "silence"],
   needs,
   load: ({ id }, signal) => api.get(`/alerts/${api.part(id)}`, signal),
   draw: (found) => {
@@ -133,9 +131,9 @@ export const oneAlert = {
               "span",
               { class: "row" },
               found.state === "dead"
-                ? button("Try again", { reason: refused, name: "retry", press: thenAgain(() => retryAlert(alert.id)) })
+                ? button("Retry", { reason: refused, name: "retry", press: thenAgain(() => retryAlert(alert.id)) })
                 : null,
-              button("Silence such alerts …", {
+              button("Silence alerts like this …", {
                 reason: refused,
                 name: "silence",
                 press: thenAgain(() => silence(alert.dedup_key)),
@@ -145,7 +143,7 @@ export const oneAlert = {
           h("p", { class: "body" }, linked(alert.body)),
           facts([
             ["Severity", badge(alert.severity)],
-            ["Told", toldBadge(found.state)],
+            ["Delivery", deliveryBadge(found.state)],
             ["When", time(alert.at, { seconds: true })],
             ["Key", h("code", {}, alert.dedup_key)],
             ["Silenced by", found.silence],
@@ -155,7 +153,9 @@ export const oneAlert = {
         panel(
           "Deliveries",
           { wide: true },
-          deliveries.length === 0 ? notice("info", h("p", {}, "Nobody has been told yet.")) : deliveryTable(deliveries),
+          deliveries.length === 0
+            ? notice("info", h("p", {}, "Nothing has been sent yet."))
+            : deliveryTable(deliveries),
         ),
       ),
     ];
@@ -167,7 +167,7 @@ function deliveryTable(deliveries) {
     "Deliveries",
     [
       { name: "To", head: true, cell: (one) => endpoint(one.endpoint) },
-      { name: "State", cell: (one) => [toldBadge(one.state), one.held ? " held back" : ""] },
+      { name: "State", cell: (one) => [deliveryBadge(one.state), one.held ? " held back" : ""] },
       { name: "Attempts", number: true, cell: (one) => number(one.attempts) },
       { name: "Refusals", number: true, cell: (one) => number(one.refusals) },
       {
@@ -187,3 +187,40 @@ function deliveryTable(deliveries) {
 
 const endpoint = (value) =>
   typeof value === "string" ? value : [value.channel, value.address].filter(Boolean).join(":");
+
+// ----------------------------------------------------------------
+// The audit: who did what, and why.
+
+export const audit = {
+  title: () => "Audit",
+  lead: "Every command that was given, by whom and why.",
+  kinds: ["setting", "cycle", "alias", "alert", "audit", "audit_outcome"],
+  load: ({ query }, signal) => api.list("audit", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
+  draw: ({ items, next_offset: next }, { query }) =>
+    items.length === 0
+      ? [
+          empty(
+            "No command has been given yet.",
+            "Retrain, approve, roll back and the like appear here with who gave them and why.",
+          ),
+        ]
+      : [
+          h(
+            "section",
+            { class: "panel" },
+            table(
+              "Commands, newest first",
+              [
+                { name: "When", cell: (entry) => time(entry.at, { seconds: true }) },
+                { name: "Who", head: true, cell: (entry) => entry.actor },
+                { name: "What", cell: (entry) => h("strong", {}, words(entry.action)) },
+                { name: "Subject", cell: (entry) => linked(entry.subject || "–") },
+                { name: "Reason", cell: (entry) => linked(entry.detail || "not given") },
+                { name: "Result", cell: (entry) => linked(entry.outcome || "not recorded") },
+              ],
+              items,
+            ),
+            pager("audit", Number(query.get("from") ?? 0), LIMIT, next),
+          ),
+        ],
+};

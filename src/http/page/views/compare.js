@@ -1,21 +1,19 @@
-// Two models side by side: metrics with their intervals, parameters, what differs.
+// Two models side by side: metrics with their intervals, parameters, differences.
 
 import * as api from "../api.js";
-import { intervalPair } from "../charts/intervals.js";
-import { h, s } from "../dom.js";
-import { number, significant, time } from "../format.js";
-import { badge, details, empty, link, linked, panel } from "../parts.js";
-import { path } from "../router.js";
-import { grid, table } from "../table.js";
+import { intervalPair } from "../charts/scale.js";
+import { h, number, s, significant, time } from "../dom.js";
 import { evaluationOf, flattened, metricRows } from "../metrics.js";
+import { badge, details, empty, grid, link, linked, panel, table } from "../parts.js";
+import { path } from "../store.js";
 import { tests } from "./decisions.js";
-import { aliasBadges } from "./models.js";
+import { standingBadges } from "./models.js";
 
 const CHOICES = 200;
 
 export const compare = {
   title: ({ query }) => (query.get("a") && query.get("b") ? `${query.get("a")} and ${query.get("b")}` : "Compare"),
-  lead: "Two models by what they measured before they were registered.",
+  lead: "Two models side by side, by their metrics at registration.",
   kinds: ["model"],
   load: async ({ query }, signal) => {
     const { items } = await api.list("models", { limit: CHOICES }, signal);
@@ -37,7 +35,7 @@ export const compare = {
       return [
         empty(
           versions.length === 0 ? "No model is registered yet." : "There is only one model.",
-          "Two are needed to compare.",
+          "A comparison needs two.",
         ),
       ];
     return [
@@ -98,15 +96,15 @@ function swatch(key) {
 
 function basics(a, b) {
   const rows = [
-    ["Model", ({ model }) => [link("models", model.version), " ", aliasBadges(model.version)]],
+    ["Model", ({ model }) => [link("models", model.version), " ", standingBadges(model)]],
     ["Registered", ({ model }) => time(model.registered_at)],
-    ["Because of", ({ model }) => linked(model.reason ?? "–")],
+    ["Reason", ({ model }) => linked(model.reason ?? "–")],
     ["Cycle", ({ model }) => link("cycles", model.cycle)],
     ["Run", ({ model }) => link("runs", model.run)],
     ["Dataset", ({ model }) => link("datasets", model.dataset, model.dataset.slice(7, 19))],
-    ["Judged on", ({ model }) => judged(evaluationOf(model))],
+    ["Evaluated on", ({ model }) => judged(evaluationOf(model))],
   ];
-  return panel("What they are", { wide: true }, sideBySide("The two models", rows, a, b));
+  return panel("Details", { wide: true }, sideBySide("The two models", rows, a, b));
 }
 
 function judged(evaluation) {
@@ -147,8 +145,8 @@ function metricsPanel(a, b) {
     {
       wide: true,
       note: sameRows(a, b)
-        ? "Both were judged on the same held-out rows. Bars are 95 % intervals."
-        : `They were judged on different rows, so these numbers do not say which is better${pairedGate(a, b) ? ": the gate's paired test above does" : ""}. Bars are 95 % intervals.`,
+        ? "Both were evaluated on the same held-out rows. Bars are 95 % intervals."
+        : `They were evaluated on different rows, so these numbers do not say which is better${pairedGate(a, b) ? "; the gate's paired test above does" : ""}. Bars are 95 % intervals.`,
     },
     rows.length === 0
       ? empty("Neither was registered with metrics.")
@@ -165,10 +163,10 @@ function metricsPanel(a, b) {
                 row.change === null ? "–" : `${row.change > 0 ? "+" : ""}${row.shape.change(row.change)}`,
             },
             {
-              name: "Second is",
+              name: "The second is",
               cell: (row) =>
                 row.better === null || !sameRows(a, b)
-                  ? h("span", { class: "none" }, row.better === null ? "–" : "other rows")
+                  ? h("span", { class: "none" }, row.better === null ? "–" : "different rows")
                   : badge(
                       row.better ? "passed" : "suspected",
                       `${row.better ? "better" : "worse"}${row.unsure ? ", intervals overlap" : ""}`,
@@ -179,8 +177,8 @@ function metricsPanel(a, b) {
               cell: (row) =>
                 intervalPair(
                   [
-                    { name: a?.model.version, ...row.x },
-                    { name: b?.model.version, ...row.y },
+                    { ...row.x, name: a?.model.version },
+                    { ...row.y, name: b?.model.version },
                   ],
                   row.shape.format,
                 ),
@@ -214,7 +212,7 @@ function gatePanel(a, b) {
   );
 }
 
-/** Whether both were judged on the same rows: only then does a difference of their metrics say which is better. */
+/** Whether both were evaluated on the same rows: only then does a difference of their metrics say which is better. */
 function sameRows(a, b) {
   const [x, y] = [a, b].map((one) => evaluationOf(one?.model ?? {}));
   return Boolean(x?.from && y?.from) && x.from === y.from && x.until === y.until && x.model.rows === y.model.rows;
@@ -275,7 +273,7 @@ function slicesPanel(a, b) {
   const heads = ["Slice", a?.model.version ?? "–", b?.model.version ?? "–", "Change", "Flights"];
   return panel(
     "ROC-AUC by slice",
-    { note: "Where the second lost most comes first." },
+    { note: "The second model's largest losses first." },
     grid("ROC-AUC by slice", heads, cells.slice(0, 12)),
     cells.length > 12 ? details("all-slices", `All ${cells.length} slices`, grid("All slices", heads, cells)) : null,
   );

@@ -1,17 +1,14 @@
-// Passes of the loop: what each did, how long it took, and how it ended.
+// Passes of the loop: what each did, how long it took, and its result.
 
 import * as api from "../api.js";
-import { loopPicture, progressBar } from "../charts/loop.js";
-import { shareOf, stepBars, wallOf } from "../charts/steps.js";
+import { loopPicture, progressBar, shareOf, stepBars, wallOf } from "../charts/diagrams.js";
 import { buttons } from "../commands.js";
-import { h } from "../dom.js";
-import { ago, bytes, counted, daemonNow, duration, time, words } from "../format.js";
-import { badge, details, document_, empty, facts, link, linked, log, panel } from "../parts.js";
-import { pager, table } from "../table.js";
+import { ago, bytes, counted, daemonNow, duration, h, time } from "../dom.js";
+import { badge, details, document_, empty, facts, link, linked, log, pager, panel, sayable, table } from "../parts.js";
+import { state } from "../store.js";
 import { validation } from "./datasets.js";
 import { decisionTable } from "./decisions.js";
-import { verificationPanel } from "./deployments.js";
-import { reasonText } from "./reason.js";
+import { verificationPanel } from "./service.js";
 
 const LIMIT = 25;
 const LOG_LINES = 200;
@@ -21,15 +18,15 @@ const tookMs = (cycle) =>
 
 export const cycleList = {
   title: () => "Cycles",
-  lead: "Every pass of the loop, from new data to a live model, or to the reason why not.",
+  lead: "Every pass of the loop: from new data to a live model, or to the reason why there is none.",
   kinds: ["cycle"],
   load: ({ query }, signal) => api.list("cycles", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
   draw: ({ items, next_offset: next }, { query }) => {
     if (items.length === 0)
       return [
         empty(
-          "No cycle has begun yet.",
-          "The first one begins when there are flights enough to learn from; Retrain on the overview begins one at once.",
+          "No cycle has started yet.",
+          "The first one starts when there are enough flights to train on; Retrain on the overview starts one at once.",
         ),
       ];
     return [
@@ -41,7 +38,7 @@ export const cycleList = {
           [
             { name: "Cycle", head: true, cell: (cycle) => link("cycles", cycle.id) },
             { name: "State", cell: (cycle) => badge(cycle.outcome ?? cycle.state) },
-            { name: "Why it began", cell: (cycle) => h("span", { class: "clip" }, linked(reasonText(cycle.reason))) },
+            { name: "Reason", cell: (cycle) => h("span", { class: "clip" }, linked(reasonText(cycle.reason))) },
             {
               name: "Model",
               cell: (cycle) =>
@@ -49,8 +46,8 @@ export const cycleList = {
                   ? link("models", cycle.model)
                   : h("span", { class: "none" }, "none"),
             },
-            { name: "Began", cell: (cycle) => time(cycle.started_at) },
-            { name: "How it ended", cell: (cycle) => h("span", { class: "clip" }, linked(cycle.detail || "–")) },
+            { name: "Started", cell: (cycle) => time(cycle.started_at) },
+            { name: "Result", cell: (cycle) => h("span", { class: "clip" }, linked(cycle.detail || "–")) },
           ],
           items,
           { key: (cycle) => cycle.id },
@@ -64,6 +61,7 @@ export const cycleList = {
 export const oneCycle = {
   title: ({ id }) => id,
   kinds: ["cycle", "step", "decision", "verification", "run"],
+  needs: () => state.status?.commands ?? null,
   load: async ({ id }, signal) => {
     const whole = await api.get(`/cycles/${api.part(id)}`, signal);
     const [buildLog, lines] = await Promise.all([
@@ -87,16 +85,16 @@ export const oneCycle = {
         "div",
         { class: "panels" },
         panel(
-          "How it stands",
+          "Status",
           { wide: true },
           facts([
             ["State", badge(cycle.outcome ?? cycle.state)],
-            ["Why it began", linked(reasonText(cycle.reason))],
-            ["Began", time(cycle.started_at, { seconds: true })],
+            ["Reason", linked(reasonText(cycle.reason))],
+            ["Started", time(cycle.started_at, { seconds: true })],
             ["Ended", cycle.finished_at ? time(cycle.finished_at, { seconds: true }) : null],
             ["Work", `${duration(wall)} in ${counted(steps.length, "step")}`],
             ["Open for", open ? duration(tookMs(cycle)) : null],
-            ["How it ended", cycle.detail ? linked(cycle.detail) : null],
+            ["Result", cycle.detail ? linked(cycle.detail) : null],
             ["Run", run ? link("runs", cycle.run) : h("span", { class: "none" }, "none yet")],
             ["Dataset", run ? link("datasets", run.dataset, run.dataset.slice(7, 19)) : null],
             ["Model", link("models", cycle.model)],
@@ -108,7 +106,7 @@ export const oneCycle = {
                 "div",
                 { class: "whereabouts" },
                 step
-                  ? h("p", {}, h("strong", {}, step.name), step.progress ? `: ${step.progress}` : " is under way.")
+                  ? h("p", {}, h("strong", {}, step.name), step.progress ? `: ${step.progress}` : " is running.")
                   : null,
                 share === null ? null : progressBar(share, step.progress),
               )
@@ -117,8 +115,8 @@ export const oneCycle = {
         ),
         panel(
           "Steps",
-          { wide: true, note: "One after the other, as long as each took by the real clock." },
-          steps.length > 0 ? stepBars(steps) : empty("No step has begun yet."),
+          { wide: true, note: "In order; each bar is as long as its step took." },
+          steps.length > 0 ? stepBars(steps) : empty("No step has started yet."),
           open ? picture(cycle, steps, step, waiting) : null,
         ),
         troubles(steps),
@@ -127,7 +125,7 @@ export const oneCycle = {
         build ? buildPanel(build) : null,
         verifications.length > 0 ? verificationPanel(verifications.at(-1)) : null,
         panel(
-          "What each step made",
+          "Output of each step",
           {},
           steps
             .filter((one) => one.output)
@@ -201,8 +199,28 @@ function buildPanel(build) {
         "Executable",
         [h("code", { title: build.binary_digest }, build.binary_digest.slice(7, 19)), `, ${bytes(build.size_bytes)}`],
       ],
-      ["Taken from an earlier build", build.reused ? "yes" : "no"],
+      ["Reused from an earlier build", build.reused ? "yes" : "no"],
       ["Took", duration(Date.parse(build.finished_at) - Date.parse(build.started_at))],
     ]),
   );
+}
+
+// ----------------------------------------------------------------
+// Why a cycle was started, in words.
+
+/** `{ kind: "drift", report, summary }` as `drift (…)`. */
+export function reasonText(reason) {
+  switch (reason?.kind) {
+    case "bootstrap":
+      return "no model was live";
+    case "manual":
+      return `requested by ${reason.by}${reason.why ? `: ${reason.why}` : ""}`;
+    case "scheduled":
+      return "the schedule";
+    case "drift":
+    case "performance":
+      return `${reason.kind}: ${sayable(reason.summary)}`;
+    default:
+      return "an unknown reason";
+  }
 }

@@ -1,21 +1,33 @@
-// Datasets: what exactly was learnt from, and what validation found in it.
+// Datasets: what exactly was trained on, and what validation found in it.
 
 import * as api from "../api.js";
-import { h } from "../dom.js";
-import { capital, counted, digest, number, percent, time } from "../format.js";
-import { badge, details, document_, empty, facts, figure, figures, link, notice, panel } from "../parts.js";
-import { grid, pager, table } from "../table.js";
+import { capital, counted, digest, h, number, percent, time } from "../dom.js";
+import {
+  badge,
+  details,
+  document_,
+  empty,
+  facts,
+  figure,
+  figures,
+  grid,
+  link,
+  notice,
+  pager,
+  panel,
+  table,
+} from "../parts.js";
 
 const LIMIT = 25;
 
 const days = (dataset) => Math.round((Date.parse(dataset.until) - Date.parse(dataset.from)) / 86_400_000);
 
-/** Refused logs and changes of reference data that are shown; the API and the command line list all. */
+/** Rejected logs and changes of reference data that are shown; the API and the command line list all. */
 const SHOWN = 10;
 
 export const datasetList = {
   title: () => "Datasets",
-  lead: "A version is the digest of everything it was made of, so that it can be made again.",
+  lead: "A version is the digest of everything the dataset was made from, so that it can be made again.",
   kinds: ["dataset", "cycle", "alert"],
   load: async ({ query }, signal) => {
     const offset = Number(query.get("from") ?? 0);
@@ -37,7 +49,7 @@ export const datasetList = {
           datasetTable(datasets.items),
           pager("datasets", Number(query.get("from") ?? 0), LIMIT, datasets.next_offset),
         ),
-    refused.length > 0 ? refusedPanel(refused) : null,
+    refused.length > 0 ? rejectedPanel(refused) : null,
     logPanel(logs),
     referencePanel(reference),
     reference.weather.length > 0 ? weatherPanel(reference.weather) : null,
@@ -59,28 +71,28 @@ function datasetTable(items) {
       { name: "Days", number: true, cell: (dataset) => number(days(dataset)) },
       { name: "Sources", number: true, cell: (dataset) => number(dataset.sources.length) },
       { name: "Left out", number: true, cell: (dataset) => number(dataset.validation?.left_out?.length ?? 0) },
-      { name: "Set aside", number: true, cell: (dataset) => number(dataset.validation?.quarantined) },
+      { name: "Quarantined", number: true, cell: (dataset) => number(dataset.validation?.quarantined) },
       { name: "Cycle", cell: (dataset) => link("cycles", dataset.cycle) },
-      { name: "Made", cell: (dataset) => time(dataset.created_at) },
+      { name: "Created", cell: (dataset) => time(dataset.created_at) },
     ],
     items,
   );
 }
 
-function refusedPanel(refused) {
+function rejectedPanel(refused) {
   const rows = table(
-    "Refused datasets",
+    "Rejected datasets",
     [
       { name: "Cycle", head: true, cell: (one) => link("cycles", one.cycle) },
       { name: "Flights", number: true, cell: (one) => number(one.rows) },
       { name: "Why", cell: (one) => (one.validation?.failures ?? []).join("; ") },
-      { name: "Refused", cell: (one) => time(one.refused_at) },
+      { name: "Rejected", cell: (one) => time(one.refused_at) },
     ],
     refused,
   );
   return panel(
-    "Refused datasets",
-    { wide: true, note: "They broke the contract; nothing was learnt from them." },
+    "Rejected datasets",
+    { wide: true, note: "They break the contract; nothing was trained on them." },
     rows,
   );
 }
@@ -88,23 +100,23 @@ function refusedPanel(refused) {
 function logPanel(logs) {
   const newest = logs.sort((x, y) => Date.parse(y.ingested_at) - Date.parse(x.ingested_at)).slice(0, SHOWN);
   const rows = table(
-    "Refused flight logs",
+    "Rejected flight logs",
     [
       { name: "Flight log", head: true, cell: (log) => log.key },
       {
         name: "State",
-        cell: (log) => (log.resolved_at ? badge("passed", "put right since") : badge(log.status)),
+        cell: (log) => (log.resolved_at ? badge("passed", "fixed since") : badge(log.status)),
       },
       { name: "Why", cell: (log) => log.error },
-      { name: "Rows in question", cell: (log) => log.quarantine_key ?? h("span", { class: "none" }, "–") },
-      { name: "Looked at", cell: (log) => time(log.ingested_at) },
+      { name: "Quarantined rows", cell: (log) => log.quarantine_key ?? h("span", { class: "none" }, "–") },
+      { name: "Read", cell: (log) => time(log.ingested_at) },
     ],
     newest,
   );
   return panel(
-    "Refused flight logs",
-    { wide: true, note: "None of their flights is known. An earlier good version of a log goes on to count." },
-    newest.length > 0 ? rows : empty("None was refused, and all could be read."),
+    "Rejected flight logs",
+    { wide: true, note: "None of their flights is used. An earlier valid version of a log still counts." },
+    newest.length > 0 ? rows : empty("None was rejected, and all could be read."),
   );
 }
 
@@ -116,25 +128,25 @@ function referencePanel(reference) {
       { name: "Entries", number: true, cell: (version) => number(version.entries) },
       { name: "Changes", cell: (version) => changesText(version.changes) },
       { name: "From", cell: (version) => version.origin },
-      { name: "Noticed", cell: (version) => time(version.noticed_at) },
+      { name: "First seen", cell: (version) => time(version.noticed_at) },
     ],
     reference.versions,
   );
   return panel(
     "Airports and holidays",
-    { wide: true, note: "What flights are read and judged with; the newest of each kind counts." },
+    { wide: true, note: "Reference data for reading and scoring flights; the newest of each kind is used." },
     reference.versions.length > 0 ? rows : empty("None has been read yet."),
   );
 }
 
-/** What a new version brought: how many of each sort. */
+/** What a new version changed: how many of each kind. */
 function changesText(changes) {
-  if (changes?.what === "first") return "the first one";
-  if (changes?.what === "unknown") return `cannot be told: ${changes.why}`;
+  if (changes?.what === "first") return "first version";
+  if (changes?.what === "unknown") return `unknown: ${changes.why}`;
   const parts = ["opened", "closed", "moved", "added", "removed"]
     .filter((name) => changes?.[name]?.length > 0)
     .map((name) => `${number(changes[name].length)} ${name}`);
-  return parts.join(", ") || "nothing that counts";
+  return parts.join(", ") || "nothing relevant";
 }
 
 function weatherPanel(weather) {
@@ -148,7 +160,7 @@ function weatherPanel(weather) {
     ],
     weather,
   );
-  return panel("Weather", { wide: true, note: "The share of airport-hours that datasets had weather for." }, rows);
+  return panel("Weather", { wide: true, note: "The share of airport-hours for which a dataset had weather." }, rows);
 }
 
 export const oneDataset = {
@@ -160,7 +172,7 @@ export const oneDataset = {
       "div",
       { class: "panels" },
       panel(
-        "Which dataset this is",
+        "Details",
         {},
         facts([
           ["Version", h("code", { class: "long" }, dataset.version)],
@@ -177,8 +189,8 @@ export const oneDataset = {
           ["As of", dataset.manifest?.as_of ? time(dataset.manifest.as_of) : null],
           ["Policy", dataset.manifest?.policy],
           ["Contract", dataset.manifest?.contract ? digest(dataset.manifest.contract) : null],
-          ["Made by", link("cycles", dataset.cycle)],
-          ["Made", time(dataset.created_at)],
+          ["Created by", link("cycles", dataset.cycle)],
+          ["Created", time(dataset.created_at)],
         ]),
       ),
       validation(dataset.validation),
@@ -195,7 +207,7 @@ export const oneDataset = {
                 number(rowsOf(dataset, source)),
               ]),
             )
-          : empty("None were noted."),
+          : empty("None were recorded."),
       ),
       panel("Manifest", { wide: true }, details("manifest", "Show all", document_(dataset.manifest))),
     ),
@@ -211,7 +223,7 @@ function rowsOf(dataset, source) {
 
 export function validation(report) {
   if (!report || Object.keys(report).length === 0)
-    return panel("Validation", {}, empty("No validation report was kept."));
+    return panel("Validation", {}, empty("There is no validation report."));
   const counts = (title, found, format = number) => {
     const entries = Object.entries(found ?? {})
       .filter(([, value]) => value > 0)
@@ -240,15 +252,15 @@ export function validation(report) {
             report.failures.map((failure) => h("li", {}, failure)),
           ),
         )
-      : h("p", {}, badge("passed", "within the contract")),
+      : h("p", {}, badge("passed", "meets the contract")),
     figures(
       figure("Rows read", number(report.rows)),
       figure("Accepted", number(report.accepted), {
         about: percent(report.rows > 0 ? report.accepted / report.rows : null),
       }),
-      figure("Set aside", number(report.quarantined)),
+      figure("Quarantined", number(report.quarantined)),
       figure("Duplicates", number((report.exact_duplicates ?? 0) + (report.conflicting_duplicates ?? 0)), {
-        about: `${number(report.conflicting_duplicates ?? 0)} contradict`,
+        about: `${number(report.conflicting_duplicates ?? 0)} conflicting`,
       }),
     ),
     counts("Violations", report.violations),
@@ -265,7 +277,7 @@ export function validation(report) {
           ),
         )
       : null,
-    report.quarantine_key ? h("p", { class: "note" }, `Rows that were set aside: ${report.quarantine_key}`) : null,
+    report.quarantine_key ? h("p", { class: "note" }, `Quarantined rows: ${report.quarantine_key}`) : null,
     report.unused_columns?.length > 0
       ? details(
           "unused",

@@ -1,18 +1,15 @@
-// What was decided, from which inputs, by which tests, and why not otherwise.
+// What was decided, from which inputs, by which tests, and why nothing else was.
 
 import * as api from "../api.js";
-import { h } from "../dom.js";
-import { significant, time, words } from "../format.js";
+import { counted, h, number, significant, time, words } from "../dom.js";
 import { flattened } from "../metrics.js";
-import { badge, details, document_, empty, facts, link, linked, panel } from "../parts.js";
-import { grid, pager, table } from "../table.js";
-import { featureDifference, latencyTable } from "./gate.js";
+import { badge, details, document_, empty, facts, grid, link, linked, pager, panel, table } from "../parts.js";
 
 const LIMIT = 50;
 
 export const decisionList = {
   title: () => "Decisions",
-  lead: "Each can be explained from what was known then.",
+  lead: "Every decision of the loop, with its inputs, tests and alternatives.",
   kinds: ["decision"],
   load: ({ query }, signal) => api.list("decisions", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
   draw: ({ items, next_offset: next }, { query }) =>
@@ -20,7 +17,7 @@ export const decisionList = {
       ? [
           empty(
             "Nothing has been decided yet.",
-            "Decisions are noted when a cycle begins or is held back, and at every gate.",
+            "Decisions are recorded when a cycle starts or is held back, and at every gate.",
           ),
         ]
       : [
@@ -42,12 +39,12 @@ export const oneDecision = {
       "div",
       { class: "panels" },
       panel(
-        "What and why",
+        "Outcome",
         { wide: true },
         facts([
           ["Outcome", h("strong", {}, words(decision.outcome))],
-          ["Because", linked(decision.reason)],
-          ["Sort", words(decision.kind)],
+          ["Reason", linked(decision.reason)],
+          ["Kind", words(decision.kind)],
           ["When", time(decision.at, { seconds: true })],
           ["Cycle", decision.cycle ? link("cycles", decision.cycle) : null],
         ]),
@@ -57,18 +54,18 @@ export const oneDecision = {
         { wide: true, note: "What else could have been decided, and why it was not." },
         alternatives(decision.alternatives),
       ),
-      panel(Array.isArray(decision.tests) ? "Tests" : "Rules in force", { wide: true }, tests(decision.tests)),
+      panel(Array.isArray(decision.tests) ? "Tests" : "Rules applied", { wide: true }, tests(decision.tests)),
       latencyTable(decision) ? panel("Latency", { wide: true }, latencyTable(decision)) : null,
       featureDifference(decision)
         ? panel(
             "Inputs of the challenger",
-            { wide: true, note: "What they differ in from the live model's." },
+            { wide: true, note: "How they differ from those of the live model." },
             featureDifference(decision),
           )
         : null,
       panel(
         "Inputs",
-        { wide: true, note: "What it was decided from." },
+        { wide: true, note: "What the decision was based on." },
         details("inputs", "Show all", document_(decision.inputs)),
       ),
     ),
@@ -76,13 +73,13 @@ export const oneDecision = {
 };
 
 function alternatives(found) {
-  if (!Array.isArray(found) || found.length === 0) return empty("None were noted.");
+  if (!Array.isArray(found) || found.length === 0) return empty("None were recorded.");
   return table(
     "Alternatives",
     [
       { name: "Alternative", head: true, cell: (one) => words(one.trigger ?? one.name ?? "?") },
       {
-        name: "Asked for it",
+        name: "Triggered",
         cell: (one) => (one.fired === undefined ? h("span", { class: "none" }, "–") : one.fired ? "yes" : "no"),
       },
       { name: "Taken", cell: (one) => (one.taken ? badge("passed", "taken") : badge("skipped", "not taken")) },
@@ -99,7 +96,7 @@ export function tests(found) {
       ["Rule", "Value"],
       flattened(found).map(([name, value]) => [words(name), String(value ?? "–")]),
     );
-  if (found.length === 0) return empty("None were noted.");
+  if (found.length === 0) return empty("None were recorded.");
   return table(
     "Tests",
     [
@@ -113,7 +110,7 @@ export function tests(found) {
         cell: (one) => (one.interval ? `${significant(one.interval.low)} to ${significant(one.interval.high)}` : "–"),
       },
       { name: "Bound", number: true, cell: (one) => significant(one.bound) },
-      { name: "In words", cell: (one) => linked(one.reason) },
+      { name: "Explanation", cell: (one) => linked(one.reason) },
     ],
     found,
   );
@@ -124,11 +121,69 @@ export function decisionTable(decisions) {
     "Decisions",
     [
       { name: "Decision", head: true, cell: (decision) => link("decisions", decision.id) },
-      { name: "Sort", cell: (decision) => words(decision.kind) },
+      { name: "Kind", cell: (decision) => words(decision.kind) },
       { name: "Outcome", cell: (decision) => h("strong", {}, words(decision.outcome)) },
-      { name: "Because", cell: (decision) => h("span", { class: "clip" }, linked(decision.reason)) },
+      { name: "Reason", cell: (decision) => h("span", { class: "clip" }, linked(decision.reason)) },
       { name: "When", cell: (decision) => time(decision.at) },
     ],
     decisions,
+  );
+}
+
+// ----------------------------------------------------------------
+// What the gate's decision has besides its tests: latencies, and how the inputs differ.
+
+const SHOWN = 12;
+
+/** Both models' latency in the serving code, by flights per call; `null` where it was not recorded. */
+export function latencyTable(gate) {
+  const named = [
+    ["challenger", gate.inputs?.latency?.challenger],
+    [gate.inputs?.live ?? "live model", gate.inputs?.latency?.live],
+  ];
+  const rows = named.flatMap(([name, report]) => (report?.batches ?? []).map((batch) => ({ name, ...batch })));
+  if (rows.length === 0) return null;
+  return table(
+    "Latency of the serving code, measured by the gate on its machine",
+    [
+      { name: "Latency of", head: true, cell: (row) => row.name },
+      { name: "Flights per call", number: true, cell: (row) => number(row.batch) },
+      { name: "p50 µs", number: true, cell: (row) => number(row.per_batch.p50_us, 1) },
+      { name: "p95 µs", number: true, cell: (row) => number(row.per_batch.p95_us, 1) },
+      { name: "p99 µs", number: true, cell: (row) => number(row.per_batch.p99_us, 1) },
+      { name: "µs per flight", number: true, cell: (row) => number(row.p50_us_per_row, 2) },
+      { name: "Calls", number: true, cell: (row) => number(row.per_batch.calls) },
+    ],
+    rows,
+  );
+}
+
+/** How the challenger's inputs differ from the live model's, a line for each; `null` without a live model. */
+function featureDifference(gate) {
+  const difference = gate.inputs?.feature_difference;
+  if (!difference) return null;
+  const some = (names) =>
+    `${names.slice(0, SHOWN).join(", ")}${names.length > SHOWN ? ` and ${number(names.length - SHOWN)} more` : ""}`;
+  const lines = [];
+  for (const [key, what] of [
+    ["added_values", "new"],
+    ["removed_values", "removed"],
+  ]) {
+    for (const [input, values] of Object.entries(difference[key] ?? {}))
+      lines.push(`${words(input)}: ${number(values.length)} ${what}: ${some(values)}`);
+  }
+  if (difference.added_numerics?.length > 0) lines.push(`New inputs: ${some(difference.added_numerics)}`);
+  if (difference.removed_numerics?.length > 0) lines.push(`Removed inputs: ${some(difference.removed_numerics)}`);
+  const shifts = Object.entries(difference.mean_shift ?? {}).sort(([, x], [, y]) => Math.abs(y) - Math.abs(x));
+  if (shifts.length > 0) {
+    const named = shifts.map(([name, shift]) => `${name} ${shift > 0 ? "+" : ""}${number(shift, 2)}`);
+    lines.push(`${counted(shifts.length, "mean")} moved by over 0.1 standard deviations: ${some(named)}`);
+  }
+  if (lines.length === 0)
+    lines.push("None: the same values and inputs, and no mean moved by over 0.1 standard deviations.");
+  return h(
+    "ul",
+    {},
+    lines.map((line) => h("li", {}, line)),
   );
 }

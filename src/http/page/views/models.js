@@ -1,52 +1,30 @@
-// Registered models: what each measured, where it comes from, where it went.
+// Registered models: their metrics, where each comes from and where it stands.
 
 import * as api from "../api.js";
-import { lineageGraph, nodePanel } from "../charts/graph.js";
+import { lineageGraph, nodePanel } from "../charts/diagrams.js";
 import { buttons } from "../commands.js";
-import { announce, h } from "../dom.js";
-import { digest, number, percent, time } from "../format.js";
-import { badge, details, document_, empty, facts, link, linked, panel } from "../parts.js";
-import { modelStanding } from "../standing.js";
-import { aliased, state } from "../store.js";
-import { grid, pager, table } from "../table.js";
+import { announce, digest, h, number, percent, time } from "../dom.js";
 import { baselineOf, evaluationOf, metricRows, perturbationText } from "../metrics.js";
-import { latencyTable } from "./gate.js";
+import { badge, details, document_, empty, facts, grid, link, linked, pager, panel, table } from "../parts.js";
+import { aliased, state } from "../store.js";
+import { latencyTable } from "./decisions.js";
 
 const LIMIT = 25;
-/** Deployments and cycles that are read to say what became of a model. */
-const RECORDS = 500;
 const WEAKEST = 8;
 
-/** The names that point at a model now. */
-export function aliasBadges(version) {
-  return ["live", "previous", "candidate"]
-    .filter((name) => aliased(name)?.model === version)
-    .map((name) => badge(name));
+/** Where a model stands now. */
+export function standingBadges({ standing }) {
+  return standing.map((name) => badge(name));
 }
-
-function standingBadges(model, known) {
-  return modelStanding(model, known).map((name) => badge(name));
-}
-
-const needs = () => state.status?.aliases ?? null;
 
 export const modelList = {
   title: () => "Models",
-  lead: "Immutable, named by what is in them. Choose two to compare.",
-  kinds: ["model", "alias"],
-  needs,
-  load: async ({ query }, signal) => {
-    const [models, deployments, cycles] = await Promise.all([
-      api.list("models", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
-      api.list("deployments", { limit: RECORDS }, signal),
-      api.list("cycles", { limit: RECORDS }, signal),
-    ]);
-    const known = { deployments: deployments.items, cycles: cycles.items };
-    return { items: models.items, next: models.next_offset, known };
-  },
-  draw: ({ items, next, known }, { query }) => {
+  lead: "Registered models never change. Choose two to compare.",
+  kinds: ["model", "alias", "cycle", "deployment"],
+  load: ({ query }, signal) => api.list("models", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal),
+  draw: ({ items, next_offset: next }, { query }) => {
     if (items.length === 0)
-      return [empty("No model is registered yet.", "A cycle registers one when it passes the gate.")];
+      return [empty("No model is registered yet.", "A cycle registers a model that passes the gate.")];
     const metric = (name, format) => (model) => format(evaluationOf(model)?.model?.[name]);
     return [
       h(
@@ -58,14 +36,14 @@ export const modelList = {
             {
               name: "Model",
               head: true,
-              cell: (model) => [link("models", model.version), " ", standingBadges(model, known)],
+              cell: (model) => [link("models", model.version), " ", standingBadges(model)],
             },
             { name: "ROC-AUC", number: true, cell: metric("roc_auc", (value) => number(value, 3)) },
             { name: "Log-loss", number: true, cell: metric("log_loss", (value) => number(value, 4)) },
             { name: "Recall", number: true, cell: metric("recall", percent) },
             { name: "Precision", number: true, cell: metric("precision", percent) },
             {
-              name: "Because of",
+              name: "Reason",
               cell: (model) =>
                 h("span", { class: "clip" }, linked(model.reason ?? "–")),
             },
@@ -89,43 +67,42 @@ export const modelList = {
 
 export const oneModel = {
   title: ({ id }) => id,
-  kinds: ["model", "alias", "image", "deployment"],
-  needs,
+  kinds: ["model", "alias", "image", "cycle", "deployment"],
+  needs: () => [state.status?.aliases, state.status?.commands],
   load: async ({ id }, signal) => {
     const model = await api.get(`/models/${api.part(id)}`, signal);
-    const [lineage, cycle, deployments] = await Promise.all([
+    const [lineage, cycle] = await Promise.all([
       api.get(`/models/${api.part(id)}/lineage`, signal),
       api.find(`/cycles/${model.cycle}`, signal),
-      api.list("deployments", { limit: RECORDS }, signal),
     ]);
     const gate = cycle?.decisions.findLast((decision) => decision.kind === "gate") ?? null;
-    return { model, lineage, gate, known: { deployments: deployments.items, cycles: cycle ? [cycle.cycle] : [] } };
+    return { model, lineage, gate };
   },
-  draw: ({ model, lineage, gate, known }) => {
-    const live = aliased("live")?.model;
-    const other = model.version === live ? model.parent : live;
+  draw: ({ model, lineage, gate }) => {
+    const isLive = model.standing.includes("live");
+    const other = isLive ? model.parent : aliased("live")?.model;
     return [
       h(
         "div",
         { class: "panels" },
         panel(
-          "Which model this is",
-          { tools: h("span", { class: "row" }, standingBadges(model, known)) },
+          "Details",
+          { tools: h("span", { class: "row" }, standingBadges(model)) },
           facts([
             ["Bundle", digest(model.bundle)],
             ["Registered", time(model.registered_at)],
-            ["Made by", [link("cycles", model.cycle), ", ", link("runs", model.run)]],
-            ["Learnt from", link("datasets", model.dataset, model.dataset.slice(7, 19))],
-            ["Because of", model.reason ? linked(model.reason) : null],
-            ["Live when it was made", model.parent ? link("models", model.parent) : "none"],
-            ["Bundle's key", h("code", {}, model.bundle_key)],
+            ["Created by", [link("cycles", model.cycle), ", ", link("runs", model.run)]],
+            ["Trained on", link("datasets", model.dataset, model.dataset.slice(7, 19))],
+            ["Reason", model.reason ? linked(model.reason) : null],
+            ["Live model at that time", model.parent ? link("models", model.parent) : "none"],
+            ["Bundle key", h("code", {}, model.bundle_key)],
             ["Compare", other ? h("a", { href: `#/compare?a=${other}&b=${model.version}` }, `with ${other}`) : null],
           ]),
-          model.version === live ? buttons("rollback") : null,
+          isLive ? buttons("rollback") : null,
         ),
         panel(
-          "What it measured",
-          { wide: true, note: "On held-out rows, before it was registered; intervals at 95 % where told." },
+          "Metrics",
+          { wide: true, note: "On held-out rows, before registration; 95 % intervals where there are any." },
           measured(model),
         ),
         gate ? gatePanel(gate) : null,
@@ -175,7 +152,7 @@ function robustnessPanel(model) {
   if (found.length === 0) return null;
   return panel(
     "Robustness",
-    { note: "The same flights with something wrong about their inputs." },
+    { note: "The same flights with faults in their inputs." },
     table(
       "Robustness",
       [
@@ -208,7 +185,7 @@ function slicesPanel(model) {
   const heads = ["Slice", "ROC-AUC", "Interval", "Flights", "Delayed"];
   return panel(
     "By slice",
-    { note: "The weakest first." },
+    { note: "Weakest first." },
     grid("The weakest slices", heads, rows.slice(0, WEAKEST)),
     rows.length > WEAKEST ? details("slices", `All ${rows.length} slices`, grid("All slices", heads, rows)) : null,
   );
@@ -222,7 +199,7 @@ function lineagePanel(lineage) {
   };
   return panel(
     "Lineage",
-    { wide: true, note: "What it was made of, and what was made of it. Choose a part to see its particulars." },
+    { wide: true, note: "What it was made from, and what was made from it. Choose a part to see its details." },
     lineageGraph(lineage, choose),
     about,
   );

@@ -1,53 +1,49 @@
-// What an operations team opens at three in the morning: is anything wrong, where
-// is the loop, how does the live model do.
+// What an operations team opens at three in the morning: is anything wrong, where is the loop, how is the live model
+// doing.
 
 import * as api from "../api.js";
+import { loopPicture, progressBar, shareOf, wallOf } from "../charts/diagrams.js";
 import { lineChart, modelMarks } from "../charts/line.js";
-import { loopPicture, progressBar } from "../charts/loop.js";
-import { shareOf, wallOf } from "../charts/steps.js";
 import { buttons } from "../commands.js";
-import { announce, h } from "../dom.js";
-import { ago, duration, number } from "../format.js";
-import { badge, empty, link, linked, panel } from "../parts.js";
-import { aliased, pause, state } from "../store.js";
-import { table } from "../table.js";
-import { looks, realisedSeries, span } from "../windows.js";
-import { attention } from "./attention.js";
-import { health } from "./health.js";
-import { reasonText } from "./reason.js";
+import { ago, announce, capital, counted, duration, h, number } from "../dom.js";
+import { realisedSeries, span } from "../metrics.js";
+import { badge, empty, link, linked, notice, panel, table, tone } from "../parts.js";
+import { aliased, refusal, state } from "../store.js";
+import { reasonText } from "./cycles.js";
+import { standingBadges } from "./models.js";
+import { daemonPanel, liveModelPanel, measured, statusThatMatters } from "./service.js";
 
-const LOOK_BACK_DAYS = 30;
 const SHOWN = 5;
 
 async function load(_, signal) {
   const newest = state.status?.cycle?.id;
-  const [seen, drift, alerts, cycles, cycle] = await Promise.all([
-    looks(LOOK_BACK_DAYS, signal),
-    api.list("drift", { limit: 1 }, signal),
-    api.list("alerts", { limit: 20 }, signal),
+  const [{ seen, drift }, alerts, cycles, cycle] = await Promise.all([
+    measured(signal),
+    api.list("alerts", { limit: SHOWN }, signal),
     api.list("cycles", { limit: SHOWN }, signal),
     newest ? api.find(`/cycles/${newest}`, signal) : null,
   ]);
-  return { seen, drift: drift.items[0] ?? null, alerts: alerts.items, cycles: cycles.items, cycle };
+  const deployed = cycle?.cycle.outcome === "deployed" ? await api.find(`/models/${cycle.cycle.model}`, signal) : null;
+  return { seen, drift, alerts: alerts.items, cycles: cycles.items, cycle, deployed };
 }
 
 function draw(data) {
   const { status, statusError } = state;
-  if (!status) return [empty(statusError ? statusError.message : "The daemon has not told its status yet.")];
+  if (!status) return [empty(statusError ? statusError.message : "The daemon's status is not known yet.")];
   return [
-    attention({ ...data, status }),
+    attention(status),
     h(
       "div",
       { class: "panels" },
-      loopPanel(data.cycle),
-      health(data, status),
+      loopPanel(data),
+      liveModelPanel(data, status),
       h("div", { class: "stack" }, realised(data.seen), cyclesPanel(data.cycles)),
       h("div", { class: "stack" }, alertsPanel(data.alerts), daemonPanel(status)),
     ),
   ];
 }
 
-/** Which station is lit, and what is going on there in words. */
+/** Which station is lit, and what is happening there in words. */
 function whereabouts(document) {
   const cycle = document?.cycle;
   if (!cycle || cycle.state === "finished") {
@@ -57,13 +53,13 @@ function whereabouts(document) {
       const why = missing.length > 0 ? `: ${missing.join("; ")}` : "";
       return { here: "decide", text: `No cycle is under way, and no model is live${why}.`, step: null };
     }
-    return { here: "watch", text: `No cycle is under way. ${live.model} is live and being watched.`, step: null };
+    return { here: "watch", text: `No cycle is under way. ${live.model} is live and monitored.`, step: null };
   }
   if (cycle.state === "waiting_approval")
     return {
       here: "approve",
       waiting: true,
-      text: `${cycle.id} waits for an administrator to approve or reject ${cycle.model}, which serves already.`,
+      text: `${cycle.id} is waiting for approval of ${cycle.model}, which already serves.`,
       step: null,
     };
   const step = document.steps.findLast((one) => one.state === "running") ?? document.steps.at(-1);
@@ -76,13 +72,13 @@ function whereabouts(document) {
   };
 }
 
-/** Where the loop was when it was drawn last: a move is told to who cannot see it. */
-let toldStation = null;
+/** Where the loop was when it was last drawn: a move is announced to those who cannot see it. */
+let announcedStation = null;
 
-function loopPanel(document) {
+function loopPanel({ cycle: document, deployed }) {
   const { here, waiting, text, step } = whereabouts(document);
-  if (toldStation !== null && toldStation !== here) announce(text);
-  toldStation = here;
+  if (announcedStation !== null && announcedStation !== here) announce(text);
+  announcedStation = here;
   const cycle = document?.cycle;
   const open = Boolean(cycle) && cycle.state !== "finished";
   const share = shareOf(step?.progress);
@@ -91,13 +87,16 @@ function loopPanel(document) {
         "p",
         { class: "note" },
         link("cycles", cycle.id),
-        open ? " began " : " ended ",
+        open ? " started " : " ended ",
         ago(open ? cycle.started_at : cycle.finished_at),
         open ? "" : [" (", badge(cycle.outcome), ")"],
-        `. Why it began: ${reasonText(cycle.reason)}.`,
-        open ? "" : [" How it ended: ", linked(endText(cycle))],
+        `. Reason: ${reasonText(cycle.reason)}.`,
+        open ? "" : [" Result: ", linked(cycle.detail.split("\n")[0] || "nothing more was recorded.")],
+        deployed ? [" Its model now: ", link("models", deployed.version), " ", standingBadges(deployed)] : "",
       )
     : null;
+  // An open breaker can be resumed from without a pause, so both may be possible.
+  const automatic = ["pause", "resume"].filter((name) => refusal(name) === null);
   return panel(
     "The loop",
     { wide: true, id: "loop" },
@@ -117,17 +116,9 @@ function loopPanel(document) {
       reason,
     ),
     waiting
-      ? buttons("approve", "reject", pause() ? "resume" : "pause")
-      : buttons("retrain", ...(open ? ["cancel"] : []), "rollback", pause() ? "resume" : "pause"),
+      ? buttons("approve", "reject", ...automatic)
+      : buttons("retrain", ...(open ? ["cancel"] : []), "rollback", ...automatic),
   );
-}
-
-/** How a cycle ended, as it stands now: what was deployed may have been taken back since. */
-function endText(cycle) {
-  const live = aliased("live")?.model;
-  if (cycle.outcome === "deployed" && live !== cycle.model)
-    return `${cycle.model} was deployed and rolled back since; ${live ?? "no model"} is live.`;
-  return cycle.detail.split("\n")[0] || "nothing more was noted.";
 }
 
 function realised(seen) {
@@ -147,12 +138,12 @@ function realised(seen) {
         })
       : empty(
           "No outcomes are known yet.",
-          `Realised metrics appear once flights that were predicted have landed. Looked at: ${span(seen)}.`,
+          `Realised metrics appear once predicted flights have landed. Period: ${span(seen)}.`,
         );
   return panel(
-    "How well it predicts",
+    "Prediction quality",
     {
-      note: `ROC-AUC of the live model on flights that have landed, ${span(seen)}. Dashed lines: another version went live.`,
+      note: `ROC-AUC of the live model on landed flights, ${span(seen)}. Dashed lines: another version went live.`,
       tools: h("a", { href: "#/performance" }, "All metrics"),
     },
     content,
@@ -160,7 +151,6 @@ function realised(seen) {
 }
 
 function alertsPanel(alerts) {
-  const shown = alerts.slice(0, SHOWN);
   const rows = table(
     "Latest alerts",
     [
@@ -171,12 +161,12 @@ function alertsPanel(alerts) {
       },
       { name: "When", cell: ({ alert }) => ago(alert.at) },
     ],
-    shown,
+    alerts,
   );
   return panel(
     "Latest alerts",
     { tools: h("a", { href: "#/alerts" }, "All alerts") },
-    shown.length > 0 ? rows : empty("No alerts.", "Nothing had to be told so far."),
+    alerts.length > 0 ? rows : empty("No alerts.", "Nothing has raised an alert so far."),
   );
 }
 
@@ -186,39 +176,16 @@ function cyclesPanel(cycles) {
     [
       { name: "Cycle", head: true, cell: (cycle) => link("cycles", cycle.id) },
       { name: "State", cell: (cycle) => badge(cycle.outcome ?? cycle.state) },
-      { name: "Why", cell: (cycle) => h("span", { class: "clip" }, reasonText(cycle.reason)) },
-      { name: "Began", cell: (cycle) => ago(cycle.started_at) },
+      { name: "Reason", cell: (cycle) => h("span", { class: "clip" }, reasonText(cycle.reason)) },
+      { name: "Started", cell: (cycle) => ago(cycle.started_at) },
     ],
     cycles,
   );
   return panel(
     "Latest cycles",
     { tools: h("a", { href: "#/cycles" }, "All cycles") },
-    cycles.length > 0 ? rows : empty("No cycle has begun yet."),
+    cycles.length > 0 ? rows : empty("No cycle has started yet."),
   );
-}
-
-function daemonPanel(status) {
-  const rows = table(
-    "Actors of the daemon",
-    [
-      { name: "Actor", head: true, cell: (actor) => actor.name },
-      { name: "State", cell: (actor) => badge(actor.state) },
-      {
-        name: "Does",
-        cell: (actor) => [actor.current_work ?? h("span", { class: "none" }, "idle"), lastFailure(actor)],
-      },
-      { name: "Waiting", number: true, cell: (actor) => number(actor.waiting_senders) },
-      { name: "Restarts", number: true, cell: (actor) => number(actor.restarts) },
-    ],
-    status.actors,
-  );
-  const service = h("a", { href: `${status.service_url}/docs`, rel: "noreferrer" }, status.service_url);
-  return panel("The daemon", { note: [`delayd ${status.version}; the inference service answers at `, service] }, rows);
-}
-
-function lastFailure(actor) {
-  return actor.last_failure ? h("p", { class: "note" }, `Last failure: ${actor.last_failure}`) : null;
 }
 
 export const overview = {
@@ -226,10 +193,42 @@ export const overview = {
   load,
   draw,
   kinds: ["cycle", "step", "decision", "drift", "alias", "deployment", "alert", "setting", "model"],
-  needs: () => {
-    const { status, session } = state;
-    if (!status) return null;
-    const actors = status.actors.map(({ last_beat_secs: _, ...actor }) => actor);
-    return { ...status, now: null, actors, role: session?.role, error: state.statusError?.message };
-  },
+  needs: statusThatMatters,
 };
+
+// ----------------------------------------------------------------
+// What needs attention, most urgent first, as the status says it; and if nothing does, that.
+
+function attention({ attention: findings, serving }) {
+  const urgent = findings.filter(({ severity }) => severity !== "info").length;
+  return h(
+    "div",
+    { class: "attention", id: "attention" },
+    findings.length === 0
+      ? notice(
+          "ok",
+          h(
+            "p",
+            {},
+            h("strong", {}, "Nothing needs attention. "),
+            serving ? [link("models", serving.model), " is being served, and no check has found a problem."] : "",
+          ),
+        )
+      : h(
+          "h2",
+          { class: urgent > 0 ? "" : "unseen" },
+          urgent > 0 ? `${counted(urgent, "thing needs", "things need")} attention` : "For your information",
+        ),
+    findings.map(({ severity, kind, text, page }) =>
+      notice(
+        tone(severity),
+        h(
+          "p",
+          { data: { finding: kind } },
+          linked(text),
+          page ? [" ", h("a", { href: `#/${page}` }, `See ${capital(page)}`)] : null,
+        ),
+      ),
+    ),
+  );
+}

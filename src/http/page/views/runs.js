@@ -3,11 +3,9 @@
 import * as api from "../api.js";
 import { lineChart } from "../charts/line.js";
 import { ticks } from "../charts/scale.js";
-import { h } from "../dom.js";
-import { counted, duration, number, significant, time, words } from "../format.js";
-import { badge, details, document_, empty, facts, link, panel } from "../parts.js";
-import { grid, pager, table } from "../table.js";
+import { counted, duration, h, number, significant, time, words } from "../dom.js";
 import { evaluationOf, flattened } from "../metrics.js";
+import { badge, details, document_, empty, facts, grid, link, pager, panel, table } from "../parts.js";
 
 const LIMIT = 25;
 
@@ -20,7 +18,7 @@ const spent = (run) =>
 
 export const runList = {
   title: () => "Runs",
-  lead: "Every training, whether a model came of it or not.",
+  lead: "Every training run, whether or not it produced a model.",
   kinds: ["run"],
   load: async ({ query }, signal) => {
     const found = await api.list("runs", { limit: LIMIT, offset: Number(query.get("from") ?? 0) }, signal);
@@ -41,7 +39,7 @@ export const runList = {
   },
   draw: ({ items, next }, { query }) =>
     items.length === 0
-      ? [empty("Nothing was trained yet.", "A cycle trains once it has a dataset.")]
+      ? [empty("Nothing has been trained yet.", "A cycle trains once it has a dataset.")]
       : [
           h(
             "section",
@@ -57,8 +55,8 @@ export const runList = {
                 { name: "Log-loss", number: true, cell: (run) => number(run.evaluation?.log_loss, 4) },
                 { name: "Epochs", number: true, cell: (run) => number(run.epochs) },
                 { name: "Trials", number: true, cell: (run) => number(run.trials) },
-                { name: "Computed for", number: true, cell: (run) => duration(1000 * run.seconds) },
-                { name: "Began", cell: (run) => time(run.started_at) },
+                { name: "Compute time", number: true, cell: (run) => duration(1000 * run.seconds) },
+                { name: "Started", cell: (run) => time(run.started_at) },
               ],
               items,
               { key: (run) => run.id },
@@ -77,7 +75,7 @@ export const oneRun = {
       "div",
       { class: "panels" },
       panel(
-        "Which run this is",
+        "Details",
         {},
         facts([
           ["State", badge(run.state)],
@@ -85,9 +83,9 @@ export const oneRun = {
           ["Dataset", link("datasets", run.dataset, run.dataset.slice(7, 19))],
           ["Seed", h("code", {}, String(run.seed))],
           ["Device", run.device || "not known yet"],
-          ["Began", time(run.started_at, { seconds: true })],
+          ["Started", time(run.started_at, { seconds: true })],
           ["Ended", run.finished_at ? time(run.finished_at, { seconds: true }) : null],
-          ["Computed for", duration(1000 * spent(run))],
+          ["Compute time", duration(1000 * spent(run))],
         ]),
       ),
       curve(run, "Loss", "Log-loss", (epoch) => [
@@ -119,25 +117,25 @@ export const oneRun = {
   ],
 };
 
-/** The training record: what the model was made of and with. */
+/** The training record: what the model was trained on and with. */
 function recordPanel(record) {
   if (!record) return null;
   const libraries = Object.entries(record.libraries ?? {}).map(([name, version]) => `${name} ${version}`);
   const scratch = record.started_from?.scratch;
   const started = scratch ? `random weights: ${scratch}` : words(record.started_from);
   return panel(
-    "What it was made with",
+    "Training record",
     {},
     facts([
       ["delayd", record.version],
       ["Commit", h("code", {}, record.commit ?? "unknown")],
       ["Libraries", libraries.join(", ")],
       ["Weights", number(record.weights)],
-      ["Begun from", started],
-      ["Learnt from", `${counted(record.train_rows, "flight")}, ${number(record.train_positives)} delayed`],
-      ["From", time(record.train_from, { day: true })],
+      ["Started from", started],
+      ["Trained on", `${counted(record.train_rows, "flight")}, ${number(record.train_positives)} delayed`],
+      ["Training data since", time(record.train_from, { day: true })],
       ["Validated on", `${counted(record.tail_rows, "flight")}`],
-      ["Tail", [time(record.tail_from, { day: true }), " to ", time(record.tail_until, { day: true })]],
+      ["Validation period", [time(record.tail_from, { day: true }), " to ", time(record.tail_until, { day: true })]],
       ["Threshold", significant(record.threshold?.value)],
     ]),
     details("record", "Show the whole record", document_(record)),
@@ -157,7 +155,7 @@ function curve(run, name, axis, pick) {
     }
   }
   const series = [...lines].map(([title, points]) => ({ name: title, points })).filter((one) => one.points.length > 0);
-  if (series.length === 0) return panel(name, {}, empty("No epoch has ended yet."));
+  if (series.length === 0) return panel(name, {}, empty("No epoch has finished yet."));
   const x = {
     name: "Epoch",
     text: (epoch) => `Epoch ${epoch}`,
@@ -189,7 +187,7 @@ function curve(run, name, axis, pick) {
 function trials(run) {
   const found = trialsOf(run);
   if (found.length === 0)
-    return panel("Search", {}, empty("There was no search: it was trained with the parameters in use."));
+    return panel("Search", {}, empty("There was no search: it was trained with the current parameters."));
   const best = bestTrial(run);
   const loss = (trial) => trial.outcome.validation_log_loss ?? null;
   const outcome = (trial) => h("span", { title: trial.outcome.reason }, badge("failed", words(trial.outcome.ended)));
@@ -201,7 +199,7 @@ function trials(run) {
       wide: true,
       note: [
         `${counted(new Set(found.map((trial) => trial.trial)).size, "trial")} in ${counted(new Set(found.map((trial) => trial.round)).size, "round")}; each round keeps the best.`,
-        run.trials?.out_of_time ? " The time was up before its end." : "",
+        run.trials?.out_of_time ? " It ran out of time." : "",
       ],
     },
     table(
@@ -211,7 +209,7 @@ function trials(run) {
           name: "Trial",
           head: true,
           cell: (trial) => [
-            `${trial.trial}${trial.trial === 0 ? " (in use)" : ""} `,
+            `${trial.trial}${trial.trial === 0 ? " (current)" : ""} `,
             trial.trial === best && trial.round === last ? badge("passed", "best") : null,
           ],
         },

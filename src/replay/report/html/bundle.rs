@@ -20,14 +20,12 @@ macro_rules! modules {
 }
 
 /// Every module after those that it imports.
-const MODULES: [(&str, &str); 12] = modules![
+const MODULES: [(&str, &str); 10] = modules![
     "../../../http/page/dom.js",
-    "../../../http/page/format.js",
     "../../../http/page/parts.js",
-    "../../../http/page/table.js",
     "../../../http/page/charts/scale.js",
     "../../../http/page/charts/line.js",
-    "../../../http/page/charts/heat.js",
+    "../../../http/page/charts/features.js",
     "weeks.js",
     "drift.js",
     "reliability.js",

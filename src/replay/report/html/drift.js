@@ -1,10 +1,8 @@
 // The report's drift: the features that matter most, stretch by stretch of time.
 
-import { heatStrips } from "../../../http/page/charts/heat.js";
-import { h } from "../../../http/page/dom.js";
-import { number, percent, utc, utcDay } from "../../../http/page/format.js";
-import { details } from "../../../http/page/parts.js";
-import { grid } from "../../../http/page/table.js";
+import { heatStrips } from "../../../http/page/charts/features.js";
+import { h, number, percent, utc, utcDay } from "../../../http/page/dom.js";
+import { details, grid } from "../../../http/page/parts.js";
 
 /** The features that moved most where the model looks most. */
 const MOST_FEATURES = 16;

@@ -3,9 +3,8 @@
 
 import { legend } from "../../../http/page/charts/line.js";
 import { linear } from "../../../http/page/charts/scale.js";
-import { h, responsive, s } from "../../../http/page/dom.js";
-import { number, percent } from "../../../http/page/format.js";
-import { grid } from "../../../http/page/table.js";
+import { h, number, percent, responsive, s } from "../../../http/page/dom.js";
+import { grid } from "../../../http/page/parts.js";
 
 /** From how many flights on a bin's share is more than noise, and joins the line. */
 const LEAST_ROWS = 20;

@@ -1,9 +1,7 @@
 // Where the time of each cycle went: its steps one after the other, as long as they took.
 
-import { h } from "../../../http/page/dom.js";
-import { duration, number } from "../../../http/page/format.js";
-import { badge, details } from "../../../http/page/parts.js";
-import { grid } from "../../../http/page/table.js";
+import { duration, h, number } from "../../../http/page/dom.js";
+import { badge, details, grid } from "../../../http/page/parts.js";
 
 /** How many colours of steps the style sheet has. */
 const COLOURS = 10;

@@ -3,7 +3,7 @@
 
 import { lineChart } from "../../../http/page/charts/line.js";
 import { timeTicks } from "../../../http/page/charts/scale.js";
-import { counted, number, percent, utcDay } from "../../../http/page/format.js";
+import { counted, number, percent, utcDay } from "../../../http/page/dom.js";
 
 const DAY = 86_400_000;
 
