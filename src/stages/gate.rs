@@ -18,7 +18,7 @@ use delayd_core::ids::{CycleId, DecisionId, Digest};
 use delayd_data::TrainingSet;
 use delayd_judge::decide::Weighed;
 use delayd_judge::evaluation::gate::{ChallengerSeen, GateInputs, LatencyOfBoth, RowsCompared};
-use delayd_judge::evaluation::report::{LatencyReport, block_of, measure_latency};
+use delayd_judge::evaluation::report::{ScoringLatency, block_of, measure_latency};
 use delayd_judge::evaluation::robustness::robustness;
 use delayd_judge::evaluation::{GateRows, GateVerdict, LookupTable, Scored, compare, score_rows};
 use delayd_ledger::NewDecision;
@@ -164,7 +164,7 @@ fn scored(
     bundle: &Bundle,
     rows: &[&delayd_features::FlightRow],
     labels: &[bool],
-) -> Result<(Scored, Option<LatencyReport>), StepFailure> {
+) -> Result<(Scored, Option<ScoringLatency>), StepFailure> {
     const ROBUSTNESS_ROWS: usize = 4000;
     const LATENCY_CALLS: usize = 1000;
     let predictor = Predictor::from_bundle(bundle).map_err(|error| StepFailure::of(ErrorKind::Corrupt, &error))?;

@@ -25,7 +25,7 @@ use delayd_data::ingest::{
 use delayd_data::parts::{Part, SourceJudge};
 use delayd_data::validation::{QuarantinedRow, quarantine_csv};
 use delayd_data::{DataError, FlightRecord, ObjectReader, ReferenceData, TrainingSet};
-use delayd_ledger::{FlightKey, IngestedObject, KnownOutcome, NewAlert, ObjectStatus, ObjectsLooked};
+use delayd_ledger::{IngestedObject, KnownOutcome, NewAlert, ObjectStatus, ObjectsLooked};
 use tokio::sync::Mutex;
 
 /// Flights of which the records are written together: a restart repeats no more than these.
@@ -280,15 +280,5 @@ fn rejection_alert(object: &IngestedObject) -> Option<NewAlert> {
 
 fn known_outcome(record: &FlightRecord) -> Option<KnownOutcome> {
     let outcome = delayd_data::outcome(record)?;
-    Some(KnownOutcome {
-        flight: FlightKey {
-            carrier: record.carrier.clone(),
-            flight_number: record.flight_number,
-            origin: record.origin.clone(),
-            dest: record.dest.clone(),
-            scheduled_departure: record.scheduled_departure,
-        },
-        delayed: outcome.delayed,
-        known_at: outcome.known_at,
-    })
+    Some(KnownOutcome { flight: record.key(), delayed: outcome.delayed, known_at: outcome.known_at })
 }

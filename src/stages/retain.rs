@@ -210,10 +210,10 @@ mod tests {
     use crate::config::RetentionPolicy;
     use crate::testing::{FixedCluster, env, live_model};
     use delayd_core::clock::ReplayClock;
-    use delayd_core::ids::Digest;
+    use delayd_core::ids::{Digest, FlightKey};
     use delayd_core::ports::PushedImage;
     use delayd_judge::monitoring::settings::MonitoringSettings;
-    use delayd_ledger::{CycleReason, FlightKey, ImageRecord, KnownOutcome, MetricsWindow, ServedPrediction};
+    use delayd_ledger::{CycleReason, ImageRecord, KnownOutcome, MetricsWindow, ServedPrediction};
 
     fn at(day: i64) -> DateTime<Utc> {
         "2013-01-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap() + Duration::days(day)

@@ -21,8 +21,8 @@ use delayd_core::ids::{CycleId, Digest, ModelVersion, RunId};
 use delayd_ledger::{Alias, Run, RunState};
 use delayd_outside::bundles::BundleStore;
 use delayd_outside::bundles::download_bundle;
-use delayd_training_job::{BundlePlace, TrainingJob, TrainingResult};
 use delayd_training_job::{Progress, TrainingControl, TrainingParameters, TuningParameters};
+use delayd_training_job::{TrainingJob, TrainingResult};
 
 /// The runs under way, each with what stops it. Clones share it, so that an actor that
 /// was restarted can still stop what the one before it began.
@@ -91,16 +91,11 @@ impl TrainingStage {
         self.settings.daemon.state_dir.join("runs").join(run.to_string())
     }
 
-    /// The folder of this machine where a run's bundle lies, fetched if need be.
+    /// Fetches a run's bundle into a folder of this machine.
     async fn bring_here(&self, run: RunId, result: &TrainingResult) -> Result<PathBuf, StepFailure> {
-        match &result.place {
-            BundlePlace::Folder(folder) => Ok(folder.clone()),
-            BundlePlace::Store(prefix) => {
-                let dir = self.run_dir(run).join("bundle");
-                download_bundle(self.env.object_store.as_ref(), prefix, &result.bundle, &dir).await?;
-                Ok(dir)
-            }
-        }
+        let dir = self.run_dir(run).join("bundle");
+        download_bundle(self.env.object_store.as_ref(), &result.bundle_prefix, &result.bundle, &dir).await?;
+        Ok(dir)
     }
 
     /// News of a run goes to the log and, for `delayd cycles`, to the ledger.

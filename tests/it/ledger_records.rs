@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 use delayd_core::Document;
 use delayd_core::error::ErrorKind;
-use delayd_core::ids::{CycleId, DeploymentId, Digest, ModelVersion, RunId};
+use delayd_core::ids::{CycleId, DeploymentId, Digest, FlightKey, ModelVersion, RunId};
 use delayd_core::ports::{PushedImage, Severity};
 use delayd_ledger::{
-    Alias, Cycle, CycleOutcome, CycleReason, Dataset, Decision, Deployment, DeploymentState, FlightKey, ImageRecord,
+    Alias, Cycle, CycleOutcome, CycleReason, Dataset, Decision, Deployment, DeploymentState, ImageRecord,
     IngestedObject, KnownOutcome, Ledger, MetricsWindow, Model, NewDecision, ObjectRef, ObjectsLooked, Page, Run,
     ServedPrediction, StepState,
 };

@@ -21,7 +21,7 @@ use delayd_testkit::cycle_world::{
     live, start, state_of, step, told,
 };
 use delayd_testkit::tools::{in_system, until};
-use delayd_training_job::{BundlePlace, Trainer as _, TrainingControl, TrainingJob, TrainingParameters};
+use delayd_training_job::{Trainer as _, TrainingControl, TrainingJob, TrainingParameters};
 
 /// Two models went live one after the other; the second one serves.
 async fn two_models(place: &Place) -> (Made, Made) {
@@ -296,9 +296,8 @@ async fn trained(env: &Env, place: &Path, job: &TrainingJob, seed: u64) -> Diges
     let job = TrainingJob { parameters, run: RunId(100 + seed), ..job.clone() };
     let trainer = process_trainer(env.object_store.clone(), place.join("store"), place.join("training"));
     let result = trainer.train(&job, &TrainingControl::default()).await.unwrap();
-    let BundlePlace::Store(prefix) = &result.place else { panic!("{:?}", result.place) };
     let folder = place.join(format!("trained-{seed}"));
-    download_bundle(env.object_store.as_ref(), prefix, &result.bundle, &folder).await.unwrap();
+    download_bundle(env.object_store.as_ref(), &result.bundle_prefix, &result.bundle, &folder).await.unwrap();
     BundleStore::new(place.join("bundles")).take_in(&result.bundle, &folder).unwrap();
     result.bundle
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 /// A text that is not the identifier it was taken for.
@@ -212,6 +213,28 @@ impl utoipa::PartialSchema for TraceId {
 }
 
 impl utoipa::ToSchema for TraceId {}
+
+/// What makes a flight that flight, in every file and every question.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FlightKey {
+    /// Carrier, IATA code.
+    pub carrier: String,
+    /// Flight number.
+    pub flight_number: u32,
+    /// Origin airport.
+    pub origin: String,
+    /// Destination airport.
+    pub dest: String,
+    /// Scheduled departure.
+    pub scheduled_departure: DateTime<Utc>,
+}
+
+impl fmt::Display for FlightKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let departure = self.scheduled_departure.format("%Y-%m-%dT%H:%MZ");
+        write!(f, "{}{} {}-{} {departure}", self.carrier, self.flight_number, self.origin, self.dest)
+    }
+}
 
 #[cfg(test)]
 mod tests {

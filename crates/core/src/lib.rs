@@ -1,7 +1,7 @@
 //! What every part of delayd stands on: names of things, failures, the clock, secrets, and the ports through which the
 //! outside world is reached.
 //!
-//! It knows no actor, no ledger and no flight; it depends on no other crate of delayd.
+//! It knows no actor, no ledger and of a flight only what names it; it depends on no other crate of delayd.
 
 pub mod atomic_file;
 pub mod blocking;

@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::contract::Contract;
 use super::dataset_rows::{DatasetRows, flights_in};
 use super::error::DataError;
-use super::flight::{FlightKey, FlightRecord};
+use super::flight::FlightRecord;
 pub use super::manifest::{DatasetManifest, DatasetPart, DatasetSource, load_manifest};
 use super::manifest::{differs, flights_key, manifest_key};
 use super::parts::{Part, SourceJudge, Superseded, read_part};
 use super::sources::{SourceVersion, read_source};
 use super::validation::{CONFLICTING, LeftOutSource, QuarantinedRow, ValidationReport, conflict};
 use delayd_core::error::chain;
-use delayd_core::ids::Digest;
+use delayd_core::ids::{Digest, FlightKey};
 use delayd_core::ports::ObjectStore;
 
 /// Stores a dataset; storing it again changes nothing.

@@ -6,6 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use delayd_features::FlightRow;
 use serde::{Deserialize, Serialize};
 
+use delayd_core::ids::FlightKey;
+
 /// One flight, as scheduled and as it turned out. Times are UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlightRecord {
@@ -33,28 +35,6 @@ pub struct FlightRecord {
     pub cancelled: bool,
     /// Whether it landed elsewhere.
     pub diverted: bool,
-}
-
-/// What makes a flight the same flight in two files.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct FlightKey {
-    /// Carrier, IATA code.
-    pub carrier: String,
-    /// Flight number.
-    pub flight_number: u32,
-    /// Origin airport.
-    pub origin: String,
-    /// Destination airport.
-    pub dest: String,
-    /// Scheduled departure.
-    pub scheduled_departure: DateTime<Utc>,
-}
-
-impl std::fmt::Display for FlightKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let departure = self.scheduled_departure.format("%Y-%m-%dT%H:%MZ");
-        write!(f, "{}{} {}-{} {departure}", self.carrier, self.flight_number, self.origin, self.dest)
-    }
 }
 
 impl FlightRecord {

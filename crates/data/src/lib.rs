@@ -36,7 +36,7 @@ pub use assemble::{Examples, assemble, outcome};
 pub use dataset_rows::DatasetRows;
 pub use error::DataError;
 pub use example::{Example, Outcome};
-pub use flight::{FlightKey, FlightRecord};
+pub use flight::FlightRecord;
 pub use local_time::TimeZones;
 pub use operations::OperationsIndex;
 pub use reading::ObjectReader;

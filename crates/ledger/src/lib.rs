@@ -41,7 +41,7 @@ pub use deliveries::{AlertDelivery, Delivery, DeliveryState, FailedAttempt, Told
 pub use error::{LedgerError, Refusal, refuse};
 pub use lineage::{Lineage, LineageEdge, LineageKind, LineageNode};
 pub use models::{Alias, AliasMove, AliasRecord, Model, Run, RunState};
-pub use monitoring::{DriftRecord, FlightKey, KnownOutcome, MetricsWindow, ScoredOutcome, ServedPrediction};
+pub use monitoring::{DriftRecord, KnownOutcome, MetricsWindow, ScoredOutcome, ServedPrediction};
 pub use opening::ensure_unused;
 pub use records::{InSnapshot, InTransaction, Reads, Records, Snapshot, Tx, Writes};
 pub use releases::{BuildRecord, Deployment, DeploymentState, ImageRecord, VerificationRecord};

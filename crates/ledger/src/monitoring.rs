@@ -11,7 +11,7 @@ use super::records::{Reads, Records, Tx, Writes};
 use super::rows::{self, At, Count, Page};
 use super::{Ledger, LedgerError};
 use delayd_core::document::Document;
-use delayd_core::ids::{DriftReportId, ModelVersion};
+use delayd_core::ids::{DriftReportId, FlightKey, ModelVersion};
 
 /// One evaluation of drift.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -153,21 +153,6 @@ impl<R: Reads> Records<R> {
 const PRUNE_BATCH: u64 = 5_000;
 /// Name under which is kept how many outcomes were pruned: they still are examples to learn from.
 const PRUNED_OUTCOMES: &str = "pruned_outcomes";
-
-/// What makes a flight that flight.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct FlightKey {
-    /// Carrier, IATA code.
-    pub carrier: String,
-    /// Flight number.
-    pub flight_number: u32,
-    /// Origin airport, IATA code.
-    pub origin: String,
-    /// Destination airport, IATA code.
-    pub dest: String,
-    /// Scheduled departure.
-    pub scheduled_departure: DateTime<Utc>,
-}
 
 /// One prediction that a replica served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use delayd_training_job::documents::{
 };
 use delayd_training_job::tune::{Search, TrialOutcome, TrialRecord, TrialTask};
 use delayd_training_job::{
-    BundlePlace, CheckedParameters, Progress, Trainer, TrainingControl, TrainingJob, TrainingResult, TuningReport,
+    CheckedParameters, Progress, Trainer, TrainingControl, TrainingJob, TrainingResult, TuningReport,
 };
 
 /// Checks in a row that may fail because something outside is unavailable; the saga waits
@@ -75,8 +75,8 @@ impl<P: WorkerPool> WorkerTrainer<P> {
         let (work, result) = self.done(job, part, control).await?;
         match result {
             WorkResult::Trained { bundle, roc_auc, metrics, report } => {
-                let place = BundlePlace::Store(work.bundle_prefix(&bundle));
-                Ok(TrainingResult { bundle, place, roc_auc, metrics, report: *report })
+                let bundle_prefix = work.bundle_prefix(&bundle);
+                Ok(TrainingResult { bundle, bundle_prefix, roc_auc, metrics, report: *report })
             }
             WorkResult::Trial { .. } => Err(other_result(job, &work)),
         }

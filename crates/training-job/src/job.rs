@@ -1,7 +1,5 @@
 //! Who trains: a thread of this process, or Jobs of a cluster.
 
-use std::path::PathBuf;
-
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -63,23 +61,13 @@ impl TrainingJob {
     }
 }
 
-/// Where a trained bundle lies until the run is forgotten.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BundlePlace {
-    /// In a folder of this machine.
-    Folder(PathBuf),
-    /// In the object store, under this prefix.
-    Store(String),
-}
-
 /// What a run brought.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingResult {
     /// The bundle's digest.
     pub bundle: Digest,
-    /// Where it lies.
-    pub place: BundlePlace,
+    /// The prefix in the object store under which it lies until the run is forgotten.
+    pub bundle_prefix: String,
     /// ROC-AUC on the held-out rows.
     pub roc_auc: f64,
     /// The bundle's metrics.

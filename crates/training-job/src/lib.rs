@@ -9,7 +9,7 @@ pub mod policy;
 pub mod report;
 pub mod tune;
 
-pub use job::{BundlePlace, Trainer, TrainingJob, TrainingResult};
+pub use job::{Trainer, TrainingJob, TrainingResult};
 pub use params::{CheckedParameters, ParameterFaults, TrainingParameters};
 pub use policy::{HoldoutSettings, Part, TrainingPolicy, part_of, sample_weights};
 pub use report::{EpochRecord, Progress, TrainingControl, TrainingReport};

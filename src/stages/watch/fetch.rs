@@ -12,8 +12,9 @@ use super::MonitorStage;
 use super::memory::Memory;
 use crate::supervision::Request;
 use delayd_core::failure::StepFailure;
+use delayd_core::ids::FlightKey;
 use delayd_core::ports::{Replica, ReplicaState};
-use delayd_ledger::{FlightKey, ServedPrediction};
+use delayd_ledger::ServedPrediction;
 
 /// What some replicas answered.
 #[derive(Debug, Default)]

@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::testing::{FixedCluster, env, live_model};
 use delayd_core::clock::ReplayClock;
-use delayd_core::ids::DeploymentId;
+use delayd_core::ids::{DeploymentId, FlightKey};
 use delayd_judge::evaluation::Metrics;
-use delayd_ledger::{FlightKey, KnownOutcome, Page, ServedPrediction};
+use delayd_ledger::{KnownOutcome, Page, ServedPrediction};
 use delayd_outside::service::ScrapePolicy;
 
 const MODEL: ModelVersion = ModelVersion(1);

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::evaluation::metrics::{Confusion, Ranked, log_loss};
-use crate::evaluation::report::LatencyReport;
+use crate::evaluation::report::ScoringLatency;
 use crate::stats::{BlockBootstrap, Estimate, percentile_interval};
 use delayd_core::Stored;
 use delayd_core::ids::{Digest, ModelVersion};
@@ -177,9 +177,9 @@ pub struct ChallengerSeen {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyOfBoth {
     /// The challenger's.
-    pub challenger: Option<LatencyReport>,
+    pub challenger: Option<ScoringLatency>,
     /// The live model's.
-    pub live: Option<LatencyReport>,
+    pub live: Option<ScoringLatency>,
 }
 
 /// How many rows were compared.

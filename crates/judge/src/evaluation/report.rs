@@ -85,7 +85,7 @@ pub struct EvaluationReport {
     pub lookup: Metrics,
     pub slices: Vec<SliceMetrics>,
     pub robustness: Vec<PerturbedMetrics>,
-    pub latency: Option<LatencyReport>,
+    pub latency: Option<ScoringLatency>,
 }
 
 /// What is read back of a bundle's `metrics.json`, which the ledger keeps with the run and the model. The file has a
@@ -280,7 +280,7 @@ pub struct BatchLatency {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LatencyReport {
+pub struct ScoringLatency {
     pub per_row: LatencyQuantiles,
     pub batches: Vec<BatchLatency>,
 }
@@ -288,7 +288,7 @@ pub struct LatencyReport {
 /// Times `calls` calls of each batch size on one thread, after a tenth as many to
 /// warm up. Large batches are called less often, so that each size sees about the
 /// same number of rows, but never fewer than 20 times. `None` without rows.
-pub fn measure_latency(predictor: &Predictor, rows: &[&FlightRow], calls: usize) -> Option<LatencyReport> {
+pub fn measure_latency(predictor: &Predictor, rows: &[&FlightRow], calls: usize) -> Option<ScoringLatency> {
     if rows.is_empty() || calls == 0 {
         return None;
     }
@@ -299,7 +299,7 @@ pub fn measure_latency(predictor: &Predictor, rows: &[&FlightRow], calls: usize)
             BatchLatency { batch, per_batch, p50_us_per_row: per_batch.p50_us / batch as f64 }
         })
         .collect();
-    batches.first().map(|single| single.per_batch).map(|per_row| LatencyReport { per_row, batches })
+    batches.first().map(|single| single.per_batch).map(|per_row| ScoringLatency { per_row, batches })
 }
 
 fn time_batches(predictor: &Predictor, rows: &[&FlightRow], batch: usize, calls: usize) -> LatencyQuantiles {

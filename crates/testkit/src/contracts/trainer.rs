@@ -24,9 +24,7 @@ use delayd_outside::bundles::{bundle_prefix, download_bundle, upload_bundle};
 use delayd_outside::worker_trainer::{Worker, WorkerPool, WorkerState};
 use delayd_training_job::report::StartedFrom;
 use delayd_training_job::tune::{TrialOutcome, TrialRecord};
-use delayd_training_job::{
-    BundlePlace, Progress, Trainer, TrainingControl, TrainingJob, TrainingParameters, TrainingResult,
-};
+use delayd_training_job::{Progress, Trainer, TrainingControl, TrainingJob, TrainingParameters, TrainingResult};
 
 /// A generous bound for anything that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -37,7 +35,7 @@ pub type Make<'a> = &'a (dyn Fn() -> Box<dyn Trainer> + Sync);
 /// Runs every part of the contract.
 pub async fn keeps_the_whole_contract(world: &World, make: Make<'_>) {
     let plain = the_same_job_gives_the_same_bundle(world, make).await;
-    a_search_gives_the_records_of_a_thread(world, make).await;
+    a_search_gives_the_records_of_a_process(world, make).await;
     the_live_bundle_warms_the_start(world, make, &plain).await;
     what_is_missing_or_damaged_is_told_by_its_kind(world, make).await;
     a_cancelled_run_ends_and_leaves_nothing_running(world, make).await;
@@ -54,20 +52,12 @@ pub async fn trained(world: &World, trainer: &dyn Trainer, job: &TrainingJob) ->
 }
 
 async fn bundle_of(world: &World, result: &TrainingResult) -> Bundle {
-    match &result.place {
-        BundlePlace::Folder(folder) => {
-            let (bundle, found) = Bundle::read_from(folder).unwrap();
-            assert_eq!(found, result.bundle.as_str());
-            bundle
-        }
-        BundlePlace::Store(prefix) => {
-            let dir = world.place.path().join("fetched");
-            download_bundle(world.store.as_ref(), prefix, &result.bundle, &dir).await.unwrap()
-        }
-    }
+    let dir = world.place.path().join("fetched");
+    download_bundle(world.store.as_ref(), &result.bundle_prefix, &result.bundle, &dir).await.unwrap()
 }
 
-async fn by_thread(world: &World, job: &TrainingJob) -> TrainingResult {
+/// What a process of this machine makes of it, whichever trainer is under test.
+async fn by_process(world: &World, job: &TrainingJob) -> TrainingResult {
     trained(world, &world.process_trainer(), job).await
 }
 
@@ -75,7 +65,7 @@ async fn the_same_job_gives_the_same_bundle(world: &World, make: Make<'_>) -> Tr
     let first = trained(world, make().as_ref(), &world.job).await;
     let again = trained(world, make().as_ref(), &world.job).await;
     assert_eq!(again.bundle, first.bundle);
-    let here = by_thread(world, &world.job).await;
+    let here = by_process(world, &world.job).await;
     assert_eq!((here.bundle, here.metrics, here.roc_auc), (first.bundle.clone(), first.metrics.clone(), first.roc_auc));
     // A run of the same name and other work: an earlier ledger's perhaps.
     let parameters = TrainingParameters { seed: 99, ..world.job.parameters.clone() };
@@ -89,9 +79,9 @@ fn untimed(records: &[TrialRecord]) -> Vec<TrialRecord> {
     records.iter().map(|record| TrialRecord { seconds: 0.0, ..record.clone() }).collect()
 }
 
-async fn a_search_gives_the_records_of_a_thread(world: &World, make: Make<'_>) {
+async fn a_search_gives_the_records_of_a_process(world: &World, make: Make<'_>) {
     let job = TrainingJob { tuning: Some(quick_search()), ..world.job.clone() };
-    let (here, there) = (by_thread(world, &job).await, trained(world, make().as_ref(), &job).await);
+    let (here, there) = (by_process(world, &job).await, trained(world, make().as_ref(), &job).await);
     let (here_search, there_search) = (here.report.tuning.unwrap(), there.report.tuning.unwrap());
     assert_eq!(untimed(&there_search.trials), untimed(&here_search.trials));
     assert_eq!(there_search.best_trial, here_search.best_trial);
@@ -105,20 +95,11 @@ async fn a_search_gives_the_records_of_a_thread(world: &World, make: Make<'_>) {
 async fn the_live_bundle_warms_the_start(world: &World, make: Make<'_>, live: &TrainingResult) {
     let store = world.store.as_ref();
     let dir = world.place.path().join("live");
-    match &live.place {
-        BundlePlace::Folder(_) => {
-            let again = by_thread(world, &world.job).await;
-            let BundlePlace::Folder(folder) = again.place else { panic!("a thread's bundle is in a folder") };
-            upload_bundle(store, &folder, &bundle_prefix(&live.bundle)).await.unwrap();
-        }
-        BundlePlace::Store(prefix) => {
-            download_bundle(store, prefix, &live.bundle, &dir).await.unwrap();
-            upload_bundle(store, &dir, &bundle_prefix(&live.bundle)).await.unwrap();
-        }
-    }
+    download_bundle(store, &live.bundle_prefix, &live.bundle, &dir).await.unwrap();
+    upload_bundle(store, &dir, &bundle_prefix(&live.bundle)).await.unwrap();
     let parameters = TrainingParameters { warm_start: true, warm_start_max_epochs: 1, ..world.job.parameters.clone() };
     let job = TrainingJob { live: Some(live.bundle.clone()), parameters, ..world.job.clone() };
-    let (here, there) = (by_thread(world, &job).await, trained(world, make().as_ref(), &job).await);
+    let (here, there) = (by_process(world, &job).await, trained(world, make().as_ref(), &job).await);
     assert_eq!(there.report.record.started_from, StartedFrom::EarlierWeights);
     assert_eq!(there.bundle, here.bundle);
     assert_ne!(there.bundle, live.bundle);
@@ -204,9 +185,6 @@ async fn forgetting_removes_what_was_kept(world: &World, make: Make<'_>) {
     }
     let left = world.store.list("training-jobs/").await.unwrap();
     assert!(left.is_empty(), "{left:?}");
-    if let BundlePlace::Folder(folder) = &result.place {
-        assert!(folder.is_dir(), "the bundle was handed over and is not the trainer's any more");
-    }
     // And it can be trained again.
     assert_eq!(trained(world, trainer.as_ref(), &world.job).await.bundle, result.bundle);
     trainer.forget(world.job.run).await.unwrap();
