@@ -97,17 +97,13 @@ async fn steps_count_their_attempts_and_a_done_step_is_not_started_again() {
     assert_eq!(ledger.step_started(cycle, 0, "ingest", at(4)).await.unwrap_err().kind(), ErrorKind::Conflict);
     ledger.step_started(cycle, 1, "train", at(5)).await.unwrap();
     ledger.step_failed(cycle, 1, "no rows", at(6), 10).await.unwrap();
-    ledger.step_skipped(cycle, 2, "deploy", "nothing to deploy", at(6)).await.unwrap();
     ledger.step_undo_failed(cycle, 0, "store is away", at(7)).await.unwrap();
     ledger.step_undone(cycle, 0, at(8)).await.unwrap();
     ledger.step_stuck(cycle, 1, "cannot be undone", at(9)).await.unwrap();
     assert_eq!(ledger.step_undone(cycle, 7, at(9)).await.unwrap_err().kind(), ErrorKind::NotFound);
     let steps = ledger.steps_of(cycle).await.unwrap();
     let states: Vec<_> = steps.iter().map(|step| (step.name.as_str(), step.state, step.attempt)).collect();
-    assert_eq!(
-        states,
-        [("ingest", StepState::Undone, 2), ("train", StepState::Stuck, 1), ("deploy", StepState::Skipped, 0)]
-    );
+    assert_eq!(states, [("ingest", StepState::Undone, 2), ("train", StepState::Stuck, 1)]);
     assert_eq!(steps[0].output, Some(json!({"rows": 9}).into()));
     assert_eq!(steps[1].error.as_deref(), Some("cannot be undone"));
 }
@@ -252,7 +248,6 @@ async fn an_outcome_is_scored_once_by_the_last_prediction_before_it_was_known() 
     let rows = vec![served(1, 10, 0, 0.1), served(2, 10, 60, 0.7), served(3, 10, 90_000, 0.99), served(4, 11, 0, 0.2)];
     assert_eq!(ledger.insert_predictions(rows.clone()).await.unwrap(), 4);
     assert_eq!(ledger.insert_predictions(rows).await.unwrap(), 0, "a repeated fetch adds nothing");
-    assert_eq!(ledger.last_prediction_seq("replica-1").await.unwrap(), Some(4));
     let known = |number, delayed| KnownOutcome { flight: flight(number), delayed, known_at: at(20_000) };
     ledger.upsert_outcomes(vec![known(10, false), known(12, true)]).await.unwrap();
     ledger.upsert_outcomes(vec![known(10, true)]).await.unwrap();

@@ -259,15 +259,6 @@ impl<W: Writes> Records<W> {
 }
 
 impl<R: Reads> Records<R> {
-    /// The highest number stored of a replica's predictions: where fetching goes on.
-    pub fn last_prediction_seq(&self, replica: impl Into<String>) -> R::Answer<Option<u64>> {
-        let replica = replica.into();
-        let sql = "SELECT max(seq) FROM served_predictions WHERE replica = ?1";
-        self.read("reading a replica's last prediction", move |c| {
-            c.query_row(sql, [replica], |row| row.get::<_, Option<Count>>(0)).map(|seq| seq.map(|count| count.0))
-        })
-    }
-
     /// When the newest outcome became known, how many outcomes there are, those that
     /// were pruned included, and how many of them came after `since`.
     pub fn outcome_counts(&self, since: DateTime<Utc>) -> R::Answer<(Option<DateTime<Utc>>, u64, u64)> {

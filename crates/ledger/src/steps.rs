@@ -165,27 +165,6 @@ impl<W: Writes> Records<W> {
         })
     }
 
-    /// Notes that a step was not needed, and why.
-    pub fn step_skipped(
-        &self,
-        cycle: CycleId,
-        position: u32,
-        name: impl Into<String>,
-        why: impl Into<String>,
-        at: DateTime<Utc>,
-    ) -> W::Answer<()> {
-        let (name, why) = (name.into(), why.into());
-        self.write("noting that a step is skipped", move |tx| {
-            tx.execute(
-                "INSERT INTO steps (cycle, position, name, state, attempt, started_at, finished_at, progress)
-         VALUES (?1, ?2, ?3, 'skipped', 0, ?4, ?4, ?5)
-         ON CONFLICT (cycle, position) DO UPDATE SET state = 'skipped', finished_at = ?4, progress = ?5",
-                params![cycle, position, name, At(at), why],
-            )?;
-            Ok(())
-        })
-    }
-
     /// Notes that a step failed for good.
     pub fn step_failed(
         &self,

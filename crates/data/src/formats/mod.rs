@@ -59,12 +59,6 @@ impl Default for ParseLimits {
 }
 
 impl ParseLimits {
-    /// Bounds for what delayd wrote itself: as many rows as its manifest says, however large.
-    #[must_use]
-    pub fn of_own(rows: u64) -> Self {
-        Self { max_line_bytes: u64::MAX, max_object_bytes: u64::MAX, max_rows: rows, ..Self::default() }
-    }
-
     /// Every bound that cannot be, by its key below `prefix`.
     #[must_use]
     pub fn faults(&self, prefix: &str) -> Vec<Fault> {
