@@ -42,7 +42,10 @@ async fn the_status_says_that_a_release_which_waits_for_approval_serves_already(
     assert!(status.contains(waits), "{status}");
     let refused = daemon.run(&["cancel", "--why", "too long"]);
     let told = text(&refused.stderr);
-    assert!(refused.status.code() == Some(5) && told.contains("`delayd reject` takes model_v1 out of service"), "{told}");
+    assert!(
+        refused.status.code() == Some(5) && told.contains("`delayd reject` takes model_v1 out of service"),
+        "{told}"
+    );
     let audit: Value = serde_json::from_str(&daemon.says(&["--json", "audit"])).unwrap();
     assert_eq!((&audit[0]["action"], &audit[0]["subject"]), (&"cancel".into(), &"cycle_1".into()), "{audit}");
     assert!(audit[0]["outcome"].as_str().unwrap().starts_with("refused: cycle_1 is waiting for approval"), "{audit}");

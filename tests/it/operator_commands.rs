@@ -63,7 +63,9 @@ fn a_second_pause_leaves_the_first_ones_reason_and_a_resume_needs_something_to_r
         command(&daemon, CommandKind::Pause, "a storm is coming").await.unwrap();
         let refused = command(&daemon, CommandKind::Pause, "").await.unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Conflict);
-        assert!(refused.message.contains("alice already paused automatic cycles") && refused.message.contains("a storm"));
+        assert!(
+            refused.message.contains("alice already paused automatic cycles") && refused.message.contains("a storm")
+        );
         assert_eq!(
             daemon.env.ledger.read("reading the pause", paused).await.unwrap().unwrap().reason,
             "a storm is coming"
