@@ -60,7 +60,9 @@ function lying({ ahead, back }, width, label) {
       below: true,
     })),
   ];
-  const track = `M${left + bend / 2} ${top}H${right - bend / 2}a${bend} ${bend} 0 0 1 0 ${bottom - top}H${left + bend / 2}a${bend} ${bend} 0 0 1 0 ${top - bottom}z`;
+  const track =
+    `M${left + bend / 2} ${top}H${right - bend / 2}a${bend} ${bend} 0 0 1 0 ${bottom - top}` +
+    `H${left + bend / 2}a${bend} ${bend} 0 0 1 0 ${top - bottom}z`;
   const middle = (a, b) => (places[a].x + places[b].x) / 2;
   const arrows = [
     [middle(0, 1), top, 0],
@@ -84,7 +86,10 @@ function upright({ ahead, back }, width, label) {
     ...back.map((station, n) => ({ ...station, x: right, y: y(back.length - 1 - n, back.length) })),
   ];
   const bend = 30;
-  const track = `M${left} ${top}V${bottom}a${bend} ${bend} 0 0 0 ${bend} ${bend}H${right - bend}a${bend} ${bend} 0 0 0 ${bend} ${-bend}V${top}a${bend} ${bend} 0 0 0 ${-bend} ${-bend}H${left + bend}a${bend} ${bend} 0 0 0 ${-bend} ${bend}z`;
+  const corner = (x, y) => `a${bend} ${bend} 0 0 0 ${x} ${y}`;
+  const track =
+    `M${left} ${top}V${bottom}${corner(bend, bend)}H${right - bend}${corner(bend, -bend)}` +
+    `V${top}${corner(-bend, -bend)}H${left + bend}${corner(-bend, bend)}z`;
   const arrows = [
     [left, (places[1].y + places[2].y) / 2, 90],
     [(left + right) / 2, bottom + bend, 0],

@@ -160,7 +160,9 @@ function cellOf(report, feature, measure, { x, y, width }) {
   const signal = report.signals.get(feature);
   if (!signal) return s("rect", { class: "cell none", x, y: y + 1, width, height: ROW - 3 });
   const value = measure.of(signal);
-  const text = `${feature}, ${utcDay(report.at)}, ${report.model}: ${measure.name} ${number(value, 3)}${signal.drifted ? ", drifted" : signal.exceeded ? ", over its threshold" : ""}`;
+  const verdict = signal.drifted ? ", drifted" : signal.exceeded ? ", over its threshold" : "";
+  const text = `${feature}, ${utcDay(report.at)}, ${report.model}: ${measure.name} ${number(value, 3)}${verdict}`;
+  const level = measure.steps.filter((step) => value >= step).length;
   const middle = x + width / 2;
   const sign = signal.drifted
     ? s("path", { class: "sign", d: `M${middle - 3.5} ${y + 14}h7l-3.5-7z` })
@@ -171,7 +173,7 @@ function cellOf(report, feature, measure, { x, y, width }) {
     "g",
     {},
     s("title", {}, text),
-    s("rect", { class: `cell h${measure.steps.filter((step) => value >= step).length}`, x, y: y + 1, width, height: ROW - 3 }),
+    s("rect", { class: `cell h${level}`, x, y: y + 1, width, height: ROW - 3 }),
     width >= 5 ? sign : null,
   );
 }

@@ -99,7 +99,9 @@ function drawn(chart, width) {
   const across = linear(low === high ? [low - 1, high + 1] : [low, high], [left, width - MARGIN.right]);
   const up = linear(range, [height - MARGIN.bottom, MARGIN.top]);
   const inside = marks.filter((mark) => mark.at >= low && mark.at <= high);
-  const summary = `${chart.name}, ${chart.axis}, ${chart.xText(moments[0])} to ${chart.xText(moments.at(-1))}. Arrow keys read single values; the table below has all.`;
+  const summary =
+    `${chart.name}, ${chart.axis}, ${chart.xText(moments[0])} to ${chart.xText(moments.at(-1))}. ` +
+    "Arrow keys read single values; the table below has all.";
   const cursor = s("g", { class: "cursor", visibility: "hidden" });
   const picture = s(
     "svg",

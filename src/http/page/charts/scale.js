@@ -100,12 +100,8 @@ export function intervalPair(values, format) {
   );
   if (range === null) return "–";
   const across = linear(range, [6, WIDTH - 6]);
-  const text = values
-    .map(
-      (one) =>
-        `${one.name} ${format(one.value)}${Number.isFinite(one.low) ? ` (${format(one.low)} to ${format(one.high)})` : ""}`,
-    )
-    .join("; ");
+  const interval = ({ low, high }) => (Number.isFinite(low) ? ` (${format(low)} to ${format(high)})` : "");
+  const text = values.map((one) => `${one.name} ${format(one.value)}${interval(one)}`).join("; ");
   return s(
     "svg",
     {

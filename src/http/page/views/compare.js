@@ -146,7 +146,8 @@ function metricsPanel(a, b) {
       wide: true,
       note: sameRows(a, b)
         ? "Both were evaluated on the same held-out rows. Bars are 95 % intervals."
-        : `They were evaluated on different rows, so these numbers do not say which is better${pairedGate(a, b) ? "; the gate's paired test above does" : ""}. Bars are 95 % intervals.`,
+        : "They were evaluated on different rows, so these numbers do not say which is better" +
+          `${pairedGate(a, b) ? "; the gate's paired test above does" : ""}. Bars are 95 % intervals.`,
     },
     rows.length === 0
       ? empty("Neither was registered with metrics.")
@@ -205,7 +206,9 @@ function gatePanel(a, b) {
     "The gate's paired test",
     {
       wide: true,
-      note: `${challenger.model.version} was the challenger of ${incumbent.model.version}: both on the same ${number(gate.inputs?.rows?.all)} flights. Positive values: the challenger is better.`,
+      note:
+        `${challenger.model.version} was the challenger of ${incumbent.model.version}: both on the same ` +
+        `${number(gate.inputs?.rows?.all)} flights. Positive values: the challenger is better.`,
     },
     h("p", {}, linked(gate.reason), " ", link("decisions", gate.id, "Every test")),
     tests(paired),

@@ -191,6 +191,7 @@ function trials(run) {
   const best = bestTrial(run);
   const loss = (trial) => trial.outcome.validation_log_loss ?? null;
   const outcome = (trial) => h("span", { title: trial.outcome.reason }, badge("failed", words(trial.outcome.ended)));
+  const distinct = (what) => counted(new Set(found.map((trial) => trial[what])).size, what);
   const last = Math.max(...found.map((trial) => trial.round));
   const rows = found.toSorted((x, y) => y.round - x.round || (loss(x) ?? Infinity) - (loss(y) ?? Infinity));
   return panel(
@@ -198,7 +199,7 @@ function trials(run) {
     {
       wide: true,
       note: [
-        `${counted(new Set(found.map((trial) => trial.trial)).size, "trial")} in ${counted(new Set(found.map((trial) => trial.round)).size, "round")}; each round keeps the best.`,
+        `${distinct("trial")} in ${distinct("round")}; each round keeps the best.`,
         run.trials?.out_of_time ? " It ran out of time." : "",
       ],
     },
