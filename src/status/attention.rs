@@ -55,8 +55,9 @@ pub(super) fn findings(status: &StatusDocument, watched: &Watched) -> Vec<Findin
     let dead = watched.undelivered_alerts;
     if dead > 0 {
         let alerts = if dead == 1 { "1 alert was".to_owned() } else { format!("{dead} alerts were") };
-        let text =
-            format!("{alerts} not delivered. `delayd alerts` says to whom and why; `delayd alerts retry` sends again.");
+        let text = format!(
+            "{alerts} not delivered. `delayd alerts` says to whom and why; `delayd alerts --retry all` resends."
+        );
         found.warning("alerts_undelivered", Some("alerts"), text);
     }
     found.0.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -401,7 +402,7 @@ mod tests {
         failed["replicas"].as_array_mut().unwrap().push(replica);
         let words = ["1 replica failed: replica-b (out of memory)"];
         one(&found(&failed, None, None, 0), Critical, "replica_failed", &words);
-        let words = ["1 alert was not delivered", "`delayd alerts retry`"];
+        let words = ["1 alert was not delivered", "`delayd alerts --retry all`"];
         one(&found(&quiet(), None, None, 1), Warning, "alerts_undelivered", &words);
         one(&found(&quiet(), None, None, 3), Warning, "alerts_undelivered", &["3 alerts were not delivered"]);
     }
