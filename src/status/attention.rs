@@ -188,9 +188,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use delayd_judge::monitoring::drift::DriftPolicy;
     use delayd_judge::monitoring::performance::PerformancePolicy;
     use delayd_judge::monitoring::realised::Realised;
+    use delayd_judge::monitoring::settings::DriftPolicy;
     use delayd_judge::monitoring::skew::Distances;
 
     const AT: &str = "2013-04-25T06:00:00Z";
