@@ -184,7 +184,7 @@ fn a_cycle_that_waits_for_approval_is_rejected_and_not_cancelled() {
         let made = place.waiting(1).await;
         let daemon = place.start().await;
         let refused = command(&daemon, CommandKind::Cancel, "no").await.unwrap_err();
-        assert!(refused.message.contains("`delayd reject` takes model_v1 back"), "{refused}");
+        assert!(refused.message.contains("`delayd reject` takes model_v1 out of service"), "{refused}");
         let cycle = daemon.env.ledger.cycle(made.cycle.id).await.unwrap().unwrap();
         assert_eq!((cycle.state, cycle.cancel), (CycleState::WaitingApproval, None));
     });
