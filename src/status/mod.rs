@@ -24,6 +24,7 @@ use crate::replay::ReplaySpan;
 use crate::stages::live_service::{LiveService, live_service, served_instead_of};
 use crate::supervision::ActorStatus;
 use attention::Watched;
+use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::failure::StepFailure;
 use delayd_core::ids::{DeploymentId, ModelVersion};
 use delayd_core::ports::{Cluster, PortError, ReferenceKind, Replica};
@@ -174,7 +175,7 @@ impl StatusDocument {
 
     /// The same from the ledger of a daemon that does not run.
     pub async fn of_ledger(ledger: &Ledger, settings: &Settings) -> Result<Self, LedgerError> {
-        let now = Utc::now();
+        let now = SystemClock.now();
         let found = FromLedger::read(ledger, &settings.ingestion, now).await?;
         let missing = "no daemon is running; `delayd run` starts one";
         let cluster = FromCluster { unknown: Some(missing.to_owned()), ..FromCluster::default() };
