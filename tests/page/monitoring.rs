@@ -4,6 +4,7 @@ use delayd_core::clock::{Clock, SystemClock};
 use delayd_core::ids::{Digest, ModelVersion};
 use delayd_ledger::{CycleOutcome, CycleReason, Ledger, MetricsWindow};
 use delayd_testkit::records;
+use delayd_testkit::site::DatalessDaemon;
 use serde_json::json;
 
 use crate::browser::{Browser, PATIENCE};
@@ -50,16 +51,22 @@ async fn check(ledger: &Ledger) {
     ledger.save_metrics_window(window).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_newest_check_says_what_is_judged_and_nothing_that_was_not_measured() {
-    const TEST: &str = "the_newest_check_says_what_is_judged_and_nothing_that_was_not_measured";
+/// The page of a daemon whose live model was checked.
+async fn of_a_checked_model(test: &str) -> Option<(DatalessDaemon, Browser)> {
     let mut daemon = daemon("");
-    let Some(mut browser) = Browser::start(TEST, &daemon.url("")).await else { return };
+    let browser = Browser::start(test, &daemon.url("")).await?;
     let ledger = daemon.ledger();
     make_live(&ledger).await;
     check(&ledger).await;
     drop(ledger);
     daemon.start();
+    Some((daemon, browser))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_check_says_what_is_judged_and_nothing_that_was_not_measured() {
+    const TEST: &str = "the_newest_check_says_what_is_judged_and_nothing_that_was_not_measured";
+    let Some((daemon, mut browser)) = of_a_checked_model(TEST).await else { return };
     browser.open("performance").await;
     let main = browser.wait_for_text("main", "Latency by replica").await;
     for words in ["not judged", "replica-a", "slower than the others", "replica-b", "≥ 3.50", "Validation baseline"] {
@@ -78,13 +85,7 @@ async fn the_newest_check_says_what_is_judged_and_nothing_that_was_not_measured(
 #[tokio::test(flavor = "multi_thread")]
 async fn findings_lead_to_what_shows_more_and_a_button_says_why_it_cannot_be_pressed() {
     const TEST: &str = "findings_lead_to_what_shows_more_and_a_button_says_why_it_cannot_be_pressed";
-    let mut daemon = daemon("");
-    let Some(mut browser) = Browser::start(TEST, &daemon.url("")).await else { return };
-    let ledger = daemon.ledger();
-    make_live(&ledger).await;
-    check(&ledger).await;
-    drop(ledger);
-    daemon.start();
+    let Some((_daemon, mut browser)) = of_a_checked_model(TEST).await else { return };
 
     // Most urgent first, each with the ids it concerns and the page that shows more.
     browser.open("").await;
